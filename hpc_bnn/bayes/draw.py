@@ -1,0 +1,109 @@
+"""The fused weight draw ``w = mu + exp(log_sigma) * eps`` as one autograd function that stores no eps.
+
+Backward makes the keyed noise again, so a draw costs no memory beyond the drawn weights themselves:
+
+    dL/dmu = dL/dw,    dL/dlog_sigma = dL/dw * exp(log_sigma) * eps.
+
+With ``keep`` the noise of the forward pass is held until backward: one more array of the size of the weights for
+one noise pass less.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.bayes.noise import Purpose, Stream, backend
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which weight samples to draw: global sample indices of one step.
+
+    With ``antithetic``, samples 2j and 2j + 1 are the mirrored pair mu +- sigma * eps_j.
+    """
+
+    seed: int
+    step: int
+    samples: tuple[int, ...]
+    purpose: Purpose = Purpose.WEIGHTS
+    antithetic: bool = False
+    keep: bool = False
+
+    def streams(self) -> list[tuple[Stream, float]]:
+        """Return the stream and the sign of each sample."""
+        if self.antithetic:
+            return [
+                (Stream(self.seed, self.purpose, self.step, s // 2), 1.0 - 2.0 * (s % 2))
+                for s in self.samples
+            ]
+        return [(Stream(self.seed, self.purpose, self.step, s), 1.0) for s in self.samples]
+
+
+def draw(mu: Tensor, log_sigma: Tensor, draws: Draws, offset: int) -> Tensor:
+    """Return the drawn weights (S, *mu.shape) of one tensor whose noise starts at ``offset`` of each stream.
+
+    The noise belongs to the position of an element in C order, whatever the memory format of ``mu``.
+    """
+    weights: Tensor = _Draw.apply(mu, log_sigma, draws, offset)  # type: ignore[no-untyped-call]
+    return weights
+
+
+class _Draw(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, log_sigma: Tensor, draws: Draws, offset: int) -> Tensor:
+        mu, log_sigma = mu.contiguous(), log_sigma.contiguous()
+        streams = draws.streams()
+        out = mu.new_empty((len(streams), *mu.shape))
+        kept = torch.empty_like(out) if draws.keep else None
+        for i, (stream, sign) in enumerate(streams):
+            eps = None if kept is None else kept[i]
+            if mu.dtype == torch.float32:
+                backend(mu.device).draw(out[i], mu, log_sigma, stream, offset, sign, eps)
+            else:
+                eps = _eps_like(mu, stream, offset, sign, out=eps)
+                torch.addcmul(mu, torch.exp(log_sigma), eps, out=out[i])
+        ctx.streams, ctx.offset, ctx.kept = streams, offset, kept
+        ctx.save_for_backward(log_sigma)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad = grads[0].contiguous()
+        (log_sigma,) = ctx.saved_tensors
+        if ctx.kept is not None:
+            pulled = torch.mul(ctx.kept, grad, out=ctx.kept).sum(0) if len(grad) > 1 else ctx.kept[0].mul_(grad[0])
+            ctx.kept = None
+            return _over_samples(grad), pulled.mul_(torch.exp(log_sigma)), None, None
+        total = torch.empty_like(log_sigma)
+        _pull(total, grad[0], log_sigma, ctx.streams[0], ctx.offset)
+        for i in range(1, len(ctx.streams)):
+            part = torch.empty_like(log_sigma)
+            _pull(part, grad[i], log_sigma, ctx.streams[i], ctx.offset)
+            total += part
+        return _over_samples(grad), total, None, None
+
+
+def _over_samples(grad: Tensor) -> Tensor:
+    return grad[0] if len(grad) == 1 else grad.sum(0)
+
+
+def _pull(
+    out: Tensor, grad: Tensor, log_sigma: Tensor, stream: tuple[Stream, float], offset: int
+) -> None:
+    if out.dtype == torch.float32:
+        backend(out.device).pull(out, grad, log_sigma, stream[0], offset, stream[1])
+    else:
+        eps = _eps_like(out, stream[0], offset, stream[1])
+        torch.mul(grad, torch.exp(log_sigma) * eps, out=out)
+
+
+def _eps_like(
+    like: Tensor, stream: Stream, offset: int, sign: float, *, out: Tensor | None = None
+) -> Tensor:
+    """Return the float32 normals of the stream in the dtype of ``like``."""
+    eps = torch.empty(like.shape, dtype=torch.float32, device=like.device)
+    backend(like.device).normals(eps, stream, offset, sign)
+    return eps.to(like.dtype) if out is None else out.copy_(eps)
+

@@ -1,0 +1,98 @@
+"""Keyed dropout: masks that belong to (step, weight sample, example), so they are the same on any grid of ranks.
+
+While the mode is active, every ``torch.nn.functional.dropout`` of the network draws its mask from keyed noise. The first
+dimension of a dropped activation must enumerate the examples of the batch, possibly in several rows each (windows,
+tokens), example by example.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from hpc_bnn.bayes.noise import Stream, uniforms
+
+CALL_STRIDE = 1 << 40  # elements of noise set aside for each dropout call of a forward pass
+
+_CHANNELWISE = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
+_REFUSED = (functional.alpha_dropout, functional.feature_alpha_dropout)
+
+
+class KeyedDropout(TorchFunctionMode):
+    """Replace the dropout of one forward pass by keyed masks.
+
+    Parameters
+    ----------
+    stream
+        Noise of this step and weight sample, purpose DROPOUT.
+    examples
+        Number of examples B in the batch of this rank.
+    first_example
+        Position of the first of them in the global batch.
+
+    Raises
+    ------
+    ValueError
+        From the forward pass, where an activation's rows are not a multiple of B.
+    NotImplementedError
+        From the forward pass, for random layers whose mask cannot be keyed.
+    """
+
+    def __init__(self, stream: Stream, *, examples: int, first_example: int) -> None:
+        super().__init__()
+        self._stream, self._examples, self._first = stream, examples, first_example
+        self._calls = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.dropout or func in _CHANNELWISE:
+            return self._drop(*args, channelwise=func in _CHANNELWISE, **kwargs)
+        if func in _REFUSED and kwargs.get("training", False):
+            raise NotImplementedError(f"{func.__name__} has no keyed mask; use nn.Dropout")
+        if func is functional.scaled_dot_product_attention and _dropout_p(args, kwargs, 4) > 0:
+            raise NotImplementedError(
+                "dropout inside scaled_dot_product_attention has no keyed mask; set dropout_p = 0 and drop its output"
+            )
+        if func is functional.multi_head_attention_forward and kwargs.get("training", True):
+            if _dropout_p(args, kwargs, 10) > 0:
+                raise NotImplementedError(
+                    "dropout inside nn.MultiheadAttention has no keyed mask; set dropout = 0 and drop its output"
+                )
+        return func(*args, **kwargs)
+
+    def _drop(
+        self,
+        x: Tensor,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+        *,
+        channelwise: bool,
+    ) -> Tensor:
+        if not training or p == 0.0:
+            return x
+        if x.dim() == 0 or x.shape[0] % self._examples:
+            raise ValueError(
+                f"dropout on an activation of shape {tuple(x.shape)}: the first dimension must hold the "
+                f"{self._examples} examples of the batch, to give each its own keyed mask on any grid"
+            )
+        shape = (*x.shape[:2], *(1,) * (x.dim() - 2)) if channelwise else tuple(x.shape)
+        per_example = torch.Size(shape).numel() // self._examples
+        offset = self._calls * CALL_STRIDE + self._first * per_example
+        self._calls += 1
+        keep = uniforms(self._stream, shape, offset=offset, device=x.device) >= p
+        scale = keep.to(x.dtype) / (1.0 - p) if p < 1.0 else torch.zeros_like(x)
+        return x.mul_(scale) if inplace else x * scale
+
+
+def _dropout_p(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> float:
+    return float(kwargs.get("dropout_p", args[position] if len(args) > position else 0.0))

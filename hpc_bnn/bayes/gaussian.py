@@ -1,0 +1,193 @@
+"""Mean-field Gaussian posterior over the weights of any module.
+
+    q(w) = N(mu, sigma^2),   prior p(w) = N(0, tau^2),   w_s = mu + sigma * eps_s,   sigma = exp(log_sigma)
+
+    KL(q || p) = sum [ log(tau / sigma) + (sigma^2 + mu^2) / (2 tau^2) - 1/2 ]
+
+The module's own parameters are mu, so a pretrained network starts as the posterior mean. With ``temperature`` T the
+complexity term is that of the cold posterior, E_q[-log p(w)] - T * H(q): the KL plus (1 - T) times the entropy of q.
+
+Letters: S samples, B batch. Sources: Blundell et al. 2015, arXiv:1505.05424, eq. 1-2 (weight samples, KL);
+Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hpc_bnn.bayes.draw import Draws, draw
+from hpc_bnn.bayes.noise import Purpose
+from hpc_bnn.bayes.selection import fan_in, random_names
+
+
+class Gaussian(nn.Module):
+    """Give the weights of ``module`` a mean-field Gaussian posterior.
+
+    Parameters
+    ----------
+    module
+        Any module without BatchNorm. It is not copied: its parameters are trained in place as the means.
+    prior_sigma
+        Standard deviation tau of the prior, or ``"fan_in"``: ``1 / sqrt(fan_in)`` of each layer.
+    initial_sigma
+        Standard deviation of q at the start.
+    random
+        Shell patterns over parameter names; None: linear, convolution and attention layers (``selection``).
+    antithetic
+        Draw samples in mirrored pairs, mu +- sigma * eps.
+    keep_noise
+        Hold the noise of a forward pass until its backward: faster, one more array of the size of the weights.
+    temperature
+        1 for the Bayesian posterior, below 1 for a cold one.
+    seed
+        Key of all weight draws; the same on every rank.
+
+    Attributes
+    ----------
+    log_sigma
+        One parameter for each random weight, of its shape.
+
+    Raises
+    ------
+    ValueError
+        If a scale is not positive or ``selection.random_names`` refuses the module.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        prior_sigma: float | Literal["fan_in"] = 1.0,
+        initial_sigma: float = 0.02,
+        random: Sequence[str] | None = None,
+        antithetic: bool = False,
+        keep_noise: bool = False,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        scales = {"initial_sigma": initial_sigma, "temperature": temperature}
+        if prior_sigma != "fan_in":
+            scales["prior_sigma"] = prior_sigma
+        for key, value in scales.items():
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ValueError(f"posterior.{key} = {value!r}: must be a positive number")
+        self.module = module
+        self.names = random_names(module, random)
+        self.antithetic, self.keep_noise = antithetic, keep_noise
+        self.temperature, self.seed = temperature, seed
+        mus = {name: module.get_parameter(name) for name in self.names}
+        self.log_sigma = nn.ParameterDict(
+            {
+                _key(name): nn.Parameter(torch.full_like(mu, math.log(initial_sigma)))
+                for name, mu in mus.items()
+            }
+        )
+        self._tau = {
+            name: 1 / math.sqrt(fan_in(module, name)) if prior_sigma == "fan_in" else float(prior_sigma)
+            for name in self.names
+        }
+        sizes = (mu.numel() for mu in mus.values())
+        self._offsets = dict(zip(self.names, accumulate(sizes, initial=0), strict=False))
+
+    def _random(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield name, mu and log_sigma of each random weight."""
+        for name in self.names:
+            # Looked up anew: Module.to() may have replaced the parameter that was there at the start.
+            yield name, self.module.get_parameter(name), self.log_sigma[_key(name)]
+
+    def draws(
+        self, step: int, samples: Sequence[int], purpose: Purpose = Purpose.WEIGHTS
+    ) -> Draws:
+        """Name the weight samples of global indices ``samples`` at ``step``."""
+        return Draws(self.seed, step, tuple(samples), purpose, self.antithetic, self.keep_noise)
+
+    def draw(self, draws: Draws) -> dict[str, Tensor]:
+        """Return the drawn weights by name, each (S, *shape)."""
+        return {
+            name: draw(mu, log_sigma, draws, self._offsets[name])
+            for name, mu, log_sigma in self._random()
+        }
+
+    def forward(self, x: Tensor, draws: Draws, *, views: bool = False) -> Tensor:
+        """Return the outputs (S, B, ...) of the module on drawn weights.
+
+        ``x`` is (B, ...), the same for all samples, or with ``views`` (S, B, ...), one view of the batch a sample.
+        Several samples run in one pass by ``torch.vmap``; a single one runs as the plain module.
+        """
+        weights = self.draw(draws)
+        if len(draws.samples) == 1:
+            single = {name: weight.squeeze(0) for name, weight in weights.items()}
+            output: Tensor = functional_call(self.module, single, (x[0] if views else x,))
+            return output.unsqueeze(0)
+
+        def run(sample_weights: dict[str, Tensor], x: Tensor) -> Tensor:
+            output: Tensor = functional_call(self.module, sample_weights, (x,))
+            return output
+
+        outputs: Tensor = torch.vmap(run, in_dims=(0, 0 if views else None))(weights, x)
+        return outputs
+
+    def kl(self) -> Tensor:
+        """Return KL(q || p) as a scalar; at a temperature other than 1 the cold complexity term."""
+        total: Tensor | None = None
+        for name, mu, log_sigma in self._random():
+            term: Tensor = _KL.apply(mu, log_sigma, self._tau[name], self.temperature)  # type: ignore[no-untyped-call]
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    @torch.no_grad()
+    def predict(
+        self, x: Tensor, *, samples: int, first: int = 0, samples_per_pass: int = 1
+    ) -> Tensor:
+        """Return the outputs (S, B, ...) for ``x`` (B, ...) under ``samples`` weight samples, in evaluation mode.
+
+        Prediction has a stream of its own: sample ``first + s`` is the same network whenever and wherever it is
+        asked for, so members can be spread over calls and ranks.
+        """
+        if samples < 1 or samples_per_pass < 1:
+            raise ValueError(
+                f"samples = {samples}, samples_per_pass = {samples_per_pass}: must be at least 1"
+            )
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            indices = range(first, first + samples)
+            return torch.cat(
+                [
+                    self(x, self.draws(0, indices[i : i + samples_per_pass], Purpose.PREDICTION))
+                    for i in range(0, samples, samples_per_pass)
+                ]
+            )
+        finally:
+            self.module.train(was_training)
+
+
+def _key(name: str) -> str:
+    """Parameter names may not hold dots; slashes keep the path readable in state dicts."""
+    return name.replace(".", "/")
+
+
+class _KL(torch.autograd.Function):
+    """E_q[-log p] - T H(q) of one tensor, with its closed-form gradient: two passes where autograd takes eight."""
+
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, log_sigma: Tensor, tau: float, temperature: float) -> Tensor:
+        ctx.save_for_backward(mu, log_sigma)
+        ctx.tau, ctx.temperature = tau, temperature
+        cross_entropy = torch.exp(2 * log_sigma).add_(mu.square()).sum() / (2 * tau**2)
+        constant = math.log(tau) + (1 - temperature) / 2 * math.log(2 * math.pi) - temperature / 2
+        return cross_entropy - temperature * log_sigma.sum() + mu.numel() * constant
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        mu, log_sigma = ctx.saved_tensors
+        scale = grads[0] / ctx.tau**2
+        to_log_sigma = torch.exp(2 * log_sigma).mul_(scale).sub_(grads[0] * ctx.temperature)
+        return mu * scale, to_log_sigma, None, None

@@ -1,0 +1,159 @@
+"""Keyed noise: every random number of a run is a pure function of what it is for.
+
+Element ``i`` of the stream (seed, purpose, step, sample) is word ``i % 4`` of the Philox4x32-10 block with
+
+    counter = (i // 4 low 32 bits, i // 4 high 32 bits, step, sample),    key = seed + 2**48 * purpose.
+
+Nothing else enters: no generator state, no rank, no device. So any rank can make any part of any draw, in any order,
+and backward makes its noise again instead of keeping it. The map from (seed, purpose, step, sample, i) to (key,
+counter) is one-to-one, so two uses of noise never share a number by accident.
+
+Words become standard normals by Box-Muller on the pairs (0, 1) and (2, 3) of a block: the first word gives the radius
+``sqrt(-2 log(u))`` with ``u = (word + 1/2) / 2**32`` rounded to float32, the second the angle ``2 pi word / 2**32``.
+
+Three implementations agree, words bit for bit and normals to 1e-6: ``_noise.c`` on CPUs, ``noise_triton`` on GPUs,
+``noise_reference`` anywhere (slow; it defines what the others must give).
+
+Source: Salmon, Moraes, Dror, Shaw 2011, doi:10.1145/2063384.2063405 (Philox); Box, Muller 1958,
+doi:10.1214/aoms/1177706645.
+"""
+
+import importlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+SEED_LIMIT = 1 << 48
+COUNTER_LIMIT = 1 << 32
+
+
+class Purpose(IntEnum):
+    """What a stream is for. A value, once released, never changes: it is part of every published run."""
+
+    WEIGHTS = 0
+    PREDICTION = 1
+    ORDER = 2
+    AUGMENTATION = 3
+    DROPOUT = 4
+    OBSERVATION = 5
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The name of one endless sequence of random numbers.
+
+    Raises
+    ------
+    ValueError
+        If ``seed`` is not in [0, 2**48) or ``step`` or ``sample`` is not in [0, 2**32).
+    """
+
+    seed: int
+    purpose: Purpose
+    step: int = 0
+    sample: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {"seed": SEED_LIMIT, "step": COUNTER_LIMIT, "sample": COUNTER_LIMIT}
+        for field, limit in limits.items():
+            if not 0 <= getattr(self, field) < limit:
+                raise ValueError(
+                    f"noise stream: {field} = {getattr(self, field)}: must be at least 0 and "
+                    f"less than 2**{limit.bit_length() - 1}"
+                )
+
+    @property
+    def key(self) -> int:
+        """64-bit Philox key."""
+        return self.seed | self.purpose << 48
+
+
+class Backend(Protocol):
+    """What an implementation offers; all tensors are contiguous and lie on one device."""
+
+    def words(self, out: Tensor, stream: Stream, offset: int) -> None:
+        """Fill ``out`` (int32) with the bits of the stream's words from ``offset`` on."""
+
+    def normals(self, out: Tensor, stream: Stream, offset: int, sign: float) -> None:
+        """Fill ``out`` (float32) with ``sign`` times the normals from ``offset`` on."""
+
+    def draw(
+        self,
+        out: Tensor,
+        mu: Tensor,
+        log_sigma: Tensor,
+        stream: Stream,
+        offset: int,
+        sign: float,
+        keep: Tensor | None,
+    ) -> None:
+        """Fill ``out`` with ``mu + exp(log_sigma) * eps`` and, where given, ``keep`` with ``eps``."""
+
+    def pull(
+        self, out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
+    ) -> None:
+        """Fill ``out`` with ``grad * exp(log_sigma) * eps``: the gradient of a draw to log_sigma."""
+
+
+@cache
+def _load(name: str, fallback_reason: str) -> Backend:
+    try:
+        module: Backend = importlib.import_module(f"hpc_bnn.bayes.{name}")  # type: ignore[assignment]
+    except ImportError as error:
+        warnings.warn(
+            f"keyed noise runs on the slow torch reference: {fallback_reason} ({error})", stacklevel=3
+        )
+        module = importlib.import_module("hpc_bnn.bayes.noise_reference")  # type: ignore[assignment]
+    return module
+
+
+def backend(device: torch.device) -> Backend:
+    """Return the implementation for ``device``; the reference, with one warning, where none was built."""
+    if device.type == "cpu":
+        return _load("noise_cpu", "the C kernel was not compiled; install the package with a C compiler")
+    if device.type == "cuda":
+        return _load("noise_triton", "Triton is not installed; pip install triton")
+    return _load(f"noise_{device.type}", f"no kernel for devices of type {device.type!r}")
+
+
+def words(
+    stream: Stream, count: int, *, offset: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return ``count`` random integers in [0, 2**32) as int64 (count,)."""
+    out = torch.empty(count, dtype=torch.int32, device=device)
+    backend(out.device).words(out, stream, offset)
+    return out.to(torch.int64) & 0xFFFFFFFF
+
+
+def uniforms(
+    stream: Stream, shape: Sequence[int], *, offset: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return float32 uniforms in [0, 1), multiples of 2**-24, of ``shape``."""
+    bits = words(stream, int(torch.Size(shape).numel()), offset=offset, device=device)
+    return ((bits >> 8).to(torch.float32) * 2.0**-24).reshape(list(shape))
+
+
+def normals(
+    stream: Stream,
+    shape: Sequence[int],
+    *,
+    offset: int = 0,
+    sign: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return float32 standard normals, times ``sign``, of ``shape`` on ``device``."""
+    out = torch.empty(list(shape), dtype=torch.float32, device=device)
+    backend(out.device).normals(out, stream, offset, sign)
+    return out
+
+
+def permutation(stream: Stream, count: int) -> Tensor:
+    """Return a random order of range(count) as int64 (count,): the same on every rank and platform."""
+    halves = words(stream, 2 * count).reshape(count, 2)
+    return torch.argsort((halves[:, 0] << 31) | (halves[:, 1] >> 1), stable=True)

@@ -1,0 +1,69 @@
+"""Keyed noise in plain torch integers: the slow reference that the C and Triton kernels are held against.
+
+Works on any device. Words are exact; normals are computed in float64 and rounded once to float32.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.bayes.noise import Stream
+
+MASK = 0xFFFFFFFF
+
+
+def blocks(key: int, counters: Tensor, step: int, sample: int) -> Tensor:
+    """Return the Philox4x32-10 words of blocks ``counters`` (n,), int64 bit patterns, as int64 (n, 4)."""
+    a, b = counters & MASK, (counters >> 32) & MASK
+    c, d = torch.full_like(a, step), torch.full_like(a, sample)
+    key0, key1 = key & MASK, key >> 32
+    for _ in range(10):
+        # int64 products wrap, but their low 64 bits, which is all that is used, are exact.
+        product0, product1 = a * 0xD2511F53, c * 0xCD9E8D57
+        high0, high1 = (product0 >> 32) & MASK, (product1 >> 32) & MASK
+        a, b, c, d = high1 ^ b ^ key0, product1 & MASK, high0 ^ d ^ key1, product0 & MASK
+        key0, key1 = (key0 + 0x9E3779B9) & MASK, (key1 + 0xBB67AE85) & MASK
+    return torch.stack([a, b, c, d], dim=-1)
+
+
+def _stream_blocks(stream: Stream, offset: int, count: int, device: torch.device) -> tuple[Tensor, int]:
+    first, skip = divmod(offset, 4)
+    counters = torch.arange((skip + count + 3) // 4, dtype=torch.int64, device=device) + first
+    return blocks(stream.key, counters, stream.step, stream.sample), skip
+
+
+def words(out: Tensor, stream: Stream, offset: int) -> None:
+    values, skip = _stream_blocks(stream, offset, out.numel(), out.device)
+    out.copy_(values.flatten()[skip : skip + out.numel()].to(torch.int32).view_as(out))
+
+
+def normals(out: Tensor, stream: Stream, offset: int, sign: float) -> None:
+    values, skip = _stream_blocks(stream, offset, out.numel(), out.device)
+    pairs = values.reshape(-1, 2)
+    unit = pairs[:, 0].to(torch.float32) * 2.0**-32 + 2.0**-33
+    radius = torch.sqrt(-2.0 * torch.log(unit.to(torch.float64)))
+    angle = pairs[:, 1].to(torch.float64) * (2.0 * math.pi * 2.0**-32)
+    eps = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten()
+    out.copy_(sign * eps[skip : skip + out.numel()].view_as(out))
+
+
+def draw(
+    out: Tensor,
+    mu: Tensor,
+    log_sigma: Tensor,
+    stream: Stream,
+    offset: int,
+    sign: float,
+    keep: Tensor | None,
+) -> None:
+    eps = torch.empty_like(out) if keep is None else keep
+    normals(eps, stream, offset, sign)
+    out.copy_(mu + torch.exp(log_sigma) * eps)
+
+
+def pull(
+    out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
+) -> None:
+    normals(out, stream, offset, sign)
+    out.mul_(torch.exp(log_sigma)).mul_(grad)

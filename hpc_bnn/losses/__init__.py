@@ -1,0 +1,19 @@
+"""Losses of Bayesian networks, exact under sampling parallelism. To add one: a file here and a line in LOSSES."""
+
+from collections.abc import Callable
+
+from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
+from hpc_bnn.losses.crps import almost_fair_crps, crps, fair_crps
+from hpc_bnn.losses.moments import gaussian_moments
+from hpc_bnn.losses.nll import categorical_nll, gaussian_nll
+
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "categorical_nll": categorical_nll,
+    "gaussian_nll": gaussian_nll,
+    "gaussian_moments": gaussian_moments,
+    "crps": crps,
+    "fair_crps": fair_crps,
+    "almost_fair_crps": almost_fair_crps,
+}
+
+__all__ = ["LOSSES", "JointLoss", "Loss", "SeparableLoss", *LOSSES]

@@ -1,0 +1,133 @@
+"""Negative log-likelihoods, each *expected* (the ELBO's data term) and *predictive* (of the mean over samples).
+
+    expected:    mean_s [ -log p(y | x, w_s) ]          separable
+    predictive:  -log [ mean_s p(y | x, w_s) ]          joint, never larger than the expected one
+
+A Gaussian's variance is a fixed number, one learned parameter, or predicted by the network: then the outputs hold the
+means in the first half and raw scales in the second half of dimension 1, sigma = softplus(raw) + min_sigma. Its
+log-likelihood sums over all points of an example.
+
+Letters: S own samples, B batch, C classes, P points.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hpc_bnn.losses.axis import SampleAxis
+from hpc_bnn.losses.base import (
+    JointLoss,
+    Loss,
+    SeparableLoss,
+    check_finite_sigma,
+    flat_points,
+    same_shape,
+    to_float,
+)
+from hpc_bnn.losses.predictive import log_mean_exp
+
+Variance = Literal["fixed", "learned", "predicted"]
+
+
+class CategoricalLikelihood(nn.Module):
+    """log p(y) of class indices y (B,) under logits (B, C)."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        if output.dim() != 2 or target.shape != output.shape[:1]:
+            raise ValueError(
+                f"categorical_nll: logits of {tuple(output.shape)} for targets of {tuple(target.shape)}; "
+                "expected (B, classes) and (B,)"
+            )
+        return -functional.cross_entropy(to_float(output), target, reduction="none")
+
+
+class GaussianLikelihood(nn.Module):
+    """log p(y) of points y (B, ...) under independent Gaussians."""
+
+    def __init__(
+        self, *, variance: Variance = "fixed", sigma: float = 1.0, min_sigma: float = 1e-3
+    ) -> None:
+        super().__init__()
+        if variance not in ("fixed", "learned", "predicted"):
+            raise ValueError(
+                f"loss.variance = {variance!r}: expected fixed, learned or predicted"
+            )
+        self.variance, self.min_sigma = variance, check_finite_sigma("min_sigma", min_sigma)
+        log_sigma = torch.tensor(math.log(check_finite_sigma("sigma", sigma)))
+        if variance == "learned":
+            self.log_sigma = nn.Parameter(log_sigma)
+        else:
+            self.register_buffer("log_sigma", log_sigma, persistent=False)
+
+    def moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and sigma, each of the target's shape (or sigma a scalar), from one sample's output (B, ...)."""
+        output = to_float(output)
+        if self.variance != "predicted":
+            return output, torch.exp(self.log_sigma.to(output.dtype))
+        if output.dim() < 2 or output.shape[1] % 2:
+            raise ValueError(
+                f"loss.variance = 'predicted': the network gives {tuple(output.shape)}; dimension 1 must be even "
+                "(means, then raw scales)"
+            )
+        mean, raw = output.chunk(2, dim=1)
+        return mean, functional.softplus(raw) + self.min_sigma
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        mean, sigma = self.moments(output)
+        same_shape(mean, target, "gaussian_nll")
+        z = (target - mean) / sigma
+        points = -0.5 * z.square() - torch.log(sigma) - 0.5 * math.log(2 * math.pi)
+        return flat_points(points, 1).sum(1)
+
+
+Likelihood = CategoricalLikelihood | GaussianLikelihood
+
+
+class ExpectedNLL(SeparableLoss):
+    """Mean over weight samples of -log p(y | x, w_s)."""
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        loss: Tensor = -self.likelihood(output, target)
+        return loss
+
+
+class PredictiveNLL(JointLoss):
+    """-log of the mean over weight samples of p(y | x, w_s)."""
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+
+    def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
+        each = torch.stack([self.likelihood(output, target) for output in outputs])
+        return -log_mean_exp(each, axis)
+
+
+def categorical_nll(*, predictive: bool = False) -> Loss:
+    """NLL of classes: outputs are logits (B, C), targets class indices (B,)."""
+    return _nll(CategoricalLikelihood(), predictive)
+
+
+def gaussian_nll(
+    *,
+    variance: Variance = "fixed",
+    sigma: float = 1.0,
+    min_sigma: float = 1e-3,
+    predictive: bool = False,
+) -> Loss:
+    """NLL of a Gaussian observation; ``sigma`` is its fixed or initial standard deviation in target units."""
+    likelihood = GaussianLikelihood(variance=variance, sigma=sigma, min_sigma=min_sigma)
+    return _nll(likelihood, predictive)
+
+
+def _nll(likelihood: Likelihood, predictive: bool) -> Loss:
+    kind: Callable[[Likelihood], Loss] = PredictiveNLL if predictive else ExpectedNLL
+    return kind(likelihood)

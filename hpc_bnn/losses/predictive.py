@@ -1,0 +1,34 @@
+"""Log of the mean over weight samples, exact on any grid: the core of every predictive NLL.
+
+    log p(y_b) = log mean_s exp(l_s(b)) = logsumexp_s l_s(b) - log K,   d/dl_s = softmax_s(l)
+
+One gather of (K, B) floats in forward; backward knows its softmax weights and communicates nothing.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.losses.axis import SampleAxis
+
+
+def log_mean_exp(log_likelihood: Tensor, axis: SampleAxis) -> Tensor:
+    """Collective over the sample axis: return (B,) from the own samples' (S, B)."""
+    value: Tensor = _LogMeanExp.apply(log_likelihood, axis)  # type: ignore[no-untyped-call]
+    return value
+
+
+class _LogMeanExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, axis: SampleAxis) -> Tensor:
+        everyone = axis.all_gather(own.contiguous(), name="predictive.log_likelihood")
+        total = torch.logsumexp(everyone, dim=0)
+        ctx.save_for_backward(own, total)
+        return total - math.log(len(everyone))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        own, total = ctx.saved_tensors
+        return grads[0] * torch.exp(own - total), None

@@ -1,0 +1,243 @@
+"""Host communication by MPI: the only file that imports mpi4py.
+
+A ``Channel`` is one communicator with the few operations that are needed, each named after what it moves. A process
+alone uses ``SOLO``, which needs no MPI. Tensors are CPU tensors; small ones take microseconds here, where
+Horovod's cycle would add a millisecond.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.losses.axis import Reduction
+
+T = TypeVar("T")
+
+# What launchers say about the number of ranks they started in this step.
+LAUNCHER_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+LAUNCHER_NODE_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+
+class Channel(Protocol):
+    """One communicator. Every method is collective over its ranks."""
+
+    rank: int
+    size: int
+
+    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
+        """Collective: return the elementwise sum or maximum over the ranks, as a new tensor."""
+
+    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
+        """Collective: return (size * n, ...) from the (n, ...) of each rank."""
+
+    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
+        """Collective: exchange the blocks of (size, ...)."""
+
+    def gather_objects(self, value: T, *, name: str) -> list[T]:
+        """Collective: return the value of every rank, in rank order."""
+
+    def broadcast(self, value: T | None, *, name: str) -> T:
+        """Collective: return the value of rank 0."""
+
+    def split(self, color: int, key: int) -> "Channel":
+        """Collective: return the channel of the ranks with the same color, ordered by key."""
+
+    def split_by_node(self) -> "Channel":
+        """Collective: return the channel of the ranks that share this node's memory."""
+
+    def native(self) -> Any:
+        """Return the mpi4py communicator, or None for a process alone."""
+
+
+class Solo:
+    """The channel of a process alone: every exchange is the identity."""
+
+    rank = 0
+    size = 1
+
+    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
+        return x.clone()
+
+    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
+        return x
+
+    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
+        return x
+
+    def gather_objects(self, value: T, *, name: str) -> list[T]:
+        return [value]
+
+    def broadcast(self, value: T | None, *, name: str) -> T:
+        assert value is not None
+        return value
+
+    def split(self, color: int, key: int) -> "Channel":
+        return self
+
+    def split_by_node(self) -> "Channel":
+        return self
+
+    def native(self) -> Any:
+        return None
+
+
+class MPIChannel:
+    """A channel over an mpi4py communicator."""
+
+    def __init__(self, mpi: Any, comm: Any) -> None:
+        self._mpi, self._comm = mpi, comm
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+
+    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        op = self._mpi.SUM if reduction == "sum" else self._mpi.MAX
+        self._comm.Allreduce(x.numpy(), out.numpy(), op=op)
+        return out
+
+    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
+        x = x.contiguous()
+        out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
+        self._comm.Allgather(x.numpy(), out.numpy())
+        return out
+
+    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        self._comm.Alltoall(x.numpy(), out.numpy())
+        return out
+
+    def gather_objects(self, value: T, *, name: str) -> list[T]:
+        gathered: list[T] = self._comm.allgather(value)
+        return gathered
+
+    def broadcast(self, value: T | None, *, name: str) -> T:
+        result: T = self._comm.bcast(value, root=0)
+        return result
+
+    def split(self, color: int, key: int) -> "Channel":
+        return MPIChannel(self._mpi, self._comm.Split(color, key))
+
+    def split_by_node(self) -> "Channel":
+        return MPIChannel(self._mpi, self._comm.Split_type(self._mpi.COMM_TYPE_SHARED))
+
+    def native(self) -> Any:
+        return self._comm
+
+
+SOLO = Solo()
+
+
+def launched_size(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Return the launcher's variable and number of ranks, ("", 1) where no launcher speaks.
+
+    A batch script that starts Python without srun sees the job's SLURM_NTASKS too, but is no step of that many ranks.
+    """
+    in_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
+    for name in LAUNCHER_SIZES:
+        if name == "SLURM_NTASKS" and in_batch_script:
+            continue
+        if environment.get(name, "").isdigit():
+            return name, int(environment[name])
+    return "", 1
+
+
+def connect() -> Channel:
+    """Collective: return the channel of COMM_WORLD, or ``SOLO`` where one process runs without MPI.
+
+    Raises
+    ------
+    RuntimeError
+        If the launcher started more ranks than MPI connects: N worlds of one rank would each train alone.
+    """
+    variable, expected = launched_size(os.environ)
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
+        if expected > 1:
+            raise RuntimeError(
+                f"{variable} = {expected}, but mpi4py cannot be used ({error}); install it against this machine's MPI"
+            ) from error
+        return SOLO
+    size = MPI.COMM_WORLD.Get_size()
+    if expected > size:
+        raise RuntimeError(
+            f"{variable} = {expected}, but MPI connects {size} rank(s): the launcher does not speak the protocol of "
+            f"{MPI.Get_library_version().splitlines()[0]}; try srun --mpi=pmix, or the mpirun of that MPI"
+        )
+    if size == 1:
+        return SOLO
+    _abort_on_exception(MPI)
+    return MPIChannel(MPI, MPI.COMM_WORLD)
+
+
+def library_version() -> str:
+    """Return the name of the MPI library that mpi4py uses, or why there is none."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        return f"none ({error})"
+    return str(MPI.Get_library_version().splitlines()[0]).strip("\x00 ,")
+
+
+def _abort_on_exception(mpi: Any) -> None:
+    """Make an uncaught exception on this rank end all ranks, also without ``python -m mpi4py``."""
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        previous(kind, error, trace)
+        sys.stderr.flush()
+        if not mpi.Is_finalized():
+            mpi.COMM_WORLD.Abort(1)
+
+    sys.excepthook = hook
+
+
+def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:
+    """Collective: run ``action``; if it fails on any rank, raise on every rank and name the first that failed."""
+    result: T | None = None
+    failure: Exception | None = None
+    try:
+        result = action()
+    except Exception as error:  # whatever it is, the other ranks must hear of it
+        failure = error
+    report = None if failure is None else "".join(traceback.format_exception_only(failure)).strip()
+    reports = channel.gather_objects(report, name=name)
+    failed = [rank for rank, text in enumerate(reports) if text is not None]
+    if not failed:
+        return result  # type: ignore[return-value]
+    if failure is not None:
+        raise failure
+    raise RuntimeError(f"{name}: rank {failed[0]} failed: {reports[failed[0]]}")
+
+
+def on_first(channel: Channel, action: Callable[[], T], *, name: str) -> T:
+    """Collective: run ``action`` on rank 0 only and return its result, or raise its failure, on every rank."""
+    result = together(channel, lambda: action() if channel.rank == 0 else None, name=name)
+    return channel.broadcast(result, name=name)
+
+
+def node_rank_of(node: Channel, environment: Mapping[str, str]) -> int:
+    """Collective over the node: return this rank's place on it, the launcher's word where it gives one.
+
+    MPI libraries have taken NUMA domains for nodes; a launcher that numbers the ranks of this shared memory other than
+    0, 1, ... is an error, not a guess.
+    """
+    said = [environment.get(name, "") for name in LAUNCHER_NODE_RANKS]
+    if "SLURM_STEP_ID" not in environment:
+        said[0] = ""  # a leftover of the batch script, not of this step
+    word = next((int(value) for value in said if value.isdigit()), node.rank)
+    words = node.gather_objects(word, name="node rank")
+    if sorted(words) != list(range(node.size)):
+        raise RuntimeError(
+            f"the launcher numbers the {node.size} ranks that share this memory {sorted(words)}, expected 0 to "
+            f"{node.size - 1}: MPI and launcher disagree on what a node is; compare {', '.join(LAUNCHER_NODE_RANKS)}"
+        )
+    return word

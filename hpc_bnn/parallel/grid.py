@@ -1,0 +1,125 @@
+"""The sample x data grid of ranks as pure arithmetic: no communication, no MPI.
+
+The sample axis is innermost, world_rank = data_rank * S + sample_rank, so that the samples of one batch share a node.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["local", "sample", "data", "hybrid"]
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of ``number`` in rising order."""
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where one rank stands on a grid of S sample ranks x D data ranks."""
+
+    sample_ranks: int
+    data_ranks: int
+    world_rank: int
+
+    @property
+    def world_size(self) -> int:
+        return self.sample_ranks * self.data_ranks
+
+    @property
+    def sample_rank(self) -> int:
+        return self.world_rank % self.sample_ranks
+
+    @property
+    def data_rank(self) -> int:
+        return self.world_rank // self.sample_ranks
+
+    @property
+    def sample_axis(self) -> list[int]:
+        """World ranks that hold the other samples of this rank's batch."""
+        first = self.data_rank * self.sample_ranks
+        return list(range(first, first + self.sample_ranks))
+
+    @property
+    def data_axis(self) -> list[int]:
+        """World ranks that hold the same samples on other parts of the batch."""
+        return list(range(self.sample_rank, self.world_size, self.sample_ranks))
+
+    def own_samples(self, samples: int) -> range:
+        """Return the global indices of this rank's weight samples.
+
+        Raises
+        ------
+        ValueError
+            If the sample ranks do not share ``samples`` equally.
+        """
+        if samples < 1 or samples % self.sample_ranks:
+            raise ValueError(
+                f"posterior.samples = {samples}: must be a positive multiple of the {self.sample_ranks} sample ranks; "
+                f"set posterior.samples to one, or grid.sample_ranks to a divisor of {samples} "
+                f"({_listed(divisors(max(1, samples)))})"
+            )
+        count = samples // self.sample_ranks
+        return range(self.sample_rank * count, (self.sample_rank + 1) * count)
+
+    def own_examples(self, batch_size: int) -> range:
+        """Return the positions in the global batch of this rank's examples.
+
+        Raises
+        ------
+        ValueError
+            If the data ranks do not share ``batch_size`` equally.
+        """
+        if batch_size < 1 or batch_size % self.data_ranks:
+            raise ValueError(
+                f"train.batch_size = {batch_size}: must be a positive multiple of the {self.data_ranks} data ranks; "
+                f"set train.batch_size to one, or grid.sample_ranks so that the data ranks divide it"
+            )
+        count = batch_size // self.data_ranks
+        return range(self.data_rank * count, (self.data_rank + 1) * count)
+
+
+def choose_sample_ranks(
+    world_size: int,
+    ranks_per_node: int,
+    *,
+    mode: Mode = "hybrid",
+    sample_ranks: int | Literal["auto"] = "auto",
+) -> int:
+    """Return S for a world: as given, or by mode: sample S = world, data S = 1, hybrid S = ranks per node.
+
+    Raises
+    ------
+    ValueError
+        If a mode does not fit the world or the given number; the message names both numbers and the valid choices.
+    """
+    if mode not in ("local", "sample", "data", "hybrid"):
+        raise ValueError(f"grid.mode = {mode!r}: expected local, sample, data or hybrid")
+    if mode == "local" and world_size > 1:
+        raise ValueError(
+            f"grid.mode = local: runs on one rank, this job has {world_size}; use sample, data or hybrid"
+        )
+    if sample_ranks == "auto":
+        chosen = {"local": 1, "sample": world_size, "data": 1, "hybrid": ranks_per_node}[mode]
+        if world_size % chosen:
+            raise ValueError(
+                f"grid.mode = hybrid: the {ranks_per_node} ranks of a node must divide the {world_size} ranks of this "
+                f"job; set grid.sample_ranks to one of {_listed(divisors(world_size))}"
+            )
+        return chosen
+    if not isinstance(sample_ranks, int) or sample_ranks < 1 or world_size % sample_ranks:
+        raise ValueError(
+            f"grid.sample_ranks = {sample_ranks!r}: must divide the {world_size} ranks of this job "
+            f"({_listed(divisors(world_size))})"
+        )
+    fixed = {"local": 1, "sample": world_size, "data": 1}
+    if mode in fixed and sample_ranks != fixed[mode]:
+        raise ValueError(
+            f"grid.sample_ranks = {sample_ranks} contradicts grid.mode = {mode}, which means {fixed[mode]} on "
+            f"{world_size} ranks; leave one of them out"
+        )
+    return sample_ranks
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,106 @@
+"""Guards: one small collective proves that the ranks still do what the contract says.
+
+    parameters     equal on all ranks
+    batch          equal along the sample axis, different along the data axis
+    weight draws   different along the sample axis
+
+A fingerprint is a position-weighted sum of bit patterns in wrapping int64, so it is exact: equal tensors have equal
+fingerprints on every rank, and any change of a single element changes it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.grid import Grid
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class GuardError(RuntimeError):
+    """The ranks of a run disagree where they must agree, or agree where they must differ."""
+
+
+def fingerprint(tensor: Tensor) -> int:
+    """Return a 64-bit fingerprint of the bits and positions of ``tensor``."""
+    bits = tensor.detach().contiguous().view(-1).view(_BITS[tensor.element_size()]).to(torch.int64)
+    # Odd weights are invertible modulo 2**64: changing one element always changes the sum.
+    weights = torch.arange(bits.numel(), dtype=torch.int64, device=bits.device) * 2 + 1
+    return int((bits * weights).sum())
+
+
+def agree(channel: Channel, values: Mapping[str, object], *, name: str) -> None:
+    """Collective: prove that every rank holds the same ``values``; the error names key, ranks and both values."""
+    everyone = channel.gather_objects(dict(values), name=name)
+    for rank, other in enumerate(everyone):
+        for key in sorted(set(everyone[0]) | set(other)):
+            first, here = everyone[0].get(key, "missing"), other.get(key, "missing")
+            if first != here:
+                raise GuardError(
+                    f"{name}: {key} is {first!r} on world rank 0 and {here!r} on world rank {rank}; all ranks must "
+                    "start from the same settings, code and data"
+                )
+
+
+def check(
+    channel: Channel,
+    grid: Grid,
+    *,
+    step: int,
+    parameters: Mapping[str, Tensor],
+    batch: Sequence[Tensor],
+    draw: Tensor,
+) -> None:
+    """Collective over the world: prove the three guards, or raise GuardError on every rank.
+
+    Parameters
+    ----------
+    parameters
+        All parameters by name.
+    batch
+        The tensors of this rank's batch, before augmentation.
+    draw
+        The first weights that this rank drew in this step.
+    """
+    if channel.size == 1:
+        return
+    each = {name: fingerprint(p) for name, p in parameters.items()}
+    mine = (hash(tuple(each.values())), tuple(fingerprint(t) for t in batch), fingerprint(draw))
+    rows = channel.gather_objects(mine, name="guards")
+    if len({row[0] for row in rows}) > 1:
+        _name_parameter(channel, step, each)
+    for rank, (_, batch_here, draw_here) in enumerate(rows):
+        place = Grid(grid.sample_ranks, grid.data_ranks, rank)
+        for other in place.sample_axis:
+            if other < rank and rows[other][1] != batch_here:
+                raise GuardError(
+                    f"step {step}: world ranks {other} and {rank} hold different batches, but are sample ranks "
+                    f"{other % grid.sample_ranks} and {place.sample_rank} of data rank {place.data_rank}; give all sample "
+                    "ranks of one data rank the same batch (shard by data_rank, not by world_rank)"
+                )
+            if other < rank and rows[other][2] == draw_here:
+                raise GuardError(
+                    f"step {step}: world ranks {other} and {rank} drew the same weights, but are different sample ranks "
+                    f"of data rank {place.data_rank}; each must draw its own samples"
+                )
+        for other in place.data_axis:
+            if other < rank and rows[other][1] == batch_here:
+                raise GuardError(
+                    f"step {step}: world ranks {other} and {rank} hold the same batch, but are data ranks "
+                    f"{other // grid.sample_ranks} and {place.data_rank}; give every data rank its own examples"
+                )
+
+
+def _name_parameter(channel: Channel, step: int, each: Mapping[str, int]) -> None:
+    """Collective: raise GuardError for the first parameter that differs; called by all ranks on the same evidence."""
+    everyone = channel.gather_objects(dict(each), name="guards.parameters")
+    for name, value in everyone[0].items():
+        for rank, other in enumerate(everyone):
+            if other.get(name) != value:
+                raise GuardError(
+                    f"step {step}: parameter {name} differs between world ranks 0 and {rank}; something changed it on "
+                    "some ranks only (an update outside hb.Step, a seed per rank, a load on one rank)"
+                )
+    raise GuardError(f"step {step}: the ranks hold parameters of different names")

@@ -1,0 +1,157 @@
+"""The world of one run: grid, channels, device and gradient reduction of this rank."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.parallel.axis import RankAxis
+from hpc_bnn.parallel.comms import SOLO, Channel, connect, node_rank_of, together
+from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, NoReducer, Reducer
+from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
+
+
+@dataclass(frozen=True)
+class World:
+    """What one rank knows of all: made by ``start``.
+
+    Attributes
+    ----------
+    grid
+        Sizes of the axes and this rank's place.
+    world, sample, data
+        Host channels over all ranks and along each axis.
+    sample_axis
+        What joint losses exchange through.
+    node_rank, node_size
+        This rank's place among the ranks of its node, and their number.
+    """
+
+    grid: Grid
+    device: torch.device
+    world: Channel = SOLO
+    sample: Channel = SOLO
+    data: Channel = SOLO
+    sample_axis: SampleAxis = field(default_factory=LocalAxis)
+    node_rank: int = 0
+    node_size: int = 1
+    engine: Engine | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """True on world rank 0, which writes files and log lines."""
+        return self.grid.world_rank == 0
+
+    @property
+    def num_nodes(self) -> int:
+        return self.grid.world_size // self.node_size
+
+    def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
+        """Collective: overwrite the tensors of ``state`` with those of world rank 0."""
+        if self.engine is not None:
+            self.engine.broadcast_parameters(state)
+
+    def reducer(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        passes: int,
+        reduction: GradientReduction = "world",
+        compression: Compression = "none",
+    ) -> Reducer:
+        """Collective: return what reduces gradients over this grid; nothing on one rank."""
+        if self.engine is None:
+            return NoReducer()
+        return self.engine.reducer(
+            named_parameters, passes=passes, reduction=reduction, compression=compression
+        )
+
+    def stop(self) -> None:
+        """Collective: end Horovod; only needed to start another grid in the same processes."""
+        if self.engine is not None:
+            self.engine.stop()
+
+
+def start(
+    *,
+    sample_ranks: int | Literal["auto"] = "auto",
+    mode: Mode = "hybrid",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    stall_timeout_s: float = 0.0,
+) -> World:
+    """Collective: split COMM_WORLD into the grid's axes, start Horovod and pick this rank's device.
+
+    Parameters
+    ----------
+    sample_ranks
+        Number S of sample ranks, a divisor of the world; ``"auto"``: by ``mode``.
+    mode
+        ``hybrid`` S = ranks per node, ``sample`` S = world, ``data`` S = 1, ``local`` one rank.
+    stall_timeout_s
+        Seconds after which a collective that some rank never joined ends the job, naming it; 0: only warn.
+
+    Raises
+    ------
+    ValueError
+        If the grid does not fit the world.
+    RuntimeError
+        If ranks do not find each other, Horovod is missing or devices are too few.
+    """
+    world = connect()
+    return split(world, sample_ranks=sample_ranks, mode=mode, device=device, stall_timeout_s=stall_timeout_s)
+
+
+def split(
+    world: Channel,
+    *,
+    sample_ranks: int | Literal["auto"] = "auto",
+    mode: Mode = "hybrid",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    stall_timeout_s: float = 0.0,
+) -> World:
+    """Collective: as ``start``, on a world that is already connected."""
+    node = world.split_by_node()
+    chosen = choose_sample_ranks(world.size, node.size, mode=mode, sample_ranks=sample_ranks)
+    grid = Grid(chosen, world.size // chosen, world.rank)
+    node_rank = together(world, lambda: node_rank_of(node, os.environ), name="node rank")
+    picked = together(world, lambda: _pick_device(device, node_rank, node), name="device")
+    together(world, lambda: _refuse_shared_device(picked, node), name="device of its own")
+    if world.size == 1:
+        return World(grid, picked)
+    sample = world.split(grid.data_rank, grid.sample_rank)
+    data = world.split(grid.sample_rank, grid.data_rank)
+    if picked.type == "cuda":
+        torch.cuda.set_device(picked)
+    engine = Engine(grid, world, sample, data, stall_timeout_s=stall_timeout_s)
+    axis: SampleAxis = RankAxis(sample, engine) if sample.size > 1 else LocalAxis()
+    return World(grid, picked, world, sample, data, axis, node_rank, node.size, engine)
+
+
+def _refuse_shared_device(device: torch.device, node: Channel) -> None:
+    """Collective over the node: refuse two ranks on one GPU, which launchers that bind wrongly produce silently."""
+    uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+    uuids = node.gather_objects(uuid, name="device uuids")
+    twins = [rank for rank, other in enumerate(uuids) if other == uuid]
+    if uuid is not None and len(twins) > 1:
+        raise RuntimeError(
+            f"node ranks {twins} share GPU {uuid}: start one rank per GPU, or let the launcher show each its own"
+        )
+
+
+def _pick_device(wish: str, node_rank: int, node: Channel) -> torch.device:
+    """Return the GPU of this rank: the only visible one, or the one of its node rank."""
+    count = torch.cuda.device_count() if wish != "cpu" else 0
+    if count == 0:
+        if wish == "cuda":
+            raise RuntimeError("device = cuda: torch sees no GPU; check CUDA_VISIBLE_DEVICES and hpc-bnn doctor")
+        return torch.device("cpu")
+    if count > 1 and count <= node_rank:
+        raise RuntimeError(
+            f"node rank {node_rank} of {node.size} has no GPU: {count} are visible; start one rank per GPU "
+            f"(srun --ntasks-per-node={count})"
+        )
+    return torch.device("cuda", 0 if count == 1 else node_rank)
