@@ -144,7 +144,7 @@ typedef struct {
     float sign;                         /* +1, or -1 for the mirrored partner of an antithetic pair */
     void *out;
     const float *mu, *log_sigma, *grad;
-    float *keep;                        /* where DRAW leaves eps, or NULL */
+    float *keep;                        /* where DRAW leaves exp(log_sigma) eps, or NULL */
 } Job;
 
 LANE void run_range(const Job *job, size_t begin, size_t end)
@@ -167,9 +167,10 @@ LANE void run_range(const Job *job, size_t begin, size_t end)
                 for (size_t k = 0; k < n; k++) out[k] = sign * eps[k];
             } else if (job->task == DRAW) {
                 const float *restrict mu = job->mu + i, *restrict log_sigma = job->log_sigma + i;
-                for (size_t k = 0; k < n; k++) out[k] = mu[k] + exp_clamped(log_sigma[k]) * (sign * eps[k]);
-                if (job->keep)
-                    for (size_t k = 0; k < n; k++) job->keep[i + k] = sign * eps[k];
+                float shift[TILE];
+                for (size_t k = 0; k < n; k++) shift[k] = exp_clamped(log_sigma[k]) * (sign * eps[k]);
+                for (size_t k = 0; k < n; k++) out[k] = mu[k] + shift[k];
+                if (job->keep) memcpy(job->keep + i, shift, 4 * n);
             } else {
                 const float *restrict grad = job->grad + i, *restrict log_sigma = job->log_sigma + i;
                 for (size_t k = 0; k < n; k++) out[k] = grad[k] * (exp_clamped(log_sigma[k]) * (sign * eps[k]));

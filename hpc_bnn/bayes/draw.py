@@ -4,8 +4,8 @@ Backward makes the keyed noise again, so a draw costs no memory beyond the drawn
 
     dL/dmu = dL/dw,    dL/dlog_sigma = dL/dw * exp(log_sigma) * eps.
 
-With ``keep`` the noise of the forward pass is held until backward: one more array of the size of the weights for
-one noise pass less.
+With ``keep`` the term exp(log_sigma) * eps of the forward pass is held until backward: one more array of the size of
+the weights for one noise pass less.
 """
 
 from dataclasses import dataclass
@@ -58,12 +58,14 @@ class _Draw(torch.autograd.Function):
         out = mu.new_empty((len(streams), *mu.shape))
         kept = torch.empty_like(out) if draws.keep else None
         for i, (stream, sign) in enumerate(streams):
-            eps = None if kept is None else kept[i]
+            keep = None if kept is None else kept[i]
             if mu.dtype == torch.float32:
-                backend(mu.device).draw(out[i], mu, log_sigma, stream, offset, sign, eps)
+                backend(mu.device).draw(out[i], mu, log_sigma, stream, offset, sign, keep)
             else:
-                eps = _eps_like(mu, stream, offset, sign, out=eps)
-                torch.addcmul(mu, torch.exp(log_sigma), eps, out=out[i])
+                shift = _eps_like(mu, stream, offset, sign).mul_(torch.exp(log_sigma))
+                torch.add(mu, shift, out=out[i])
+                if keep is not None:
+                    keep.copy_(shift)
         ctx.streams, ctx.offset, ctx.kept = streams, offset, kept
         ctx.save_for_backward(log_sigma)
         return out
@@ -73,9 +75,8 @@ class _Draw(torch.autograd.Function):
         grad = grads[0].contiguous()
         (log_sigma,) = ctx.saved_tensors
         if ctx.kept is not None:
-            pulled = torch.mul(ctx.kept, grad, out=ctx.kept).sum(0) if len(grad) > 1 else ctx.kept[0].mul_(grad[0])
-            ctx.kept = None
-            return _over_samples(grad), pulled.mul_(torch.exp(log_sigma)), None, None
+            pulled, ctx.kept = ctx.kept.mul_(grad), None
+            return _over_samples(grad), _over_samples(pulled), None, None
         total = torch.empty_like(log_sigma)
         _pull(total, grad[0], log_sigma, ctx.streams[0], ctx.offset)
         for i in range(1, len(ctx.streams)):
@@ -99,11 +100,8 @@ def _pull(
         torch.mul(grad, torch.exp(log_sigma) * eps, out=out)
 
 
-def _eps_like(
-    like: Tensor, stream: Stream, offset: int, sign: float, *, out: Tensor | None = None
-) -> Tensor:
+def _eps_like(like: Tensor, stream: Stream, offset: int, sign: float) -> Tensor:
     """Return the float32 normals of the stream in the dtype of ``like``."""
     eps = torch.empty(like.shape, dtype=torch.float32, device=like.device)
     backend(like.device).normals(eps, stream, offset, sign)
-    return eps.to(like.dtype) if out is None else out.copy_(eps)
-
+    return eps.to(like.dtype)

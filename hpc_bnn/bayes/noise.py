@@ -93,7 +93,7 @@ class Backend(Protocol):
         sign: float,
         keep: Tensor | None,
     ) -> None:
-        """Fill ``out`` with ``mu + exp(log_sigma) * eps`` and, where given, ``keep`` with ``eps``."""
+        """Fill ``out`` with ``mu + exp(log_sigma) * eps`` and, where given, ``keep`` with the second term."""
 
     def pull(
         self, out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float

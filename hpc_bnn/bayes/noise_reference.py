@@ -57,9 +57,9 @@ def draw(
     sign: float,
     keep: Tensor | None,
 ) -> None:
-    eps = torch.empty_like(out) if keep is None else keep
-    normals(eps, stream, offset, sign)
-    out.copy_(mu + torch.exp(log_sigma) * eps)
+    shift = torch.empty_like(out) if keep is None else keep
+    normals(shift, stream, offset, sign)
+    torch.add(mu, shift.mul_(torch.exp(log_sigma)), out=out)
 
 
 def pull(

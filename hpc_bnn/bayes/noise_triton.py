@@ -56,10 +56,10 @@ def _emit(value, lane, block_index, skip, count, sign, out, mu, log_sigma, grad,
     else:
         eps = value * sign
         if TASK == 2:
-            sigma = tl.exp(tl.load(log_sigma + position, mask=inside, other=0.0))
-            tl.store(out + position, tl.load(mu + position, mask=inside, other=0.0) + sigma * eps, mask=inside)
+            shift = tl.exp(tl.load(log_sigma + position, mask=inside, other=0.0)) * eps
+            tl.store(out + position, tl.load(mu + position, mask=inside, other=0.0) + shift, mask=inside)
             if KEEP:
-                tl.store(keep + position, eps, mask=inside)
+                tl.store(keep + position, shift, mask=inside)
         elif TASK == 3:
             sigma = tl.exp(tl.load(log_sigma + position, mask=inside, other=0.0))
             tl.store(out + position, tl.load(grad + position, mask=inside, other=0.0) * (sigma * eps), mask=inside)

@@ -15,7 +15,19 @@ from torch import Tensor, nn
 from hpc_bnn.losses.axis import SampleAxis
 
 
-class SeparableLoss(nn.Module):
+class _Forecasts(nn.Module):
+    """What verification asks of a loss."""
+
+    def output_shape(self, target_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape that a network must give per example for targets of ``target_shape``."""
+        return target_shape
+
+    def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what the outputs (S, B, ...) forecast: members, or means and standard deviations of Gaussians."""
+        return outputs, None
+
+
+class SeparableLoss(_Forecasts):
     """Base of losses whose value is the mean over samples of a per-sample loss."""
 
     @abstractmethod
@@ -23,7 +35,7 @@ class SeparableLoss(nn.Module):
         """Return the loss (B,) of one sample's ``output`` (B, ...)."""
 
 
-class JointLoss(nn.Module):
+class JointLoss(_Forecasts):
     """Base of losses that join all weight samples.
 
     Attributes

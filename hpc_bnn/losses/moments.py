@@ -91,6 +91,9 @@ class GaussianMoments(JointLoss):
         points = 0.5 * ((target - mean).square() / variance + torch.log(2 * math.pi * variance))
         return flat_points(points, 1).sum(1)
 
+    def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        return outputs, torch.exp(self.log_sigma).expand_as(outputs)
+
 
 def gaussian_moments(*, sigma: float = 0.1, learned: bool = False) -> JointLoss:
     """Moment-matching NLL over the weight samples; see ``GaussianMoments``."""

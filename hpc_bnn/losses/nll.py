@@ -36,6 +36,12 @@ Variance = Literal["fixed", "learned", "predicted"]
 class CategoricalLikelihood(nn.Module):
     """log p(y) of class indices y (B,) under logits (B, C)."""
 
+    def output_shape(self, target_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return target_shape
+
+    def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        return outputs, None
+
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         if output.dim() != 2 or target.shape != output.shape[:1]:
             raise ValueError(
@@ -63,6 +69,16 @@ class GaussianLikelihood(nn.Module):
         else:
             self.register_buffer("log_sigma", log_sigma, persistent=False)
 
+    def output_shape(self, target_shape: tuple[int, ...]) -> tuple[int, ...]:
+        if self.variance != "predicted":
+            return target_shape
+        return (2 * target_shape[0], *target_shape[1:])
+
+    def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        means, sigmas = zip(*(self.moments(output) for output in outputs), strict=True)
+        mean = torch.stack(means)
+        return mean, torch.stack([sigma.expand_as(mean[0]) for sigma in sigmas])
+
     def moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and sigma, each of the target's shape (or sigma a scalar), from one sample's output (B, ...)."""
         output = to_float(output)
@@ -87,24 +103,30 @@ class GaussianLikelihood(nn.Module):
 Likelihood = CategoricalLikelihood | GaussianLikelihood
 
 
-class ExpectedNLL(SeparableLoss):
-    """Mean over weight samples of -log p(y | x, w_s)."""
+class _Likelihood(nn.Module):
+    """What both NLLs tell of their likelihood."""
 
     def __init__(self, likelihood: Likelihood) -> None:
         super().__init__()
         self.likelihood = likelihood
+
+    def output_shape(self, target_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.likelihood.output_shape(target_shape)
+
+    def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.likelihood.forecast(outputs)
+
+
+class ExpectedNLL(_Likelihood, SeparableLoss):
+    """Mean over weight samples of -log p(y | x, w_s)."""
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         loss: Tensor = -self.likelihood(output, target)
         return loss
 
 
-class PredictiveNLL(JointLoss):
+class PredictiveNLL(_Likelihood, JointLoss):
     """-log of the mean over weight samples of p(y | x, w_s)."""
-
-    def __init__(self, likelihood: Likelihood) -> None:
-        super().__init__()
-        self.likelihood = likelihood
 
     def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
         each = torch.stack([self.likelihood(output, target) for output in outputs])

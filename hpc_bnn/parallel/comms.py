@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Channel(Protocol):
     def gather_objects(self, value: T, *, name: str) -> list[T]:
         """Collective: return the value of every rank, in rank order."""
 
-    def broadcast(self, value: T | None, *, name: str) -> T:
+    def broadcast(self, value: T, *, name: str) -> T:
         """Collective: return the value of rank 0."""
 
     def split(self, color: int, key: int) -> "Channel":
@@ -73,8 +73,7 @@ class Solo:
     def gather_objects(self, value: T, *, name: str) -> list[T]:
         return [value]
 
-    def broadcast(self, value: T | None, *, name: str) -> T:
-        assert value is not None
+    def broadcast(self, value: T, *, name: str) -> T:
         return value
 
     def split(self, color: int, key: int) -> "Channel":
@@ -118,7 +117,7 @@ class MPIChannel:
         gathered: list[T] = self._comm.allgather(value)
         return gathered
 
-    def broadcast(self, value: T | None, *, name: str) -> T:
+    def broadcast(self, value: T, *, name: str) -> T:
         result: T = self._comm.bcast(value, root=0)
         return result
 
@@ -212,7 +211,7 @@ def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:
     reports = channel.gather_objects(report, name=name)
     failed = [rank for rank, text in enumerate(reports) if text is not None]
     if not failed:
-        return result  # type: ignore[return-value]
+        return cast(T, result)
     if failure is not None:
         raise failure
     raise RuntimeError(f"{name}: rank {failed[0]} failed: {reports[failed[0]]}")
@@ -221,7 +220,7 @@ def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:
 def on_first(channel: Channel, action: Callable[[], T], *, name: str) -> T:
     """Collective: run ``action`` on rank 0 only and return its result, or raise its failure, on every rank."""
     result = together(channel, lambda: action() if channel.rank == 0 else None, name=name)
-    return channel.broadcast(result, name=name)
+    return cast(T, channel.broadcast(result, name=name))
 
 
 def node_rank_of(node: Channel, environment: Mapping[str, str]) -> int:

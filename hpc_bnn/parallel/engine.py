@@ -214,3 +214,14 @@ class _TwoStageReducer:
 def _warn_after(stall_timeout_s: float) -> int:
     """Horovod warns first and gives up later, so the warning must come before the limit."""
     return int(min(WARN_AFTER_S, max(1.0, stall_timeout_s / 2))) if stall_timeout_s else WARN_AFTER_S
+
+
+def describe_horovod() -> tuple[str, bool]:
+    """Return what Horovod was built with, and whether that is enough to run several ranks."""
+    try:
+        import horovod.torch as hvd
+    except Exception as error:  # a broken build fails in many ways
+        return f"cannot be imported ({' '.join(str(error).split())[:200]})", False
+    nccl = hvd.nccl_built()
+    built = f"MPI {'yes' if hvd.mpi_built() else 'no'}, NCCL {nccl or 'no'}, gloo {'yes' if hvd.gloo_built() else 'no'}"
+    return built, bool(hvd.mpi_built())

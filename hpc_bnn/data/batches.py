@@ -1,0 +1,103 @@
+"""This rank's part of the global batches, in the keyed order of each epoch."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from hpc_bnn.data.sharding import epoch_order, steps_per_epoch
+from hpc_bnn.data.source import Examples
+
+
+class Grid(Protocol):
+    """What a loader must know of the grid of ranks."""
+
+    def own_examples(self, batch_size: int) -> range:
+        """Return the positions in the global batch that belong to this rank."""
+
+
+class HasGrid(Protocol):
+    """Anything that stands on a grid, such as the world of ``hb.start``."""
+
+    @property
+    def grid(self) -> Grid: ...
+
+
+class Batches:
+    """Iterate over an epoch's batches (x, y) of this rank; iterating again gives the next epoch.
+
+    All sample ranks of one data rank get the same batch, data ranks get disjoint parts, and the order depends on the
+    seed only. Ranks do not communicate.
+
+    Parameters
+    ----------
+    examples
+        ``Examples`` or any map-style ``torch.utils.data.Dataset`` of (x, y).
+    batch_size
+        B, examples per step over the whole grid: a multiple of the data ranks.
+    world
+        Where this rank stands.
+
+    Attributes
+    ----------
+    steps_per_epoch
+        Batches in one epoch; ``len()`` is the same.
+
+    Raises
+    ------
+    ValueError
+        If the data ranks do not share ``batch_size`` equally or the examples do not fill one batch.
+    """
+
+    def __init__(
+        self,
+        examples: Examples | Dataset[Any],
+        *,
+        batch_size: int,
+        world: HasGrid,
+        seed: int = 0,
+    ) -> None:
+        self._examples = cast(Examples, examples if hasattr(examples, "batch") else _MapStyle(examples))
+        self._own = world.grid.own_examples(batch_size)
+        self._batch_size, self._seed = batch_size, seed
+        self.steps_per_epoch = steps_per_epoch(len(self._examples), batch_size)
+        self._next_epoch = 0
+        self._order: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = self._next_epoch
+        self._next_epoch += 1
+        for cursor in range(self.steps_per_epoch):
+            yield self.at(epoch * self.steps_per_epoch + cursor)
+
+    def indices(self, step: int) -> Tensor:
+        """Return the indices of this rank's examples (B / D,) at a training step, counted over all epochs."""
+        epoch, cursor = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            order = epoch_order(len(self._examples), seed=self._seed, epoch=epoch)
+            self._order = (epoch, order)
+        first = cursor * self._batch_size
+        return self._order[1][first + self._own.start : first + self._own.stop]
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return this rank's (x, y) at a training step, counted over all epochs."""
+        return self._examples.batch(self.indices(step))
+
+
+class _MapStyle:
+    """A torch ``Dataset`` of (x, y) read as ``Examples``."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = default_collate([self._dataset[int(i)] for i in indices])
+        return torch.as_tensor(x), torch.as_tensor(y)

@@ -1,0 +1,80 @@
+"""Time series forecasting from a CSV file: windows (history, C) -> (horizon, C).
+
+Reading is in series_csv.py, cutting, splitting and normalising in series_windows.py.
+
+Shape letters: H history rows, P horizon rows, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpc_bnn.data.series_csv import read_csv_series
+from hpc_bnn.data.series_windows import windowed_source
+from hpc_bnn.data.source import Source
+
+
+def series(
+    path: str | Path,
+    *,
+    time_column: str,
+    value_columns: Sequence[str],
+    history: int,
+    horizon: int,
+    stride: int = 1,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    group_column: str | None = None,
+    time_format: str | None = None,
+    units: str = "",
+) -> Source:
+    """Offer the named columns of a CSV file as windows x (H, C) -> y (P, C), float32, normalised.
+
+    The file has a header, one row per time, a fixed step, and no gaps; the delimiter is found. The
+    split is by time and free of leakage (how: series_windows.py); mean and standard deviation come
+    from the training rows.
+
+    value_columns: the C channels; all are inputs and targets.
+    stride: rows between the starts of neighbouring windows.
+    fractions: shares of the rows for training, validation and test.
+    group_column: tells several series in one file apart; windows never cross from one to the next.
+    time_format: notation of the times as in `datetime.strptime`; ISO 8601 if None.
+    units: text for axes and files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        For missing, duplicate or unsorted times, for text, nothing or NaN in a number column, an
+        unknown column, too few rows or a setting out of range; names file, line, column, value,
+        what was expected and what to do.
+    """
+    path = Path(path)
+    if isinstance(value_columns, str) or not value_columns:
+        raise ValueError(
+            f"{path}: value_columns = {value_columns!r}: expected a list of column names, such as "
+            "['load']"
+        )
+    if len(set(value_columns)) != len(value_columns):
+        raise ValueError(
+            f"{path}: value_columns = {list(value_columns)}: a column is named twice; name each "
+            "once"
+        )
+    many = read_csv_series(
+        path,
+        time_column=time_column,
+        value_columns=value_columns,
+        group_column=group_column,
+        time_format=time_format,
+    )
+    return windowed_source(
+        str(path),
+        many,
+        channels=value_columns,
+        units=units,
+        history=history,
+        horizon=horizon,
+        stride=stride,
+        fractions=fractions,
+    )

@@ -1,0 +1,227 @@
+"""Read time series from a CSV file and refuse what a training must not silently swallow.
+
+One row per time (and per series, where a group column tells several series apart); a header names
+the columns. Every series must be sorted, without duplicate and without missing times, with one step
+for the whole file, because a window is a number of rows and must always be the same span of time.
+
+Shape letters: T rows of a series, C channels.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import torch
+
+from hpc_bnn.data.series_windows import RegularSeries
+
+DELIMITERS = (",", ";", "\t", "|")
+
+
+@dataclass(eq=False)
+class _Rows:
+    """Collect the rows of one series while reading."""
+
+    lines: list[int] = field(default_factory=list)
+    times: list[datetime] = field(default_factory=list)
+    values: array[float] = field(default_factory=lambda: array("d"))
+
+
+def read_csv_series(
+    path: Path,
+    *,
+    time_column: str,
+    value_columns: Sequence[str],
+    group_column: str | None = None,
+    time_format: str | None = None,
+) -> list[RegularSeries]:
+    """Read the named columns of a CSV file as regular series, one per value of `group_column`.
+
+    The delimiter (comma, semicolon, tab or bar) is the one that splits the header into the named
+    columns. Times are ISO 8601 or, with `time_format`, in the notation of `datetime.strptime`;
+    zones are converted to UTC.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        For every defect of the content, with file, line, column, value, what was expected and what
+        to do.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}; expected a CSV file with a header line")
+    wanted = [time_column, *value_columns, *([group_column] if group_column is not None else [])]
+    rows: dict[str, _Rows] = {}
+    try:
+        # utf-8-sig drops the byte order mark that spreadsheet programs write.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            delimiter = _delimiter(header, wanted)
+            names = next(csv.reader([header], delimiter=delimiter), [])
+            positions = [_position(path, names, name) for name in wanted]
+            for line, cells in _cells(path, csv.reader(file, delimiter=delimiter), len(names)):
+                time = _time(path, line, time_column, cells[positions[0]], time_format)
+                group = cells[positions[-1]].strip() if group_column is not None else ""
+                if group_column is not None and not group:
+                    raise ValueError(
+                        f"{path}: line {line}: column '{group_column}': is empty; "
+                        "expected the name of the series; fill it in or remove the row"
+                    )
+                one = rows.setdefault(group, _Rows())
+                one.lines.append(line)
+                one.times.append(time)
+                for name, position in zip(value_columns, positions[1:], strict=False):
+                    one.values.append(_number(path, line, name, cells[position]))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: byte 0x{error.object[error.start]:02x} is not UTF-8 text; "
+            "expected a CSV file in UTF-8; convert it, for example with iconv -f latin1 -t utf-8"
+        ) from error
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}: not readable as CSV ({error}); expected text with one row per line"
+        ) from error
+    if not rows:
+        raise ValueError(f"{path}: no rows below the header; expected one row per time")
+    step = _common_step(path, rows)
+    for group, one in rows.items():
+        _require_regular(path, one, step, _where(time_column, group_column, group), group_column)
+    return [
+        RegularSeries(
+            name=group,
+            start=one.times[0],
+            step=step,
+            values=torch.frombuffer(one.values, dtype=torch.float64).reshape(len(one.times), -1),
+        )
+        for group, one in rows.items()
+    ]
+
+
+def _delimiter(header: str, wanted: Sequence[str]) -> str:
+    """Choose the delimiter that finds most wanted names in the header; on a tie most fields."""
+
+    def found(delimiter: str) -> tuple[int, int]:
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        return len(set(wanted) & set(names)), len(names)
+
+    return max(DELIMITERS, key=found)
+
+
+def _position(path: Path, names: Sequence[str], wanted: str) -> int:
+    """Find a column in the header."""
+    stripped = [name.strip() for name in names]
+    if stripped.count(wanted) == 1:
+        return stripped.index(wanted)
+    problem = "no such column" if wanted not in stripped else "several columns have this name"
+    raise ValueError(
+        f"{path}: line 1: column '{wanted}': {problem}; "
+        f"expected one of: {', '.join(stripped) or 'nothing, the line is empty'}; "
+        "correct the setting or the header"
+    )
+
+
+def _cells(path: Path, reader: Iterator[list[str]], width: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number (the header is line 1) and fields of every row that is not blank."""
+    for cells in reader:
+        line = reader.line_num + 1  # type: ignore[attr-defined]
+        if len(cells) == width:
+            yield line, cells
+        elif cells:
+            raise ValueError(
+                f"{path}: line {line}: {len(cells)} fields, expected {width} as in the header; "
+                "correct the line (a cut off file ends like this) or quote fields "
+                "that hold the delimiter"
+            )
+
+
+def _time(path: Path, line: int, column: str, text: str, time_format: str | None) -> datetime:
+    """Parse a time; one with a zone becomes UTC."""
+    try:
+        if time_format is None:
+            time = datetime.fromisoformat(text.strip())
+        else:
+            time = datetime.strptime(text.strip(), time_format)
+    except ValueError as error:
+        notation = "ISO 8601, such as 2020-01-31 13:00" if time_format is None else time_format
+        raise ValueError(
+            f"{path}: line {line}: column '{column}': '{text}' is not a time; expected {notation}; "
+            "correct it or give time_format in the notation of datetime.strptime"
+        ) from error
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+def _number(path: Path, line: int, column: str, text: str) -> float:
+    """Parse a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if math.isfinite(value):
+        return value
+    what = "is empty" if not text.strip() else f"'{text}' is not a finite number"
+    raise ValueError(
+        f"{path}: line {line}: column '{column}': {what}; expected a number with a decimal point; "
+        "fill the missing value or cut the file before it"
+    )
+
+
+def _where(time_column: str, group_column: str | None, group: str) -> str:
+    """Name the place of a time error."""
+    of_group = "" if group_column is None else f" of {group_column} '{group}'"
+    return f"column '{time_column}'{of_group}"
+
+
+def _common_step(path: Path, rows: dict[str, _Rows]) -> timedelta:
+    """Find the commonest positive difference of neighbouring times."""
+    counts: Counter[timedelta] = Counter()
+    for one in rows.values():
+        pairs = zip(one.times, one.times[1:], strict=False)
+        counts.update(later - earlier for earlier, later in pairs if later > earlier)
+    if not counts:
+        lines = sum(len(one.lines) for one in rows.values())
+        raise ValueError(
+            f"{path}: no two rows of one series follow each other in time ({lines} rows): "
+            "expected at least history + horizon rows with ascending times; sort the file by "
+            "time, or name the series with group_column"
+        )
+    return counts.most_common(1)[0][0]
+
+
+def _require_regular(
+    path: Path, one: _Rows, step: timedelta, where: str, group_column: str | None
+) -> None:
+    """Raise at the first place where the times of one series do not go on by `step`."""
+    for i in range(1, len(one.times)):
+        before, time = one.times[i - 1], one.times[i]
+        difference = time - before
+        if difference == step:
+            continue
+        places = f"'{time}' follows '{before}' of line {one.lines[i - 1]}"
+        several = (
+            "" if group_column is not None else "; several series in one file need group_column"
+        )
+        if difference == timedelta(0):
+            problem = "a duplicate time"
+            remedy = f"remove one of the two (clock change: use UTC){several}"
+        elif difference < timedelta(0):
+            problem = "not sorted by time"
+            remedy = f"sort the file by time (clock change: use UTC){several}"
+        elif difference % step == timedelta(0):
+            problem = f"{difference // step - 1} times missing"
+            remedy = "fill the gap, cut the file there (clock change: use UTC)"
+        else:
+            problem = "an irregular step"
+            remedy = "resample the series to one step"
+        raise ValueError(
+            f"{path}: line {one.lines[i]}: {where}: {places}: {problem}; "
+            f"expected a step of {step} everywhere; {remedy}"
+        )

@@ -1,0 +1,216 @@
+"""Cut regular series into windows (history -> horizon) and split them by time without leakage.
+
+How leakage is excluded: two times cut the whole period, the same two for every series of a file. A
+training window lies with history and targets before the first cut. The targets of a validation
+window lie between the cuts, those of a test window behind the second. So no window of an earlier
+part, history or target, touches a target of a later part, and the normalisation uses rows before
+the first cut only. The history of a validation or test window may reach back over its cut: at the
+time of a forecast the past is known.
+
+Shape letters: T rows of all series, C channels, B batch, H history rows, P horizon rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.data.source import Scale, Source
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("training", "validation", "test")
+_EPOCH = datetime(1970, 1, 1)
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, eq=False)
+class RegularSeries:
+    """Hold one series without gaps: row i of values (T, C) float64 is of time start + i * step.
+
+    start: without time zone; UTC where the file gave zones.
+    """
+
+    name: str
+    start: datetime
+    step: timedelta
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Read windows out of shared rows by index; nothing is copied before `batch`.
+
+    values: (T, C) float32, normalised, the rows of all series one after the other.
+    times: (T,) int64, microseconds since 1970.
+    starts: (number of windows,) int64, first row of each window.
+    """
+
+    values: Tensor
+    times: Tensor
+    starts: Tensor
+    history: int
+    horizon: int
+
+    def __len__(self) -> int:
+        """Count the windows."""
+        return len(self.starts)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Copy the windows at `indices` (B,) as history (B, H, C) and targets (B, P, C)."""
+        rows = self.starts[indices].unsqueeze(-1) + torch.arange(self.history + self.horizon)
+        window = self.values[rows]
+        return window[..., : self.history, :], window[..., self.history :, :]
+
+    def target_times(self, index: int) -> list[datetime]:
+        """List the P times of the targets of one window."""
+        first = int(self.starts[index]) + self.history
+        ticks = self.times[first : first + self.horizon].tolist()
+        return [_EPOCH + tick * _TICK for tick in ticks]
+
+
+def windowed_source(
+    name: str,
+    many: Sequence[RegularSeries],
+    *,
+    channels: Sequence[str],
+    units: str,
+    history: int,
+    horizon: int,
+    stride: int,
+    fractions: tuple[float, float, float],
+) -> Source:
+    """Normalise series, split them by time and offer their windows; `name` stands in every error.
+
+    stride: rows between the starts of neighbouring windows.
+    fractions: shares of the rows whose times fall before, between and behind the cuts.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, or a series or a part is too short for one window.
+    """
+    _require_settings(name, history, horizon, stride, fractions)
+    for one in many:
+        if len(one.values) < history + horizon:
+            of_group = f" of group '{one.name}'" if one.name else ""
+            raise ValueError(
+                f"{name}: the series{of_group} has {len(one.values)} rows: one window needs "
+                f"history + horizon = {history} + {horizon} = {history + horizon} rows, and a "
+                f"split into all parts {rows_needed(history, horizon, fractions)}; "
+                "give more rows, or a shorter history or horizon"
+            )
+    times = [_ticks(one) for one in many]
+    cuts = _cuts(torch.cat(times), fractions)
+    starts: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+    training_rows = []
+    offset = 0
+    for one, ticks in zip(many, times, strict=True):
+        first, second = (int((ticks < cut).sum()) for cut in cuts)
+        training_rows.append(one.values[:first])
+        # First row a window of the part may read, and the row behind its last target.
+        spans = {
+            "training": (0, first),
+            "validation": (first - history, second),
+            "test": (second - history, len(one.values)),
+        }
+        for part, (first_read, end) in spans.items():
+            begin, last = max(first_read, 0), end - history - horizon
+            if last >= begin:
+                starts[part].append(offset + torch.arange(begin, last + 1, stride))
+        offset += len(one.values)
+    for part in PARTS:
+        if sum(len(windows) for windows in starts[part]) == 0:
+            raise ValueError(
+                f"{name}: the {part} part of {offset} rows, split {fractions}, is too short for "
+                f"one window of history {history} + horizon {horizon}: expected at least "
+                f"{rows_needed(history, horizon, fractions)} rows in one series; "
+                "give more rows, a shorter history or horizon, or other fractions"
+            )
+    scale = _scale(name, torch.cat(training_rows), channels, units)
+    values = torch.cat([one.values for one in many])
+    normalised = ((values - scale.mean) / scale.std).float()
+    parts = {
+        part: Windows(normalised, torch.cat(times), torch.cat(starts[part]), history, horizon)
+        for part in PARTS
+    }
+    return Source(
+        name=name,
+        task="regression",
+        train=parts["training"],
+        validation=parts["validation"],
+        test=parts["test"],
+        input_shape=(history, len(channels)),
+        output_shape=(horizon, len(channels)),
+        scale=scale,
+    )
+
+
+def rows_needed(history: int, horizon: int, fractions: tuple[float, float, float]) -> int:
+    """Compute from how many rows on one series gives every part at least one window."""
+    smallest = (history + horizon, horizon, horizon)
+
+    def enough(rows: int) -> bool:
+        first, second = _cut_rows(rows, fractions)
+        return first >= smallest[0] and min(second - first, rows - second) >= horizon
+
+    # Rounding costs a part at most one row, so this is enough; fewer may do, with exceptions.
+    rows = max(
+        math.ceil((need + 1) / fraction) for need, fraction in zip(smallest, fractions, strict=True)
+    )
+    while enough(rows - 1):
+        rows -= 1
+    return rows
+
+
+def _cut_rows(rows: int, fractions: tuple[float, float, float]) -> tuple[int, int]:
+    """Compute how many rows lie before the first and before the second cut."""
+    return round(fractions[0] * rows), round((fractions[0] + fractions[1]) * rows)
+
+
+def _cuts(times: Tensor, fractions: tuple[float, float, float]) -> tuple[int, int]:
+    """Compute the first time of the validation and of the test part from all times (T,)."""
+    ordered = times.sort().values
+    behind_all = ordered[-1:] + 1
+    first, second = torch.cat([ordered, behind_all])[list(_cut_rows(len(times), fractions))]
+    return int(first), int(second)
+
+
+def _ticks(one: RegularSeries) -> Tensor:
+    """Compute the time of every row (T,) in microseconds since 1970."""
+    start, step = (one.start - _EPOCH) // _TICK, one.step // _TICK
+    return start + step * torch.arange(len(one.values))
+
+
+def _scale(name: str, training: Tensor, channels: Sequence[str], units: str) -> Scale:
+    """Compute mean and standard deviation (ddof=0) of the training rows (T, C)."""
+    std = training.std(dim=0, correction=0)
+    constant = training.amin(dim=0) == training.amax(dim=0)
+    for channel, is_constant in zip(channels, constant.tolist(), strict=True):
+        if is_constant:
+            logger.warning(
+                "%s: column '%s' is constant in the training part; it is centred, not scaled",
+                name,
+                channel,
+            )
+    std = torch.where(constant, torch.ones_like(std), std)
+    return Scale(mean=training.mean(dim=0), std=std, channels=tuple(channels), units=units)
+
+
+def _require_settings(
+    name: str, history: int, horizon: int, stride: int, fractions: tuple[float, float, float]
+) -> None:
+    for setting, value in (("history", history), ("horizon", horizon), ("stride", stride)):
+        if value < 1:
+            raise ValueError(f"{name}: {setting} = {value}: expected a number of rows, at least 1")
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise ValueError(
+            f"{name}: fractions = {fractions}: expected three positive shares of the rows for "
+            "training, validation and test with sum 1, such as (0.7, 0.1, 0.2)"
+        )

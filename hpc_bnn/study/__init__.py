@@ -1,0 +1,1 @@
+"""Studies of an installation and of scaling."""

@@ -1,0 +1,224 @@
+"""Checkpoints: one file for the whole world, atomic, checksummed, readable on any grid.
+
+``step-XXXXXXXX.pt`` is a ``torch.save`` file of plain containers and tensors (``weights_only=True`` reads it). It holds
+everything a run is: parameters, optimizer, the number of finished steps, from which the position in the data
+follows, the settings, and a sha256 over all of it. There is no random state to save: noise is keyed.
+
+A file appears by rename after fsync, so it is whole or absent. Resume takes the newest good one.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+PATTERN = re.compile(r"step-(\d{8})\.pt")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read or used; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is saved.
+
+    Attributes
+    ----------
+    step
+        Number of finished steps.
+    position
+        Where the data stand: epoch and cursor of the next batch.
+    posterior, loss, optimizer
+        State dicts.
+    settings
+        The resolved settings as YAML.
+    versions
+        Versions of what wrote the file.
+    """
+
+    step: int
+    position: Mapping[str, int]
+    posterior: Mapping[str, Tensor]
+    loss: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    settings: str
+    versions: Mapping[str, str]
+
+
+def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write ``checkpoint`` and delete all but the newest ``keep``; call it on one rank.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written, for example on a full disk; earlier checkpoints stay as they are.
+    """
+    path = folder / f"step-{checkpoint.step:08d}.pt"
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    content = {"format": FORMAT, **vars(checkpoint)}
+    content["sha256"] = digest(content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: cannot write the checkpoint ({error}); {_free(folder)}. Earlier checkpoints are unharmed: free space "
+            "or fix permissions, then resume"
+        ) from error
+    for old in available(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def available(folder: Path) -> list[Path]:
+    """Return the checkpoint files of a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if PATTERN.fullmatch(path.name))
+
+
+def newest_good(folder: Path) -> tuple[Path, Checkpoint] | None:
+    """Return the newest checkpoint that is whole, warning about each newer one that is not; None if there are none.
+
+    Raises
+    ------
+    CheckpointError
+        If there are checkpoints and all are damaged.
+    """
+    paths = available(folder)
+    for path in reversed(paths):
+        try:
+            return path, load(path)
+        except CheckpointError as error:
+            log.warning("%s; falling back to the one before", error)
+    if paths:
+        raise CheckpointError(
+            f"{folder}: all {len(paths)} checkpoints are damaged; restore one or start in another run folder"
+        )
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint; tensors are on the CPU.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is truncated, changed or of another format.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint") from error
+    except Exception as error:  # a damaged archive fails in many ways
+        text = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: damaged or truncated checkpoint ({text})") from error
+    if not isinstance(content, dict) or "sha256" not in content:
+        raise CheckpointError(f"{path}: not a checkpoint of hpc_bnn")
+    expected = content.pop("sha256")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {content.get('format')!r}, this version reads {FORMAT}; use the version that wrote it"
+        )
+    if digest(content) != expected:
+        raise CheckpointError(f"{path}: damaged checkpoint (its sha256 does not match its content)")
+    del content["format"]
+    return Checkpoint(**content)
+
+
+def restore(
+    path: Path,
+    checkpoint: Checkpoint,
+    posterior: nn.Module,
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put a checkpoint's state into a run's parts.
+
+    Raises
+    ------
+    CheckpointError
+        If it belongs to another model; the message names the first tensor that does not fit.
+    """
+    for part, module, state in (
+        ("posterior", posterior, checkpoint.posterior),
+        ("loss", loss, checkpoint.loss),
+    ):
+        problem = _mismatch(module.state_dict(), state)
+        if problem:
+            raise CheckpointError(
+                f"{path}: checkpoint of another model: {part}.{problem}; use the settings it was trained with "
+                "(config.yaml beside its folder) or another run folder"
+            )
+        module.load_state_dict(dict(state))
+    optimizer.load_state_dict(dict(checkpoint.optimizer))
+
+
+def digest(content: object) -> str:
+    """Return a sha256 over nested containers, tensors included, whatever the order of dict keys."""
+    hasher = hashlib.sha256()
+    _feed(hasher, content)
+    return hasher.hexdigest()
+
+
+def _feed(hasher: Any, value: object) -> None:
+    if isinstance(value, Tensor):
+        hasher.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        hasher.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        hasher.update(f"dict {len(value)} ".encode())
+        for key in sorted(value, key=repr):
+            hasher.update(repr(key).encode())
+            _feed(hasher, value[key])
+    elif isinstance(value, list | tuple):
+        hasher.update(f"list {len(value)} ".encode())
+        for item in value:
+            _feed(hasher, item)
+    else:
+        hasher.update(repr(value).encode())
+
+
+def _mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    for name, tensor in wanted.items():
+        if name not in found:
+            return f"{name} is missing from it"
+        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
+            return (
+                f"{name} is {tuple(found[name].shape)} {found[name].dtype} in it, "
+                f"{tuple(tensor.shape)} {tensor.dtype} here"
+            )
+    return next((f"{name} has no place here" for name in found if name not in wanted), "")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e9:.3f} GB are free there"
+    except OSError as error:
+        return f"the folder cannot be examined ({error.strerror})"

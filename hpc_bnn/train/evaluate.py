@@ -1,0 +1,129 @@
+"""Score a trained run on its test split and draw its pictures."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.config import Settings
+from hpc_bnn.parallel.comms import on_first, together
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train import checkpoint
+from hpc_bnn.train.build import Parts, build, read_source
+from hpc_bnn.train.checkpoint import CheckpointError
+from hpc_bnn.train.folder import RunFolder
+from hpc_bnn.train.log import read_metrics
+from hpc_bnn.train.scoring import as_input, physical, score
+from hpc_bnn.train.summary import write_json
+from hpc_bnn.verify.plots import plot_forecast, plot_loss, plot_pit, plot_reliability
+from hpc_bnn.verify.scores import mixture_quantile
+from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
+
+log = logging.getLogger(__name__)
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+EXAMPLES_DRAWN = 4
+
+
+def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
+    """Collective over the world: score the test split with the newest checkpoint; write evaluation.json and plots.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no run.
+    CheckpointError
+        If it holds no usable checkpoint.
+    """
+    settings = on_first(world.world, folder.settings, name="settings")
+    source = together(world.world, lambda: read_source(settings), name="reading the data")
+    parts = build(settings, source)
+    step = _restore(world, folder, settings, parts)
+    tally = score(
+        parts.posterior,
+        parts.loss,
+        source.test,
+        world,
+        task=source.task,
+        scale=source.scale,
+        samples=settings.posterior.predict_samples,
+        batch_size=settings.train.batch_size,
+    )
+    result = {
+        "data": source.name,
+        "split": "test",
+        "step": step,
+        "samples": settings.posterior.predict_samples,
+        "units": source.scale.units if source.scale else "",
+        "scores": tally.result(),
+    }
+
+    def write() -> None:
+        write_json(folder.evaluation, result)
+        _draw(folder, settings, parts, tally, world)
+
+    on_first(world.world, write, name="evaluation")
+    return result
+
+
+def _restore(world: World, folder: RunFolder, settings: Settings, parts: Parts) -> int:
+    found = on_first(
+        world.world, lambda: checkpoint.newest_good(folder.checkpoints), name="reading the checkpoint"
+    )
+    if found is None:
+        raise CheckpointError(f"{folder.checkpoints}: no checkpoint to evaluate; train first")
+    path, state = found
+    parts.posterior.to(world.device)
+    parts.loss.to(world.device)
+    checkpoint.restore(path, state, parts.posterior, parts.loss, parts.optimizer(settings.train.lr))
+    return state.step
+
+
+def _draw(
+    folder: RunFolder,
+    settings: Settings,
+    parts: Parts,
+    tally: ClassificationTally | RegressionTally,
+    world: World,
+) -> None:
+    folder.plots.mkdir(parents=True, exist_ok=True)
+    rows = read_metrics(folder.metrics)
+    if rows:
+        plot_loss(rows, folder.plots / "loss.png")
+    if isinstance(tally, ClassificationTally):
+        plot_reliability(tally.reliability(), folder.plots / "reliability.png")
+        return
+    plot_pit(tally.pit_counts(), folder.plots / "pit.png")
+    if len(parts.source.output_shape) == 2 and len(parts.source.input_shape) == 2:
+        _draw_series(folder, settings, parts, world)
+
+
+def _draw_series(folder: RunFolder, settings: Settings, parts: Parts, world: World) -> None:
+    """Draw a few forecasts of the first channel, evenly spaced over the test split."""
+    source, scale = parts.source, parts.source.scale
+    count = min(EXAMPLES_DRAWN, len(source.test))
+    x, y = source.test.batch(torch.linspace(0, len(source.test) - 1, count).long())
+    samples = settings.posterior.predict_samples
+    outputs = parts.posterior.predict(as_input(parts.posterior, x, world.device), samples=samples)
+    mean, sigma, truth = physical(*parts.loss.forecast(outputs), y, scale)
+    history = (scale.physical(x) if scale else x)[..., 0]
+    num_history, horizon = x.shape[1], y.shape[1]
+    shown = min(num_history, 3 * horizon)
+    quantiles = {q: _quantile(mean, sigma, q)[..., 0].cpu() for q in QUANTILES}
+    label = f"{scale.channels[0]} [{scale.units}]" if scale else "value"
+    plot_forecast(
+        torch.arange(-shown + 1, horizon + 1),
+        history[:, -shown:].cpu(),
+        truth[..., 0].cpu(),
+        quantiles,
+        folder.plots / "forecast.png",
+        time_label="lead time [steps]",
+        value_label=label,
+    )
+
+
+def _quantile(mean: Tensor, sigma: Tensor | None, probability: float) -> Tensor:
+    if sigma is None:
+        return torch.quantile(mean.double(), probability, dim=0)
+    return mixture_quantile(mean, sigma, probability)

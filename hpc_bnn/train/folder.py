@@ -1,0 +1,74 @@
+"""The run folder: who may write into it, what it holds, and whether a run may go on in it."""
+
+from pathlib import Path
+
+from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
+
+# May change when a run is resumed: none of them changes the answer.
+RESUMABLE = {
+    "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
+    "posterior.keep_noise", "posterior.predict_samples", "posterior.samples_per_pass",
+}  # fmt: skip
+RESUMABLE_SECTIONS = ("grid.",)
+
+
+class RunFolder:
+    """Paths of a run and the rules of its folder. Only world rank 0 calls ``prepare`` and writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.checkpoints = path / "checkpoints"
+        self.evaluation = path / "evaluation.json"
+        self.plots = path / "plots"
+
+    def settings(self) -> Settings:
+        """Return the settings of the run in this folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            If no run was started here.
+        """
+        if not self.config.is_file():
+            raise FileNotFoundError(f"{self.config}: no run in this folder; start one with hpc-bnn train")
+        return load_settings(self.config)
+
+    def prepare(self, settings: Settings, *, resume: bool) -> None:
+        """Make the folder and write the resolved settings, or check that a run may go on here.
+
+        Raises
+        ------
+        SettingsError
+            If the folder holds another run.
+        OSError
+            If it cannot be written.
+        """
+        if self.config.is_file():
+            changed = {
+                key: values
+                for key, values in difference(self.settings(), settings).items()
+                if key not in RESUMABLE and not key.startswith(RESUMABLE_SECTIONS)
+            }
+            if changed:
+                raise SettingsError(
+                    [
+                        f"{self.config}: the run in this folder has {key} = {old!r}, now {new!r}; use another --run "
+                        "folder, or the settings of this one"
+                        for key, (old, new) in changed.items()
+                    ]
+                )
+            if not resume:
+                raise SettingsError(
+                    [f"{self.path}: holds a run already; continue it with --resume or use another --run folder"]
+                )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            partial = self.config.with_suffix(".partial")
+            partial.write_text(dump_settings(settings), encoding="utf-8")
+            partial.replace(self.config)
+        except OSError as error:
+            raise OSError(f"{self.path}: the run folder cannot be written ({error.strerror}); choose another with --run") from error

