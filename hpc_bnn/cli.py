@@ -22,7 +22,15 @@ from hpc_bnn.train.evaluate import evaluate
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.loop import train
 
-USER_ERRORS = (SettingsError, ValueError, FileNotFoundError, OSError, CheckpointError, GuardError, FloatingPointError)
+USER_ERRORS = (
+    SettingsError,
+    ValueError,
+    FileNotFoundError,
+    OSError,
+    CheckpointError,
+    GuardError,
+    FloatingPointError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +66,9 @@ def _evaluate(options: argparse.Namespace, channel: Channel) -> int:
     world = split(channel, mode="data", device=settings.train.device)
     result = evaluate(world, folder)
     if world.is_first:
-        print(f"{folder.evaluation}: {result['data']}, test split, {result['samples']} weight samples")
+        print(
+            f"{folder.evaluation}: {result['data']}, test split, {result['samples']} weight samples"
+        )
         for name, value in result["scores"].items():
             print(f"  {name:28s} {value:.6g}")
         print(f"pictures in {folder.plots}")
@@ -78,7 +88,9 @@ def _doctor(options: argparse.Namespace, channel: Channel) -> int:
 
 def _settings(config: Path, overrides: Sequence[str]) -> Settings:
     bundled = CONFIGS / config.name
-    path = bundled if not config.exists() and config.parent == Path() and bundled.exists() else config
+    path = (
+        bundled if not config.exists() and config.parent == Path() and bundled.exists() else config
+    )
     settings = load_settings(path, overrides)
     check_choices(settings, str(path))
     return settings
@@ -106,18 +118,26 @@ def _log_to_stderr(world: Channel) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hpc-bnn", description=(hpc_bnn.__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="hpc-bnn", description=(hpc_bnn.__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--version", action="version", version=hpc_bnn.__version__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("train", help="train as a settings file says")
-    command.add_argument("config", type=Path, help="YAML file, or the name of a bundled one (demo.yaml)")
+    command.add_argument(
+        "config", type=Path, help="YAML file, or the name of a bundled one (demo.yaml)"
+    )
     command.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.lr=0.001")
     command.add_argument("--run", dest="run_folder", type=Path, required=True, metavar="DIR")
-    command.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint")
+    command.add_argument(
+        "--resume", action="store_true", help="go on from the newest good checkpoint"
+    )
     command.set_defaults(run=_train)
 
-    command = commands.add_parser("evaluate", help="score the test split of a run and draw its pictures")
+    command = commands.add_parser(
+        "evaluate", help="score the test split of a run and draw its pictures"
+    )
     command.add_argument("run_folder", type=Path, metavar="DIR")
     command.set_defaults(run=_evaluate)
 

@@ -57,7 +57,8 @@ class GridSettings(_Section):
     """How the ranks are laid out."""
 
     mode: Literal["local", "sample", "data", "hybrid"] = Field(
-        "hybrid", description="sample: S = world; data: S = 1; hybrid: S = ranks per node; local: one rank"
+        "hybrid",
+        description="sample: S = world; data: S = 1; hybrid: S = ranks per node; local: one rank",
     )
     sample_ranks: Literal["auto"] | PositiveInt = Field(
         "auto", description="S, ranks of the sample axis; auto: from mode"
@@ -127,9 +128,13 @@ class TrainSettings(_Section):
     )
     compression: Literal["none", "fp16"] = Field("none", description="of gradients on the wire")
     guard_every: NonNegativeInt = Field(100, description="steps between guards; 0: first step only")
-    checkpoint_every: NonNegativeInt = Field(0, description="steps between checkpoints; 0: at the end")
+    checkpoint_every: NonNegativeInt = Field(
+        0, description="steps between checkpoints; 0: at the end"
+    )
     keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints that are kept")
-    validate_every: NonNegativeInt = Field(0, description="steps between validations; 0: at the end")
+    validate_every: NonNegativeInt = Field(
+        0, description="steps between validations; 0: at the end"
+    )
     log_every: PositiveInt = Field(50, description="steps between log lines")
     stall_timeout: NonNegativeFloat = Field(
         0.0, description="seconds until a collective that a rank never joins ends the job; 0: never"
@@ -146,7 +151,9 @@ class TrainSettings(_Section):
 class Settings(_Section):
     """Everything that determines a run."""
 
-    seed: int = Field(0, ge=0, lt=SEED_LIMIT, description="key of all noise and of the initial weights")
+    seed: int = Field(
+        0, ge=0, lt=SEED_LIMIT, description="key of all noise and of the initial weights"
+    )
     grid: GridSettings = GridSettings()  # type: ignore[call-arg]
     posterior: PosteriorSettings = PosteriorSettings()  # type: ignore[call-arg]
     loss: LossSettings
@@ -172,20 +179,26 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path}: not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(content, dict):
-        raise SettingsError([f"{path}: expected sections ({', '.join(Settings.model_fields)}), got {content!r}"])
+        raise SettingsError(
+            [f"{path}: expected sections ({', '.join(Settings.model_fields)}), got {content!r}"]
+        )
     problems: list[str] = []
     overridden: set[str] = set()
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            problems.append(f"command line: {override!r}: expected key=value, such as train.lr=0.001")
+            problems.append(
+                f"command line: {override!r}: expected key=value, such as train.lr=0.001"
+            )
             continue
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
         if not _assign(content, key.split("."), value):
-            problems.append(f"command line: {key}: {key.rpartition('.')[0]} holds a value, not a section")
+            problems.append(
+                f"command line: {key}: {key.rpartition('.')[0]} holds a value, not a section"
+            )
             continue
         overridden.add(key)
 
@@ -222,11 +235,17 @@ def choose(section: str, name: str, choices: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a name, or None."""
     if name in choices:
         return None
-    return f"{section}.name = {name!r}: expected one of {', '.join(choices)}{_nearest(name, choices)}"
+    return (
+        f"{section}.name = {name!r}: expected one of {', '.join(choices)}{_nearest(name, choices)}"
+    )
 
 
 def check_options(
-    section: str, function: Callable[..., Any], options: Mapping[str, Any], *, given: Collection[str] = ()
+    section: str,
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    given: Collection[str] = (),
 ) -> list[str]:
     """Return what is wrong with ``options`` as keyword arguments of ``function``, one text an error.
 

@@ -89,7 +89,9 @@ class Gaussian(nn.Module):
             }
         )
         self._tau = {
-            name: 1 / math.sqrt(fan_in(module, name)) if prior_sigma == "fan_in" else float(prior_sigma)
+            name: 1 / math.sqrt(fan_in(module, name))
+            if prior_sigma == "fan_in"
+            else float(prior_sigma)
             for name in self.names
         }
         sizes = (mu.numel() for mu in mus.values())
@@ -101,9 +103,7 @@ class Gaussian(nn.Module):
             # Looked up anew: Module.to() may have replaced the parameter that was there at the start.
             yield name, self.module.get_parameter(name), self.log_sigma[_key(name)]
 
-    def draws(
-        self, step: int, samples: Sequence[int], purpose: Purpose = Purpose.WEIGHTS
-    ) -> Draws:
+    def draws(self, step: int, samples: Sequence[int], purpose: Purpose = Purpose.WEIGHTS) -> Draws:
         """Name the weight samples of global indices ``samples`` at ``step``."""
         return Draws(self.seed, step, tuple(samples), purpose, self.antithetic, self.keep_noise)
 

@@ -107,7 +107,8 @@ def _load(name: str, fallback_reason: str) -> Backend:
         module: Backend = importlib.import_module(f"hpc_bnn.bayes.{name}")  # type: ignore[assignment]
     except ImportError as error:
         warnings.warn(
-            f"keyed noise runs on the slow torch reference: {fallback_reason} ({error})", stacklevel=3
+            f"keyed noise runs on the slow torch reference: {fallback_reason} ({error})",
+            stacklevel=3,
         )
         module = importlib.import_module("hpc_bnn.bayes.noise_reference")  # type: ignore[assignment]
     return module
@@ -116,7 +117,9 @@ def _load(name: str, fallback_reason: str) -> Backend:
 def backend(device: torch.device) -> Backend:
     """Return the implementation for ``device``; the reference, with one warning, where none was built."""
     if device.type == "cpu":
-        return _load("noise_cpu", "the C kernel was not compiled; install the package with a C compiler")
+        return _load(
+            "noise_cpu", "the C kernel was not compiled; install the package with a C compiler"
+        )
     if device.type == "cuda":
         return _load("noise_triton", "Triton is not installed; pip install triton")
     return _load(f"noise_{device.type}", f"no kernel for devices of type {device.type!r}")

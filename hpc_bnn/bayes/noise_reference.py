@@ -27,7 +27,9 @@ def blocks(key: int, counters: Tensor, step: int, sample: int) -> Tensor:
     return torch.stack([a, b, c, d], dim=-1)
 
 
-def _stream_blocks(stream: Stream, offset: int, count: int, device: torch.device) -> tuple[Tensor, int]:
+def _stream_blocks(
+    stream: Stream, offset: int, count: int, device: torch.device
+) -> tuple[Tensor, int]:
     first, skip = divmod(offset, 4)
     counters = torch.arange((skip + count + 3) // 4, dtype=torch.int64, device=device) + first
     return blocks(stream.key, counters, stream.step, stream.sample), skip

@@ -48,7 +48,21 @@ def _box_muller(x, y):
 
 
 @triton.jit
-def _emit(value, lane, block_index, skip, count, sign, out, mu, log_sigma, grad, keep, TASK: tl.constexpr, KEEP: tl.constexpr):
+def _emit(
+    value,
+    lane,
+    block_index,
+    skip,
+    count,
+    sign,
+    out,
+    mu,
+    log_sigma,
+    grad,
+    keep,
+    TASK: tl.constexpr,
+    KEEP: tl.constexpr,
+):
     position = block_index * 4 + lane - skip
     inside = (position >= 0) & (position < count)
     if TASK == 0:
@@ -57,12 +71,18 @@ def _emit(value, lane, block_index, skip, count, sign, out, mu, log_sigma, grad,
         eps = value * sign
         if TASK == 2:
             shift = tl.exp(tl.load(log_sigma + position, mask=inside, other=0.0)) * eps
-            tl.store(out + position, tl.load(mu + position, mask=inside, other=0.0) + shift, mask=inside)
+            tl.store(
+                out + position, tl.load(mu + position, mask=inside, other=0.0) + shift, mask=inside
+            )
             if KEEP:
                 tl.store(keep + position, shift, mask=inside)
         elif TASK == 3:
             sigma = tl.exp(tl.load(log_sigma + position, mask=inside, other=0.0))
-            tl.store(out + position, tl.load(grad + position, mask=inside, other=0.0) * (sigma * eps), mask=inside)
+            tl.store(
+                out + position,
+                tl.load(grad + position, mask=inside, other=0.0) * (sigma * eps),
+                mask=inside,
+            )
         else:
             tl.store(out + position, eps, mask=inside)
 

@@ -59,7 +59,9 @@ class Batches:
         world: HasGrid,
         seed: int = 0,
     ) -> None:
-        self._examples = cast(Examples, examples if hasattr(examples, "batch") else _MapStyle(examples))
+        self._examples = cast(
+            Examples, examples if hasattr(examples, "batch") else _MapStyle(examples)
+        )
         self._own = world.grid.own_examples(batch_size)
         self._batch_size, self._seed = batch_size, seed
         self.steps_per_epoch = steps_per_epoch(len(self._examples), batch_size)

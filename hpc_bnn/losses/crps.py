@@ -34,7 +34,9 @@ Layout = Literal["auto", "gather", "transposed"]
 TRANSPOSE_BYTES = 1 << 24
 
 
-def pairs(own: Tensor, everyone: Tensor, target: Tensor, first: int, alpha: float) -> tuple[Tensor, Tensor]:
+def pairs(
+    own: Tensor, everyone: Tensor, target: Tensor, first: int, alpha: float
+) -> tuple[Tensor, Tensor]:
     """Return the share (...) of the score that the own members add, and its gradient (S, ...) to them.
 
     ``own`` (S, ...) are members ``first .. first + S - 1`` of ``everyone`` (K, ...); ``target`` is (...).

@@ -59,9 +59,7 @@ class GaussianLikelihood(nn.Module):
     ) -> None:
         super().__init__()
         if variance not in ("fixed", "learned", "predicted"):
-            raise ValueError(
-                f"loss.variance = {variance!r}: expected fixed, learned or predicted"
-            )
+            raise ValueError(f"loss.variance = {variance!r}: expected fixed, learned or predicted")
         self.variance, self.min_sigma = variance, check_finite_sigma("min_sigma", min_sigma)
         log_sigma = torch.tensor(math.log(check_finite_sigma("sigma", sigma)))
         if variance == "learned":

@@ -100,11 +100,15 @@ class Engine:
     ) -> Reducer:
         """Collective: return what reduces the gradients of ``passes`` backward passes a step."""
         named = [(name, p) for name, p in named_parameters if p.requires_grad]
-        codec = {"none": self._hvd.Compression.none, "fp16": self._hvd.Compression.fp16}[compression]
+        codec = {"none": self._hvd.Compression.none, "fp16": self._hvd.Compression.fp16}[
+            compression
+        ]
         if reduction == "world":
             return _WorldReducer(self._hvd, named, passes, codec, self._grid.sample_ranks)
         if reduction == "two_stage":
-            return _TwoStageReducer(self._hvd, named, passes, codec, self._sample_set, self._data_set)
+            return _TwoStageReducer(
+                self._hvd, named, passes, codec, self._sample_set, self._data_set
+            )
         raise ValueError(f"train.reduction = {reduction!r}: expected world or two_stage")
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
@@ -213,7 +217,9 @@ class _TwoStageReducer:
 
 def _warn_after(stall_timeout_s: float) -> int:
     """Horovod warns first and gives up later, so the warning must come before the limit."""
-    return int(min(WARN_AFTER_S, max(1.0, stall_timeout_s / 2))) if stall_timeout_s else WARN_AFTER_S
+    return (
+        int(min(WARN_AFTER_S, max(1.0, stall_timeout_s / 2))) if stall_timeout_s else WARN_AFTER_S
+    )
 
 
 def describe_horovod() -> tuple[str, bool]:

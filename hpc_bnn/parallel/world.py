@@ -102,7 +102,9 @@ def start(
         If ranks do not find each other, Horovod is missing or devices are too few.
     """
     world = connect()
-    return split(world, sample_ranks=sample_ranks, mode=mode, device=device, stall_timeout_s=stall_timeout_s)
+    return split(
+        world, sample_ranks=sample_ranks, mode=mode, device=device, stall_timeout_s=stall_timeout_s
+    )
 
 
 def split(
@@ -147,7 +149,9 @@ def _pick_device(wish: str, node_rank: int, node: Channel) -> torch.device:
     count = torch.cuda.device_count() if wish != "cpu" else 0
     if count == 0:
         if wish == "cuda":
-            raise RuntimeError("device = cuda: torch sees no GPU; check CUDA_VISIBLE_DEVICES and hpc-bnn doctor")
+            raise RuntimeError(
+                "device = cuda: torch sees no GPU; check CUDA_VISIBLE_DEVICES and hpc-bnn doctor"
+            )
         return torch.device("cpu")
     if count > 1 and count <= node_rank:
         raise RuntimeError(

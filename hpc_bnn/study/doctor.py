@@ -35,7 +35,10 @@ def diagnose(channel: Channel) -> list[Finding]:
     """Collective over the world: return the findings; on one rank it starts a 2-rank collective of its own."""
     findings = [
         Finding("hpc_bnn", f"{hpc_bnn.__version__}, Python {sys.version.split()[0]}"),
-        Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} thread(s), CUDA {torch.version.cuda or 'no'}"),
+        Finding(
+            "torch",
+            f"{torch.__version__}, {torch.get_num_threads()} thread(s), CUDA {torch.version.cuda or 'no'}",
+        ),
         _devices(),
         _noise(torch.device("cpu")),
         *([_noise(torch.device("cuda"))] if torch.cuda.is_available() else []),
@@ -66,7 +69,9 @@ def sum_over_world(channel: Channel) -> float:
     expected = (channel.size + 1.0) / 2.0
     assert parameter.grad is not None
     if not torch.allclose(parameter.grad, torch.full((4,), expected)):
-        raise RuntimeError(f"the mean of ranks 1..{channel.size} came out as {parameter.grad[0]}, expected {expected}")
+        raise RuntimeError(
+            f"the mean of ranks 1..{channel.size} came out as {parameter.grad[0]}, expected {expected}"
+        )
     return elapsed
 
 
@@ -82,16 +87,28 @@ def _noise(device: torch.device) -> Finding:
     module = getattr(backend(device), "__name__", "").rpartition(".")[2]
     found = words(Stream(0, Purpose.WEIGHTS), 4, device=device).tolist()
     if found != KNOWN_WORDS:
-        return Finding(name, f"{module}: wrong words {found}", False, "rebuild the package with another compiler")
+        return Finding(
+            name,
+            f"{module}: wrong words {found}",
+            False,
+            "rebuild the package with another compiler",
+        )
     compiled = module != "noise_reference"
-    return Finding(name, module, compiled, "install the package with a C compiler (CPU) or triton (GPU)")
+    return Finding(
+        name, module, compiled, "install the package with a C compiler (CPU) or triton (GPU)"
+    )
 
 
 def _mpi() -> Finding:
     version = library_version()
     missing = version.startswith("none")
     needed = importlib.util.find_spec("horovod") is not None
-    return Finding("MPI of mpi4py", version, not (missing and needed), "install an MPI library that mpi4py finds")
+    return Finding(
+        "MPI of mpi4py",
+        version,
+        not (missing and needed),
+        "install an MPI library that mpi4py finds",
+    )
 
 
 def _horovod() -> Finding:
@@ -100,11 +117,19 @@ def _horovod() -> Finding:
     except importlib.metadata.PackageNotFoundError:
         return Finding("Horovod", "not installed: one rank only")
     built, good = describe_horovod()
-    return Finding("Horovod", f"{version}, {built}", good, "rebuild it with HOROVOD_WITH_MPI=1 (cmake --build build)")
+    return Finding(
+        "Horovod",
+        f"{version}, {built}",
+        good,
+        "rebuild it with HOROVOD_WITH_MPI=1 (cmake --build build)",
+    )
 
 
 def _collective(channel: Channel) -> Finding:
-    return _told(f"collective of {channel.size} ranks", lambda: f"correct, {sum_over_world(channel) * 1e3:.1f} ms")
+    return _told(
+        f"collective of {channel.size} ranks",
+        lambda: f"correct, {sum_over_world(channel) * 1e3:.1f} ms",
+    )
 
 
 def _collective_of_two() -> Finding:
@@ -114,7 +139,18 @@ def _collective_of_two() -> Finding:
         return Finding(what, "skipped: no Horovod")
     if launcher is None:
         return Finding(what, "skipped: no mpirun on PATH; run hpc-bnn doctor under srun")
-    command = [launcher, "-n", "2", "--oversubscribe", sys.executable, "-m", "mpi4py", "-m", "hpc_bnn", "doctor"]
+    command = [
+        launcher,
+        "-n",
+        "2",
+        "--oversubscribe",
+        sys.executable,
+        "-m",
+        "mpi4py",
+        "-m",
+        "hpc_bnn",
+        "doctor",
+    ]
 
     def run() -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COLLECTIVE_TIMEOUT_S)
@@ -131,4 +167,6 @@ def _told(what: str, action: Callable[[], str]) -> Finding:
         return Finding(what, action())
     except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         text = " ".join(str(error).split())
-        return Finding(what, text, False, "compare the MPI libraries above; start with the mpirun of that MPI")
+        return Finding(
+            what, text, False, "compare the MPI libraries above; start with the mpirun of that MPI"
+        )

@@ -46,12 +46,16 @@ def check_choices(settings: Settings, origin: str) -> None:
     )
     for section, name, options, choices, given in sections:
         wrong = choose(section, name, choices)
-        problems += [wrong] if wrong else check_options(section, choices[name], options, given=given)
+        problems += (
+            [wrong] if wrong else check_options(section, choices[name], options, given=given)
+        )
     transform = dict(settings.data.transform)
     if transform:
         name = str(transform.pop("name", ""))
         wrong = choose("data.transform", name, AUGMENTATIONS)
-        problems += [wrong] if wrong else check_options("data.transform", AUGMENTATIONS[name], transform)
+        problems += (
+            [wrong] if wrong else check_options("data.transform", AUGMENTATIONS[name], transform)
+        )
     if problems:
         raise SettingsError([f"{origin}: {problem}" for problem in problems])
 

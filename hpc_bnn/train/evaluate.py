@@ -69,7 +69,9 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
 
 def _restore(world: World, folder: RunFolder, settings: Settings, parts: Parts) -> int:
     found = on_first(
-        world.world, lambda: checkpoint.newest_good(folder.checkpoints), name="reading the checkpoint"
+        world.world,
+        lambda: checkpoint.newest_good(folder.checkpoints),
+        name="reading the checkpoint",
     )
     if found is None:
         raise CheckpointError(f"{folder.checkpoints}: no checkpoint to evaluate; train first")

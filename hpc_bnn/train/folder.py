@@ -34,7 +34,9 @@ class RunFolder:
             If no run was started here.
         """
         if not self.config.is_file():
-            raise FileNotFoundError(f"{self.config}: no run in this folder; start one with hpc-bnn train")
+            raise FileNotFoundError(
+                f"{self.config}: no run in this folder; start one with hpc-bnn train"
+            )
         return load_settings(self.config)
 
     def prepare(self, settings: Settings, *, resume: bool) -> None:
@@ -63,7 +65,9 @@ class RunFolder:
                 )
             if not resume:
                 raise SettingsError(
-                    [f"{self.path}: holds a run already; continue it with --resume or use another --run folder"]
+                    [
+                        f"{self.path}: holds a run already; continue it with --resume or use another --run folder"
+                    ]
                 )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -71,4 +75,6 @@ class RunFolder:
             partial.write_text(dump_settings(settings), encoding="utf-8")
             partial.replace(self.config)
         except OSError as error:
-            raise OSError(f"{self.path}: the run folder cannot be written ({error.strerror}); choose another with --run") from error
+            raise OSError(
+                f"{self.path}: the run folder cannot be written ({error.strerror}); choose another with --run"
+            ) from error

@@ -25,7 +25,9 @@ from hpc_bnn.train.summary import summarise, versions, write_json
 log = logging.getLogger(__name__)
 
 
-def train(settings: Settings, world: World, folder: RunFolder, *, resume: bool = False) -> dict[str, Any]:
+def train(
+    settings: Settings, world: World, folder: RunFolder, *, resume: bool = False
+) -> dict[str, Any]:
     """Collective over the world: train as the settings say and return what ``summary.json`` holds.
 
     Every rank ends if any fails; the last good checkpoint stays.
@@ -90,11 +92,16 @@ class _Run:
         self._describe(first)
         metrics = together(
             self._world.world,
-            lambda: Metrics(self._folder.metrics, first_step=first) if self._world.is_first else None,
+            lambda: (
+                Metrics(self._folder.metrics, first_step=first) if self._world.is_first else None
+            ),
             name="metrics",
         )
         progress = Progress(
-            total=self._total, first=first, log_every=chosen.log_every, is_first_rank=self._world.is_first
+            total=self._total,
+            first=first,
+            log_every=chosen.log_every,
+            is_first_rank=self._world.is_first,
         )
         reports: list[Report] = []
         validation: dict[str, float] = {}
@@ -173,7 +180,9 @@ class _Run:
             metrics.flush()
             self._require_finite()
             return checkpoint.save(
-                self._folder.checkpoints, self._snapshot(), keep=self._settings.train.keep_checkpoints
+                self._folder.checkpoints,
+                self._snapshot(),
+                keep=self._settings.train.keep_checkpoints,
             )
 
         on_first(self._world.world, write, name="checkpoint")
@@ -199,12 +208,16 @@ class _Run:
             name="reading the checkpoint",
         )
         if found is None:
-            log.info("no checkpoint in %s yet: starting from the beginning", self._folder.checkpoints)
+            log.info(
+                "no checkpoint in %s yet: starting from the beginning", self._folder.checkpoints
+            )
             return
         path, state = found
 
         def put() -> None:
-            checkpoint.restore(path, state, self._parts.posterior, self._parts.loss, self._optimizer)
+            checkpoint.restore(
+                path, state, self._parts.posterior, self._parts.loss, self._optimizer
+            )
 
         together(self._world.world, put, name="restoring the checkpoint")
         agree(self._world.world, {"checkpoint": digest(vars(state))}, name="restored state")

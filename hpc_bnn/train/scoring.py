@@ -33,7 +33,9 @@ def score(
     )
     for part in indices.split(batch_size):
         x, y = examples.batch(part)
-        outputs = posterior.predict(as_input(posterior, x, world.device), samples=len(own), first=own.start)
+        outputs = posterior.predict(
+            as_input(posterior, x, world.device), samples=len(own), first=own.start
+        )
         gathered = world.sample_axis.all_gather(outputs, name="scoring.outputs")
         mean, sigma = loss.forecast(gathered)
         mean, sigma, y = physical(mean, sigma, y, scale)
@@ -57,4 +59,8 @@ def physical(
     if scale is None:
         return mean, sigma, target
     std = scale.std.to(mean.device)
-    return scale.physical(mean), None if sigma is None else sigma.double() * std, scale.physical(target)
+    return (
+        scale.physical(mean),
+        None if sigma is None else sigma.double() * std,
+        scale.physical(target),
+    )

@@ -118,7 +118,12 @@ class Step:
     ) -> None:
         self.step = 0
         self.report: Report | None = None
-        self._posterior, self._loss, self._optimizer, self._world = posterior, loss, optimizer, world
+        self._posterior, self._loss, self._optimizer, self._world = (
+            posterior,
+            loss,
+            optimizer,
+            world,
+        )
         self._samples = samples
         own = world.grid.own_samples(samples)
         self._passes = _passes(own, samples_per_pass)
@@ -220,7 +225,10 @@ class Step:
     def _forward(self, x: Tensor, samples: range) -> Tensor:
         """Return the outputs (S, B, ...) of one pass; the same for the same step and samples."""
         x, views = self._augmented(x, samples)
-        with self._dropout(len(samples), samples[0], x.shape[1] if views else len(x)), self._autocast():
+        with (
+            self._dropout(len(samples), samples[0], x.shape[1] if views else len(x)),
+            self._autocast(),
+        ):
             outputs: Tensor = self._posterior(
                 x, self._posterior.draws(self.step, samples), views=views
             )
@@ -285,7 +293,11 @@ class Step:
             for name, p in self._named.items()
             if p.grad is not None and not torch.isfinite(p.grad).all()
         ]
-        where = f"first parameter with a non-finite gradient: {bad[0]}" if bad else "all gradients are finite"
+        where = (
+            f"first parameter with a non-finite gradient: {bad[0]}"
+            if bad
+            else "all gradients are finite"
+        )
         raise FloatingPointError(
             f"step {self.step}: loss = {loss}; {where}; the parameters are those before this step. Lower train.lr or "
             "posterior.initial_sigma, or set train.clip_norm"
@@ -303,7 +315,9 @@ class Step:
     def _guard(self, x: Tensor, y: Tensor) -> None:
         name = self._posterior.names[0]
         with torch.no_grad():
-            first = self._posterior.draw(self._posterior.draws(self.step, self._passes[0][:1]))[name]
+            first = self._posterior.draw(self._posterior.draws(self.step, self._passes[0][:1]))[
+                name
+            ]
         guards.check(
             self._world.world,
             self._world.grid,
@@ -326,12 +340,15 @@ class Step:
 
     def _check(self, own: range) -> None:
         if self._num_examples < 1:
-            raise ValueError(f"num_examples = {self._num_examples}: must be the size of the training set")
+            raise ValueError(
+                f"num_examples = {self._num_examples}: must be the size of the training set"
+            )
         seen = self._samples if self._exact else len(own)
         if isinstance(self._loss, JointLoss) and seen < self._loss.min_samples:
             raise ValueError(
                 f"posterior.samples = {self._samples}: {type(self._loss).__name__} needs at least "
-                f"{self._loss.min_samples} weight samples" + ("" if self._exact else " on each rank")
+                f"{self._loss.min_samples} weight samples"
+                + ("" if self._exact else " on each rank")
             )
         if self._posterior.antithetic and self._samples % 2:
             raise ValueError(

@@ -71,7 +71,9 @@ def summarise(
         ],
         dtype=torch.float64,
     )
-    middle, high, share, memory = world.world.all_reduce(mine, reduction="max", name="summary").tolist()
+    middle, high, share, memory = world.world.all_reduce(
+        mine, reduction="max", name="summary"
+    ).tolist()
     return {
         "steps": steps,
         "final_loss": final_loss,

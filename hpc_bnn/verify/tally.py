@@ -44,7 +44,9 @@ class ClassificationTally:
 
     def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
         """Add logits (S, B, C) for classes (B,)."""
-        log_prob = torch.log_softmax(outputs.double().cpu(), -1).logsumexp(0) - math.log(len(outputs))
+        log_prob = torch.log_softmax(outputs.double().cpu(), -1).logsumexp(0) - math.log(
+            len(outputs)
+        )
         target = target.cpu()
         hit = scores.correct(log_prob, target)
         # Rounding can leave a probability of 1 + 1e-16.
