@@ -1,9 +1,13 @@
 """Sampling-parallel Bayesian neural networks: one run, one answer, on any grid of ranks.
 
-world = hb.start(sample_ranks="auto")                  splits COMM_WORLD, starts Horovod, picks the GPU
-posterior = hb.Gaussian(network, prior_sigma=1.0)      network: any nn.Module
-step = hb.Step(posterior, hb.losses.categorical_nll(), optimizer, world, samples=16, num_examples=N)
+world = hb.start(sample_ranks="auto")             splits COMM_WORLD, starts Horovod, picks the GPU
+posterior = hb.Gaussian(network)                  network: any nn.Module
 loader = hb.Batches(train_set, batch_size=64, world=world)
+step = hb.Step(posterior, hb.losses.categorical_nll(), optimizer, world,
+               samples=16, num_examples=len(train_set))
+for x, y in loader:
+    loss = step(x, y)
+probabilities = posterior.predict(x, samples=64).softmax(-1)        (K, B, classes)
 """
 
 from hpc_bnn import losses

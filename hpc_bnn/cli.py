@@ -1,7 +1,7 @@
 """The command line: ``hpc-bnn``, or ``mpirun ... python -m mpi4py -m hpc_bnn`` on several ranks.
 
-The only file that prints. Errors of the user's input end every rank with status 2 and one message from world rank 0;
-all others end with a traceback.
+The only file that prints. Errors of the user's input end every rank with status 2 and one message
+from world rank 0; all others end with a traceback.
 """
 
 import argparse
@@ -34,7 +34,9 @@ USER_ERRORS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 a check failed, 2 the input cannot be used."""
+    """Run one command and return its exit status: 0 done, 1 a check failed, 2 the input cannot be
+    used.
+    """
     options = _parser().parse_args(arguments)
     world = connect()
     _log_to_stderr(world)

@@ -1,8 +1,9 @@
-"""Settings of a run: one YAML file and ``key=value`` overrides, checked as a whole before anything starts.
+"""Settings of a run: one YAML file and ``key=value`` overrides, checked as a whole before anything
+starts.
 
-Every error is found at once and names the file, the key, the value and what was expected. The sections ``model``,
-``loss`` and ``data`` choose something by ``name``; their other keys are the keyword arguments of what was chosen, and
-are checked against its signature (``check_options``).
+Every error is found at once and names the file, the key, the value and what was expected. The
+sections ``model``, ``loss`` and ``data`` choose something by ``name``; their other keys are the
+keyword arguments of what was chosen, and are checked against its signature (``check_options``).
 """
 
 import difflib
@@ -217,7 +218,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
 
 
 def dump_settings(settings: Settings) -> str:
-    """Return the resolved settings as YAML; ``load_settings`` reads it back to the same settings."""
+    """Return the resolved settings as YAML; ``load_settings`` reads back the same settings."""
     text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     return text
 
@@ -247,10 +248,11 @@ def check_options(
     *,
     given: Collection[str] = (),
 ) -> list[str]:
-    """Return what is wrong with ``options`` as keyword arguments of ``function``, one text an error.
+    """Return what is wrong with ``options`` as keyword arguments of ``function``, one text an
+    error.
 
-    ``given`` are the arguments that the program supplies itself. Only parameters that a settings file can hold are
-    known: one annotated with a tensor is not.
+    ``given`` are the arguments that the program supplies itself. Only parameters that a settings
+    file can hold are known: one annotated with a tensor is not.
     """
     target = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(target)

@@ -1,11 +1,12 @@
-"""The fused weight draw ``w = mu + exp(log_sigma) * eps`` as one autograd function that stores no eps.
+"""The fused weight draw ``w = mu + exp(log_sigma) * eps`` as one autograd function that stores no
+eps.
 
 Backward makes the keyed noise again, so a draw costs no memory beyond the drawn weights themselves:
 
     dL/dmu = dL/dw,    dL/dlog_sigma = dL/dw * exp(log_sigma) * eps.
 
-With ``keep`` the term exp(log_sigma) * eps of the forward pass is held until backward: one more array of the size of
-the weights for one noise pass less.
+With ``keep`` the term exp(log_sigma) * eps of the forward pass is held until backward: one more
+array of the size of the weights for one noise pass less.
 """
 
 from dataclasses import dataclass
@@ -42,9 +43,11 @@ class Draws:
 
 
 def draw(mu: Tensor, log_sigma: Tensor, draws: Draws, offset: int) -> Tensor:
-    """Return the drawn weights (S, *mu.shape) of one tensor whose noise starts at ``offset`` of each stream.
+    """Return the drawn weights (S, *mu.shape) of one tensor whose noise starts at ``offset`` of
+    each stream.
 
-    The noise belongs to the position of an element in C order, whatever the memory format of ``mu``.
+    The noise belongs to the position of an element in C order, whatever the memory format of
+    ``mu``.
     """
     weights: Tensor = _Draw.apply(mu, log_sigma, draws, offset)  # type: ignore[no-untyped-call]
     return weights

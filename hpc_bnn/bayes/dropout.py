@@ -1,8 +1,9 @@
-"""Keyed dropout: masks that belong to (step, weight sample, example), so they are the same on any grid of ranks.
+"""Keyed dropout: masks that belong to (step, weight sample, example), so they are the same on any
+grid of ranks.
 
-While the mode is active, every ``torch.nn.functional.dropout`` of the network draws its mask from keyed noise. The first
-dimension of a dropped activation must enumerate the examples of the batch, possibly in several rows each (windows,
-tokens), example by example.
+While the mode is active, every ``torch.nn.functional.dropout`` of the network draws its mask from
+keyed noise. The first dimension of a dropped activation must enumerate the examples of the batch,
+possibly in several rows each (windows, tokens), example by example.
 """
 
 from collections.abc import Callable, Iterable
@@ -60,13 +61,15 @@ class KeyedDropout(TorchFunctionMode):
             raise NotImplementedError(f"{func.__name__} has no keyed mask; use nn.Dropout")
         if func is functional.scaled_dot_product_attention and _dropout_p(args, kwargs, 4) > 0:
             raise NotImplementedError(
-                "dropout inside scaled_dot_product_attention has no keyed mask; set dropout_p = 0 and drop its output"
+                "dropout inside scaled_dot_product_attention has no keyed mask; set dropout_p = "
+                "0 and drop its output"
             )
-        if func is functional.multi_head_attention_forward and kwargs.get("training", True):
-            if _dropout_p(args, kwargs, 10) > 0:
-                raise NotImplementedError(
-                    "dropout inside nn.MultiheadAttention has no keyed mask; set dropout = 0 and drop its output"
-                )
+        attention = func is functional.multi_head_attention_forward
+        if attention and kwargs.get("training", True) and _dropout_p(args, kwargs, 10) > 0:
+            raise NotImplementedError(
+                "dropout inside nn.MultiheadAttention has no keyed mask; set dropout = 0 and drop "
+                "its output"
+            )
         return func(*args, **kwargs)
 
     def _drop(
@@ -82,8 +85,10 @@ class KeyedDropout(TorchFunctionMode):
             return x
         if x.dim() == 0 or x.shape[0] % self._examples:
             raise ValueError(
-                f"dropout on an activation of shape {tuple(x.shape)}: the first dimension must hold the "
-                f"{self._examples} examples of the batch, to give each its own keyed mask on any grid"
+                f"dropout on an activation of shape {tuple(x.shape)}: the first dimension must "
+                "hold the "
+                f"{self._examples} examples of the batch, to give each its own keyed mask on "
+                "any grid"
             )
         shape = (*x.shape[:2], *(1,) * (x.dim() - 2)) if channelwise else tuple(x.shape)
         per_example = torch.Size(shape).numel() // self._examples

@@ -1,14 +1,17 @@
 """Mean-field Gaussian posterior over the weights of any module.
 
-    q(w) = N(mu, sigma^2),   prior p(w) = N(0, tau^2),   w_s = mu + sigma * eps_s,   sigma = exp(log_sigma)
+    q(w) = N(mu, sigma^2),   sigma = exp(log_sigma),   prior p(w) = N(0, tau^2)
+
+    w_s = mu + sigma * eps_s
 
     KL(q || p) = sum [ log(tau / sigma) + (sigma^2 + mu^2) / (2 tau^2) - 1/2 ]
 
-The module's own parameters are mu, so a pretrained network starts as the posterior mean. With ``temperature`` T the
-complexity term is that of the cold posterior, E_q[-log p(w)] - T * H(q): the KL plus (1 - T) times the entropy of q.
+The module's own parameters are mu, so a pretrained network starts as the posterior mean. With
+``temperature`` T the complexity term is that of the cold posterior, E_q[-log p(w)] - T * H(q): the
+KL plus (1 - T) times the entropy of q.
 
-Letters: S samples, B batch. Sources: Blundell et al. 2015, arXiv:1505.05424, eq. 1-2 (weight samples, KL);
-Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
+Letters: S samples, B batch. Sources: Blundell et al. 2015, arXiv:1505.05424, eq. 1-2 (weight
+samples, KL); Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
 """
 
 import math
@@ -31,17 +34,20 @@ class Gaussian(nn.Module):
     Parameters
     ----------
     module
-        Any module without BatchNorm. It is not copied: its parameters are trained in place as the means.
+        Any module without BatchNorm. It is not copied: its parameters are trained in place as the
+        means.
     prior_sigma
         Standard deviation tau of the prior, or ``"fan_in"``: ``1 / sqrt(fan_in)`` of each layer.
     initial_sigma
         Standard deviation of q at the start.
     random
-        Shell patterns over parameter names; None: linear, convolution and attention layers (``selection``).
+        Shell patterns over parameter names; None: linear, convolution and attention layers
+        (``selection``).
     antithetic
         Draw samples in mirrored pairs, mu +- sigma * eps.
     keep_noise
-        Hold the noise of a forward pass until its backward: faster, one more array of the size of the weights.
+        Hold the noise of a forward pass until its backward: faster, one more array of the size of
+        the weights.
     temperature
         1 for the Bayesian posterior, below 1 for a cold one.
     seed
@@ -100,7 +106,8 @@ class Gaussian(nn.Module):
     def _random(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield name, mu and log_sigma of each random weight."""
         for name in self.names:
-            # Looked up anew: Module.to() may have replaced the parameter that was there at the start.
+            # Looked up anew: Module.to() may have replaced the parameter that was there at the
+            # start.
             yield name, self.module.get_parameter(name), self.log_sigma[_key(name)]
 
     def draws(self, step: int, samples: Sequence[int], purpose: Purpose = Purpose.WEIGHTS) -> Draws:
@@ -117,8 +124,9 @@ class Gaussian(nn.Module):
     def forward(self, x: Tensor, draws: Draws, *, views: bool = False) -> Tensor:
         """Return the outputs (S, B, ...) of the module on drawn weights.
 
-        ``x`` is (B, ...), the same for all samples, or with ``views`` (S, B, ...), one view of the batch a sample.
-        Several samples run in one pass by ``torch.vmap``; a single one runs as the plain module.
+        ``x`` is (B, ...), the same for all samples, or with ``views`` (S, B, ...), one view of the
+        batch a sample. Several samples run in one pass by ``torch.vmap``; a single one runs as the
+        plain module.
         """
         weights = self.draw(draws)
         if len(draws.samples) == 1:
@@ -146,10 +154,11 @@ class Gaussian(nn.Module):
     def predict(
         self, x: Tensor, *, samples: int, first: int = 0, samples_per_pass: int = 1
     ) -> Tensor:
-        """Return the outputs (S, B, ...) for ``x`` (B, ...) under ``samples`` weight samples, in evaluation mode.
+        """Return the outputs (S, B, ...) for ``x`` (B, ...) under ``samples`` weight samples, in
+        evaluation mode.
 
-        Prediction has a stream of its own: sample ``first + s`` is the same network whenever and wherever it is
-        asked for, so members can be spread over calls and ranks.
+        Prediction has a stream of its own: sample ``first + s`` is the same network whenever and
+        wherever it is asked for, so members can be spread over calls and ranks.
         """
         if samples < 1 or samples_per_pass < 1:
             raise ValueError(
@@ -175,7 +184,9 @@ def _key(name: str) -> str:
 
 
 class _KL(torch.autograd.Function):
-    """E_q[-log p] - T H(q) of one tensor, with its closed-form gradient: two passes where autograd takes eight."""
+    """E_q[-log p] - T H(q) of one tensor, with its closed-form gradient: two passes where autograd
+    takes eight.
+    """
 
     @staticmethod
     def forward(ctx: Any, mu: Tensor, log_sigma: Tensor, tau: float, temperature: float) -> Tensor:

@@ -1,18 +1,22 @@
 """Keyed noise: every random number of a run is a pure function of what it is for.
 
-Element ``i`` of the stream (seed, purpose, step, sample) is word ``i % 4`` of the Philox4x32-10 block with
+Element ``i`` of the stream (seed, purpose, step, sample) is word ``i % 4`` of the Philox4x32-10
+block with
 
-    counter = (i // 4 low 32 bits, i // 4 high 32 bits, step, sample),    key = seed + 2**48 * purpose.
+    counter = (i // 4 low 32 bits, i // 4 high 32 bits, step, sample)
+    key = seed + 2**48 * purpose.
 
-Nothing else enters: no generator state, no rank, no device. So any rank can make any part of any draw, in any order,
-and backward makes its noise again instead of keeping it. The map from (seed, purpose, step, sample, i) to (key,
-counter) is one-to-one, so two uses of noise never share a number by accident.
+Nothing else enters: no generator state, no rank, no device. So any rank can make any part of any
+draw, in any order, and backward makes its noise again instead of keeping it. The map from (seed,
+purpose, step, sample, i) to (key, counter) is one-to-one, so two uses of noise never share a number
+by accident.
 
-Words become standard normals by Box-Muller on the pairs (0, 1) and (2, 3) of a block: the first word gives the radius
-``sqrt(-2 log(u))`` with ``u = (word + 1/2) / 2**32`` rounded to float32, the second the angle ``2 pi word / 2**32``.
+Words become standard normals by Box-Muller on the pairs (0, 1) and (2, 3) of a block: the first
+word gives the radius ``sqrt(-2 log(u))`` with ``u = (word + 1/2) / 2**32`` rounded to float32, the
+second the angle ``2 pi word / 2**32``.
 
-Three implementations agree, words bit for bit and normals to 1e-6: ``_noise.c`` on CPUs, ``noise_triton`` on GPUs,
-``noise_reference`` anywhere (slow; it defines what the others must give).
+Three implementations agree, words bit for bit and normals to 1e-6: ``_noise.c`` on CPUs,
+``noise_triton`` on GPUs, ``noise_reference`` anywhere (slow; it defines what the others must give).
 
 Source: Salmon, Moraes, Dror, Shaw 2011, doi:10.1145/2063384.2063405 (Philox); Box, Muller 1958,
 doi:10.1214/aoms/1177706645.
@@ -34,7 +38,9 @@ COUNTER_LIMIT = 1 << 32
 
 
 class Purpose(IntEnum):
-    """What a stream is for. A value, once released, never changes: it is part of every published run."""
+    """What a stream is for. A value, once released, never changes: it is part of every published
+    run.
+    """
 
     WEIGHTS = 0
     PREDICTION = 1
@@ -93,29 +99,33 @@ class Backend(Protocol):
         sign: float,
         keep: Tensor | None,
     ) -> None:
-        """Fill ``out`` with ``mu + exp(log_sigma) * eps`` and, where given, ``keep`` with the second term."""
+        """Fill ``out`` with ``mu + exp(log_sigma) * eps`` and, where given, ``keep`` with the
+        second term.
+        """
 
     def pull(
         self, out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
     ) -> None:
-        """Fill ``out`` with ``grad * exp(log_sigma) * eps``: the gradient of a draw to log_sigma."""
+        """Fill ``out`` with ``grad * exp(log_sigma) * eps``, a draw's gradient to log_sigma."""
 
 
 @cache
 def _load(name: str, fallback_reason: str) -> Backend:
     try:
-        module: Backend = importlib.import_module(f"hpc_bnn.bayes.{name}")  # type: ignore[assignment]
+        module: Backend = importlib.import_module(f"hpc_bnn.bayes.{name}")
     except ImportError as error:
         warnings.warn(
             f"keyed noise runs on the slow torch reference: {fallback_reason} ({error})",
             stacklevel=3,
         )
-        module = importlib.import_module("hpc_bnn.bayes.noise_reference")  # type: ignore[assignment]
+        module = importlib.import_module("hpc_bnn.bayes.noise_reference")
     return module
 
 
 def backend(device: torch.device) -> Backend:
-    """Return the implementation for ``device``; the reference, with one warning, where none was built."""
+    """Return the implementation for ``device``; the reference, with one warning, where none was
+    built.
+    """
     if device.type == "cpu":
         return _load(
             "noise_cpu", "the C kernel was not compiled; install the package with a C compiler"
@@ -157,6 +167,6 @@ def normals(
 
 
 def permutation(stream: Stream, count: int) -> Tensor:
-    """Return a random order of range(count) as int64 (count,): the same on every rank and platform."""
+    """Return a random order of range(count) as int64 (count,), the same on every rank."""
     halves = words(stream, 2 * count).reshape(count, 2)
     return torch.argsort((halves[:, 0] << 31) | (halves[:, 1] >> 1), stable=True)

@@ -1,9 +1,11 @@
-"""Keyed noise on CPUs: hands torch memory to the C kernel (``_noise.c``), on as many threads as torch uses."""
+"""Keyed noise on CPUs: hands torch memory to the C kernel (``_noise.c``), on as many threads as
+torch uses.
+"""
 
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes import _noise
+from hpc_bnn.bayes import _noise  # type: ignore[attr-defined]
 from hpc_bnn.bayes.noise import Stream
 
 WORDS, NORMALS, DRAW, PULL = range(4)

@@ -1,4 +1,5 @@
-"""Keyed noise in plain torch integers: the slow reference that the C and Triton kernels are held against.
+"""Keyed noise in plain torch integers: the slow reference that the C and Triton kernels are held
+against.
 
 Works on any device. Words are exact; normals are computed in float64 and rounded once to float32.
 """
@@ -14,7 +15,9 @@ MASK = 0xFFFFFFFF
 
 
 def blocks(key: int, counters: Tensor, step: int, sample: int) -> Tensor:
-    """Return the Philox4x32-10 words of blocks ``counters`` (n,), int64 bit patterns, as int64 (n, 4)."""
+    """Return the Philox4x32-10 words of blocks ``counters`` (n,), int64 bit patterns, as int64 (n,
+    4).
+    """
     a, b = counters & MASK, (counters >> 32) & MASK
     c, d = torch.full_like(a, step), torch.full_like(a, sample)
     key0, key1 = key & MASK, key >> 32

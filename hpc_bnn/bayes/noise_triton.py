@@ -1,4 +1,6 @@
-"""Keyed noise on GPUs: the Triton kernel. Same definition as ``noise.py``, one program per 4 * BLOCK elements."""
+"""Keyed noise on GPUs: the Triton kernel. Same definition as ``noise.py``, one program per 4 *
+BLOCK elements.
+"""
 
 import torch
 import triton
@@ -33,7 +35,8 @@ def _philox(block, step, sample, key0, key1):
 
 @triton.jit
 def _box_muller(x, y):
-    # Multiplying by a power of two is exact, so a fused multiply-add gives the same u as two operations.
+    # Multiplying by a power of two is exact, so a fused multiply-add gives the same u as two
+    # operations.
     u = x.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
     radius = tl.sqrt(-2.0 * tl.log(u))
     # Reduced to an eighth of a turn in integers, so that the rounding to float32 stays below 1e-7.

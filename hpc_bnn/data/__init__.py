@@ -1,4 +1,6 @@
-"""Data sets and the order in which ranks read them. To add one: a file here and a line in DATA_SETS."""
+"""Data sets and the order in which ranks read them. To add one: a file here and a line in
+DATA_SETS.
+"""
 
 from collections.abc import Callable
 

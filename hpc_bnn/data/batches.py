@@ -28,8 +28,8 @@ class HasGrid(Protocol):
 class Batches:
     """Iterate over an epoch's batches (x, y) of this rank; iterating again gives the next epoch.
 
-    All sample ranks of one data rank get the same batch, data ranks get disjoint parts, and the order depends on the
-    seed only. Ranks do not communicate.
+    All sample ranks of one data rank get the same batch, data ranks get disjoint parts, and the
+    order depends on the seed only. Ranks do not communicate.
 
     Parameters
     ----------
@@ -78,7 +78,9 @@ class Batches:
             yield self.at(epoch * self.steps_per_epoch + cursor)
 
     def indices(self, step: int) -> Tensor:
-        """Return the indices of this rank's examples (B / D,) at a training step, counted over all epochs."""
+        """Return the indices of this rank's examples (B / D,) at a training step, counted over all
+        epochs.
+        """
         epoch, cursor = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             order = epoch_order(len(self._examples), seed=self._seed, epoch=epoch)

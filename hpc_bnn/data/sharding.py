@@ -1,7 +1,9 @@
-"""Which examples a step sees: pure functions of (seed, step), the same on every rank and after any resume.
+"""Which examples a step sees: pure functions of (seed, step), the same on every rank and after any
+resume.
 
-An epoch is a keyed random order of the N examples cut into floor(N / B) global batches; what is left over is seen
-in other epochs. A data rank takes its positions of the global batch, so all ranks always hold equally many examples.
+An epoch is a keyed random order of the N examples cut into floor(N / B) global batches; what is
+left over is seen in other epochs. A data rank takes its positions of the global batch, so all ranks
+always hold equally many examples.
 """
 
 import torch
@@ -20,7 +22,8 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """
     if num_examples < batch_size:
         raise ValueError(
-            f"train.batch_size = {batch_size}: the training set has only {num_examples} examples; lower it"
+            f"train.batch_size = {batch_size}: the training set has only {num_examples} "
+            "examples; lower it"
         )
     return num_examples // batch_size
 
@@ -31,7 +34,9 @@ def epoch_order(num_examples: int, *, seed: int, epoch: int) -> Tensor:
 
 
 def in_turn(num_examples: int, *, data_rank: int, data_ranks: int) -> Tensor:
-    """Return this data rank's part (n,) int64 of a pass over all examples in order: contiguous, sizes differ by at most 1."""
+    """Return this data rank's part (n,) int64 of a pass over all examples in order: contiguous,
+    sizes differ by at most 1.
+    """
     first = num_examples * data_rank // data_ranks
     last = num_examples * (data_rank + 1) // data_ranks
     return torch.arange(first, last)

@@ -1,4 +1,6 @@
-"""Losses of Bayesian networks, exact under sampling parallelism. To add one: a file here and a line in LOSSES."""
+"""Losses of Bayesian networks, exact under sampling parallelism. To add one: a file here and a line
+in LOSSES.
+"""
 
 from collections.abc import Callable
 

@@ -1,8 +1,9 @@
 """What a loss may ask of the other weight samples of the same batch.
 
-The samples of a step are spread over the ranks of the sample axis, equally many on each, in rank order. A loss that
-joins samples is written against this protocol; it runs on one process with ``LocalAxis`` and on many with the
-implementation of ``hpc_bnn.parallel``, and gives the same number.
+The samples of a step are spread over the ranks of the sample axis, equally many on each, in rank
+order. A loss that joins samples is written against this protocol; it runs on one process with
+``LocalAxis`` and on many with the implementation of ``hpc_bnn.parallel``, and gives the same
+number.
 
 Letters: S own samples, K = S * size samples in all, B batch, P points.
 """
@@ -15,7 +16,9 @@ Reduction = Literal["sum", "max"]
 
 
 class SampleAxis(Protocol):
-    """The ranks that hold the other weight samples; its methods are collective: all ranks of the axis call them."""
+    """The ranks that hold the other weight samples; its methods are collective: all ranks of the
+    axis call them.
+    """
 
     @property
     def size(self) -> int:
@@ -26,13 +29,17 @@ class SampleAxis(Protocol):
         """Place of this rank on the axis."""
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
-        """Collective: return the elementwise sum or maximum of ``x`` over the ranks, as a new tensor."""
+        """Collective: return the elementwise sum or maximum of ``x`` over the ranks, as a new
+        tensor.
+        """
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         """Collective: return (size * n, ...) from the (n, ...) of each rank, in rank order."""
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
-        """Collective: send ``x[r]`` of (size, ...) to rank r; return (size, ...) with what each rank sent here."""
+        """Collective: send ``x[r]`` of (size, ...) to rank r; return (size, ...) with what each
+        rank sent here.
+        """
 
 
 class LocalAxis:

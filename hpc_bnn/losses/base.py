@@ -1,8 +1,10 @@
-"""The two kinds of losses. A loss gives one number an example; means over the batch are taken outside.
+"""The two kinds of losses. A loss gives one number an example; means over the batch are taken
+outside.
 
-A *separable* loss is a mean over weight samples of something each sample knows by itself. A *joint* loss needs the
-outputs of all samples at once; it exchanges what it needs in forward, and its backward is the local formula, so that
-the gradients of all ranks of the sample axis SUM to the gradient of the loss.
+A *separable* loss is a mean over weight samples of something each sample knows by itself. A *joint*
+loss needs the outputs of all samples at once; it exchanges what it needs in forward, and its
+backward is the local formula, so that the gradients of all ranks of the sample axis SUM to the
+gradient of the loss.
 
 Letters: S own samples, K samples in all, B batch, C classes.
 """
@@ -23,7 +25,9 @@ class _Forecasts(nn.Module):
         return target_shape
 
     def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what the outputs (S, B, ...) forecast: members, or means and standard deviations of Gaussians."""
+        """Return what the outputs (S, B, ...) forecast: members, or means and standard deviations
+        of Gaussians.
+        """
         return outputs, None
 
 
@@ -48,7 +52,8 @@ class JointLoss(_Forecasts):
 
     @abstractmethod
     def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
-        """Collective over the sample axis: return the loss (B,) from the own ``outputs`` (S, B, ...).
+        """Collective over the sample axis: return the loss (B,) from the own ``outputs`` (S, B,
+        ...).
 
         The value is the same on all ranks of the axis; its gradient covers the own samples only.
         """
@@ -60,8 +65,9 @@ Loss = SeparableLoss | JointLoss
 def share_parameter(parameter: Tensor, axis: SampleAxis) -> Tensor:
     """Return ``parameter`` with 1 / size of its gradient.
 
-    A joint loss computes its whole value on every rank of the axis. A parameter of the loss itself that enters after
-    the exchange would therefore get its gradient once a rank; the shares sum to one.
+    A joint loss computes its whole value on every rank of the axis. A parameter of the loss itself
+    that enters after the exchange would therefore get its gradient once a rank; the shares sum to
+    one.
     """
     if axis.size == 1:
         return parameter
@@ -84,7 +90,8 @@ def same_shape(output: Tensor, target: Tensor, what: str) -> None:
     """Refuse an output that would be broadcast against its target."""
     if output.shape != target.shape:
         raise ValueError(
-            f"{what}: the network gives {tuple(output.shape)} for targets of {tuple(target.shape)}; they must be equal"
+            f"{what}: the network gives {tuple(output.shape)} for targets of "
+            f"{tuple(target.shape)}; they must be equal"
         )
 
 

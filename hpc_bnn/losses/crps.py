@@ -1,22 +1,26 @@
 """Continuous ranked probability score of the weight samples as an ensemble, exact on any grid.
 
-    CRPS = mean_i |x_i - t| - c / 2 sum_{i != j} |x_i - x_j|,    c = (1 - e) / (K (K - 1)),   e = (1 - alpha) / K
+    CRPS = mean_i |x_i - t| - c / 2 sum_{i != j} |x_i - x_j|
+    c = (1 - e) / (K (K - 1)),   e = (1 - alpha) / K
 
-alpha = 1 is the fair score (unbiased for any K), 0 the standard one, 0.95 the almost fair score, which keeps the
-members from the fair score's degenerate optima. It is summed in the form in which no pair is negative,
+alpha = 1 is the fair score (unbiased for any K), 0 the standard one, 0.95 the almost fair score,
+which keeps the members from the fair score's degenerate optima. It is summed in the form in which
+no pair is negative,
 
     CRPS = 1 / (2 K (K - 1)) sum_{i != j} ( |x_i - t| + |x_j - t| - (1 - e) |x_i - x_j| ),
 
-so nothing cancels in low precision, and rank r adds the pairs whose i it owns. Gradient to an own member:
+so nothing cancels in low precision, and rank r adds the pairs whose i it owns. Gradient to an own
+member:
 
     d/dx_i = 1 / (K (K - 1)) sum_{j != i} ( sign(x_i - t) - (1 - e) sign(x_i - x_j) ).
 
-Two layouts give the same number. *Gather*: every rank receives all members. *Transposed*: rank r receives all members
-on its 1 / size of the points and sends their gradients back: 1 / size of the memory and traffic, for large fields.
+Two layouts give the same number. *Gather*: every rank receives all members. *Transposed*: rank r
+receives all members on its 1 / size of the points and sends their gradients back: 1 / size of the
+memory and traffic, for large fields.
 
 Letters: S own samples, K samples in all, B batch, P points, R ranks of the axis.
-Sources: Gneiting, Raftery 2007, doi:10.1198/016214506000001437, eq. 20-21; Ferro 2014, doi:10.1002/qj.2270 (fair);
-Lang et al. 2024, arXiv:2412.15832 (almost fair).
+Sources: Gneiting, Raftery 2007, doi:10.1198/016214506000001437, eq. 20-21; Ferro 2014,
+doi:10.1002/qj.2270 (fair); Lang et al. 2024, arXiv:2412.15832 (almost fair).
 """
 
 from typing import Any, Literal
@@ -37,9 +41,11 @@ TRANSPOSE_BYTES = 1 << 24
 def pairs(
     own: Tensor, everyone: Tensor, target: Tensor, first: int, alpha: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the share (...) of the score that the own members add, and its gradient (S, ...) to them.
+    """Return the share (...) of the score that the own members add, and its gradient (S, ...) to
+    them.
 
-    ``own`` (S, ...) are members ``first .. first + S - 1`` of ``everyone`` (K, ...); ``target`` is (...).
+    ``own`` (S, ...) are members ``first .. first + S - 1`` of ``everyone`` (K, ...); ``target`` is
+    (...).
     """
     count = len(everyone)
     if count == 1:  # only the standard score gets here: the mean absolute error
@@ -112,9 +118,11 @@ class CRPS(JointLoss):
     alpha
         1 fair, 0 standard, in between almost fair.
     weights
-        Point weights that broadcast against an example (P...), such as cell areas; normalised to mean 1.
+        Point weights that broadcast against an example (P...), such as cell areas; normalised to
+        mean 1.
     layout
-        ``gather``, ``transposed``, or ``auto``: transposed where the gathered members exceed 16 MiB.
+        ``gather``, ``transposed``, or ``auto``: transposed where the gathered members exceed 16
+        MiB.
     """
 
     def __init__(
@@ -135,7 +143,8 @@ class CRPS(JointLoss):
         count = len(outputs) * axis.size
         if count < self.min_samples:
             raise ValueError(
-                f"crps: a score of the spread needs at least 2 weight samples, got {count}; raise posterior.samples"
+                f"crps: a score of the spread needs at least 2 weight samples, got {count}; "
+                "raise posterior.samples"
             )
         members, truth = flat_points(outputs, 2), flat_points(target, 1).to(outputs.dtype)
         weights = self._point_weights(target, outputs.dtype)
@@ -148,9 +157,11 @@ class CRPS(JointLoss):
         return score
 
     def _point_weights(self, target: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return weights (P,) whose sum is 1, so that the weighted sum over points is the weighted mean."""
+        """Return weights (P,) whose sum is 1, so that the weighted sum over points is the weighted
+        mean.
+        """
         weights = torch.ones((), dtype=dtype, device=target.device)
-        if self.weights is not None:
+        if isinstance(self.weights, Tensor):
             weights = self.weights.to(weights)
         flat = weights.expand(target.shape[1:]).reshape(-1)
         return flat / flat.sum()
@@ -162,7 +173,7 @@ def crps(*, weights: Tensor | None = None, layout: Layout = "auto") -> JointLoss
 
 
 def fair_crps(*, weights: Tensor | None = None, layout: Layout = "auto") -> JointLoss:
-    """Return the fair CRPS: unbiased for the score of the distribution that the samples come from."""
+    """Return the fair CRPS: unbiased for the score of the distribution behind the samples."""
     return CRPS(alpha=1.0, weights=weights, layout=layout)
 
 

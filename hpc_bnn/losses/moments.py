@@ -1,9 +1,12 @@
 """Gaussian moment matching: the NLL of a Gaussian with the mean and variance of all weight samples.
 
-    m = mean_s y_s,   v = sum_s (y_s - m)^2 / (K - 1) + sigma^2,   loss = sum_points [ (t - m)^2 / v + log(2 pi v) ] / 2
+    m = mean_s y_s,   v = sum_s (y_s - m)^2 / (K - 1) + sigma^2
+    loss = sum_points [ (t - m)^2 / v + log(2 pi v) ] / 2
 
-Two passes: the sum of the members, then of the squared deviations from the common mean; never E[y^2] - E[y]^2.
-Backward is local, since every rank knows m and v:  dL/dy_s = dL/dm / K + 2 (y_s - m) dL/dv / (K - 1).
+Two passes: the sum of the members, then of the squared deviations from the common mean; never
+E[y^2] - E[y]^2. Backward is local, since every rank knows m and v:
+
+    dL/dy_s = dL/dm / K + 2 (y_s - m) dL/dv / (K - 1).
 
 Letters: S own samples, K samples in all, B batch.
 """
@@ -26,7 +29,8 @@ from hpc_bnn.losses.base import (
 
 
 def moments(members: Tensor, axis: SampleAxis) -> tuple[Tensor, Tensor]:
-    """Collective over the sample axis: return mean and unbiased variance (B, ...) of all members (S, B, ...).
+    """Collective over the sample axis: return mean and unbiased variance (B, ...) of all members
+    (S, B, ...).
 
     Raises
     ------
@@ -35,7 +39,8 @@ def moments(members: Tensor, axis: SampleAxis) -> tuple[Tensor, Tensor]:
     """
     if len(members) * axis.size < 2:
         raise ValueError(
-            "moments: the variance over weight samples needs at least 2 of them; raise posterior.samples"
+            "moments: the variance over weight samples needs at least 2 of them; raise "
+            "posterior.samples"
         )
     mean, variance = _Moments.apply(members, axis)  # type: ignore[no-untyped-call]
     return mean, variance

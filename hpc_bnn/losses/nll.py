@@ -1,11 +1,12 @@
-"""Negative log-likelihoods, each *expected* (the ELBO's data term) and *predictive* (of the mean over samples).
+"""Negative log-likelihoods, each *expected* (the ELBO's data term) and *predictive* (of the mean
+over samples).
 
     expected:    mean_s [ -log p(y | x, w_s) ]          separable
     predictive:  -log [ mean_s p(y | x, w_s) ]          joint, never larger than the expected one
 
-A Gaussian's variance is a fixed number, one learned parameter, or predicted by the network: then the outputs hold the
-means in the first half and raw scales in the second half of dimension 1, sigma = softplus(raw) + min_sigma. Its
-log-likelihood sums over all points of an example.
+A Gaussian's variance is a fixed number, one learned parameter, or predicted by the network: then
+the outputs hold the means in the first half and raw scales in the second half of dimension 1, with
+sigma = softplus(raw) + min_sigma. Its log-likelihood sums over all points of an example.
 
 Letters: S own samples, B batch, C classes, P points.
 """
@@ -45,7 +46,8 @@ class CategoricalLikelihood(nn.Module):
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         if output.dim() != 2 or target.shape != output.shape[:1]:
             raise ValueError(
-                f"categorical_nll: logits of {tuple(output.shape)} for targets of {tuple(target.shape)}; "
+                f"categorical_nll: logits of {tuple(output.shape)} for targets of "
+                f"{tuple(target.shape)}; "
                 "expected (B, classes) and (B,)"
             )
         return -functional.cross_entropy(to_float(output), target, reduction="none")
@@ -78,13 +80,16 @@ class GaussianLikelihood(nn.Module):
         return mean, torch.stack([sigma.expand_as(mean[0]) for sigma in sigmas])
 
     def moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and sigma, each of the target's shape (or sigma a scalar), from one sample's output (B, ...)."""
+        """Return mean and sigma, each of the target's shape (or sigma a scalar), from one sample's
+        output (B, ...).
+        """
         output = to_float(output)
         if self.variance != "predicted":
             return output, torch.exp(self.log_sigma.to(output.dtype))
         if output.dim() < 2 or output.shape[1] % 2:
             raise ValueError(
-                f"loss.variance = 'predicted': the network gives {tuple(output.shape)}; dimension 1 must be even "
+                f"loss.variance = 'predicted': the network gives {tuple(output.shape)}; "
+                "dimension 1 must be even "
                 "(means, then raw scales)"
             )
         mean, raw = output.chunk(2, dim=1)
@@ -143,7 +148,9 @@ def gaussian_nll(
     min_sigma: float = 1e-3,
     predictive: bool = False,
 ) -> Loss:
-    """NLL of a Gaussian observation; ``sigma`` is its fixed or initial standard deviation in target units."""
+    """NLL of a Gaussian observation; ``sigma`` is its fixed or initial standard deviation in target
+    units.
+    """
     likelihood = GaussianLikelihood(variance=variance, sigma=sigma, min_sigma=min_sigma)
     return _nll(likelihood, predictive)
 

@@ -2,13 +2,14 @@
 
     objective = mean_b l_b + (kl_weight / N) KL(q || p)
 
-Gradients are SUMMED over the sample axis (S ranks) and AVERAGED over the data axis, so a rank's share is
+Gradients are SUMMED over the sample axis (S ranks) and AVERAGED over the data axis, so a rank's
+share is
 
     separable loss:  sum over own samples of mean_b l_sb / K + (kl_weight / N) KL / S
     joint loss:      mean_b l_b, differentiable in the own samples only + (kl_weight / N) KL / S.
 
-With ``exact=False`` a joint loss sees the samples of its own rank alone and the ranks are averaged, as published
-implementations do: another objective, which depends on the grid.
+With ``exact=False`` a joint loss sees the samples of its own rank alone and the ranks are averaged,
+as published implementations do: another objective, which depends on the grid.
 """
 
 from torch import Tensor
@@ -18,7 +19,9 @@ from hpc_bnn.losses.base import JointLoss, SeparableLoss
 
 
 def kl_factor(step: int, *, kl_weight: float, warmup_steps: int, num_examples: int) -> float:
-    """Return the factor of the KL at ``step`` (from 0), rising linearly to kl_weight / N over the warm-up."""
+    """Return the factor of the KL at ``step`` (from 0), rising linearly to kl_weight / N over the
+    warm-up.
+    """
     warm = 1.0 if warmup_steps == 0 else min(1.0, (step + 1) / warmup_steps)
     return warm * kl_weight / num_examples
 
@@ -35,7 +38,9 @@ def separable_share(
 def joint_share(
     loss: JointLoss, outputs: Tensor, target: Tensor, axis: SampleAxis, *, exact: bool = True
 ) -> Tensor:
-    """Collective over the sample axis: return mean_b l_b with the gradient of the own outputs (S, B, ...)."""
+    """Collective over the sample axis: return mean_b l_b with the gradient of the own outputs (S,
+    B, ...).
+    """
     if exact:
         value: Tensor = loss(outputs, target, axis).mean()
         return value

@@ -1,4 +1,6 @@
-"""Networks. To add one: a file here and a line in MODELS; called as model(input_shape, output_shape, **options)."""
+"""Networks. To add one: a file here and a line in MODELS; called as model(input_shape,
+output_shape, **options).
+"""
 
 from collections.abc import Callable
 

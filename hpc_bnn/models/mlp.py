@@ -53,4 +53,4 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, *output_shape) for ``x`` (B, *input_shape)."""
         flat: Tensor = self.layers(torch.flatten(x, 1))
-        return flat.unflatten(1, self.output_shape)
+        return flat.reshape(-1, *self.output_shape)

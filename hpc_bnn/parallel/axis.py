@@ -1,4 +1,6 @@
-"""The sample axis over several ranks: host tensors by MPI at microsecond latency, GPU tensors by Horovod."""
+"""The sample axis over several ranks: host tensors by MPI at microsecond latency, GPU tensors by
+Horovod.
+"""
 
 import time
 
@@ -10,7 +12,8 @@ from hpc_bnn.parallel.engine import Engine
 
 
 class RankAxis:
-    """A ``SampleAxis`` whose ranks are those of the sample channel; see ``hpc_bnn.losses.axis`` for the contract.
+    """A ``SampleAxis`` whose ranks are those of the sample channel; see ``hpc_bnn.losses.axis`` for
+    the contract.
 
     Attributes
     ----------

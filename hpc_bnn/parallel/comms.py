@@ -1,8 +1,8 @@
 """Host communication by MPI: the only file that imports mpi4py.
 
-A ``Channel`` is one communicator with the few operations that are needed, each named after what it moves. A process
-alone uses ``SOLO``, which needs no MPI. Tensors are CPU tensors; small ones take microseconds here, where
-Horovod's cycle would add a millisecond.
+A ``Channel`` is one communicator with the few operations that are needed, each named after what it
+moves. A process alone uses ``SOLO``, which needs no MPI. Tensors are CPU tensors; small ones take
+microseconds here, where Horovod's cycle would add a millisecond.
 """
 
 import os
@@ -137,7 +137,8 @@ SOLO = Solo()
 def launched_size(environment: Mapping[str, str]) -> tuple[str, int]:
     """Return the launcher's variable and number of ranks, ("", 1) where no launcher speaks.
 
-    A batch script that starts Python without srun sees the job's SLURM_NTASKS too, but is no step of that many ranks.
+    A batch script that starts Python without srun sees the job's SLURM_NTASKS too, but is no step
+    of that many ranks.
     """
     in_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
     for name in LAUNCHER_SIZES:
@@ -154,7 +155,8 @@ def connect() -> Channel:
     Raises
     ------
     RuntimeError
-        If the launcher started more ranks than MPI connects: N worlds of one rank would each train alone.
+        If the launcher started more ranks than MPI connects: N worlds of one rank would each train
+        alone.
     """
     variable, expected = launched_size(os.environ)
     try:
@@ -162,14 +164,17 @@ def connect() -> Channel:
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
         if expected > 1:
             raise RuntimeError(
-                f"{variable} = {expected}, but mpi4py cannot be used ({error}); install it against this machine's MPI"
+                f"{variable} = {expected}, but mpi4py cannot be used ({error}); install it "
+                "against this machine's MPI"
             ) from error
         return SOLO
     size = MPI.COMM_WORLD.Get_size()
     if expected > size:
         raise RuntimeError(
-            f"{variable} = {expected}, but MPI connects {size} rank(s): the launcher does not speak the protocol of "
-            f"{MPI.Get_library_version().splitlines()[0]}; try srun --mpi=pmix, or the mpirun of that MPI"
+            f"{variable} = {expected}, but MPI connects {size} rank(s): the launcher does not "
+            "speak the protocol of "
+            f"{MPI.Get_library_version().splitlines()[0]}; try srun --mpi=pmix, or the mpirun "
+            "of that MPI"
         )
     if size == 1:
         return SOLO
@@ -200,7 +205,9 @@ def _abort_on_exception(mpi: Any) -> None:
 
 
 def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:
-    """Collective: run ``action``; if it fails on any rank, raise on every rank and name the first that failed."""
+    """Collective: run ``action``; if it fails on any rank, raise on every rank and name the first
+    that failed.
+    """
     result: T | None = None
     failure: Exception | None = None
     try:
@@ -218,16 +225,19 @@ def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:
 
 
 def on_first(channel: Channel, action: Callable[[], T], *, name: str) -> T:
-    """Collective: run ``action`` on rank 0 only and return its result, or raise its failure, on every rank."""
+    """Collective: run ``action`` on rank 0 only and return its result, or raise its failure, on
+    every rank.
+    """
     result = together(channel, lambda: action() if channel.rank == 0 else None, name=name)
     return cast(T, channel.broadcast(result, name=name))
 
 
 def node_rank_of(node: Channel, environment: Mapping[str, str]) -> int:
-    """Collective over the node: return this rank's place on it, the launcher's word where it gives one.
+    """Collective over the node: return this rank's place on it, the launcher's word where it gives
+    one.
 
-    MPI libraries have taken NUMA domains for nodes; a launcher that numbers the ranks of this shared memory other than
-    0, 1, ... is an error, not a guess.
+    MPI libraries have taken NUMA domains for nodes; a launcher that numbers the ranks of this
+    shared memory other than 0, 1, ... is an error, not a guess.
     """
     said = [environment.get(name, "") for name in LAUNCHER_NODE_RANKS]
     if "SLURM_STEP_ID" not in environment:
@@ -236,7 +246,9 @@ def node_rank_of(node: Channel, environment: Mapping[str, str]) -> int:
     words = node.gather_objects(word, name="node rank")
     if sorted(words) != list(range(node.size)):
         raise RuntimeError(
-            f"the launcher numbers the {node.size} ranks that share this memory {sorted(words)}, expected 0 to "
-            f"{node.size - 1}: MPI and launcher disagree on what a node is; compare {', '.join(LAUNCHER_NODE_RANKS)}"
+            f"the launcher numbers the {node.size} ranks that share this memory "
+            f"{sorted(words)}, expected 0 to "
+            f"{node.size - 1}: MPI and launcher disagree on what a node is; compare "
+            f"{', '.join(LAUNCHER_NODE_RANKS)}"
         )
     return word

@@ -1,7 +1,8 @@
 """Tensor reductions by Horovod (NCCL on GPUs, MPI on CPUs): the only file that imports horovod.
 
-There is one Horovod world over all ranks. An axis of the grid is the global process set where it spans the world, no
-set at all where it has one rank, and a process set of its own in between: Horovod refuses duplicate sets.
+There is one Horovod world over all ranks. An axis of the grid is the global process set where it
+spans the world, no set at all where it has one rank, and a process set of its own in between:
+Horovod refuses duplicate sets.
 """
 
 import os
@@ -22,13 +23,17 @@ WARN_AFTER_S = 60
 
 
 class Reducer(Protocol):
-    """Sums gradients over the sample axis and averages them over the data axis while backward still runs."""
+    """Sums gradients over the sample axis and averages them over the data axis while backward still
+    runs.
+    """
 
     # What a rank must multiply its share of the objective by.
     scale: float
 
     def wait(self) -> None:
-        """Collective: return when every gradient is reduced. The tensors are those in ``parameter.grad``."""
+        """Collective: return when every gradient is reduced. The tensors are those in
+        ``parameter.grad``.
+        """
 
 
 class NoReducer:
@@ -46,7 +51,8 @@ class Engine:
     Parameters
     ----------
     stall_timeout_s
-        Seconds after which a collective that some rank never joined ends the job, naming tensor and ranks; 0: never.
+        Seconds after which a collective that some rank never joined ends the job, naming tensor and
+        ranks; 0: never.
 
     Raises
     ------
@@ -63,7 +69,8 @@ class Engine:
             import horovod.torch as hvd
         except ImportError as error:
             raise RuntimeError(
-                f"{grid.world_size} ranks need Horovod, which cannot be imported ({error}); build the environment with "
+                f"{grid.world_size} ranks need Horovod, which cannot be imported ({error}); "
+                "build the environment with "
                 "cmake (README, On your cluster), or run one rank"
             ) from error
         if not hvd.mpi_built():
@@ -74,7 +81,8 @@ class Engine:
         hvd.init(comm=world.native(), process_sets=list(own.values()))
         if hvd.size() != grid.world_size or hvd.rank() != grid.world_rank:
             raise RuntimeError(
-                f"Horovod is rank {hvd.rank()} of {hvd.size()}, MPI is rank {grid.world_rank} of {grid.world_size}: they "
+                f"Horovod is rank {hvd.rank()} of {hvd.size()}, MPI is rank {grid.world_rank} "
+                f"of {grid.world_size}: they "
                 "use different MPI libraries; hpc-bnn doctor shows both"
             )
         self._grid = grid
@@ -129,10 +137,11 @@ class Engine:
 
 
 class _WorldReducer:
-    """One reduction over the world: the average of S * share is the sum over samples, averaged over data.
+    """One reduction over the world: the average of S * share is the sum over samples, averaged over
+    data.
 
-    Horovod's DistributedOptimizer is used for what it does to gradients (hooks, fusion, overlap with backward); the
-    user's own optimizer keeps its class, its state and its step.
+    Horovod's DistributedOptimizer is used for what it does to gradients (hooks, fusion, overlap
+    with backward); the user's own optimizer keeps its class, its state and its step.
     """
 
     def __init__(
@@ -157,7 +166,9 @@ class _WorldReducer:
 
 
 class _TwoStageReducer:
-    """Sum on the sample sub-communicator as gradients become ready, then average on the data sub-communicator."""
+    """Sum on the sample sub-communicator as gradients become ready, then average on the data
+    sub-communicator.
+    """
 
     scale = 1.0
 
@@ -182,7 +193,9 @@ class _TwoStageReducer:
         self._left = {name: passes for name, _ in named}
         self._started: dict[str, tuple[Any, Any]] = {}
         for name, parameter in named:
-            parameter.register_post_accumulate_grad_hook(lambda p, name=name: self._ready(name, p))
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                lambda p, name=name: self._ready(name, p)
+            )
 
     def _ready(self, name: str, parameter: nn.Parameter) -> None:
         self._left[name] -= 1
@@ -229,5 +242,5 @@ def describe_horovod() -> tuple[str, bool]:
     except Exception as error:  # a broken build fails in many ways
         return f"cannot be imported ({' '.join(str(error).split())[:200]})", False
     nccl = hvd.nccl_built()
-    built = f"MPI {'yes' if hvd.mpi_built() else 'no'}, NCCL {nccl or 'no'}, gloo {'yes' if hvd.gloo_built() else 'no'}"
-    return built, bool(hvd.mpi_built())
+    mpi, gloo = ("yes" if built else "no" for built in (hvd.mpi_built(), hvd.gloo_built()))
+    return f"MPI {mpi}, NCCL {nccl or 'no'}, gloo {gloo}", bool(hvd.mpi_built())

@@ -1,6 +1,7 @@
 """The sample x data grid of ranks as pure arithmetic: no communication, no MPI.
 
-The sample axis is innermost, world_rank = data_rank * S + sample_rank, so that the samples of one batch share a node.
+The sample axis is innermost, world_rank = data_rank * S + sample_rank, so that the samples of one
+batch share a node.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ class Grid:
         """
         if samples < 1 or samples % self.sample_ranks:
             raise ValueError(
-                f"posterior.samples = {samples}: must be a positive multiple of the {self.sample_ranks} sample ranks; "
+                f"posterior.samples = {samples}: must be a positive multiple of the "
+                f"{self.sample_ranks} sample ranks; "
                 f"set posterior.samples to one, or grid.sample_ranks to a divisor of {samples} "
                 f"({_listed(divisors(max(1, samples)))})"
             )
@@ -72,8 +74,10 @@ class Grid:
         """
         if batch_size < 1 or batch_size % self.data_ranks:
             raise ValueError(
-                f"train.batch_size = {batch_size}: must be a positive multiple of the {self.data_ranks} data ranks; "
-                f"set train.batch_size to one, or grid.sample_ranks so that the data ranks divide it"
+                f"train.batch_size = {batch_size}: must be a positive multiple of the "
+                f"{self.data_ranks} data ranks; "
+                "set train.batch_size to one, or grid.sample_ranks so that the data ranks "
+                "divide it"
             )
         count = batch_size // self.data_ranks
         return range(self.data_rank * count, (self.data_rank + 1) * count)
@@ -86,24 +90,28 @@ def choose_sample_ranks(
     mode: Mode = "hybrid",
     sample_ranks: int | Literal["auto"] = "auto",
 ) -> int:
-    """Return S for a world: as given, or by mode: sample S = world, data S = 1, hybrid S = ranks per node.
+    """Return S for a world: as given, or by mode: sample S = world, data S = 1, hybrid S = ranks
+    per node.
 
     Raises
     ------
     ValueError
-        If a mode does not fit the world or the given number; the message names both numbers and the valid choices.
+        If a mode does not fit the world or the given number; the message names both numbers and the
+        valid choices.
     """
     if mode not in ("local", "sample", "data", "hybrid"):
         raise ValueError(f"grid.mode = {mode!r}: expected local, sample, data or hybrid")
     if mode == "local" and world_size > 1:
         raise ValueError(
-            f"grid.mode = local: runs on one rank, this job has {world_size}; use sample, data or hybrid"
+            f"grid.mode = local: runs on one rank, this job has {world_size}; use sample, data "
+            "or hybrid"
         )
     if sample_ranks == "auto":
         chosen = {"local": 1, "sample": world_size, "data": 1, "hybrid": ranks_per_node}[mode]
         if world_size % chosen:
             raise ValueError(
-                f"grid.mode = hybrid: the {ranks_per_node} ranks of a node must divide the {world_size} ranks of this "
+                f"grid.mode = hybrid: the {ranks_per_node} ranks of a node must divide the "
+                f"{world_size} ranks of this "
                 f"job; set grid.sample_ranks to one of {_listed(divisors(world_size))}"
             )
         return chosen
@@ -115,7 +123,8 @@ def choose_sample_ranks(
     fixed = {"local": 1, "sample": world_size, "data": 1}
     if mode in fixed and sample_ranks != fixed[mode]:
         raise ValueError(
-            f"grid.sample_ranks = {sample_ranks} contradicts grid.mode = {mode}, which means {fixed[mode]} on "
+            f"grid.sample_ranks = {sample_ranks} contradicts grid.mode = {mode}, which means "
+            f"{fixed[mode]} on "
             f"{world_size} ranks; leave one of them out"
         )
     return sample_ranks

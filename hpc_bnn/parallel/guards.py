@@ -4,8 +4,8 @@
     batch          equal along the sample axis, different along the data axis
     weight draws   different along the sample axis
 
-A fingerprint is a position-weighted sum of bit patterns in wrapping int64, so it is exact: equal tensors have equal
-fingerprints on every rank, and any change of a single element changes it.
+A fingerprint is a position-weighted sum of bit patterns in wrapping int64, so it is exact: equal
+tensors have equal fingerprints on every rank, and any change of a single element changes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,17 @@ def fingerprint(tensor: Tensor) -> int:
 
 
 def agree(channel: Channel, values: Mapping[str, object], *, name: str) -> None:
-    """Collective: prove that every rank holds the same ``values``; the error names key, ranks and both values."""
+    """Collective: prove that every rank holds the same ``values``; the error names key, ranks and
+    both values.
+    """
     everyone = channel.gather_objects(dict(values), name=name)
     for rank, other in enumerate(everyone):
         for key in sorted(set(everyone[0]) | set(other)):
             first, here = everyone[0].get(key, "missing"), other.get(key, "missing")
             if first != here:
                 raise GuardError(
-                    f"{name}: {key} is {first!r} on world rank 0 and {here!r} on world rank {rank}; all ranks must "
+                    f"{name}: {key} is {first!r} on world rank 0 and {here!r} on world rank "
+                    f"{rank}; all ranks must "
                     "start from the same settings, code and data"
                 )
 
@@ -76,31 +79,40 @@ def check(
         for other in place.sample_axis:
             if other < rank and rows[other][1] != batch_here:
                 raise GuardError(
-                    f"step {step}: world ranks {other} and {rank} hold different batches, but are sample ranks "
-                    f"{other % grid.sample_ranks} and {place.sample_rank} of data rank {place.data_rank}; give all sample "
+                    f"step {step}: world ranks {other} and {rank} hold different batches, but "
+                    "are sample ranks "
+                    f"{other % grid.sample_ranks} and {place.sample_rank} of data rank "
+                    f"{place.data_rank}; give all sample "
                     "ranks of one data rank the same batch (shard by data_rank, not by world_rank)"
                 )
             if other < rank and rows[other][2] == draw_here:
                 raise GuardError(
-                    f"step {step}: world ranks {other} and {rank} drew the same weights, but are different sample ranks "
+                    f"step {step}: world ranks {other} and {rank} drew the same weights, but "
+                    "are different sample ranks "
                     f"of data rank {place.data_rank}; each must draw its own samples"
                 )
         for other in place.data_axis:
             if other < rank and rows[other][1] == batch_here:
                 raise GuardError(
-                    f"step {step}: world ranks {other} and {rank} hold the same batch, but are data ranks "
-                    f"{other // grid.sample_ranks} and {place.data_rank}; give every data rank its own examples"
+                    f"step {step}: world ranks {other} and {rank} hold the same batch, but are "
+                    "data ranks "
+                    f"{other // grid.sample_ranks} and {place.data_rank}; give every data rank "
+                    "its own examples"
                 )
 
 
 def _name_parameter(channel: Channel, step: int, each: Mapping[str, int]) -> None:
-    """Collective: raise GuardError for the first parameter that differs; called by all ranks on the same evidence."""
+    """Collective: raise GuardError for the first parameter that differs; called by all ranks on the
+    same evidence.
+    """
     everyone = channel.gather_objects(dict(each), name="guards.parameters")
     for name, value in everyone[0].items():
         for rank, other in enumerate(everyone):
             if other.get(name) != value:
                 raise GuardError(
-                    f"step {step}: parameter {name} differs between world ranks 0 and {rank}; something changed it on "
-                    "some ranks only (an update outside hb.Step, a seed per rank, a load on one rank)"
+                    f"step {step}: parameter {name} differs between world ranks 0 and {rank}; "
+                    "something changed it on "
+                    "some ranks only (an update outside hb.Step, a seed per rank, a load on one "
+                    "rank)"
                 )
     raise GuardError(f"step {step}: the ranks hold parameters of different names")

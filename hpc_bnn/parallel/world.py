@@ -92,7 +92,8 @@ def start(
     mode
         ``hybrid`` S = ranks per node, ``sample`` S = world, ``data`` S = 1, ``local`` one rank.
     stall_timeout_s
-        Seconds after which a collective that some rank never joined ends the job, naming it; 0: only warn.
+        Seconds after which a collective that some rank never joined ends the job, naming it; 0:
+        only warn.
 
     Raises
     ------
@@ -134,13 +135,16 @@ def split(
 
 
 def _refuse_shared_device(device: torch.device, node: Channel) -> None:
-    """Collective over the node: refuse two ranks on one GPU, which launchers that bind wrongly produce silently."""
+    """Collective over the node: refuse two ranks on one GPU, which launchers that bind wrongly
+    produce silently.
+    """
     uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
     uuids = node.gather_objects(uuid, name="device uuids")
     twins = [rank for rank, other in enumerate(uuids) if other == uuid]
     if uuid is not None and len(twins) > 1:
         raise RuntimeError(
-            f"node ranks {twins} share GPU {uuid}: start one rank per GPU, or let the launcher show each its own"
+            f"node ranks {twins} share GPU {uuid}: start one rank per GPU, or let the launcher "
+            "show each its own"
         )
 
 
@@ -155,7 +159,8 @@ def _pick_device(wish: str, node_rank: int, node: Channel) -> torch.device:
         return torch.device("cpu")
     if count > 1 and count <= node_rank:
         raise RuntimeError(
-            f"node rank {node_rank} of {node.size} has no GPU: {count} are visible; start one rank per GPU "
+            f"node rank {node_rank} of {node.size} has no GPU: {count} are visible; start one "
+            "rank per GPU "
             f"(srun --ntasks-per-node={count})"
         )
     return torch.device("cuda", 0 if count == 1 else node_rank)

@@ -32,12 +32,15 @@ class Finding:
 
 
 def diagnose(channel: Channel) -> list[Finding]:
-    """Collective over the world: return the findings; on one rank it starts a 2-rank collective of its own."""
+    """Collective over the world: return the findings; on one rank it starts a 2-rank collective of
+    its own.
+    """
     findings = [
         Finding("hpc_bnn", f"{hpc_bnn.__version__}, Python {sys.version.split()[0]}"),
         Finding(
             "torch",
-            f"{torch.__version__}, {torch.get_num_threads()} thread(s), CUDA {torch.version.cuda or 'no'}",
+            f"{torch.__version__}, {torch.get_num_threads()} thread(s), CUDA "
+            f"{torch.version.cuda or 'no'}",
         ),
         _devices(),
         _noise(torch.device("cpu")),
@@ -63,14 +66,15 @@ def sum_over_world(channel: Channel) -> float:
     parameter = torch.nn.Parameter(torch.zeros(4))
     reducer = world.reducer([("doctor", parameter)], passes=1)
     began = time.perf_counter()
-    (parameter.sum() * (channel.rank + 1.0)).backward()
+    torch.autograd.backward(parameter.sum() * (channel.rank + 1.0))
     reducer.wait()
     elapsed = time.perf_counter() - began
     expected = (channel.size + 1.0) / 2.0
     assert parameter.grad is not None
     if not torch.allclose(parameter.grad, torch.full((4,), expected)):
         raise RuntimeError(
-            f"the mean of ranks 1..{channel.size} came out as {parameter.grad[0]}, expected {expected}"
+            f"the mean of ranks 1..{channel.size} came out as {parameter.grad[0]}, expected "
+            f"{expected}"
         )
     return elapsed
 

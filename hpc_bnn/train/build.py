@@ -1,6 +1,5 @@
 """Make the parts of a run from its settings: data, network, posterior, loss, optimizer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from hpc_bnn.config import Settings, SettingsError, check_options, choose
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.models import MODELS
+from hpc_bnn.train.passes import Augment
 
 GIVEN_TO_MODELS = ("input_shape", "output_shape")
 
@@ -22,7 +22,7 @@ class Parts:
     source: Source
     posterior: Gaussian
     loss: Loss
-    augment: Callable[..., Any] | None
+    augment: Augment | None
 
     def optimizer(self, lr: float) -> torch.optim.Adam:
         """Return Adam over everything that is trained."""

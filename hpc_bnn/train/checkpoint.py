@@ -1,8 +1,9 @@
 """Checkpoints: one file for the whole world, atomic, checksummed, readable on any grid.
 
-``step-XXXXXXXX.pt`` is a ``torch.save`` file of plain containers and tensors (``weights_only=True`` reads it). It holds
-everything a run is: parameters, optimizer, the number of finished steps, from which the position in the data
-follows, the settings, and a sha256 over all of it. There is no random state to save: noise is keyed.
+``step-XXXXXXXX.pt`` is a ``torch.save`` file of plain containers and tensors (``weights_only=True``
+reads it). It holds everything a run is: parameters, optimizer, the number of finished steps, from
+which the position in the data follows, the settings, and a sha256 over all of it. There is no
+random state to save: noise is keyed.
 
 A file appears by rename after fsync, so it is whole or absent. Resume takes the newest good one.
 """
@@ -27,7 +28,7 @@ PATTERN = re.compile(r"step-(\d{8})\.pt")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, read or used; the message names the file and what to do."""
+    """A checkpoint that cannot be written, read or used; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     Raises
     ------
     CheckpointError
-        If the file cannot be written, for example on a full disk; earlier checkpoints stay as they are.
+        If the file cannot be written, for example on a full disk; earlier checkpoints stay as they
+        are.
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
     partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -80,7 +82,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         partial.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{path}: cannot write the checkpoint ({error}); {_free(folder)}. Earlier checkpoints are unharmed: free space "
+            f"{path}: cannot write the checkpoint ({error}); {_free(folder)}. Earlier "
+            "checkpoints are unharmed: free space "
             "or fix permissions, then resume"
         ) from error
     for old in available(folder)[:-keep]:
@@ -96,7 +99,8 @@ def available(folder: Path) -> list[Path]:
 
 
 def newest_good(folder: Path) -> tuple[Path, Checkpoint] | None:
-    """Return the newest checkpoint that is whole, warning about each newer one that is not; None if there are none.
+    """Return the newest checkpoint that is whole, warning about each newer one that is not; None if
+    there are none.
 
     Raises
     ------
@@ -111,7 +115,8 @@ def newest_good(folder: Path) -> tuple[Path, Checkpoint] | None:
             log.warning("%s; falling back to the one before", error)
     if paths:
         raise CheckpointError(
-            f"{folder}: all {len(paths)} checkpoints are damaged; restore one or start in another run folder"
+            f"{folder}: all {len(paths)} checkpoints are damaged; restore one or start in "
+            "another run folder"
         )
     return None
 
@@ -136,7 +141,8 @@ def load(path: Path) -> Checkpoint:
     expected = content.pop("sha256")
     if content.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: format {content.get('format')!r}, this version reads {FORMAT}; use the version that wrote it"
+            f"{path}: format {content.get('format')!r}, this version reads {FORMAT}; use the "
+            "version that wrote it"
         )
     if digest(content) != expected:
         raise CheckpointError(f"{path}: damaged checkpoint (its sha256 does not match its content)")
@@ -165,7 +171,8 @@ def restore(
         problem = _mismatch(module.state_dict(), state)
         if problem:
             raise CheckpointError(
-                f"{path}: checkpoint of another model: {part}.{problem}; use the settings it was trained with "
+                f"{path}: checkpoint of another model: {part}.{problem}; use the settings it "
+                "was trained with "
                 "(config.yaml beside its folder) or another run folder"
             )
         module.load_state_dict(dict(state))

@@ -27,7 +27,8 @@ EXAMPLES_DRAWN = 4
 
 
 def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
-    """Collective over the world: score the test split with the newest checkpoint; write evaluation.json and plots.
+    """Collective over the world: score the test split with the newest checkpoint; write
+    evaluation.json and plots.
 
     Raises
     ------

@@ -14,7 +14,7 @@ RESUMABLE_SECTIONS = ("grid.",)
 
 
 class RunFolder:
-    """Paths of a run and the rules of its folder. Only world rank 0 calls ``prepare`` and writes."""
+    """Paths of a run and the rules of its folder. Only world rank 0 prepares it and writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,17 +58,14 @@ class RunFolder:
             if changed:
                 raise SettingsError(
                     [
-                        f"{self.config}: the run in this folder has {key} = {old!r}, now {new!r}; use another --run "
-                        "folder, or the settings of this one"
+                        f"{self.config}: {key} = {old!r} in the run of this folder, now {new!r}; "
+                        "use another --run folder, or the settings of this one"
                         for key, (old, new) in changed.items()
                     ]
                 )
             if not resume:
-                raise SettingsError(
-                    [
-                        f"{self.path}: holds a run already; continue it with --resume or use another --run folder"
-                    ]
-                )
+                advice = "continue it with --resume or use another --run folder"
+                raise SettingsError([f"{self.path}: holds a run already; {advice}"])
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             partial = self.config.with_suffix(".partial")
@@ -76,5 +73,6 @@ class RunFolder:
             partial.replace(self.config)
         except OSError as error:
             raise OSError(
-                f"{self.path}: the run folder cannot be written ({error.strerror}); choose another with --run"
+                f"{self.path}: the run folder cannot be written ({error.strerror}); choose "
+                "another with --run"
             ) from error

@@ -1,4 +1,6 @@
-"""What a run tells while it goes: metrics as JSON lines, a bar on a terminal, log lines with an ETA in a batch job."""
+"""What a run tells while it goes: metrics as JSON lines, a bar on a terminal, log lines with an ETA
+in a batch job.
+"""
 
 import json
 import logging
@@ -16,7 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """``metrics.jsonl``: one object a line. A resumed run first cuts off what lies after its checkpoint.
+    """``metrics.jsonl``: one object a line. A resumed run first cuts off what lies after its
+    checkpoint.
 
     Non-finite numbers are written as null: JSON has no others.
     """
@@ -60,7 +63,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """A tqdm bar where standard error is a terminal, else one log line with an ETA every ``log_every`` steps."""
+    """A tqdm bar where standard error is a terminal, else one log line with an ETA every
+    ``log_every`` steps.
+    """
 
     def __init__(self, *, total: int, first: int, log_every: int, is_first_rank: bool) -> None:
         self._total, self._first, self._log_every = total, first, log_every
@@ -102,7 +107,9 @@ def _lines(path: Path) -> list[str]:
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a row; a line that was cut short counts as after every step, so that it goes."""
+    """Return the step of a row; a line that was cut short counts as after every step, so that it
+    goes.
+    """
     try:
         return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError):

@@ -201,7 +201,9 @@ class _Run:
         )
 
     def _resume(self) -> None:
-        """Collective: world rank 0 finds the newest good checkpoint, every rank receives and restores it."""
+        """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
+        restores it.
+        """
         found = on_first(
             self._world.world,
             lambda: checkpoint.newest_good(self._folder.checkpoints),
@@ -228,7 +230,8 @@ class _Run:
         for name, parameter in self._parts.posterior.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise FloatingPointError(
-                    f"step {self._step.step}: parameter {name} is not finite; the checkpoint was not written and "
+                    f"step {self._step.step}: parameter {name} is not finite; the checkpoint "
+                    "was not written and "
                     "the one before is kept"
                 )
 

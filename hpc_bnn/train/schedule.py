@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""The learning rate as a pure function of the step: a resumed run needs no scheduler state."""
 
 import math
 from typing import Literal
@@ -15,7 +15,9 @@ def learning_rate(
     warmup_steps: int = 0,
     schedule: Schedule = "cosine",
 ) -> float:
-    """Return the rate at ``step`` (from 0): a linear rise to ``lr``, then constant or a half cosine to ``lr_min``."""
+    """Return the rate at ``step`` (from 0): a linear rise to ``lr``, then constant or a half cosine
+    to ``lr_min``.
+    """
     if step < warmup_steps:
         return lr * (step + 1) / warmup_steps
     if schedule == "constant":

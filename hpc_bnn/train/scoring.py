@@ -1,4 +1,6 @@
-"""Score a posterior on a set of examples, spread over the grid: samples along one axis, examples along the other."""
+"""Score a posterior on a set of examples, spread over the grid: samples along one axis, examples
+along the other.
+"""
 
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ def score(
     indices = in_turn(
         len(examples), data_rank=world.grid.data_rank, data_ranks=world.grid.data_ranks
     )
-    for part in indices.split(batch_size):
+    for part in torch.split(indices, batch_size):
         x, y = examples.batch(part)
         outputs = posterior.predict(
             as_input(posterior, x, world.device), samples=len(own), first=own.start

@@ -1,33 +1,28 @@
 """One training step on any grid of ranks: draw, forward, loss, backward, reduce, update.
 
-A rank loops over its own weight samples, forward and backward one at a time, so peak memory is that of one network
-whatever K is. A joint loss first runs every sample without a graph, takes the loss's gradient to the outputs, and runs
-the samples again to pull it back: keyed noise makes the second run the same as the first.
+A rank loops over its own weight samples, forward and backward one at a time, so peak memory is that
+of one network whatever K is. A joint loss first runs every sample without a graph, takes the loss's
+gradient to the outputs, and runs the samples again to pull it back: keyed noise makes the second
+run the same as the first.
 
 Letters: S samples of one pass, K samples over the grid, B examples of this rank.
 """
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.gaussian import Gaussian
-from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
 from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
-
-Views = Literal["per_sample", "per_rank", "shared"]
-Precision = Literal["float32", "bf16", "float64"]
+from hpc_bnn.train.passes import Augment, Passes, Precision, Views
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,8 @@ class Step:
     samples_per_pass
         Weight samples that share one forward pass by ``torch.vmap``; 1 keeps memory at one network.
     augment
-        An augmentation of ``hpc_bnn.data.augment``; ``views`` says who sees which random view of the batch.
+        An augmentation of ``hpc_bnn.data.augment``; ``views`` says who sees which random view of
+        the batch.
     clip_norm
         Largest norm of the reduced gradient; None: no clipping.
     precision
@@ -107,7 +103,7 @@ class Step:
         kl_weight: float = 1.0,
         kl_warmup_steps: int = 0,
         samples_per_pass: int = 1,
-        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+        augment: Augment | None = None,
         views: Views = "per_sample",
         clip_norm: float | None = None,
         precision: Precision = "float32",
@@ -124,15 +120,20 @@ class Step:
             optimizer,
             world,
         )
-        self._samples = samples
-        own = world.grid.own_samples(samples)
-        self._passes = _passes(own, samples_per_pass)
-        self._factor = {"kl_weight": kl_weight, "warmup_steps": kl_warmup_steps}
-        self._num_examples = num_examples
-        self._augment, self._views = augment, views
+        self._samples, self._num_examples = samples, num_examples
+        self._kl_weight, self._kl_warmup_steps = kl_weight, kl_warmup_steps
         self._clip_norm, self._precision, self._exact = clip_norm, precision, exact
         self._guard_every = guard_every
-        self._check(own)
+        self._passes = Passes(
+            posterior,
+            world,
+            samples=samples,
+            samples_per_pass=samples_per_pass,
+            augment=augment,
+            views=views,
+            precision=precision,
+        )
+        self._check()
         posterior.to(world.device)
         loss.to(world.device)
         self._named = _named_parameters(posterior, loss, optimizer)
@@ -140,13 +141,15 @@ class Step:
         world.broadcast_parameters(dict(self._named))
         self._reducer = world.reducer(
             self._named.items(),
-            passes=len(self._passes),
+            passes=len(self._passes.parts),
             reduction=reduction,
             compression=compression,
         )
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Collective: train on this rank's examples and return the objective over the whole grid, a scalar."""
+        """Collective: train on this rank's examples and return the objective over the whole grid, a
+        scalar.
+        """
         began, waited = time.perf_counter(), self._waited()
         device = self._world.device
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
@@ -158,7 +161,7 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
         if isinstance(self._loss, SeparableLoss):
             data_share, kl = self._backward_separable(x, y)
-        elif len(self._passes) == 1:
+        elif len(self._passes.parts) == 1:
             data_share, kl = self._backward_joint_kept(x, y)
         else:
             data_share, kl = self._backward_joint_recomputed(x, y)
@@ -180,34 +183,37 @@ class Step:
     def _backward_separable(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
         assert isinstance(self._loss, SeparableLoss)
         total, kl = torch.zeros((), device=x.device), 0.0
-        for i, samples in enumerate(self._passes):
-            outputs = self._forward(x, samples)
+        for i, samples in enumerate(self._passes.parts):
+            outputs = self._passes.run(x, self.step, samples)
             share = separable_share(self._loss, outputs, y, self._samples)
             objective, kl = self._with_kl(share, i, kl)
-            (objective * self._reducer.scale).backward()
+            torch.autograd.backward(objective * self._reducer.scale)
             total = total + share.detach()
         return total, kl
 
     def _backward_joint_kept(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
-        share = self._joint(self._forward(x, self._passes[0]), y)
+        share = self._joint(self._passes.run(x, self.step, self._passes.parts[0]), y)
         objective, kl = self._with_kl(share, 0, 0.0)
-        (objective * self._reducer.scale).backward()
+        torch.autograd.backward(objective * self._reducer.scale)
         return share.detach(), kl
 
     def _backward_joint_recomputed(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
         with torch.no_grad():
-            outputs = torch.cat([self._forward(x, samples) for samples in self._passes])
+            outputs = torch.cat(
+                [self._passes.run(x, self.step, samples) for samples in self._passes.parts]
+            )
         outputs.requires_grad_()
         share = self._joint(outputs, y)
-        (share * self._reducer.scale).backward()
+        torch.autograd.backward(share * self._reducer.scale)
         assert outputs.grad is not None
-        gradients = outputs.grad.split([len(samples) for samples in self._passes])
+        gradients = torch.split(outputs.grad, [len(part) for part in self._passes.parts])
         kl = 0.0
-        for i, (samples, gradient) in enumerate(zip(self._passes, gradients, strict=True)):
-            again = self._forward(x, samples)
-            # A scalar whose gradient to the outputs is the loss's: one backward call covers data term and KL.
+        for i, (samples, gradient) in enumerate(zip(self._passes.parts, gradients, strict=True)):
+            again = self._passes.run(x, self.step, samples)
+            # A scalar whose gradient to the outputs is the loss's: one backward call covers data
+            # term and KL.
             objective, kl = self._with_kl((again * (gradient / self._reducer.scale)).sum(), i, kl)
-            (objective * self._reducer.scale).backward()
+            torch.autograd.backward(objective * self._reducer.scale)
         return share.detach(), kl
 
     def _joint(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -215,62 +221,27 @@ class Step:
         return joint_share(self._loss, outputs, y, self._world.sample_axis, exact=self._exact)
 
     def _with_kl(self, share: Tensor, index: int, kl: float) -> tuple[Tensor, float]:
-        """Add this rank's share of the KL to the first pass, so that the last one ends with the network's gradients."""
+        """Add this rank's share of the KL to the first pass, so that the last one ends with the
+        network's gradients.
+        """
         if index > 0:
             return share, kl
         term = self._posterior.kl()
         weight = self._kl_factor() / self._world.grid.sample_ranks
         return share + weight * term, float(term.detach())
 
-    def _forward(self, x: Tensor, samples: range) -> Tensor:
-        """Return the outputs (S, B, ...) of one pass; the same for the same step and samples."""
-        x, views = self._augmented(x, samples)
-        with (
-            self._dropout(len(samples), samples[0], x.shape[1] if views else len(x)),
-            self._autocast(),
-        ):
-            outputs: Tensor = self._posterior(
-                x, self._posterior.draws(self.step, samples), views=views
-            )
-        return outputs
-
-    def _augmented(self, x: Tensor, samples: range) -> tuple[Tensor, bool]:
-        if self._augment is None:
-            return x, False
-        if self._views == "shared":
-            return self._view(x, 0), False
-        if self._views == "per_rank":
-            return self._view(x, self._world.grid.sample_rank), False
-        return torch.stack([self._view(x, sample) for sample in samples]), True
-
-    def _view(self, x: Tensor, sample: int) -> Tensor:
-        assert self._augment is not None
-        count = self._augment.count(tuple(x.shape[1:]))  # type: ignore[attr-defined]
-        stream = Stream(self._posterior.seed, Purpose.AUGMENTATION, self.step, sample)
-        first = self._world.grid.data_rank * len(x)
-        noise = uniforms(stream, (len(x), count), offset=first * count, device=x.device)
-        return self._augment(x, noise)
-
-    def _dropout(
-        self, num_samples: int, sample: int, examples: int
-    ) -> contextlib.AbstractContextManager[object]:
-        if num_samples > 1:
-            return contextlib.nullcontext()  # _check has refused dropout here
-        stream = Stream(self._posterior.seed, Purpose.DROPOUT, self.step, sample)
-        return KeyedDropout(
-            stream, examples=examples, first_example=self._world.grid.data_rank * examples
+    def _kl_factor(self) -> float:
+        return kl_factor(
+            self.step,
+            kl_weight=self._kl_weight,
+            warmup_steps=self._kl_warmup_steps,
+            num_examples=self._num_examples,
         )
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        if self._precision != "bf16":
-            return contextlib.nullcontext()
-        return torch.autocast(self._world.device.type, dtype=torch.bfloat16)
-
-    def _kl_factor(self) -> float:
-        return kl_factor(self.step, num_examples=self._num_examples, **self._factor)  # type: ignore[arg-type]
-
     def _data_loss(self, share: Tensor, examples: int) -> float:
-        """Collective: return mean_b l_b over the grid, having checked that all ranks hold equally many examples."""
+        """Collective: return mean_b l_b over the grid, having checked that all ranks hold equally
+        many examples.
+        """
         grid = self._world.grid
         if isinstance(self._loss, JointLoss) and self._exact:
             share = share / grid.sample_ranks  # every sample rank holds the whole value
@@ -280,10 +251,12 @@ class Step:
         ).tolist()
         if squares * grid.world_size != count**2:
             raise guards.GuardError(
-                f"step {self.step}: the ranks hold batches of different sizes (this one {examples}, together "
-                f"{int(count)} on {grid.world_size} ranks); every rank must get equally many examples"
+                f"step {self.step}: the ranks hold batches of different sizes (this one "
+                f"{examples}, together "
+                f"{int(count)} on {grid.world_size} ranks); every rank must get equally many "
+                "examples"
             )
-        return total / grid.data_ranks
+        return float(total / grid.data_ranks)
 
     def _require_finite(self, loss: float) -> None:
         if math.isfinite(loss):
@@ -299,7 +272,8 @@ class Step:
             else "all gradients are finite"
         )
         raise FloatingPointError(
-            f"step {self.step}: loss = {loss}; {where}; the parameters are those before this step. Lower train.lr or "
+            f"step {self.step}: loss = {loss}; {where}; the parameters are those before this "
+            "step. Lower train.lr or "
             "posterior.initial_sigma, or set train.clip_norm"
         )
 
@@ -313,18 +287,13 @@ class Step:
         return float(getattr(self._world.sample_axis, "waited_s", 0.0))
 
     def _guard(self, x: Tensor, y: Tensor) -> None:
-        name = self._posterior.names[0]
-        with torch.no_grad():
-            first = self._posterior.draw(self._posterior.draws(self.step, self._passes[0][:1]))[
-                name
-            ]
         guards.check(
             self._world.world,
             self._world.grid,
             step=self.step,
             parameters=self._named,
             batch=(x, y),
-            draw=first,
+            draw=self._passes.first_draw(self.step),
         )
 
     def _agree_before_first_step(self) -> None:
@@ -338,12 +307,12 @@ class Step:
         }
         guards.agree(self._world.world, settings, name="before the first step")
 
-    def _check(self, own: range) -> None:
+    def _check(self) -> None:
         if self._num_examples < 1:
             raise ValueError(
                 f"num_examples = {self._num_examples}: must be the size of the training set"
             )
-        seen = self._samples if self._exact else len(own)
+        seen = self._samples if self._exact else sum(map(len, self._passes.parts))
         if isinstance(self._loss, JointLoss) and seen < self._loss.min_samples:
             raise ValueError(
                 f"posterior.samples = {self._samples}: {type(self._loss).__name__} needs at least "
@@ -354,20 +323,6 @@ class Step:
             raise ValueError(
                 f"posterior.samples = {self._samples}: antithetic pairs need an even number"
             )
-        drops = any(
-            isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0
-            for m in self._posterior.module.modules()
-        )
-        if drops and any(len(samples) > 1 for samples in self._passes):
-            raise ValueError(
-                "posterior.samples_per_pass: a network with dropout runs its weight samples one at a time; set it to 1"
-            )
-
-
-def _passes(own: range, samples_per_pass: int) -> list[range]:
-    if samples_per_pass < 1:
-        raise ValueError(f"posterior.samples_per_pass = {samples_per_pass}: must be at least 1")
-    return [own[i : i + samples_per_pass] for i in range(0, len(own), samples_per_pass)]
 
 
 def _named_parameters(
@@ -380,12 +335,14 @@ def _named_parameters(
     missing = [name for name, p in named.items() if id(p) not in held]
     if missing:
         raise ValueError(
-            f"the optimizer does not hold {missing[0]} ({len(missing)} of {len(named)} parameters); build it from "
+            f"the optimizer does not hold {missing[0]} ({len(missing)} of {len(named)} "
+            "parameters); build it from "
             "posterior.parameters() and, if the loss learns something, loss.parameters()"
         )
     if len(held) > len(named):
         raise ValueError(
-            f"the optimizer holds {len(held) - len(named)} parameters that belong to neither posterior nor loss"
+            f"the optimizer holds {len(held) - len(named)} parameters that belong to neither "
+            "posterior nor loss"
         )
     return named
 

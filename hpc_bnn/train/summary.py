@@ -30,7 +30,7 @@ def parameter_checksum(parameters: Iterable[Tensor]) -> dict[str, float]:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the largest memory this process has held: of the GPU where it has one, else resident."""
+    """Return the largest memory this process has held, of its GPU where it has one."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -58,7 +58,9 @@ def summarise(
     reports: Sequence[Report],
     validation: dict[str, float],
 ) -> dict[str, Any]:
-    """Collective over the world: return the summary; times and memory are those of the slowest and largest rank."""
+    """Collective over the world: return the summary; times and memory are those of the slowest and
+    largest rank.
+    """
     timed = reports[WARMUP_STEPS:] or reports
     times = sorted(report.step_time_s for report in timed)
     waits = sum(report.wait_time_s for report in timed)

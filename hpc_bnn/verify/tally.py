@@ -1,6 +1,7 @@
 """Scores of a test set as sums that add up over batches and ranks, in any order.
 
-A tally is one float64 vector of sums; ranks reduce it with a single sum, and the result is the same on any grid.
+A tally is one float64 vector of sums; ranks reduce it with a single sum, and the result is the same
+on any grid.
 
 Letters: S weight samples, B batch, C classes.
 """
@@ -30,7 +31,9 @@ class Tally(Protocol):
     sums: Tensor
 
     def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
-        """Add the examples of a batch under all weight samples: outputs (S, B, ...), target (B, ...)."""
+        """Add the examples of a batch under all weight samples: outputs (S, B, ...), target (B,
+        ...).
+        """
 
     def result(self) -> dict[str, float]:
         """Return the scores by name."""
@@ -83,8 +86,9 @@ class ClassificationTally:
 class RegressionTally:
     """RMSE, CRPS, NLL, spread and coverage, in the units of the outputs.
 
-    With standard deviations the forecast is the Gaussian mixture of the weight samples; without, their ensemble, whose
-    CRPS is the fair one, whose PIT is the middle of the truth's rank, and which has no NLL.
+    With standard deviations the forecast is the Gaussian mixture of the weight samples; without,
+    their ensemble, whose CRPS is the fair one, whose PIT is the middle of the truth's rank, and
+    which has no NLL.
     """
 
     def __init__(self) -> None:
@@ -92,7 +96,9 @@ class RegressionTally:
         self._samples = 0
 
     def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
-        """Add means or members (S, B, ...) and standard deviations (S, B, ...) for targets (B, ...)."""
+        """Add means or members (S, B, ...) and standard deviations (S, B, ...) for targets (B,
+        ...).
+        """
         mu, truth = outputs.double().cpu(), target.double().cpu()
         self._samples = len(mu)
         nll = torch.full_like(truth, math.nan)
