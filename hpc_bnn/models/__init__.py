@@ -7,7 +7,8 @@ from collections.abc import Callable
 from torch import nn
 
 from hpc_bnn.models.mlp import MLP
+from hpc_bnn.models.swin import Swin
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "swin": Swin}
 
-__all__ = ["MLP", "MODELS"]
+__all__ = ["MLP", "MODELS", "Swin"]
