@@ -4,10 +4,9 @@
 #
 # Torch comes first and alone, so that no later requirement can bring another build of it; Horovod is
 # compiled against that torch and that MPI; the package is linked in place, so Python edits need no build.
-set(stamps ${PROJECT_BINARY_DIR}/stamps)
+set(stamps ${HPC_BNN_ENV}/stamps)   # inside: whoever removes build/env removes them too
 set(requirements ${PROJECT_BINARY_DIR}/requirements.txt)
-set(pip ${HPC_BNN_PYTHON} -m pip --disable-pip-version-check install -qq)   # -qq: errors only
-file(MAKE_DIRECTORY ${stamps})
+set(pip_install ${HPC_BNN_PYTHON} -m pip --disable-pip-version-check install -qq)   # -qq: errors only
 
 # step(NAME AFTER previous DEPENDS files... COMMENT text COMMANDS COMMAND ... COMMAND ...)
 function(step name)
@@ -18,6 +17,7 @@ function(step name)
   list(TRANSFORM arg_DEPENDS PREPEND ${PROJECT_SOURCE_DIR}/ REGEX "^[^/]")
   add_custom_command(OUTPUT ${stamps}/${name}
     ${arg_COMMANDS}
+    COMMAND ${CMAKE_COMMAND} -E make_directory ${stamps}
     COMMAND ${CMAKE_COMMAND} -E touch ${stamps}/${name}
     DEPENDS ${arg_DEPENDS} COMMENT "${arg_COMMENT}" WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} VERBATIM)
 endfunction()
@@ -44,35 +44,35 @@ step(venv DEPENDS ${identity}
   COMMENT "build/env: a virtual environment with Python ${Python3_VERSION}"
   COMMANDS
     COMMAND ${HPC_BNN_BASE_PYTHON} -m venv --clear ${HPC_BNN_ENV}
-    COMMAND ${pip} --constraint ${requirements} setuptools wheel)
+    COMMAND ${pip_install} --constraint ${requirements} setuptools wheel)
 
 # Without its dependencies at first: a wrong build is refused before gigabytes of CUDA libraries follow.
 step(torch AFTER venv DEPENDS cmake/check_torch.py
   COMMENT "build/env: ${HPC_BNN_TORCH}, built for ${HPC_BNN_ACCELERATOR}"
   COMMANDS
-    COMMAND ${pip} --no-deps ${HPC_BNN_TORCH_PIP_OPTIONS} ${HPC_BNN_TORCH}
+    COMMAND ${pip_install} --no-deps ${HPC_BNN_TORCH_PIP_OPTIONS} ${HPC_BNN_TORCH}
     COMMAND ${HPC_BNN_PYTHON} cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
 
 if(HPC_BNN_MPI STREQUAL "system")
   # pip's cache knows nothing of MPI: it would hand out an mpi4py that was built against another one.
   set(install_mpi ${CMAKE_COMMAND} -E env MPICC=${HPC_BNN_MPICC}
-    ${pip} --no-cache-dir --no-binary mpi4py --constraint ${requirements} ${mpi_packages})
+    ${pip_install} --no-cache-dir --no-binary mpi4py --constraint ${requirements} ${mpi_packages})
 else()
-  set(install_mpi ${pip} --constraint ${requirements} ${mpi_packages})
+  set(install_mpi ${pip_install} --constraint ${requirements} ${mpi_packages})
 endif()
-step(mpi AFTER torch
+step(mpi AFTER torch DEPENDS ${requirements}
   COMMENT "build/env: mpi4py on MPI = ${HPC_BNN_MPI}"
   COMMANDS COMMAND ${install_mpi})
 
-step(requirements AFTER mpi DEPENDS ${requirements}
+step(requirements AFTER mpi
   COMMENT "build/env: everything else, as pinned in cmake/requirements.txt.in"
   COMMANDS
-    COMMAND ${pip} ${HPC_BNN_TORCH_PIP_OPTIONS} --requirement ${requirements}
+    COMMAND ${pip_install} ${HPC_BNN_TORCH_PIP_OPTIONS} --requirement ${requirements}
     COMMAND ${HPC_BNN_PYTHON} cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
 
 # horovod.cmake reads the site for itself, so a change of its Horovod options is seen here.
-step(horovod AFTER mpi
-  DEPENDS ${stamps}/requirements cmake/horovod.cmake cmake/check_horovod.py ${site_file}
+step(horovod AFTER requirements
+  DEPENDS cmake/horovod.cmake cmake/check_horovod.py ${site_file}
   COMMENT "build/env: Horovod"
   COMMANDS
     COMMAND ${CMAKE_COMMAND} -D SITE=${SITE} -D MPI=${HPC_BNN_MPI}
@@ -82,7 +82,7 @@ step(horovod AFTER mpi
 step(package AFTER horovod DEPENDS setup.py hpc_bnn/__init__.py hpc_bnn/bayes/_noise.c
   COMMENT "build/env: hpc_bnn, linked in place"
   COMMANDS
-    COMMAND ${pip} --no-deps --no-build-isolation --use-pep517 --editable ${PROJECT_SOURCE_DIR}
+    COMMAND ${pip_install} --no-deps --no-build-isolation --use-pep517 --editable ${PROJECT_SOURCE_DIR}
     COMMAND ${HPC_BNN_PYTHON} -m pip --disable-pip-version-check check)
 
 add_custom_target(dependencies DEPENDS ${stamps}/horovod)

@@ -34,7 +34,9 @@ set(rpath [[$ORIGIN/../../torch/lib;$ORIGIN/../../nvidia/nccl/lib;$ORIGIN/../../
 set(rpath_of_system_libraries OFF)
 if(HPC_BNN_MPI STREQUAL "system")
   find_program(mpicxx NAMES mpicxx mpic++ CC REQUIRED)
-  file(REAL_PATH ${mpicxx} mpi)
+  ask_python(mpi "import mpi4py; mpi4py.rc.initialize = False
+from mpi4py import MPI; print(MPI.Get_library_version().splitlines()[0])")
+  string(PREPEND mpi "${mpicxx} ")
   set(rpath_of_system_libraries ON)
 endif()
 
@@ -72,13 +74,11 @@ endfunction()
 function(run_logged log)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE code OUTPUT_FILE ${log} ERROR_FILE ${log})
   if(code)
-    file(STRINGS ${log} lines)
-    list(LENGTH lines count)
-    math(EXPR first "${count} > 40 ? ${count} - 40 : 0")
-    list(SUBLIST lines ${first} -1 lines)
-    list(JOIN lines "\n" tail)
+    # pip ends with its own advice; what went wrong stands somewhere above it.
+    file(STRINGS ${log} lines REGEX "[Ee]rror|ERROR|NOTFOUND|No such file" LIMIT_COUNT 15)
+    list(JOIN lines "\n" lines)
     list(JOIN ARGN " " command)
-    message(FATAL_ERROR "Horovod ${version}: failed with ${code}: ${command}\n${tail}\nAll of it: ${log}")
+    message(FATAL_ERROR "Horovod ${version}: failed with ${code}: ${command}\n${lines}\nAll of it: ${log}")
   endif()
 endfunction()
 
@@ -109,6 +109,11 @@ function(link_nccl_of_torch result)
 endfunction()
 
 function(build)
+  if(BUILD MATCHES " ")
+    message(FATAL_ERROR "Horovod ${version}: cannot be compiled in '${BUILD}': MPI's compiler wrapper does "
+      "not quote the space. Build once in a folder without a space; this one then takes the wheel "
+      "from ${cache}.")
+  endif()
   file(REMOVE_RECURSE ${work})
   file(WRITE ${work}/horovod.txt "horovod==${version} --hash=sha256:${archive_sha256}\n")
   run_logged(${work}/download.log ${pip} download --no-deps --no-binary :all: --no-build-isolation

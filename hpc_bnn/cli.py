@@ -94,7 +94,7 @@ def _settings(config: Path, overrides: Sequence[str]) -> Settings:
         bundled if not config.exists() and config.parent == Path() and bundled.exists() else config
     )
     settings = load_settings(path, overrides)
-    check_choices(settings, str(path))
+    check_choices(settings, f"{path} with the command line" if overrides else str(path))
     return settings
 
 

@@ -6,8 +6,11 @@ sections ``model``, ``loss`` and ``data`` choose something by ``name``; their ot
 keyword arguments of what was chosen, and are checked against its signature (``check_options``).
 """
 
+import copy
 import difflib
 import inspect
+import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -39,13 +42,14 @@ class SettingsError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: no number is made of a text, and no 1 sample of ``true``.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class _Choice(_Section):
     """A section whose further keys belong to what ``name`` chooses."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
 
     @property
@@ -103,7 +107,8 @@ class DataSettings(_Choice):
     """The data set."""
 
     augmentation: Literal["per_sample", "per_rank", "shared"] = Field(
-        "per_sample", description="who gets its own random view of the batch"
+        "per_sample",
+        description="who gets its own random view of the batch; per_rank depends on the grid",
     )
     transform: dict[str, Any] = Field(
         default_factory=dict, description="augmentation by name with its options; {}: none"
@@ -152,8 +157,9 @@ class TrainSettings(_Section):
 class Settings(_Section):
     """Everything that determines a run."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)  # sections come as dicts
     seed: int = Field(
-        0, ge=0, lt=SEED_LIMIT, description="key of all noise and of the initial weights"
+        0, ge=0, lt=SEED_LIMIT, strict=True, description="key of all noise and initial weights"
     )
     grid: GridSettings = GridSettings()  # type: ignore[call-arg]
     posterior: PosteriorSettings = PosteriorSettings()  # type: ignore[call-arg]
@@ -176,13 +182,14 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such settings file; the bundled ones are in {CONFIGS}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parse(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path}: not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(content, dict):
         raise SettingsError(
             [f"{path}: expected sections ({', '.join(Settings.model_fields)}), got {content!r}"]
         )
+    in_file = copy.deepcopy(content)
     problems: list[str] = []
     overridden: set[str] = set()
     for override in overrides:
@@ -193,7 +200,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
             )
             continue
         try:
-            value = yaml.safe_load(text)
+            value = _parse(text)
         except yaml.YAMLError:
             value = text
         if not _assign(content, key.split("."), value):
@@ -204,7 +211,11 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
         overridden.add(key)
 
     def source(key: str) -> str:
-        on_command_line = any(key == o or key.startswith(f"{o}.") for o in overridden)
+        on_command_line = any(
+            f"{key}.".startswith(f"{o}.")
+            or (o.startswith(f"{key}.") and not _holds(in_file, key.split(".")))
+            for o in overridden
+        )
         return "command line" if on_command_line else str(path)
 
     try:
@@ -219,7 +230,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
 
 def dump_settings(settings: Settings) -> str:
     """Return the resolved settings as YAML; ``load_settings`` reads back the same settings."""
-    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    text: str = yaml.dump(settings.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
     return text
 
 
@@ -276,7 +287,8 @@ def check_options(
     for key in options:
         if key in known:
             try:
-                known[key].validate_python(options[key])
+                # As JSON: strict about types, yet a list may stand for a tuple and text for a path.
+                known[key].validate_json(json.dumps(options[key], default=str), strict=True)
             except ValidationError as error:
                 expected = "; ".join(sorted({e["msg"] for e in error.errors()}))
                 problems.append(f"{section}.{key} = {options[key]!r}: {_lower(expected)}")
@@ -284,6 +296,32 @@ def check_options(
 
 
 CONFIGS = Path(__file__).parent / "configs"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers may be written 1e-3: YAML 1.1 takes that for text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that ``_Loader`` would take for numbers."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
+    )
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+
+
+def _holds(tree: object, path: Sequence[str]) -> bool:
+    for part in path:
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
 
 
 def _assign(tree: dict[str, Any], path: Sequence[str], value: object) -> bool:

@@ -55,9 +55,11 @@ install_packages() {
     as_root=(sudo -n)
   fi
   printf 'local.sh: %s: installing %s\n' "$reason" "$*" >&2
-  "${as_root[@]}" apt-get update -qq
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    "$@" >&2 || fail "$reason, and apt-get could not install $*."
+  if ! { "${as_root[@]}" apt-get update -qq &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+      apt-get install -y -qq --no-install-recommends "$@"; } >&2; then
+    fail "$reason, and apt-get could not install $* (see above)."
+  fi
 }
 
 has_cmake_325() {
@@ -96,7 +98,7 @@ if ! has_cmake_325; then
   if ! has_cmake_325; then
     printf 'local.sh: no cmake >= 3.25 here: taking it from PyPI into build/bootstrap\n' >&2
     "$python" -m venv --clear "$bootstrap"
-    "$bootstrap/bin/python" -m pip install --quiet --disable-pip-version-check cmake==4.4.4
+    "$bootstrap/bin/python" -m pip install -qq --disable-pip-version-check cmake==4.4.4
   fi
 fi
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hpc_bnn.bayes.noise import Purpose, Stream, backend
 
@@ -74,6 +75,7 @@ class _Draw(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad = grads[0].contiguous()
         (log_sigma,) = ctx.saved_tensors

@@ -3,7 +3,9 @@ grid of ranks.
 
 While the mode is active, every ``torch.nn.functional.dropout`` of the network draws its mask from
 keyed noise. The first dimension of a dropped activation must enumerate the examples of the batch,
-possibly in several rows each (windows, tokens), example by example.
+possibly in several rows each (windows, tokens), example by example. Whatever else would take
+numbers from torch's own generators is refused: they differ between ranks, and between the two
+forward passes of a joint loss.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +21,25 @@ from hpc_bnn.bayes.noise import Stream, uniforms
 CALL_STRIDE = 1 << 40  # elements of noise set aside for each dropout call of a forward pass
 
 _CHANNELWISE = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
-_REFUSED = (functional.alpha_dropout, functional.feature_alpha_dropout)
+_REFUSED = frozenset(
+    [
+        *(functional.alpha_dropout, functional.feature_alpha_dropout, functional.rrelu),
+        *(torch.dropout, torch.dropout_, torch.feature_dropout, torch.feature_dropout_),
+        *(torch.alpha_dropout, torch.alpha_dropout_),
+        *(torch.feature_alpha_dropout, torch.feature_alpha_dropout_),
+    ]
+)
+_RECURRENT = frozenset([torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu])
+_GENERATED = frozenset(
+    [
+        *(torch.rand, torch.rand_like, torch.randn, torch.randn_like, torch.normal),
+        *(torch.randint, torch.randint_like, torch.randperm, torch.multinomial, torch.poisson),
+        *(torch.bernoulli, torch.Tensor.bernoulli, torch.Tensor.bernoulli_),
+        *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.random_),
+        *(torch.Tensor.exponential_, torch.Tensor.geometric_, torch.Tensor.multinomial),
+        functional.gumbel_softmax,
+    ]
+)
 
 
 class KeyedDropout(TorchFunctionMode):
@@ -57,8 +77,18 @@ class KeyedDropout(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.dropout or func in _CHANNELWISE:
             return self._drop(*args, channelwise=func in _CHANNELWISE, **kwargs)
-        if func in _REFUSED and kwargs.get("training", False):
+        if func in _REFUSED and _in_training(args, kwargs):
             raise NotImplementedError(f"{func.__name__} has no keyed mask; use nn.Dropout")
+        if func in _RECURRENT and _recurrent_dropout(args) > 0:
+            raise NotImplementedError(
+                f"dropout inside nn.{func.__name__.upper()} has no keyed mask; set dropout = 0 and "
+                "stack layers with nn.Dropout between them"
+            )
+        if func in _GENERATED and kwargs.get("generator") is None:
+            raise NotImplementedError(
+                f"{func.__name__} takes its numbers from torch's own generator, which depends on "
+                "the grid of ranks; make them with nn.functional.dropout, or pass generator="
+            )
         if func is functional.scaled_dot_product_attention and _dropout_p(args, kwargs, 4) > 0:
             raise NotImplementedError(
                 "dropout inside scaled_dot_product_attention has no keyed mask; set dropout_p = "
@@ -97,6 +127,18 @@ class KeyedDropout(TorchFunctionMode):
         keep = uniforms(self._stream, shape, offset=offset, device=x.device) >= p
         scale = keep.to(x.dtype) / (1.0 - p) if p < 1.0 else torch.zeros_like(x)
         return x.mul_(scale) if inplace else x * scale
+
+
+def _in_training(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return the argument that torch.nn.functional calls ``training`` and torch ``train``."""
+    third = args[2] if len(args) > 2 else False
+    return bool(kwargs.get("training", kwargs.get("train", third)))
+
+
+def _recurrent_dropout(args: tuple[Any, ...]) -> float:
+    """Return p, or 0 outside training: the only float among the arguments, then ``training``."""
+    position = next(i for i, value in enumerate(args) if isinstance(value, float))
+    return float(args[position]) if args[position + 1] else 0.0
 
 
 def _dropout_p(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> float:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from hpc_bnn.bayes.draw import Draws, draw
@@ -86,7 +87,7 @@ class Gaussian(nn.Module):
         self.module = module
         self.names = random_names(module, random)
         self.antithetic, self.keep_noise = antithetic, keep_noise
-        self.temperature, self.seed = temperature, seed
+        self.prior_sigma, self.temperature, self.seed = prior_sigma, temperature, seed
         mus = {name: module.get_parameter(name) for name in self.names}
         self.log_sigma = nn.ParameterDict(
             {
@@ -142,7 +143,7 @@ class Gaussian(nn.Module):
         return outputs
 
     def kl(self) -> Tensor:
-        """Return KL(q || p) as a scalar; at a temperature other than 1 the cold complexity term."""
+        """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""
         total: Tensor | None = None
         for name, mu, log_sigma in self._random():
             term: Tensor = _KL.apply(mu, log_sigma, self._tau[name], self.temperature)  # type: ignore[no-untyped-call]
@@ -164,7 +165,8 @@ class Gaussian(nn.Module):
             raise ValueError(
                 f"samples = {samples}, samples_per_pass = {samples_per_pass}: must be at least 1"
             )
-        was_training = self.module.training
+        # Mode by mode: part of a network in training may be held in evaluation mode.
+        modes = [(layer, layer.training) for layer in self.module.modules()]
         self.module.eval()
         try:
             indices = range(first, first + samples)
@@ -175,7 +177,8 @@ class Gaussian(nn.Module):
                 ]
             )
         finally:
-            self.module.train(was_training)
+            for layer, mode in modes:
+                layer.training = mode
 
 
 def _key(name: str) -> str:
@@ -192,11 +195,14 @@ class _KL(torch.autograd.Function):
     def forward(ctx: Any, mu: Tensor, log_sigma: Tensor, tau: float, temperature: float) -> Tensor:
         ctx.save_for_backward(mu, log_sigma)
         ctx.tau, ctx.temperature = tau, temperature
-        cross_entropy = torch.exp(2 * log_sigma).add_(mu.square()).sum() / (2 * tau**2)
+        # In float64: the sums of a large network are far larger than their difference.
+        squares = torch.exp(2 * log_sigma).add_(mu.square()).sum(dtype=torch.float64)
         constant = math.log(tau) + (1 - temperature) / 2 * math.log(2 * math.pi) - temperature / 2
-        return cross_entropy - temperature * log_sigma.sum() + mu.numel() * constant
+        entropy_part = temperature * log_sigma.sum(dtype=torch.float64)
+        return squares / (2 * tau**2) - entropy_part + mu.numel() * constant
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         mu, log_sigma = ctx.saved_tensors
         scale = grads[0] / ctx.tau**2

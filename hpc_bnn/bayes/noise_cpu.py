@@ -52,10 +52,12 @@ def _address(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:
 
 
 def words(out: Tensor, stream: Stream, offset: int) -> None:
+    """Fill ``out`` with random words; see ``noise.Backend``."""
     fill(WORDS, out, stream, offset)
 
 
 def normals(out: Tensor, stream: Stream, offset: int, sign: float) -> None:
+    """Fill ``out`` with standard normals; see ``noise.Backend``."""
     fill(NORMALS, out, stream, offset, sign=sign)
 
 
@@ -68,10 +70,12 @@ def draw(
     sign: float,
     keep: Tensor | None,
 ) -> None:
+    """Fill ``out`` with drawn weights; see ``noise.Backend``."""
     fill(DRAW, out, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, keep=keep)
 
 
 def pull(
     out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
 ) -> None:
+    """Fill ``out`` with the gradient of a draw; see ``noise.Backend``."""
     fill(PULL, out, stream, offset, sign=sign, grad=grad, log_sigma=log_sigma)

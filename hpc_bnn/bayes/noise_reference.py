@@ -39,11 +39,13 @@ def _stream_blocks(
 
 
 def words(out: Tensor, stream: Stream, offset: int) -> None:
+    """Fill ``out`` with random words; see ``noise.Backend``."""
     values, skip = _stream_blocks(stream, offset, out.numel(), out.device)
     out.copy_(values.flatten()[skip : skip + out.numel()].to(torch.int32).view_as(out))
 
 
 def normals(out: Tensor, stream: Stream, offset: int, sign: float) -> None:
+    """Fill ``out`` with standard normals; see ``noise.Backend``."""
     values, skip = _stream_blocks(stream, offset, out.numel(), out.device)
     pairs = values.reshape(-1, 2)
     unit = pairs[:, 0].to(torch.float32) * 2.0**-32 + 2.0**-33
@@ -62,6 +64,7 @@ def draw(
     sign: float,
     keep: Tensor | None,
 ) -> None:
+    """Fill ``out`` with drawn weights; see ``noise.Backend``."""
     shift = torch.empty_like(out) if keep is None else keep
     normals(shift, stream, offset, sign)
     torch.add(mu, shift.mul_(torch.exp(log_sigma)), out=out)
@@ -70,5 +73,6 @@ def draw(
 def pull(
     out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
 ) -> None:
+    """Fill ``out`` with the gradient of a draw; see ``noise.Backend``."""
     normals(out, stream, offset, sign)
     out.mul_(torch.exp(log_sigma)).mul_(grad)

@@ -149,10 +149,12 @@ def _fill(
 
 
 def words(out: Tensor, stream: Stream, offset: int) -> None:
+    """Fill ``out`` with random words; see ``noise.Backend``."""
     _fill(WORDS, out, stream, offset)
 
 
 def normals(out: Tensor, stream: Stream, offset: int, sign: float) -> None:
+    """Fill ``out`` with standard normals; see ``noise.Backend``."""
     _fill(NORMALS, out, stream, offset, sign=sign)
 
 
@@ -165,10 +167,12 @@ def draw(
     sign: float,
     keep: Tensor | None,
 ) -> None:
+    """Fill ``out`` with drawn weights; see ``noise.Backend``."""
     _fill(DRAW, out, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, keep=keep)
 
 
 def pull(
     out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
 ) -> None:
+    """Fill ``out`` with the gradient of a draw; see ``noise.Backend``."""
     _fill(PULL, out, stream, offset, sign=sign, grad=grad, log_sigma=log_sigma)

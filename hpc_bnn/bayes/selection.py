@@ -65,9 +65,8 @@ def fan_in(module: nn.Module, name: str) -> int:
         weight = siblings[0] if siblings else weight
     if weight.dim() < 2:
         return max(1, weight.numel())
-    outputs = weight.shape[0]
-    if isinstance(owner, _ConvNd) and owner.transposed:
-        outputs = weight.shape[1]  # transposed convolutions store (in, out / groups, ...)
+    # Transposed convolutions store (in, out / groups, ...).
+    outputs = owner.out_channels if isinstance(owner, _ConvNd) else weight.shape[0]
     return max(1, weight.numel() // outputs)
 
 

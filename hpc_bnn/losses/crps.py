@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from hpc_bnn.losses.axis import SampleAxis
@@ -77,6 +78,7 @@ class _Gathered(torch.autograd.Function):
         return axis.all_reduce((score * weights).sum(-1), reduction="sum", name="crps.score")
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0].unsqueeze(-1), None, None, None, None
@@ -103,6 +105,7 @@ class _Transposed(torch.autograd.Function):
         return axis.all_reduce((score * own_weights).sum(-1), reduction="sum", name="crps.score")
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         samples, batch, points = ctx.shape
         mine = ctx.axis.all_to_all(ctx.gradient.contiguous(), name="crps.gradients")

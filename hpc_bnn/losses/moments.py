@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hpc_bnn.losses.axis import SampleAxis
 from hpc_bnn.losses.base import (
@@ -60,6 +61,7 @@ class _Moments(torch.autograd.Function):
         return mean, squares / (count - 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (deviation,) = ctx.saved_tensors
         to_mean, to_variance = grads

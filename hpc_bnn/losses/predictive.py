@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hpc_bnn.losses.axis import SampleAxis
 
@@ -29,6 +30,7 @@ class _LogMeanExp(torch.autograd.Function):
         return total - math.log(len(everyone))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         own, total = ctx.saved_tensors
         return grads[0] * torch.exp(own - total), None

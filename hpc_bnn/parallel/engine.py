@@ -5,6 +5,7 @@ spans the world, no set at all where it has one rank, and a process set of its o
 Horovod refuses duplicate sets.
 """
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
@@ -63,8 +64,13 @@ class Engine:
     def __init__(
         self, grid: Grid, world: Channel, sample: Channel, data: Channel, *, stall_timeout_s: float
     ) -> None:
-        os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(_warn_after(stall_timeout_s)))
-        os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(stall_timeout_s)))
+        limits = {
+            "HOROVOD_STALL_CHECK_TIME_SECONDS": _warn_after(stall_timeout_s),
+            "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": math.ceil(stall_timeout_s),
+        }
+        for name, seconds in limits.items():
+            if stall_timeout_s or name not in os.environ:  # a job script's word, unless the user's
+                os.environ[name] = str(seconds)
         try:
             import horovod.torch as hvd
         except ImportError as error:

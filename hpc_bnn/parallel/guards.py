@@ -4,8 +4,11 @@
     batch          equal along the sample axis, different along the data axis
     weight draws   different along the sample axis
 
-A fingerprint is a position-weighted sum of bit patterns in wrapping int64, so it is exact: equal
-tensors have equal fingerprints on every rank, and any change of a single element changes it.
+A fingerprint is the sum, in wrapping int64, of each element's bits mixed with its position by a
+one-to-one function: equal tensors have equal fingerprints on every rank, a change of one element
+always changes it, and several changes (swaps, signs) cancel with probability 2**-64. Without the
+mixing, two changed signs of float64 would cancel always. Source of the mixer: Steele, Lea, Flood
+2014, doi:10.1145/2660193.2660195 (splitmix64).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +20,13 @@ from hpc_bnn.parallel.comms import Channel
 from hpc_bnn.parallel.grid import Grid
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Odd numbers of splitmix64, as signed integers.
+_STRIDE = 0x9E3779B97F4A7C15 - (1 << 64)
+_ROUNDS = (
+    (30, 0xBF58476D1CE4E5B9 - (1 << 64)),
+    (27, 0x94D049BB133111EB - (1 << 64)),
+    (31, 1),
+)
 
 
 class GuardError(RuntimeError):
@@ -26,9 +36,11 @@ class GuardError(RuntimeError):
 def fingerprint(tensor: Tensor) -> int:
     """Return a 64-bit fingerprint of the bits and positions of ``tensor``."""
     bits = tensor.detach().contiguous().view(-1).view(_BITS[tensor.element_size()]).to(torch.int64)
-    # Odd weights are invertible modulo 2**64: changing one element always changes the sum.
-    weights = torch.arange(bits.numel(), dtype=torch.int64, device=bits.device) * 2 + 1
-    return int((bits * weights).sum())
+    mixed = bits + torch.arange(bits.numel(), dtype=torch.int64, device=bits.device) * _STRIDE
+    for shift, factor in _ROUNDS:
+        # torch shifts the sign in from the left; the mask makes it a shift of unsigned bits.
+        mixed = (mixed ^ (mixed >> shift & ((1 << 64 - shift) - 1))) * factor
+    return int(mixed.sum())
 
 
 def agree(channel: Channel, values: Mapping[str, object], *, name: str) -> None:

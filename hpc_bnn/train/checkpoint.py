@@ -8,6 +8,7 @@ random state to save: noise is keyed.
 A file appears by rename after fsync, so it is whole or absent. Resume takes the newest good one.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -80,13 +81,15 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         partial.replace(path)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what broke the write may break this too
+            partial.unlink()
         raise CheckpointError(
             f"{path}: cannot write the checkpoint ({error}); {_free(folder)}. Earlier "
             "checkpoints are unharmed: free space "
             "or fix permissions, then resume"
         ) from error
-    for old in available(folder)[:-keep]:
+    # A later file than the one just written is damaged, or the run would have resumed from it.
+    for old in [other for other in available(folder) if other.name <= path.name][:-keep]:
         old.unlink(missing_ok=True)
     return path
 

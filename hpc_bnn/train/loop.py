@@ -1,6 +1,8 @@
 """The training loop of ``hpc-bnn train``: steps, validation, metrics, checkpoints, resume."""
 
+import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,10 @@ class _Run:
         if resume:
             self._resume()
         chosen, first = self._settings.train, self._step.step
+        finished = on_first(self._world.world, lambda: self._finished(first), name="summary")
+        if finished is not None:
+            log.info("nothing left to do: %s is of a finished run", self._folder.summary)
+            return finished
         self._describe(first)
         metrics = together(
             self._world.world,
@@ -129,6 +135,15 @@ class _Run:
             if metrics is not None:
                 metrics.close()
         return self._summarise(reports, validation)
+
+    def _finished(self, first: int) -> dict[str, Any] | None:
+        """Return the summary of a run that had ended before this job started."""
+        if first < self._total or not self._folder.summary.is_file():
+            return None
+        summary: dict[str, Any] = json.loads(self._folder.summary.read_text(encoding="utf-8"))
+        # null was written for NaN
+        scores = {k: math.nan if v is None else v for k, v in summary["validation"].items()}
+        return {**summary, "validation": scores}
 
     def _row(self, report: Report, lr: float) -> dict[str, Any]:
         return {

@@ -38,7 +38,7 @@ class Report:
     kl
         The complexity term, KL(q || p) at temperature 1.
     gradient_norm
-        Norm of the reduced gradient before clipping; NaN where clipping is off.
+        Norm of the reduced gradient before clipping.
     step_time_s, wait_time_s
         Duration on this rank, and the part of it that waited for other ranks.
     """
@@ -137,8 +137,14 @@ class Step:
         posterior.to(world.device)
         loss.to(world.device)
         self._named = _named_parameters(posterior, loss, optimizer)
-        self._agree_before_first_step()
-        world.broadcast_parameters(dict(self._named))
+        self._agree_before_first_step(
+            views=views,
+            augment=type(augment).__name__,
+            reduction=reduction,
+            compression=compression,
+        )
+        # Also what is not trained: no reduction would ever make it equal.
+        world.broadcast_parameters({**_tensors(posterior, ""), **_tensors(loss, "loss.")})
         self._reducer = world.reducer(
             self._named.items(),
             passes=len(self._passes.parts),
@@ -170,12 +176,20 @@ class Step:
         self._reducer.wait()
         exchanged = time.perf_counter() - exchange
         loss = data_loss + self._kl_factor() * kl
-        self._require_finite(loss)
-        norm = self._clip()
+        norm = self._gradient_norm()
+        self._require_finite(loss, float(norm))
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._named.values(), self._clip_norm, norm)
         self._optimizer.step()
         ended = time.perf_counter()
         self.report = Report(
-            self.step, loss, data_loss, kl, norm, ended - began, exchanged + self._waited() - waited
+            self.step,
+            loss,
+            data_loss,
+            kl,
+            float(norm),
+            ended - began,
+            exchanged + self._waited() - waited,
         )
         self.step += 1
         return torch.tensor(loss, dtype=torch.float64)
@@ -258,8 +272,8 @@ class Step:
             )
         return float(total / grid.data_ranks)
 
-    def _require_finite(self, loss: float) -> None:
-        if math.isfinite(loss):
+    def _require_finite(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
             return
         bad = [
             name
@@ -272,16 +286,16 @@ class Step:
             else "all gradients are finite"
         )
         raise FloatingPointError(
-            f"step {self.step}: loss = {loss}; {where}; the parameters are those before this "
+            f"step {self.step}: loss = {loss}, gradient norm = {norm}; {where}; the parameters are "
+            "those before this "
             "step. Lower train.lr or "
             "posterior.initial_sigma, or set train.clip_norm"
         )
 
-    def _clip(self) -> float:
-        if self._clip_norm is None:
-            return math.nan
-        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self._clip_norm)
-        return float(norm)
+    def _gradient_norm(self) -> Tensor:
+        """Return the norm of the reduced gradient: also what shows that all of it is finite."""
+        gradients = [p.grad for p in self._named.values() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
 
     def _waited(self) -> float:
         return float(getattr(self._world.sample_axis, "waited_s", 0.0))
@@ -296,13 +310,26 @@ class Step:
             draw=self._passes.first_draw(self.step),
         )
 
-    def _agree_before_first_step(self) -> None:
+    def _agree_before_first_step(self, **given: object) -> None:
+        """Collective: refuse ranks whose objective or order of exchanges would differ."""
         shapes = {name: (tuple(p.shape), str(p.dtype)) for name, p in self._named.items()}
         settings = {
             "samples": self._samples,
             "num_examples": self._num_examples,
-            "seed": self._posterior.seed,
+            "kl_weight": self._kl_weight,
+            "kl_warmup_steps": self._kl_warmup_steps,
+            "clip_norm": self._clip_norm,
+            "precision": self._precision,
+            "exact": self._exact,
+            "guard_every": self._guard_every,
+            **given,
+            **_plain_attributes(self._posterior, "posterior"),
             "loss": type(self._loss).__name__,
+            **{
+                key: value
+                for name, part in self._loss.named_modules(prefix="loss")
+                for key, value in _plain_attributes(part, name).items()
+            },
             **{f"parameter {name}": shape for name, shape in shapes.items()},
         }
         guards.agree(self._world.world, settings, name="before the first step")
@@ -349,3 +376,17 @@ def _named_parameters(
 
 def _trained(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
     return ((prefix + name, p) for name, p in module.named_parameters() if p.requires_grad)
+
+
+def _tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {prefix + name: tensor.detach() for name, tensor in named}
+
+
+def _plain_attributes(part: nn.Module, name: str) -> dict[str, object]:
+    """Return the settings that a part of a run holds beside its tensors."""
+    return {
+        f"{name}.{key}": value
+        for key, value in vars(part).items()
+        if isinstance(value, bool | int | float | str) and not key.startswith("_")
+    }

@@ -1,6 +1,7 @@
 """``summary.json``: what a finished run was, for tables and other tools."""
 
 import json
+import math
 import platform
 import resource
 from collections.abc import Iterable, Sequence
@@ -97,8 +98,17 @@ def summarise(
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that it is whole or absent."""
+    """Write a JSON file so that it is whole or absent; what is not finite is null, as in metrics."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -55,7 +55,7 @@ class ClassificationTally:
         # Rounding can leave a probability of 1 + 1e-16.
         confidence = log_prob.exp().amax(1).clamp(max=1.0)
         bins = reliability_bins(confidence, hit, BINS)
-        entropy = -(log_prob.exp() * log_prob).sum(1)
+        entropy = torch.special.entr(log_prob.exp()).sum(1)
         head = [
             torch.tensor(float(len(target)), dtype=torch.float64),
             scores.categorical_nll(log_prob, target).sum(),
@@ -135,7 +135,7 @@ class RegressionTally:
             "points": points,
             "rmse": math.sqrt(error / points),
             "crps": crps / points,
-            "nll": nll / points,
+            "nll_per_point": nll / points,
             "coverage_50": half / points,
             "coverage_90": most / points,
             "spread_epistemic": math.sqrt(epistemic / points),

@@ -1,0 +1,98 @@
+"""The two networks that the benchmarks train, with one batch of examples and the loss of each.
+
+The multilayer perceptron sees few rows per weight, so noise and memory traffic dominate; the
+transformer stack sees thousands, so matrix products do.
+
+Letters: B batch, L tokens, F features.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hpc_bnn import losses
+from hpc_bnn.losses.base import Loss
+from hpc_bnn.models.mlp import MLP
+
+# Size of an imagined training set: it only scales the KL.
+NUM_EXAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on what."""
+
+    network: Callable[[], nn.Module]
+    loss: Callable[[], Loss]
+    x: Tensor
+    y: Tensor
+
+
+class Block(nn.Module):
+    """One transformer block: attention, then a perceptron, each after a norm and with a bypass."""
+
+    def __init__(self, features: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_hidden = nn.LayerNorm(features), nn.LayerNorm(features)
+        self.queries_keys_values = nn.Linear(features, 3 * features)
+        self.merge = nn.Linear(features, features)
+        self.hidden = nn.Sequential(
+            nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, features)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, L, F) for ``x`` (B, L, F)."""
+        parts = self.queries_keys_values(self.norm_attention(x)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        attended = functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.merge(attended.transpose(1, 2).flatten(2))
+        return x + self.hidden(self.norm_hidden(x))
+
+
+class TransformerStack(nn.Module):
+    """Blocks over a sequence of tokens, then logits of the mean token."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(Block(features=192, heads=3, hidden=768) for _ in range(depth))
+        )
+        self.norm, self.head = nn.LayerNorm(192), nn.Linear(192, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, 10) for ``x`` (B, L, 192)."""
+        logits: Tensor = self.head(self.norm(self.blocks(x)).mean(dim=1))
+        return logits
+
+
+def mlp() -> Task:
+    """512-1024-1024-96, 1.7 million weights, batch of 64."""
+    generator = torch.Generator().manual_seed(0)
+    return Task(
+        network=lambda: MLP((512,), (96,), hidden=(1024, 1024)),
+        loss=losses.gaussian_nll,
+        x=torch.randn(64, 512, generator=generator),
+        y=torch.randn(64, 96, generator=generator),
+    )
+
+
+def transformer(depth: int) -> Task:
+    """``depth`` blocks of 192 features, 0.44 million weights each, batch of 32 with 64 tokens."""
+    generator = torch.Generator().manual_seed(0)
+    return Task(
+        network=lambda: TransformerStack(depth),
+        loss=losses.categorical_nll,
+        x=torch.randn(32, 64, 192, generator=generator),
+        y=torch.randint(10, (32,), generator=generator),
+    )
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "mlp": mlp,
+    "transformer-2": lambda: transformer(2),
+    "transformer-6": lambda: transformer(6),
+}

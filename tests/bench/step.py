@@ -1,0 +1,103 @@
+"""CPU time of a training step on one process, beside the deterministic network and torch-blue.
+
+    python tests/bench/step.py                        all networks, about two and a half minutes
+    python tests/bench/step.py mlp --rounds 20
+
+The deterministic network on (samples x batch) rows, with the same optimizer, is the lower bound: a
+Bayesian step does its matrix products with as many different weights as there are samples, and
+draws them. Peers are left out, with a word about it, where they are not installed: pip install
+--no-deps torch-blue==1.1.0.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import contenders
+import torch
+from interleave import interleave, spread
+from networks import TASKS, Task
+from report import Row, Target, publish
+
+BOUND = "deterministic"
+KEEP, REGENERATE = "hb.Step keep_noise", "hb.Step"
+PEER = "torch-blue MC KL"
+SAMPLES = {"mlp": 16, "transformer-2": 4, "transformer-6": 4}
+
+
+def build(name: str, task: Task, samples: int) -> dict[str, Callable[[], object]]:
+    """Return the contenders of one network, without peers that are missing."""
+    built = {
+        BOUND: contenders.deterministic(task, samples=samples),
+        f"deterministic, {samples} passes": contenders.deterministic(
+            task, samples=samples, passes=samples
+        ),
+        KEEP: contenders.hb_step(task, samples=samples, keep_noise=True),
+        REGENERATE: contenders.hb_step(task, samples=samples, keep_noise=False),
+    }
+    if name == "mlp":
+        try:
+            built[PEER] = contenders.torch_blue(task, samples=samples)
+            built["torch-blue closed-form KL, draws activations"] = contenders.torch_blue(
+                task, samples=samples, analytical=True
+            )
+        except contenders.MissingPeerError as error:
+            print(f"left out: {error}")
+    return built
+
+
+def measure(name: str, *, rounds: int) -> None:
+    """Time the contenders of one network and publish them as ``step-NAME``."""
+    samples = SAMPLES[name]
+    timings = interleave(build(name, TASKS[name](), samples), rounds=rounds)
+    cpu = {contender: spread([run.cpu_s for run in runs]) for contender, runs in timings.items()}
+    wall = {contender: spread([run.wall_s for run in runs]) for contender, runs in timings.items()}
+    rows: list[Row] = [
+        {
+            "contender": contender,
+            "samples": samples,
+            "cpu_ms": 1e3 * cpu[contender].median,
+            "cpu_ms_q1": 1e3 * cpu[contender].lower,
+            "cpu_ms_q3": 1e3 * cpu[contender].upper,
+            "wall_ms": 1e3 * wall[contender].median,
+            "ratio": cpu[contender].median / cpu[BOUND].median,
+            "rounds": rounds,
+        }
+        for contender in timings
+    ]
+    publish(f"step-{name}", rows, targets(name, {name: s.median for name, s in cpu.items()}))
+
+
+def targets(name: str, cpu_s: dict[str, float]) -> list[Target]:
+    """Return what the step should reach; ratios of medians of CPU time."""
+    if name != "mlp":
+        return [
+            Target(f"{contender} / {BOUND}", cpu_s[contender] / cpu_s[BOUND], most=1.10)
+            for contender in (KEEP, REGENERATE)
+        ]
+    found = [
+        Target(f"{KEEP} / {BOUND}", cpu_s[KEEP] / cpu_s[BOUND], most=3.2),
+        Target(f"{REGENERATE} / {BOUND}", cpu_s[REGENERATE] / cpu_s[BOUND], most=4.4),
+    ]
+    if PEER in cpu_s:
+        found += [
+            Target(f"{PEER} / {contender}", cpu_s[PEER] / cpu_s[contender], least=6.0)
+            for contender in (KEEP, REGENERATE)
+        ]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("networks", nargs="*", help=f"of {', '.join(TASKS)}; none: all")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for name in arguments.networks or list(TASKS):
+        if name not in TASKS:
+            parser.error(f"{name}: expected one of {', '.join(TASKS)}")
+        measure(name, rounds=arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

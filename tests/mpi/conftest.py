@@ -1,0 +1,134 @@
+"""Run these tests as one MPI job: ``mpirun -n N python -m mpi4py -m pytest tests/mpi``, N = 1 to 4.
+
+Every rank runs every test, in the same order. After each phase of a test the ranks exchange what
+became of it, so that
+
+- a failure on any rank is a failure of the run, and rank 0 shows its traceback;
+- a rank that failed while others wait for it in a collective shows its traceback and ends the job;
+- a test that hangs on all ranks ends the job with the stacks of every rank.
+"""
+
+import contextlib
+import faulthandler
+import os
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mpi4py import MPI
+
+from hpc_bnn.parallel.comms import Channel, connect
+from hpc_bnn.parallel.grid import Grid, divisors
+from hpc_bnn.parallel.world import World, split
+
+# A rank that failed waits this long for the others to finish the same test.
+PATIENCE_S = 15.0
+TEST_LIMIT_S = 120.0
+END_LIMIT_S = 60.0
+
+CHANNEL = connect()
+# Outcomes travel on a communicator of their own: a test that fails halfway cannot mix with them.
+OUTCOMES = MPI.COMM_WORLD.Dup()
+
+_stderr = os.dup(2)  # of the job; pytest replaces descriptor 2 while a test runs
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Silence all ranks but 0; trylast, because the terminal reporter must exist."""
+    torch.set_num_threads(1)
+    if OUTCOMES.rank > 0:
+        config.get_terminal_writer()._file = Path(os.devnull).open("w")  # noqa: SIM115
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to start where the ranks would not run the same tests."""
+    mine = ([item.nodeid for item in session.items], session.testsfailed)
+    if any(other != mine for other in OUTCOMES.allgather(mine)) and not session.testsfailed:
+        pytest.exit("the ranks collected different tests", returncode=3)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """End a job whose test hangs on every rank."""
+    faulthandler.dump_traceback_later(TEST_LIMIT_S, exit=True, file=_stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make the outcome of a phase the same on every rank."""
+    report = yield
+    if OUTCOMES.size == 1:
+        return report
+    if not _all_arrived(PATIENCE_S if report.failed else TEST_LIMIT_S):
+        _abort(f"{item.nodeid}\n{report.longreprtext}\nthe other ranks do not finish this test")
+    everyone = OUTCOMES.allgather((report.outcome, report.longreprtext))
+    outcomes = [outcome for outcome, _ in everyone]
+    if "failed" in outcomes:
+        elsewhere = [
+            f"rank {rank} of {OUTCOMES.size}:\n{text}"
+            for rank, (outcome, text) in enumerate(everyone)
+            if outcome == "failed" and rank != OUTCOMES.rank
+        ]
+        report.longrepr = "\n\n".join(
+            [report.longreprtext, *elsewhere] if report.failed else elsewhere
+        )
+        report.outcome = "failed"
+    elif len(set(outcomes)) > 1:
+        report.longrepr = f"the ranks disagree: {', '.join(outcomes)}"
+        report.outcome = "failed"
+    return report
+
+
+def pytest_unconfigure() -> None:
+    """Wait until rank 0 has printed its summary: ``python -m mpi4py`` aborts where a rank fails."""
+    _all_arrived(END_LIMIT_S)
+
+
+def _all_arrived(limit_s: float) -> bool:
+    """Collective: wait for the other ranks without spinning; False: they did not come in time."""
+    request, began = OUTCOMES.Ibarrier(), time.monotonic()
+    while not request.Test():
+        if time.monotonic() - began > limit_s:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def _abort(text: str) -> None:
+    os.write(_stderr, f"\nrank {OUTCOMES.rank} of {OUTCOMES.size}: {text}\n".encode())
+    MPI.COMM_WORLD.Abort(1)
+
+
+@pytest.fixture(scope="session")
+def channel() -> Channel:
+    """COMM_WORLD."""
+    return CHANNEL
+
+
+@pytest.fixture(scope="session")
+def solo() -> World:
+    """One rank that holds every sample and every example: the reference."""
+    return World(Grid(1, 1, 0), torch.device("cpu"))
+
+
+@pytest.fixture(
+    scope="session",
+    params=divisors(CHANNEL.size),
+    ids=lambda sample_ranks: f"{sample_ranks}x{CHANNEL.size // sample_ranks}",
+)
+def world(request: pytest.FixtureRequest, channel: Channel) -> Iterator[World]:
+    """Each grid of S sample ranks x D data ranks of this job, one after the other."""
+    started = split(channel, sample_ranks=request.param, stall_timeout_s=TEST_LIMIT_S)
+    yield started
+    # After a failed test Horovod may be down already.
+    with contextlib.suppress(RuntimeError):
+        started.stop()

@@ -1,0 +1,138 @@
+"""Gradients are summed over the sample axis and averaged over the data axis."""
+
+import pytest
+import torch
+from small_run import BATCH, NUM_EXAMPLES, SAMPLES, Recipe, batch, deviation, make_step, parts, run
+from torch import nn
+
+from hpc_bnn.parallel.engine import GradientReduction
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.world import World
+
+REDUCTIONS = ("world", "two_stage")
+
+
+def on(world: World, rank: int) -> Grid:
+    return Grid(world.grid.sample_ranks, world.grid.data_ranks, rank)
+
+
+def contribution(rank: int, backward_pass: int) -> float:
+    """A number that no other rank and pass adds: a wrong sum is a wrong decimal."""
+    return 10.0**rank * (1 + backward_pass)
+
+
+def expected_reduction(world: World, passes: int) -> float:
+    total = sum(contribution(r, i) for r in range(world.grid.world_size) for i in range(passes))
+    return total / world.grid.data_ranks
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_sum_over_samples_mean_over_data(
+    world: World, reduction: GradientReduction, passes: int
+) -> None:
+    """Horovod's default would give this over S."""
+    weight = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    reducer = world.reducer([("weight", weight)], passes=passes, reduction=reduction)
+    for _ in range(2):  # the second step starts from a clean state
+        weight.grad = None
+        for i in range(passes):
+            share = weight * contribution(world.grid.world_rank, i)
+            (share.sum() * reducer.scale).backward()
+        reducer.wait()
+        assert weight.grad is not None
+        assert torch.allclose(
+            weight.grad, torch.full((3,), expected_reduction(world, passes)).double(), rtol=1e-14
+        )
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_parameters_that_some_rank_or_pass_does_not_use(
+    world: World, reduction: GradientReduction
+) -> None:
+    """One used by rank 0 alone, one in the first pass only, as a loss's own parameters are."""
+    names = ("always", "rank 0 only", "first pass only")
+    named = {name: nn.Parameter(torch.zeros(2, dtype=torch.float64)) for name in names}
+    reducer = world.reducer(named.items(), passes=2, reduction=reduction)
+    rank = world.grid.world_rank
+    for i in range(2):
+        used = ["always"]
+        used += ["rank 0 only"] if rank == 0 else []
+        used += ["first pass only"] if i == 0 else []
+        share = sum(named[name].sum() for name in used) * contribution(rank, i)
+        (share * reducer.scale).backward()
+    reducer.wait()
+    size, data_ranks = world.grid.world_size, world.grid.data_ranks
+    expected = {
+        "always": expected_reduction(world, 2),
+        "rank 0 only": (contribution(0, 0) + contribution(0, 1)) / data_ranks,
+        "first pass only": sum(contribution(r, 0) for r in range(size)) / data_ranks,
+    }
+    for name, parameter in named.items():
+        assert parameter.grad is not None, name
+        assert parameter.grad.tolist() == pytest.approx([expected[name]] * 2, rel=1e-14), name
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradient_of_a_step_is_that_of_the_objective(
+    world: World, reduction: GradientReduction
+) -> None:
+    """An oracle in plain autograd: all samples in one graph, no Step, no loss class, no ranks."""
+    recipe = Recipe("gaussian expected fixed", optimizer="sgd", steps=1, reduction=reduction)
+    posterior, loss = parts(recipe, world)
+    step = make_step(recipe, world, posterior, loss)  # every rank now has the same parameters
+    x, y = batch(recipe, 0)
+    sigma = torch.tensor(0.7, dtype=torch.float64)
+    data_terms = []
+    for s in range(SAMPLES):
+        mean = posterior(x, posterior.draws(0, [s]))[0]
+        normal = torch.distributions.Normal(mean, sigma)
+        data_terms.append(-normal.log_prob(y).sum(1).mean())
+    weights = [
+        (p, posterior.log_sigma[name.replace(".", "/")])
+        for name, p in posterior.module.named_parameters()
+    ]
+    complexity = sum(
+        torch.distributions.kl_divergence(
+            torch.distributions.Normal(mu, log_sigma.exp()), torch.distributions.Normal(0.0, 1.0)
+        ).sum()
+        for mu, log_sigma in weights
+    )
+    objective = torch.stack(data_terms).mean() + complexity / NUM_EXAMPLES
+    parameters = list(posterior.parameters())
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(objective, parameters)])
+
+    own = world.grid.own_examples(BATCH)
+    value = step(x[own.start : own.stop], y[own.start : own.stop])
+    got = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    assert deviation(value, objective.detach()) <= 1e-6  # the fixed sigma is rounded to float32
+    assert deviation(got, expected) <= 1e-6
+    if world.grid.sample_ranks > 1:
+        assert deviation(got / world.grid.sample_ranks, expected) > 0.1
+
+
+def test_world_equals_two_stage(world: World) -> None:
+    """With stochastic gradient descent, which does not hide a factor as Adam does."""
+    once, twice = (
+        run(Recipe("almost fair crps gather", optimizer="sgd", steps=3, reduction=r), world)
+        for r in REDUCTIONS
+    )
+    assert deviation(once.losses, twice.losses) <= 1e-12
+    assert deviation(once.gradients, twice.gradients) <= 1e-12
+    assert deviation(once.parameters, twice.parameters) <= 1e-12
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_fp16_on_the_wire_is_close(world: World, reduction: GradientReduction) -> None:
+    """Every rank rounds its gradient to 11 bits and every addition rounds again.
+
+    With n ranks that is at most (n + 1) * 2**-11 of the sum of the magnitudes that are added, which
+    is taken as the largest gradient: cancelling contributions of single elements stay below it.
+    """
+    recipe = Recipe("gaussian expected fixed", dtype=torch.float32, optimizer="sgd", steps=1)
+    exact = run(recipe, world)
+    packed = run(Recipe(**{**vars(recipe), "reduction": reduction, "compression": "fp16"}), world)
+    limit = (world.grid.world_size + 1) * 2.0**-11
+    assert deviation(packed.gradients, exact.gradients) <= limit
+    rounded = deviation(packed.gradients, exact.gradients) > 1e-6
+    assert rounded == (world.grid.world_size > 1)  # it does compress, where there is a wire

@@ -1,0 +1,206 @@
+"""Input that cannot be used ends with status 2 and one message that names file, key and value."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import SERIES, checkpoints, hpc_bnn, metrics, written
+
+import hpc_bnn as hb
+from hpc_bnn.config import CONFIGS
+from hpc_bnn.train.checkpoint import load
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return written(tmp_path / "tiny.yaml", SERIES)
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Return a function that runs a command which must fail, and returns its message."""
+
+    def run(command: str, *arguments: object) -> str:
+        capsys.readouterr()
+        assert hpc_bnn(command, *arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        assert err.count(f"hpc-bnn {command}: ") == 1
+        return err.partition(f"hpc-bnn {command}: ")[2].strip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.step=3", "command line: train.step: unknown key; did you mean steps?"),
+        ("trian.steps=3", "command line: trian: unknown key; did you mean train?"),
+        ("train.steps=many", "command line: train.steps = 'many': input should be"),
+        ("train.lr=-1", "command line: train.lr = -1: input should be greater than 0"),
+        ("seed=-1", "command line: seed = -1: input should be greater than or equal to 0"),
+        ("train.lr", "command line: 'train.lr': expected key=value"),
+        ("model.hiden=[3]", "model.hiden: unknown key; did you mean hidden?"),
+        ("model.hidden=3", "model.hidden = 3: "),
+        ("model.dropout='0.1'", "model.dropout = '0.1': input should be a valid number"),
+        ("model.dropout=1.5", "model.dropout = 1.5: must be at least 0 and less than 1"),
+        ("loss.name=nll", "loss.name = 'nll': expected one of"),
+        ("loss.sigma=0", "loss.sigma = 0: must be a positive number"),
+        ("data.length=20", "synthetic_series"),
+        ("data.history=0", "history = 0"),
+        ("data.transform={name: shift, pixels: 1}", "expected images"),
+        ("posterior.random=[nothing.*]", "posterior.random: the pattern 'nothing.*' matches no"),
+        ("train.batch_size=1000", "train.batch_size = 1000: the training set has only 195"),
+        ("grid.sample_ranks=2", "grid.sample_ranks = 2: must divide the 1 ranks of this job (1)"),
+    ],
+)
+def test_settings(config: Path, tmp_path: Path, told: Any, override: str, expected: str) -> None:
+    message = told("train", config, override, "--run", tmp_path / "run")
+    assert expected in message
+    assert not (tmp_path / "run" / "checkpoints" / "step-00000006.pt").exists()
+
+
+def test_messages_about_a_file_name_it(tmp_path: Path, told: Any) -> None:
+    bad = written(tmp_path / "bad.yaml", {**SERIES, "model": {"name": "mlp", "hiden": [3]}})
+    assert f"{bad}: model.hiden: unknown key" in told("train", bad, "--run", tmp_path / "run")
+    bad = written(tmp_path / "bad.yaml", {**SERIES, "seed": "one"})
+    assert f"{bad}: seed = 'one'" in told("train", bad, "--run", tmp_path / "run")
+
+
+def test_every_error_at_once(config: Path, tmp_path: Path, told: Any) -> None:
+    message = told("train", config, "train.lr=0", "seed=x", "a=1", "--run", tmp_path / "run")
+    assert len(message.splitlines()) == 3
+
+
+def test_a_settings_file_that_is_not_there(tmp_path: Path, told: Any) -> None:
+    message = told("train", tmp_path / "none.yaml", "--run", tmp_path / "run")
+    assert message.startswith(f"{tmp_path / 'none.yaml'}: no such settings file")
+    assert str(CONFIGS) in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", ["", "a: [1\n", "- 1\n"])
+def test_a_settings_file_that_holds_none(tmp_path: Path, told: Any, content: str) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text(content, encoding="utf-8")
+    assert told("train", path, "--run", tmp_path / "run").startswith(f"{path}: ")
+
+
+def rows(count: int = 200) -> list[str]:
+    return [f"2020-01-{1 + h // 24:02d} {h % 24:02d}:00,{h}.5" for h in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["time,load", *rows()[:50], *rows()[53:]], ("line 52", "3 times missing")),
+        (["time,load", *rows()[:9], "2020-01-01 09:00,much", *rows()[10:]], ("line 11", "'much'")),
+        (["time,load", *rows(10)], ("10 rows", "12 + 4 = 16 rows")),
+        (["time,wind", *rows()], ("load", "wind")),
+        (["time,load"], ("no rows",)),
+        (None, ("no such file",)),
+    ],
+    ids=["missing times", "text", "too short", "no column", "empty", "absent"],
+)
+def test_csv(tmp_path: Path, told: Any, lines: list[str] | None, expected: tuple[str, ...]) -> None:
+    csv = tmp_path / "load.csv"
+    if lines is not None:
+        csv.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = {
+        "name": "series",
+        "path": str(csv),
+        "time_column": "time",
+        "value_columns": ["load"],
+        "history": 12,
+        "horizon": 4,
+    }
+    config = written(tmp_path / "csv.yaml", {**SERIES, "data": data})
+    message = told("train", config, "--run", tmp_path / "run")
+    assert message.startswith(f"{csv}: ")
+    for part in expected:
+        assert part in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_used_run_folder(config: Path, tmp_path: Path, told: Any) -> None:
+    run = tmp_path / "run"
+    assert hpc_bnn("train", config, "train.steps=1", "--run", run) == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    message = told("train", config, "train.steps=1", "--run", run)
+    assert message.startswith(f"{run}: holds a run already; continue it with --resume")
+    message = told("train", config, "train.steps=1", "train.lr=0.5", "--run", run, "--resume")
+    assert message.startswith(f"{run / 'config.yaml'}: train.lr = 0.001 in the run of this folder")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_folder_that_cannot_be_written(config: Path, tmp_path: Path, told: Any) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    message = told("train", config, "--run", tmp_path / "file" / "run")
+    assert message.startswith(f"{tmp_path / 'file' / 'run'}: the run folder cannot be written")
+
+
+def test_a_diverging_run_keeps_its_last_good_checkpoint(
+    config: Path, tmp_path: Path, told: Any
+) -> None:
+    run = tmp_path / "run"
+    wild = ["train.lr=1e30", "train.checkpoint_every=1", "train.validate_every=0"]
+    float32 = "train.precision=float32"
+    message = told("train", config, *wild, float32, "--run", run)
+    assert message.startswith("step 1: loss = ")
+    assert "first parameter with a non-finite gradient: " in message
+    assert "Lower train.lr" in message
+    assert checkpoints(run) == ["step-00000001.pt"]
+    state = load(run / "checkpoints" / "step-00000001.pt")
+    assert all(bool(tensor.isfinite().all()) for tensor in state.posterior.values())
+    assert [row["step"] for row in metrics(run)] == [0]
+    assert not (run / "summary.json").exists()
+
+
+def test_evaluate_needs_a_run_and_a_checkpoint(config: Path, tmp_path: Path, told: Any) -> None:
+    message = told("evaluate", tmp_path)
+    assert message.startswith(f"{tmp_path / 'config.yaml'}: no run in this folder")
+    run = tmp_path / "run"
+    assert hpc_bnn("train", config, "train.steps=1", "--run", run) == 0
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:1000])
+    assert "all 1 checkpoints are damaged" in told("evaluate", run)
+    checkpoint.unlink()
+    assert "no checkpoint to evaluate; train first" in told("evaluate", run)
+
+
+def test_a_checkpoint_of_another_model(config: Path, tmp_path: Path, told: Any) -> None:
+    for name, width in (("small", 8), ("large", 9)):
+        steps = ["train.steps=1", f"model.hidden=[{width}]"]
+        assert hpc_bnn("train", config, *steps, "--run", tmp_path / name) == 0
+    foreign = Path("checkpoints") / "step-00000001.pt"
+    shutil.copy(tmp_path / "large" / foreign, tmp_path / "small" / foreign)
+    message = told("evaluate", tmp_path / "small")
+    assert message.startswith(f"{tmp_path / 'small' / foreign}: checkpoint of another model: ")
+    assert "layers.0.weight is (9, 12)" in message.replace("posterior.module.", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "required: command"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["train", "demo.yaml"], "required: --run"),
+        (["train", "--run", "x"], "required: config"),
+        (["evaluate"], "required: DIR"),
+    ],
+)
+def test_usage(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        hpc_bnn(*arguments)
+    assert caught.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        hpc_bnn("--version")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == hb.__version__

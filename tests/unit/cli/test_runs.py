@@ -1,0 +1,318 @@
+"""``train`` and ``evaluate`` as a user runs them: what they write; a resume changes nothing."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_run import (
+    DIGITS,
+    SERIES,
+    Stopped,
+    checkpoints,
+    hpc_bnn,
+    metrics,
+    read_json,
+    stopping_at,
+    timeless,
+    written,
+)
+
+import hpc_bnn as hb
+from hpc_bnn.data import Batches
+from hpc_bnn.train.checkpoint import load
+
+SUMMARY_KEYS = {
+    "steps",
+    "final_loss",
+    "parameter_checksum",
+    "grid",
+    "samples",
+    "batch_size",
+    "step_time_s",
+    "examples_per_s",
+    "peak_memory_bytes",
+    "communication_share",
+    "versions",
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a whole run of the tiny series; tests only read it."""
+    folder = tmp_path_factory.mktemp("series")
+    run = folder / "run"
+    assert hpc_bnn("train", written(folder / "tiny.yaml", SERIES), "--run", run) == 0
+    return run
+
+
+def settings_of(run: Path) -> Path:
+    return run.parent / "tiny.yaml"
+
+
+def test_train_writes_what_other_tools_rely_on(finished: Path) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "metrics.jsonl",
+        "summary.json",
+    ]
+    assert checkpoints(finished) == [f"step-{step:08d}.pt" for step in (2, 4, 6)]
+
+
+def test_metrics_have_one_row_a_step_and_one_a_validation(finished: Path) -> None:
+    rows = metrics(finished)
+    steps = [row for row in rows if "loss" in row]
+    validations = [row for row in rows if "loss" not in row]
+    assert [row["step"] for row in steps] == list(range(6))
+    for row in steps:
+        assert set(row) >= {"step", "epoch", "loss", "nll", "kl", "lr", "step_time_s"}
+        assert row["step_time_s"] > 0
+    assert [row["step"] for row in validations] == [2, 5]
+    assert all("validation_crps" in row for row in validations)
+    # 300 hours, 70 % for training: 210 - 15 windows, in batches of 16.
+    assert [row["epoch"] for row in steps] == [step / 12 for step in range(6)]
+
+
+def test_the_loss_of_a_row_is_its_parts(finished: Path) -> None:
+    for row in metrics(finished):
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(row["nll"] + row["kl"] / 195, rel=1e-12)
+
+
+def test_summary(finished: Path) -> None:
+    summary = read_json(finished / "summary.json")
+    assert set(summary) >= SUMMARY_KEYS
+    assert summary["steps"] == 6
+    assert summary["final_loss"] == [r["loss"] for r in metrics(finished) if "loss" in r][-1]
+    assert (summary["samples"], summary["batch_size"]) == (2, 16)
+    assert (summary["grid"]["sample_ranks"], summary["grid"]["data_ranks"]) == (1, 1)
+    assert 0 < summary["step_time_s"]["median"] <= summary["step_time_s"]["p90"]
+    assert summary["examples_per_s"] == pytest.approx(16 / summary["step_time_s"]["median"])
+    assert summary["peak_memory_bytes"] > 1e6
+    assert 0 <= summary["communication_share"] <= 1
+    assert summary["versions"]["hpc_bnn"] == hb.__version__
+    state = load(finished / "checkpoints" / "step-00000006.pt").posterior
+    total = sum(float(tensor.double().sum()) for tensor in state.values())
+    squares = sum(float(tensor.double().square().sum()) for tensor in state.values())
+    assert summary["parameter_checksum"]["sum"] == pytest.approx(total, rel=1e-12)
+    assert summary["parameter_checksum"]["sum_of_squares"] == pytest.approx(squares, rel=1e-12)
+
+
+def test_resolved_settings_and_checkpoint_agree(finished: Path) -> None:
+    resolved = yaml.safe_load((finished / "config.yaml").read_text(encoding="utf-8"))
+    assert resolved["train"]["reduction"] == "world"
+    assert resolved["model"] == SERIES["model"]
+    saved = load(finished / "checkpoints" / "step-00000004.pt")
+    assert yaml.safe_load(saved.settings) == resolved
+    assert saved.step == 4
+
+
+def test_progress_is_told_in_log_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = written(tmp_path / "tiny.yaml", SERIES)
+    assert hpc_bnn("train", config, "train.steps=2", "--run", tmp_path / "run") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'run'}: 2 steps, final loss ")
+    assert "validation crps" in out
+    assert "step 2 of 2, loss" in err
+    assert "ETA 0:00:00" in err
+    assert "\r" not in err
+
+
+def test_the_same_command_gives_the_same_run(finished: Path, tmp_path: Path) -> None:
+    assert hpc_bnn("train", settings_of(finished), "--run", tmp_path / "again") == 0
+    assert timeless(metrics(tmp_path / "again")) == timeless(metrics(finished))
+    first, second = (read_json(run / "summary.json") for run in (finished, tmp_path / "again"))
+    assert first["parameter_checksum"] == second["parameter_checksum"]
+
+
+def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
+    assert hpc_bnn("train", settings_of(finished), "seed=4", "--run", tmp_path / "other") == 0
+    first, second = (read_json(run / "summary.json") for run in (finished, tmp_path / "other"))
+    assert first["parameter_checksum"] != second["parameter_checksum"]
+
+
+def stopped(run: Path, at: int, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until the job ends before step ``at``."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "at", stopping_at(at, Batches.at))
+        with pytest.raises(Stopped):
+            hpc_bnn("train", config, "--run", run)
+    assert not (run / "summary.json").exists()
+
+
+def assert_equal_runs(run: Path, other: Path) -> None:
+    assert timeless(metrics(run)) == timeless(metrics(other))
+    first, second = (read_json(folder / "summary.json") for folder in (run, other))
+    for key in ("sum", "sum_of_squares"):
+        assert first["parameter_checksum"][key] == pytest.approx(
+            second["parameter_checksum"][key], rel=1e-12
+        )
+    assert first["final_loss"] == pytest.approx(second["final_loss"], rel=1e-12)
+    assert first["validation"] == pytest.approx(second["validation"], rel=1e-12)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5])
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    finished: Path, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, config = tmp_path / "run", settings_of(finished)
+    stopped(run, at, config, monkeypatch)
+    assert hpc_bnn("train", config, "--run", run, "--resume") == 0
+    assert_equal_runs(run, finished)
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_not_the_answer(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, config = tmp_path / "run", settings_of(finished)
+    stopped(run, 5, config, monkeypatch)
+    newest = run / "checkpoints" / "step-00000004.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    capsys.readouterr()
+    assert hpc_bnn("train", config, "--run", run, "--resume") == 0
+    err = capsys.readouterr().err
+    assert f"WARNING rank 0 {newest}: damaged or truncated checkpoint" in err
+    assert "falling back" in err
+    assert "at step 2" in err
+    assert_equal_runs(run, finished)
+
+
+def test_a_resume_may_change_what_does_not_change_the_answer(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, config = tmp_path / "run", settings_of(finished)
+    stopped(run, 4, config, monkeypatch)
+    more = ["posterior.samples_per_pass=2", "train.checkpoint_every=1", "grid.mode=local"]
+    assert hpc_bnn("train", config, *more, "--run", run, "--resume") == 0
+    assert_equal_runs(run, finished)
+
+
+def test_resuming_a_finished_run_leaves_its_results(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last job of a chain often starts after the run is done."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert hpc_bnn("train", settings_of(finished), "--run", run, "--resume") == 0
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert "nan" not in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(finished, run)
+    assert hpc_bnn("evaluate", run) == 0
+    return run
+
+
+def test_evaluate_scores_the_test_split(evaluated: Path) -> None:
+    result = read_json(evaluated / "evaluation.json")
+    assert (result["split"], result["step"], result["samples"]) == ("test", 6, 4)
+    scores = result["scores"]
+    assert scores["points"] == 57 * 4  # 60 test rows give 57 windows of 4 hours
+    assert set(scores) >= {"rmse", "crps", "coverage_50", "coverage_90", "spread_skill_ratio"}
+    assert scores["crps"] < scores["rmse"]
+
+
+def test_evaluate_draws_pictures(evaluated: Path) -> None:
+    pictures = sorted((evaluated / "plots").iterdir())
+    assert [path.name for path in pictures] == ["forecast.png", "loss.png", "pit.png"]
+    assert all(path.read_bytes().startswith(PNG) for path in pictures)
+
+
+def test_evaluate_gives_the_same_numbers_again(evaluated: Path) -> None:
+    before = (evaluated / "evaluation.json").read_bytes()
+    assert hpc_bnn("evaluate", evaluated) == 0
+    assert (evaluated / "evaluation.json").read_bytes() == before
+
+
+def test_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert hpc_bnn("train", written(tmp_path / "digits.yaml", DIGITS), "--run", run) == 0
+    assert [row["step"] for row in metrics(run) if "loss" in row] == list(range(5))
+    assert checkpoints(run) == ["step-00000005.pt"]
+    assert hpc_bnn("evaluate", run) == 0
+    scores = read_json(run / "evaluation.json")["scores"]
+    assert scores["examples"] == 360
+    assert scores["accuracy"] > 0.2  # five steps: better than chance, 0.1
+    assert set(scores) >= {"nll", "accuracy", "brier", "expected_calibration_error"}
+    names = sorted(path.name for path in (run / "plots").iterdir())
+    assert names == ["loss.png", "reliability.png"]
+    assert "accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("loss", ["almost_fair_crps", "gaussian_moments"])
+def test_joint_losses_and_strict_json(tmp_path: Path, loss: str) -> None:
+    """An ensemble has no NLL; what is undefined may not make the file unreadable."""
+    config: dict[str, Any] = {**SERIES, "loss": {"name": loss}}
+    run = tmp_path / "run"
+    path = written(tmp_path / "tiny.yaml", config)
+    assert hpc_bnn("train", path, "train.steps=2", "--run", run) == 0
+    assert hpc_bnn("evaluate", run) == 0
+    assert hpc_bnn("train", path, "train.steps=2", "--run", run, "--resume") == 0
+    assert read_json(run / "summary.json")["steps"] == 2
+    assert read_json(run / "evaluation.json")["scores"]["crps"] > 0
+
+
+def test_a_bundled_config_by_name_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["data.length=400", "data.history=24", "posterior.samples=1", "model.hidden=[4]"]
+    assert hpc_bnn("train", "demo.yaml", *small, "train.steps=1", "--run", "here") == 0
+    assert read_json(tmp_path / "here" / "summary.json")["samples"] == 1
+
+
+def test_a_file_of_that_name_here_wins_over_the_bundled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "demo.yaml", SERIES)
+    assert hpc_bnn("train", "demo.yaml", "train.steps=1", "--run", "here") == 0
+    assert read_json(tmp_path / "here" / "summary.json")["batch_size"] == 16
+
+
+def test_a_run_may_be_evaluated_from_another_folder(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert hpc_bnn("evaluate", "moved") == 0
+    assert (tmp_path / "moved" / "evaluation.json").exists()
+
+
+def test_a_csv_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f"2020-01-{1 + h // 24:02d} {h % 24:02d}:00,{h % 24}.5" for h in range(240)]
+    (tmp_path / "load.csv").write_text("\n".join(["time,load", *rows]) + "\n", encoding="utf-8")
+    data = {
+        "name": "series",
+        "path": "load.csv",
+        "time_column": "time",
+        "value_columns": ["load"],
+        "history": 12,
+        "horizon": 4,
+        "units": "MW",
+    }
+    monkeypatch.chdir(tmp_path)
+    config = written(tmp_path / "csv.yaml", {**SERIES, "data": data})
+    assert hpc_bnn("train", config, "train.steps=2", "--run", "run") == 0
+    assert read_json(tmp_path / "run" / "summary.json")["validation"]["points"] > 0
+
+
+def test_nothing_random_is_left_in_the_process(finished: Path, tmp_path: Path) -> None:
+    """A run in a process that has drawn numbers before is the same run."""
+    import torch
+
+    torch.manual_seed(1234)
+    torch.rand(17)
+    config = settings_of(finished)
+    assert hpc_bnn("train", config, "--run", tmp_path / "run") == 0
+    assert_equal_runs(tmp_path / "run", finished)

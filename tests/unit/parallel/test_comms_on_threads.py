@@ -1,0 +1,243 @@
+"""Host communication: what launchers say, worlds that do not connect, and failures on one rank."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from thread_channel import on_world, outcomes, rank_tensor
+
+from hpc_bnn.parallel.comms import (
+    LAUNCHER_NODE_RANKS,
+    LAUNCHER_SIZES,
+    SOLO,
+    Channel,
+    connect,
+    launched_size,
+    library_version,
+    node_rank_of,
+    on_first,
+    together,
+)
+from hpc_bnn.parallel.grid import Grid
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ("", 1)),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, ("SLURM_STEP_NUM_TASKS", 4)),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "8"}, ("SLURM_STEP_NUM_TASKS", 2)),
+        ({"SLURM_NTASKS": "8"}, ("SLURM_NTASKS", 8)),
+        (
+            {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "8"},
+            ("SLURM_NTASKS", 8),
+        ),
+        # A batch script that runs Python itself: one process, whatever the job asked for.
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, ("", 1)),
+        (
+            {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "OMPI_COMM_WORLD_SIZE": "4"},
+            ("OMPI_COMM_WORLD_SIZE", 4),
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, ("OMPI_COMM_WORLD_SIZE", 4)),
+        ({"PMI_SIZE": "3"}, ("PMI_SIZE", 3)),
+        ({"OMPI_COMM_WORLD_SIZE": "", "PMI_SIZE": "many"}, ("", 1)),
+        ({"SLURM_NTASKS": "1"}, ("SLURM_NTASKS", 1)),
+    ],
+)
+def test_launched_size(environment: dict[str, str], expected: tuple[str, int]) -> None:
+    assert launched_size(environment) == expected
+
+
+def alone() -> dict[str, str]:
+    """Return this process's environment without what a launcher may have said to it."""
+    spoken = {*LAUNCHER_SIZES, *LAUNCHER_NODE_RANKS, "SLURM_JOB_ID", "SLURM_STEP_ID"}
+    return {key: value for key, value in os.environ.items() if key not in spoken}
+
+
+def test_worlds_of_one_rank_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py")
+    done = subprocess.run(
+        [sys.executable, "-m", "hpc_bnn", "train", "demo.yaml", "--run", "run"],
+        env={**alone(), "OMPI_COMM_WORLD_SIZE": "4"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert re.search(r"OMPI_COMM_WORLD_SIZE = 4, but MPI connects 1 rank", done.stderr), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("variable", LAUNCHER_SIZES)
+def test_every_launcher_is_believed(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mpi4py")
+    for name in set(os.environ) - set(alone()):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(variable, "4")
+    with pytest.raises(RuntimeError, match=rf"{variable} = 4, but .*MPI"):
+        connect()
+    monkeypatch.setenv(variable, "1")
+    assert connect() is SOLO
+
+
+def test_solo_is_the_identity() -> None:
+    x = torch.arange(3.0)
+    assert torch.equal(SOLO.all_reduce(x, reduction="sum", name="x"), x)
+    assert SOLO.all_reduce(x, reduction="max", name="x") is not x
+    assert torch.equal(SOLO.all_gather(x, name="x"), x)
+    assert torch.equal(SOLO.all_to_all(x, name="x"), x)
+    assert SOLO.gather_objects({"a": 1}, name="x") == [{"a": 1}]
+    assert SOLO.broadcast("a", name="x") == "a"
+    assert (SOLO.split(3, 1).size, SOLO.split_by_node().rank, SOLO.native()) == (1, 0, None)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_thread_channel_keeps_the_protocol(size: int) -> None:
+    """The channel that the tests below stand on moves what its methods say."""
+
+    def work(channel: Channel) -> None:
+        x = rank_tensor(channel, size)
+        everyone = torch.arange(size, dtype=torch.float64).unsqueeze(1) * 100 + torch.arange(size)
+        total = channel.all_reduce(x, reduction="sum", name="sum")
+        assert torch.equal(total, everyone.sum(0))
+        assert torch.equal(channel.all_reduce(x, reduction="max", name="max"), everyone[-1])
+        assert torch.equal(channel.all_gather(x, name="gather"), everyone.flatten())
+        assert torch.equal(channel.all_to_all(x, name="turn"), everyone[:, channel.rank])
+        assert channel.gather_objects(channel.rank, name="ranks") == list(range(size))
+        assert channel.broadcast(channel.rank + 7, name="first") == 7
+        backwards = channel.split(0, -channel.rank)
+        assert (backwards.size, backwards.rank) == (size, size - 1 - channel.rank)
+        pair = channel.split(channel.rank // 2, channel.rank)
+        assert pair.gather_objects(channel.rank, name="pair") == [
+            rank for rank in range(size) if rank // 2 == channel.rank // 2
+        ]
+
+    on_world(size, work)
+
+
+@pytest.mark.parametrize(("sample_ranks", "data_ranks"), [(1, 3), (3, 1), (2, 2), (2, 3), (3, 2)])
+def test_split_of_the_grid_gives_its_axes(sample_ranks: int, data_ranks: int) -> None:
+    def work(channel: Channel) -> None:
+        grid = Grid(sample_ranks, data_ranks, channel.rank)
+        sample = channel.split(grid.data_rank, grid.sample_rank)
+        data = channel.split(grid.sample_rank, grid.data_rank)
+        assert sample.gather_objects(channel.rank, name="s") == grid.sample_axis
+        assert data.gather_objects(channel.rank, name="d") == grid.data_axis
+        assert (sample.rank, data.rank) == (grid.sample_rank, grid.data_rank)
+
+    on_world(sample_ranks * data_ranks, work)
+
+
+def test_together_returns_each_rank_its_own() -> None:
+    assert on_world(3, lambda c: together(c, lambda: c.rank * 2, name="x")) == [0, 2, 4]
+    assert on_world(2, lambda c: together(c, lambda: None, name="x")) == [None, None]
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_failure_on_one_rank_is_raised_on_all_and_names_it(failing: int) -> None:
+    def work(channel: Channel) -> None:
+        def action() -> None:
+            if channel.rank == failing:
+                raise KeyError(f"file {channel.rank}")
+
+        together(channel, action, name="reading the data")
+
+    for rank, error in enumerate(outcomes(3, work)):
+        assert isinstance(error, Exception), f"rank {rank} went on"
+        if rank == failing:
+            assert isinstance(error, KeyError)
+        else:
+            assert f"reading the data: rank {failing} failed" in str(error)
+            assert f"file {failing}" in str(error)
+
+
+def test_the_first_of_several_failures_is_named() -> None:
+    def work(channel: Channel) -> None:
+        def action() -> None:
+            if channel.rank > 0:
+                raise ValueError(f"broken on {channel.rank}")
+
+        together(channel, action, name="build")
+
+    found = outcomes(4, work)
+    assert "build: rank 1 failed: ValueError: broken on 1" in str(found[0])
+    assert [str(error) for error in found[1:]] == [f"broken on {rank}" for rank in (1, 2, 3)]
+
+
+def test_the_channel_can_be_used_after_a_failure() -> None:
+    def work(channel: Channel) -> list[int]:
+        with pytest.raises((RuntimeError, ZeroDivisionError)):
+            together(channel, lambda: 1 // (channel.rank - 1), name="first")
+        return channel.gather_objects(channel.rank, name="second")
+
+    assert on_world(3, work) == [[0, 1, 2]] * 3
+
+
+def test_on_first_runs_once_and_everyone_gets_the_result() -> None:
+    ran: list[int] = []
+
+    def work(channel: Channel) -> list[int]:
+        def action() -> list[int]:
+            ran.append(channel.rank)
+            return [channel.rank, 42]
+
+        return on_first(channel, action, name="write")
+
+    results = on_world(3, work)
+    assert ran == [0]
+    assert results == [[0, 42]] * 3
+    assert results[1] is not results[2]
+
+
+def test_on_first_raises_everywhere() -> None:
+    def work(channel: Channel) -> None:
+        def action() -> None:
+            raise OSError("no space left")
+
+        on_first(channel, action, name="checkpoint")
+
+    found = outcomes(3, work)
+    assert isinstance(found[0], OSError)
+    for error in found[1:]:
+        assert "checkpoint: rank 0 failed: OSError: no space left" in str(error)
+
+
+def node_ranks(*environments: dict[str, str]) -> list[int | Exception]:
+    return outcomes(
+        len(environments), lambda channel: node_rank_of(channel, environments[channel.rank])
+    )
+
+
+def test_node_rank_is_that_of_the_shared_memory_where_no_launcher_speaks() -> None:
+    assert node_ranks({}, {}, {}) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"])
+def test_node_rank_of_a_launcher_is_believed(variable: str) -> None:
+    assert node_ranks({variable: "1"}, {variable: "0"}, {variable: "2"}) == [1, 0, 2]
+
+
+def test_node_rank_of_slurm_counts_inside_a_step_only() -> None:
+    step = [{"SLURM_STEP_ID": "0", "SLURM_LOCALID": word} for word in ("1", "0")]
+    assert node_ranks(*step) == [1, 0]
+    script = [{"SLURM_LOCALID": "0"}, {"SLURM_LOCALID": "0"}]
+    assert node_ranks(*script) == [0, 1]
+    mpirun = [{"SLURM_LOCALID": "0", "OMPI_COMM_WORLD_LOCAL_RANK": w} for w in ("1", "0")]
+    assert node_ranks(*mpirun) == [1, 0]
+
+
+@pytest.mark.parametrize("words", [("0", "0"), ("2", "3"), ("0", "2")])
+def test_launcher_and_mpi_that_disagree_on_a_node_stop_every_rank(words: tuple[str, str]) -> None:
+    for error in node_ranks(*({"OMPI_COMM_WORLD_LOCAL_RANK": word} for word in words)):
+        assert isinstance(error, RuntimeError)
+        assert "numbers the 2 ranks that share this memory" in str(error)
+        assert str(sorted(map(int, words))) in str(error)
+
+
+def test_library_version_is_one_line() -> None:
+    assert library_version()
+    assert "\n" not in library_version()

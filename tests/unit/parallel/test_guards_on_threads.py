@@ -1,0 +1,237 @@
+"""Guards: fingerprints tell tensors apart, and every broken contract is named on every rank."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from thread_channel import on_world, outcomes
+from torch import Tensor
+
+from hpc_bnn.parallel.comms import SOLO, Channel
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.guards import GuardError, agree, check, fingerprint
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32]
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def some(dtype: torch.dtype, count: int = 13) -> Tensor:
+    values = torch.sin(torch.arange(count, dtype=torch.float64)) * 1000
+    return values.to(dtype)
+
+
+def flipped(x: Tensor, position: int, bit: int) -> Tensor:
+    integer = INTEGERS[x.element_size()]
+    bits = x.clone().view(integer)
+    mask = -(1 << bit) if bit == 8 * x.element_size() - 1 else 1 << bit
+    bits[position] ^= mask
+    return bits.view(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_single_bit_counts(dtype: torch.dtype) -> None:
+    x = some(dtype)
+    bits = 8 * x.element_size()
+    changed = [fingerprint(flipped(x, i, bit)) for i in range(len(x)) for bit in range(bits)]
+    assert len({fingerprint(x), *changed}) == 1 + len(x) * bits
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bool], ids=str)
+def test_every_swap_of_different_elements_counts(dtype: torch.dtype) -> None:
+    x = some(dtype)
+    if dtype == torch.bool:
+        x = torch.arange(13) % 3 == 0
+    for i in range(len(x)):
+        for j in range(i):
+            swapped = x.clone()
+            swapped[i], swapped[j] = x[j], x[i]
+            assert (fingerprint(swapped) == fingerprint(x)) == bool(x[i] == x[j])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 10, 64])
+def test_signs_and_order_count(dtype: torch.dtype, count: int) -> None:
+    """Mirrored draws and reversed batches are different tensors."""
+    x = some(dtype, count + 1)[1:]
+    assert fingerprint(-x) != fingerprint(x)
+    if count > 1:
+        assert fingerprint(x.flip(0)) != fingerprint(x)
+        mirrored = torch.stack([x, -x]).flatten()
+        assert fingerprint(-mirrored) != fingerprint(mirrored)
+
+
+def test_round_numbers_far_apart_may_not_be_swapped_unseen() -> None:
+    """In 64 bits, differences of round numbers have many trailing zeros."""
+    x = torch.ones(4096, dtype=torch.float64)
+    x[0] = 2.0
+    y = torch.ones(4096, dtype=torch.float64)
+    y[2048] = 2.0
+    assert fingerprint(x) != fingerprint(y)
+
+
+def test_bool_and_dtype() -> None:
+    x = torch.tensor([True, False, True])
+    assert fingerprint(x) != fingerprint(~x)
+    assert fingerprint(x) == fingerprint(x.clone())
+
+
+def test_signed_zero_and_nan_payloads_are_bits() -> None:
+    assert fingerprint(torch.tensor([0.0])) != fingerprint(torch.tensor([-0.0]))
+    nan = torch.tensor([float("nan")])
+    assert fingerprint(nan) == fingerprint(nan.clone())
+
+
+def test_empty_and_scalar_tensors() -> None:
+    assert fingerprint(torch.empty(0)) == fingerprint(torch.empty(0, 3))
+    assert fingerprint(torch.tensor(2.0)) == fingerprint(torch.tensor([2.0]))
+    assert fingerprint(torch.tensor(2.0)) != fingerprint(torch.tensor(3.0))
+
+
+def test_only_the_values_count_not_the_memory() -> None:
+    x = some(torch.float32, 24).reshape(4, 6)
+    assert not x.t().is_contiguous()
+    assert fingerprint(x.t()) == fingerprint(x.t().contiguous())
+    assert fingerprint(x.t()) != fingerprint(x)
+    assert fingerprint(x[:, ::2]) == fingerprint(x[:, ::2].clone())
+    assert fingerprint(x.clone().requires_grad_()) == fingerprint(x)
+
+
+def test_fits_a_signed_integer() -> None:
+    assert all(-(2**63) <= fingerprint(some(dtype)) < 2**63 for dtype in DTYPES)
+
+
+Break = Callable[[Grid, dict[str, Tensor], list[Tensor], list[Tensor]], None]
+
+
+def guarded(sample_ranks: int, data_ranks: int, spoil: Break) -> list[Exception | None]:
+    """Run the guard on threads in the state that a good run is in, changed by ``spoil``."""
+
+    def work(channel: Channel) -> None:
+        grid = Grid(sample_ranks, data_ranks, channel.rank)
+        parameters = {name: some(torch.float32) * k for k, name in enumerate("abc", start=1)}
+        batch = [some(torch.float32) + grid.data_rank, torch.arange(4) + 4 * grid.data_rank]
+        draw = [some(torch.float32) + grid.sample_rank]
+        spoil(grid, parameters, batch, draw)
+        check(channel, grid, step=7, parameters=parameters, batch=batch, draw=draw[0])
+
+    return outcomes(sample_ranks * data_ranks, work)
+
+
+def told(results: list[Exception | None]) -> str:
+    """Return the message that every rank raised."""
+    assert all(isinstance(error, GuardError) for error in results), results
+    (message,) = {str(error) for error in results}
+    return message
+
+
+def nothing(grid: Grid, parameters: object, batch: object, draw: object) -> None:
+    """Leave everything as it should be."""
+
+
+@pytest.mark.parametrize(
+    ("sample_ranks", "data_ranks"), [(1, 1), (2, 1), (1, 2), (3, 1), (1, 3), (2, 2), (3, 2), (2, 3)]
+)
+def test_a_good_state_passes(sample_ranks: int, data_ranks: int) -> None:
+    assert guarded(sample_ranks, data_ranks, nothing) == [None] * (sample_ranks * data_ranks)
+
+
+@pytest.mark.parametrize("bad_rank", [0, 1, 2, 3])
+def test_a_parameter_that_differs_is_named_with_its_rank(bad_rank: int) -> None:
+    def spoil(
+        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
+    ) -> None:
+        if grid.world_rank == bad_rank:
+            parameters["c"][0] += 1
+            parameters["b"][3] = torch.nextafter(parameters["b"][3], torch.tensor(1e9))
+
+    message = told(guarded(2, 2, spoil))
+    assert message.startswith("step 7: parameter b differs between world ranks 0 and ")
+    assert f"ranks 0 and {bad_rank or 1};" in message
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["x", "y"])
+def test_different_batches_on_one_data_rank(part: int) -> None:
+    def spoil(
+        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
+    ) -> None:
+        if grid.world_rank == 3:  # sample rank 1 of data rank 1
+            batch[part] = batch[part] + 100
+
+    message = told(guarded(2, 2, spoil))
+    assert "step 7: world ranks 2 and 3 hold different batches" in message
+    assert "sample ranks 0 and 1 of data rank 1" in message
+    assert "shard by data_rank, not by world_rank" in message
+
+
+def test_the_same_batch_on_two_data_ranks() -> None:
+    def spoil(
+        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
+    ) -> None:
+        if grid.data_rank == 2:
+            batch[0], batch[1] = batch[0] - 1, batch[1] - 4
+
+    message = told(guarded(2, 3, spoil))
+    assert "step 7: world ranks 2 and 4 hold the same batch" in message
+    assert "data ranks 1 and 2" in message
+
+
+def test_the_same_draws_on_two_sample_ranks() -> None:
+    def spoil(
+        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
+    ) -> None:
+        if grid.sample_rank == 2:
+            draw[0] -= 1
+
+    message = told(guarded(3, 1, spoil))
+    assert "step 7: world ranks 1 and 2 drew the same weights" in message
+    assert "of data rank 0" in message
+
+
+def test_mirrored_draws_of_zero_means_are_different() -> None:
+    """An antithetic pair over a mean of zero, in float64, is not *the same weights*."""
+
+    def spoil(
+        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
+    ) -> None:
+        draw[0] = some(torch.float64, 11)[1:] * (1 - 2 * grid.sample_rank)
+
+    assert guarded(2, 1, spoil) == [None, None]
+
+
+def test_one_rank_has_nothing_to_compare() -> None:
+    grid = Grid(1, 1, 0)
+    check(SOLO, grid, step=0, parameters={}, batch=[], draw=torch.zeros(1))
+
+
+def test_the_guard_is_one_small_collective() -> None:
+    def work(channel: Channel) -> list[str]:
+        grid = Grid(2, 1, channel.rank)
+        draw = torch.full((3,), float(grid.sample_rank))
+        check(channel, grid, step=0, parameters={"a": draw * 0}, batch=[draw * 0], draw=draw)
+        calls: list[str] = channel.calls  # type: ignore[attr-defined]
+        return calls
+
+    assert on_world(2, work) == [["guards"]] * 2
+
+
+def test_agree_names_key_ranks_and_both_values() -> None:
+    def work(channel: Channel) -> None:
+        values = {"seed": 1, "samples": 8 if channel.rank < 2 else 4}
+        agree(channel, values, name="settings")
+
+    message = told(outcomes(3, work))
+    assert message.startswith(
+        "settings: samples is 8 on world rank 0 and 4 on world rank 2; all ranks must start"
+    )
+
+
+def test_agree_sees_keys_that_one_rank_lacks() -> None:
+    def work(channel: Channel) -> None:
+        agree(channel, {"a": 1} if channel.rank else {"a": 1, "b": 2}, name="settings")
+
+    assert "b is 2 on world rank 0 and 'missing' on world rank 1" in told(outcomes(2, work))
+
+
+def test_agree_passes_where_all_agree() -> None:
+    results = on_world(3, lambda c: agree(c, {"a": (1, 2), "b": "x"}, name="settings"))
+    assert results == [None] * 3

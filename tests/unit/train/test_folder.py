@@ -1,0 +1,148 @@
+"""The run folder: a run may go on in it, another run may not."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpc_bnn.config import Settings, SettingsError
+from hpc_bnn.train.folder import RESUMABLE, RunFolder
+
+BASE = {
+    "seed": 1,
+    "loss": {"name": "gaussian_nll", "variance": "predicted"},
+    "model": {"name": "mlp", "hidden": [128]},
+    "data": {"name": "synthetic_series", "length": 8766},
+    "train": {"steps": 600, "lr": 0.002},
+}
+
+
+def settings(*overrides: str) -> Settings:
+    content: dict[str, Any] = copy.deepcopy(BASE)
+    for override in overrides:
+        key, _, text = override.partition("=")
+        section, _, name = key.rpartition(".")
+        (content.setdefault(section, {}) if section else content)[name] = yaml.safe_load(text)
+    return Settings.model_validate(content)
+
+
+def test_a_new_folder_gets_the_resolved_settings(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "deep" / "run")
+    folder.prepare(settings("train.lr=0.5"), resume=False)
+    assert folder.settings() == settings("train.lr=0.5")
+    assert folder.checkpoints.is_dir()
+    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "config.yaml"]
+
+
+def test_resume_in_a_new_folder_starts_a_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare(settings(), resume=True)
+    assert folder.settings() == settings()
+
+
+def test_a_used_folder_needs_resume(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.prepare(settings(), resume=False)
+    with pytest.raises(SettingsError, match="holds a run already; continue it with --resume"):
+        folder.prepare(settings(), resume=False)
+    folder.prepare(settings(), resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_another_run_is_refused_with_every_difference(tmp_path: Path, resume: bool) -> None:
+    folder = RunFolder(tmp_path)
+    folder.prepare(settings(), resume=False)
+    before = folder.config.read_bytes()
+    with pytest.raises(SettingsError) as caught:
+        folder.prepare(settings("train.lr=0.5", "seed=9", "model.dropout=0.5"), resume=resume)
+    text = str(caught.value)
+    assert len(caught.value.problems) == 3
+    assert f"{folder.config}: train.lr = 0.002 in the run of this folder, now 0.5" in text
+    assert "seed = 1 in the run of this folder, now 9" in text
+    assert "model.dropout = None in the run of this folder, now 0.5" in text
+    assert "use another --run folder" in text
+    assert folder.config.read_bytes() == before
+
+
+ALLOWED = {
+    "train.reduction": "two_stage",
+    "train.guard_every": 7,
+    "train.checkpoint_every": 7,
+    "train.keep_checkpoints": 7,
+    "train.validate_every": 7,
+    "train.log_every": 7,
+    "train.stall_timeout": 7.0,
+    "train.device": "cpu",
+    "posterior.keep_noise": True,
+    "posterior.predict_samples": 7,
+    "posterior.samples_per_pass": 7,
+    "grid.mode": "data",
+    "grid.sample_ranks": 1,
+}
+
+
+def test_every_resumable_key_is_tested() -> None:
+    assert {key for key in ALLOWED if not key.startswith("grid.")} >= RESUMABLE
+
+
+@pytest.mark.parametrize("key", sorted(ALLOWED))
+def test_what_does_not_change_the_answer_may_change_on_resume(tmp_path: Path, key: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.prepare(settings(), resume=False)
+    section, _, name = key.partition(".")
+    value = ALLOWED[key]
+    changed = settings(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+    assert getattr(getattr(changed, section), name) != getattr(getattr(settings(), section), name)
+    folder.prepare(changed, resume=True)
+    assert folder.settings() == changed
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=2",
+        "posterior.samples=16",
+        "posterior.initial_sigma=0.5",
+        "posterior.antithetic=true",
+        "loss.exact=false",
+        "loss.variance=fixed",
+        "model.hidden=[8]",
+        "data.length=9000",
+        "data.augmentation=shared",
+        "data.transform={name: jitter, sigma: 0.1}",
+        "train.steps=700",
+        "train.batch_size=32",
+        "train.clip_norm=1.0",
+        "train.precision=float64",
+        "train.compression=fp16",
+        "train.schedule=constant",
+    ],
+)
+def test_what_changes_the_answer_may_not(tmp_path: Path, override: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.prepare(settings(), resume=False)
+    with pytest.raises(SettingsError, match="in the run of this folder, now"):
+        folder.prepare(settings(override), resume=True)
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run in this folder; start one with hpc-bnn"):
+        RunFolder(tmp_path).settings()
+
+
+# Not by file modes: root ignores them.
+def test_a_folder_under_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    folder = RunFolder(tmp_path / "file" / "run")
+    with pytest.raises(OSError, match="the run folder cannot be written") as caught:
+        folder.prepare(settings(), resume=False)
+    assert str(caught.value).startswith(f"{folder.path}: ")
+    assert "choose another with --run" in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+def test_a_folder_in_a_read_only_file_system() -> None:
+    with pytest.raises(OSError, match="/proc/run: the run folder cannot be written"):
+        RunFolder(Path("/proc/run")).prepare(settings(), resume=False)

@@ -1,0 +1,418 @@
+"""The training step on one process: gradients against direct computation, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.func import functional_call
+from toy_step import BATCH, LOSSES, NUM_EXAMPLES, Toy, alone, batch, posterior_of
+
+from hpc_bnn import losses
+from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
+from hpc_bnn.data.augment import Jitter
+from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.losses.base import SeparableLoss
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.passes import Passes
+from hpc_bnn.train.step import Step
+
+
+def direct(toy: Toy, samples: int, x: Tensor, y: Tensor, *, kl_weight: float = 1.0) -> Tensor:
+    """Compute the objective at step 0 with plain autograd: every sample's weights written out."""
+    posterior, outputs = toy.posterior, []
+    for sample in range(samples):
+        drawn = posterior.draw(posterior.draws(0, [sample]))
+        weights = {name: weight[0] for name, weight in drawn.items()}
+        outputs.append(functional_call(posterior.module, weights, (x,)))
+    if isinstance(toy.loss, SeparableLoss):
+        data = torch.stack([toy.loss(output, y).mean() for output in outputs]).mean()
+    else:
+        data = toy.loss(torch.stack(outputs), y, LocalAxis()).mean()
+    kl = torch.zeros((), dtype=x.dtype)
+    for name in posterior.names:
+        mu = posterior.module.get_parameter(name)
+        sigma = posterior.log_sigma[name.replace(".", "/")].exp()
+        prior = Normal(torch.zeros_like(mu), torch.ones_like(mu))
+        kl = kl + kl_divergence(Normal(mu, sigma), prior).sum()
+    return data + kl_weight / NUM_EXAMPLES * kl
+
+
+def doubled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return x.double(), y.double() if y.is_floating_point() else y
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_and_gradient_against_direct_computation(loss: str) -> None:
+    toy = Toy(loss, samples=6, kl_weight=0.7)
+    objective = direct(toy, 6, *doubled(*batch(loss)), kl_weight=0.7)
+    expected = torch.autograd.grad(objective, toy.parameters)
+    (value,) = toy.run(1)
+    assert value == pytest.approx(objective.item(), rel=1e-12)
+    for p, gradient in zip(toy.parameters, expected, strict=True):
+        assert p.grad is not None
+        assert torch.allclose(p.grad, gradient, rtol=1e-10, atol=1e-13)
+
+
+def test_the_gradient_of_looped_samples_is_the_mean_of_their_own() -> None:
+    toy = Toy("gaussian", samples=4, kl_weight=0.0)
+    x, y = doubled(*batch())
+    each = []
+    for sample in range(4):
+        drawn = toy.posterior.draw(toy.posterior.draws(0, [sample]))
+        weights = {name: weight[0] for name, weight in drawn.items()}
+        value = toy.loss(functional_call(toy.posterior.module, weights, (x,)), y).mean()
+        each.append(torch.autograd.grad(value, toy.parameters))
+    found = toy.gradients()
+    for gradient, own in zip(found, zip(*each, strict=True), strict=True):
+        assert torch.allclose(gradient, torch.stack(own).mean(0), rtol=1e-10, atol=1e-14)
+        assert not torch.allclose(gradient, own[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_samples_per_pass_does_not_change_the_answer(loss: str) -> None:
+    """One a pass (joint losses: recomputed), two, an uneven three, and all (kept graph)."""
+    reference = Toy(loss, samples=4, samples_per_pass=4)
+    values, gradients = reference.run(3), [p.grad for p in reference.parameters]
+    for per_pass in (1, 2, 3, 99):
+        toy = Toy(loss, samples=4, samples_per_pass=per_pass)
+        assert toy.run(3) == pytest.approx(values, rel=1e-12)
+        for p, gradient in zip(toy.parameters, gradients, strict=True):
+            assert p.grad is not None
+            assert gradient is not None
+            assert torch.allclose(p.grad, gradient, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("loss", "lr"),
+    [("gaussian", 0.1), ("gaussian predicted", 0.1), ("crps", 0.5), ("moments", 0.1)],
+)
+def test_loss_decreases_on_a_toy_problem(loss: str, lr: float) -> None:
+    toy = Toy(loss, samples=4, samples_per_pass=4, lr=lr, kl_weight=0.0, precision="float32")
+    x, y = batch(examples=64)
+    values = [float(toy.step(x, y)) for _ in range(40)]
+    assert max(values[-5:]) < 0.6 * values[0]
+
+
+@pytest.mark.parametrize("loss", ["gaussian", "categorical predictive", "almost fair crps"])
+@pytest.mark.parametrize("precision", ["float32", "float64", "bf16"])
+def test_two_runs_are_equal_bit_for_bit(loss: str, precision: str) -> None:
+    first, second = (Toy(loss, precision=precision, dropout=0.2) for _ in range(2))
+    values = first.run(4)
+    torch.rand(100)  # the state of torch's generator is not part of a run
+    assert second.run(4) == values
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters, second.parameters, strict=True))
+
+
+def test_the_seed_matters() -> None:
+    assert Toy(posterior={"seed": 5}).run(2) != Toy(posterior={"seed": 4}).run(2)
+
+
+def test_every_step_draws_anew() -> None:
+    toy = Toy(lr=1e-30, kl_weight=0.0)
+    x, y = batch()
+    assert float(toy.step(x, y)) != float(toy.step(x, y))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_lower_precision_stays_near_float64(precision: str) -> None:
+    """bf16 keeps 8 bits: 0.4 % a rounding; float32 24 bits."""
+    exact, toy = Toy(), Toy(precision=precision)
+    tolerance = {"float32": 1e-5, "bf16": 3e-2}[precision]
+    values = toy.run(3)
+    assert values == pytest.approx(exact.run(3), rel=tolerance)
+    assert values != exact.run(3)
+    for p, q in zip(toy.parameters, exact.parameters, strict=True):
+        assert p.dtype == torch.float32
+        assert p.grad is not None
+        assert p.grad.dtype == torch.float32
+        assert q.dtype == torch.float64
+
+
+def test_the_network_computes_in_bf16_and_the_loss_does_not() -> None:
+    seen: list[torch.dtype] = []
+
+    class Watched(losses.SeparableLoss):
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            seen.append(output.dtype)
+            return (output.float() - target).square().sum(1)
+
+    toy = Toy(Watched(), precision="bf16")
+    toy.run(1)
+    assert set(seen) == {torch.bfloat16}
+    assert toy.step.report is not None
+    assert math.isfinite(toy.step.report.loss)
+
+
+def test_clipping_limits_the_step_and_reports_the_norm_before() -> None:
+    free, clipped = Toy(lr=1.0), Toy(lr=1.0, clip_norm=0.01)
+    norm = math.sqrt(sum(float(g.square().sum()) for g in free.gradients()))
+    before = clipped.snapshot()
+    clipped.run(1)
+    assert norm > 0.1
+    assert clipped.step.report is not None
+    assert clipped.step.report.gradient_norm == pytest.approx(norm, rel=1e-9)
+    moved = [a - b for a, b in zip(before, clipped.snapshot(), strict=True)]
+    length = math.sqrt(sum(float(d.square().sum()) for d in moved))
+    assert length == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_loose_clip_changes_nothing() -> None:
+    free, loose = Toy(), Toy(clip_norm=1e9)
+    assert free.run(3) == pytest.approx(loose.run(3), rel=1e-12)
+
+
+def test_the_report_adds_up() -> None:
+    toy = Toy(kl_weight=0.5, kl_warmup_steps=4)
+    for step in range(6):
+        value = float(toy.step(*batch("gaussian", step)))
+        report = toy.step.report
+        assert report is not None
+        factor = 0.5 / NUM_EXAMPLES * min(1.0, (step + 1) / 4)
+        assert report.step == step
+        assert value == report.loss
+        assert report.loss == pytest.approx(report.data_loss + factor * report.kl, rel=1e-12)
+        assert 0 <= report.wait_time_s <= report.step_time_s
+    assert toy.step.step == 6
+
+
+def test_the_step_count_can_be_set_for_a_resume() -> None:
+    straight, resumed = Toy(), Toy()
+    straight.run(2)
+    with torch.no_grad():
+        for p, q in zip(resumed.parameters, straight.parameters, strict=True):
+            p.copy_(q)
+    resumed.step.step = 2
+    for k in (2, 3):
+        assert float(resumed.step(*batch("gaussian", k))) == float(
+            straight.step(*batch("gaussian", k))
+        )
+
+
+def unchanged(toy: Toy, before: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(before, toy.snapshot(), strict=True))
+
+
+def test_a_nan_loss_names_step_and_parameter_and_changes_nothing() -> None:
+    toy = Toy()
+    toy.run(2)
+    before = toy.snapshot()
+    x, y = batch("gaussian", 2)
+    x[0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match=r"step 2: loss = nan") as caught:
+        toy.step(x, y)
+    assert "first parameter with a non-finite gradient: module.layers.0.weight" in str(caught.value)
+    assert "Lower train.lr" in str(caught.value)
+    assert unchanged(toy, before)
+    assert toy.step.step == 2
+    assert math.isfinite(float(toy.step(*batch("gaussian", 2))))
+
+
+def test_an_infinite_loss_with_finite_gradients_is_refused() -> None:
+    class Endless(losses.SeparableLoss):
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            return output.sum(1) + math.inf
+
+    toy = Toy(Endless())
+    before = toy.snapshot()
+    with pytest.raises(FloatingPointError, match=r"loss = inf.*all gradients are finite"):
+        toy.run(1)
+    assert unchanged(toy, before)
+
+
+def test_a_finite_loss_with_a_nan_gradient_is_refused() -> None:
+    """The square root at zero: its value is fine, its slope times zero is not."""
+
+    class Root(losses.SeparableLoss):
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            return (output * 0).abs().sum(1).sqrt()
+
+    toy = Toy(Root())
+    before = toy.snapshot()
+    with pytest.raises(
+        FloatingPointError, match=r"first parameter with a non-finite gradient: mod"
+    ):
+        toy.run(1)
+    assert unchanged(toy, before)
+
+
+@pytest.mark.parametrize("views", ["per_sample", "per_rank", "shared"])
+def test_views_of_the_batch(views: str) -> None:
+    """Each weight sample sees the view that its own stream gives it, or all see the first one."""
+    sigma = 0.5
+    toy = Toy(samples=3, augment=Jitter(sigma), views=views, kl_weight=0.0)
+    x, y = doubled(*batch())
+    values = []
+    for sample in range(3):
+        stream = Stream(4, Purpose.AUGMENTATION, 0, sample if views == "per_sample" else 0)
+        view = Jitter(sigma)(x, uniforms(stream, (BATCH, 3)))
+        drawn = toy.posterior.draw(toy.posterior.draws(0, [sample]))
+        weights = {name: weight[0] for name, weight in drawn.items()}
+        values.append(toy.loss(functional_call(toy.posterior.module, weights, (view,)), y).mean())
+    (found,) = toy.run(1)
+    assert found == pytest.approx(torch.stack(values).mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["gaussian", "crps"])
+@pytest.mark.parametrize("views", ["per_sample", "per_rank", "shared"])
+def test_views_do_not_depend_on_samples_per_pass(loss: str, views: str) -> None:
+    options = {"samples": 4, "augment": Jitter(0.3), "views": views}
+    one, all_at_once = Toy(loss, **options), Toy(loss, samples_per_pass=4, **options)
+    assert one.run(3) == pytest.approx(all_at_once.run(3), rel=1e-12)
+
+
+def passes_on(grid: Grid, views: str, *, dropout: float = 0.0) -> Passes:
+    posterior = posterior_of(losses.gaussian_nll(), dropout=dropout)
+    return Passes(
+        posterior,
+        World(grid, torch.device("cpu")),
+        samples=6,
+        samples_per_pass=1,
+        augment=Jitter(0.5),
+        views=views,  # type: ignore[arg-type]
+        precision="float64",
+    )
+
+
+@pytest.mark.parametrize("grid", [(2, 1), (1, 2), (3, 2), (6, 3)])
+@pytest.mark.parametrize("views", ["per_sample", "shared"])
+def test_outputs_of_all_ranks_are_those_of_one(grid: tuple[int, int], views: str) -> None:
+    """Samples, views and dropout masks belong to sample and example, not to the rank."""
+    sample_ranks, data_ranks = grid
+    x = batch()[0].double()
+    one = passes_on(Grid(1, 1, 0), views, dropout=0.3)
+    expected = torch.cat([one.run(x, 5, part) for part in one.parts])
+    for rank in range(sample_ranks * data_ranks):
+        place = Grid(sample_ranks, data_ranks, rank)
+        passes = passes_on(place, views, dropout=0.3)
+        samples, part = place.own_samples(6), place.own_examples(BATCH)
+        outputs = torch.cat([passes.run(x[list(part)], 5, p) for p in passes.parts])
+        mine = expected[samples.start : samples.stop, part.start : part.stop]
+        assert torch.allclose(outputs, mine, rtol=1e-12, atol=1e-14)
+
+
+def test_per_rank_views_belong_to_the_sample_rank() -> None:
+    x = batch()[0].double()
+    first, second = (passes_on(Grid(2, 1, rank), "per_rank") for rank in (0, 1))
+    again = passes_on(Grid(2, 1, 1), "per_rank")
+    sample = range(4, 5)
+    assert torch.equal(second.run(x, 0, sample), again.run(x, 0, sample))
+    assert not torch.equal(second.run(x, 0, sample), first.run(x, 0, sample))
+
+
+def made(
+    loss: str = "gaussian", *, parameters: list[Tensor] | None = None, **options: object
+) -> Step:
+    kind = LOSSES[loss]()
+    posterior = posterior_of(kind, dropout=float(options.pop("dropout", 0.0)))  # type: ignore[arg-type]
+    posterior.antithetic = bool(options.pop("antithetic", False))
+    everything = [*posterior.parameters(), *kind.parameters()]
+    chosen = everything if parameters is None else parameters
+    optimizer = torch.optim.SGD(chosen, lr=0.1)
+    return Step(
+        posterior,
+        kind,
+        optimizer,
+        options.pop("world", alone()),  # type: ignore[arg-type]
+        **{"samples": 4, "num_examples": 10, **options},  # type: ignore[arg-type]
+    )
+
+
+def test_an_optimizer_that_holds_too_little_or_too_much() -> None:
+    kind = LOSSES["gaussian learned"]()
+    posterior = posterior_of(kind)
+    common = {"samples": 4, "num_examples": 10}
+    means = torch.optim.SGD(posterior.module.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"does not hold log_sigma\.layers/0/bias \(5 of 9"):
+        Step(posterior, kind, means, alone(), **common)
+    without_loss = torch.optim.SGD(posterior.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"does not hold loss\.likelihood\.log_sigma \(1 of 9"):
+        Step(posterior, kind, without_loss, alone(), **common)
+    stray = nn.Parameter(torch.zeros(1))
+    more = torch.optim.SGD([*posterior.parameters(), *kind.parameters(), stray], lr=0.1)
+    with pytest.raises(ValueError, match=r"holds 1 parameters that belong to neither"):
+        Step(posterior, kind, more, alone(), **common)
+
+
+def test_frozen_parameters_need_no_optimizer() -> None:
+    kind = LOSSES["gaussian"]()
+    posterior = posterior_of(kind)
+    posterior.module.layers[0].weight.requires_grad_(False)
+    trained = [p for p in posterior.parameters() if p.requires_grad]
+    step = Step(
+        posterior,
+        kind,
+        torch.optim.SGD(trained, lr=0.1),
+        alone(),
+        samples=2,
+        num_examples=10,
+        precision="float64",
+    )
+    before = posterior.module.layers[0].weight.clone()
+    step(*batch())
+    assert torch.equal(posterior.module.layers[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"samples": 0}, r"posterior\.samples = 0: must be a positive multiple of the 1"),
+        (
+            {"samples": 4, "world": World(Grid(3, 1, 0), torch.device("cpu"))},
+            r"posterior\.samples = 4: must be a positive multiple of the 3 sample ranks",
+        ),
+        ({"samples": 3, "antithetic": True}, r"posterior\.samples = 3: antithetic pairs need"),
+        ({"samples_per_pass": 0}, r"posterior\.samples_per_pass = 0: must be at least 1"),
+        ({"dropout": 0.5, "samples_per_pass": 2}, r"posterior\.samples_per_pass: .*dropout"),
+        ({"num_examples": 0}, r"num_examples = 0: must be the size of the training set"),
+        ({"loss": "fair crps", "samples": 1}, r"posterior\.samples = 1: CRPS needs at least 2"),
+        ({"loss": "moments", "samples": 1}, r"posterior\.samples = 1: GaussianMoments needs at"),
+        (
+            {
+                "loss": "fair crps",
+                "samples": 2,
+                "exact": False,
+                "world": World(Grid(2, 1, 0), torch.device("cpu")),
+            },
+            r"at least 2 weight samples on each rank",
+        ),
+    ],
+)
+def test_refused(options: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        made(**options)  # type: ignore[arg-type]
+
+
+def test_what_is_allowed_beside_what_is_refused() -> None:
+    made(samples=4, antithetic=True)
+    made(dropout=0.5, samples_per_pass=1)
+    made(dropout=0.5, samples=1, samples_per_pass=8)
+    made("crps", samples=1)
+
+
+@pytest.mark.parametrize("loss", ["crps", "moments", "categorical predictive"])
+def test_a_local_joint_loss_is_the_exact_one_on_one_rank(loss: str) -> None:
+    assert Toy(loss, exact=False).run(2) == pytest.approx(Toy(loss).run(2), rel=1e-13)
+
+
+def test_antithetic_pairs_mirror_the_draws() -> None:
+    toy = Toy(samples=2, posterior={"antithetic": True})
+    draws = toy.posterior.draw(toy.posterior.draws(0, [0, 1]))
+    for name, weight in draws.items():
+        mu = toy.posterior.module.get_parameter(name)
+        assert torch.allclose(weight[0] - mu, mu - weight[1], rtol=1e-9, atol=1e-14)
+    assert all(math.isfinite(value) for value in toy.run(2))
+
+
+def test_kept_noise_gives_the_same_run() -> None:
+    kept = Toy(posterior={"keep_noise": True}).run(3)
+    assert kept == pytest.approx(Toy().run(3), rel=1e-12)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    toy = Toy()
+    x, y = batch()
+    with pytest.raises(ValueError, match=r"gaussian_nll: the network gives .* must be equal"):
+        toy.step(x, y[:, :1])

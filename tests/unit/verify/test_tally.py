@@ -1,0 +1,174 @@
+"""Tallies against direct computation by scikit-learn, SciPy and scoringrules, over any split."""
+
+import math
+
+import numpy as np
+import pytest
+import scoringrules
+import torch
+from scipy import stats
+from sklearn.metrics import accuracy_score, log_loss
+from torch import Tensor
+
+from hpc_bnn.verify.tally import TALLIES, ClassificationTally, RegressionTally, Tally
+
+S, B, C, P = 5, 60, 4, 3
+TIGHT = {"rel": 1e-12, "abs": 1e-12}
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def classified() -> tuple[Tensor, Tensor]:
+    logits = torch.randn(S, B, C, generator=generator(1), dtype=torch.float64) * 2
+    return logits, torch.randint(C, (B,), generator=generator(2))
+
+
+def forecast() -> tuple[Tensor, Tensor, Tensor]:
+    mu = torch.randn(S, B, P, generator=generator(3), dtype=torch.float64)
+    sigma = torch.rand(S, B, P, generator=generator(4), dtype=torch.float64) + 0.2
+    return mu, sigma, torch.randn(B, P, generator=generator(5), dtype=torch.float64) * 1.5
+
+
+def tallied(tally: Tally, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> Tally:
+    tally.add(outputs, sigma, target)
+    return tally
+
+
+def test_classification_against_direct_computation() -> None:
+    logits, y = classified()
+    result = tallied(ClassificationTally(), logits, None, y).result()
+    p = torch.softmax(logits, -1).mean(0).numpy()
+    hot = np.eye(C)[y.numpy()]
+    assert result["examples"] == B
+    assert result["nll"] == pytest.approx(log_loss(y.numpy(), p, labels=range(C)), **TIGHT)
+    assert result["accuracy"] == pytest.approx(accuracy_score(y.numpy(), p.argmax(1)), **TIGHT)
+    assert result["brier"] == pytest.approx(float(((p - hot) ** 2).sum(1).mean()), **TIGHT)
+    assert result["entropy"] == pytest.approx(float(stats.entropy(p, axis=1).mean()), **TIGHT)
+    confidence, hit = p.max(1), p.argmax(1) == y.numpy()
+    bins = np.minimum(np.ceil(confidence * 15).astype(int) - 1, 14)
+    error = sum(
+        abs(hit[bins == k].mean() - confidence[bins == k].mean()) * (bins == k).mean()
+        for k in range(15)
+        if (bins == k).any()
+    )
+    assert result["expected_calibration_error"] == pytest.approx(float(error), **TIGHT)
+
+
+def test_mixture_against_direct_computation() -> None:
+    mu, sigma, y = forecast()
+    result = tallied(RegressionTally(), mu, sigma, y).result()
+    density = stats.norm.pdf(y.numpy(), mu.numpy(), sigma.numpy()).mean(0)
+    pit = stats.norm.cdf(y.numpy(), mu.numpy(), sigma.numpy()).mean(0)
+    mse = float(((mu.mean(0) - y) ** 2).mean())
+    crps = scoringrules.crps_mixnorm(y.numpy(), mu.numpy(), sigma.numpy(), m_axis=0)
+    epistemic, aleatoric = float(mu.var(0).mean()), float((sigma**2).mean())
+    assert result["points"] == B * P
+    assert result["rmse"] == pytest.approx(math.sqrt(mse), **TIGHT)
+    assert result["nll_per_point"] == pytest.approx(float(-np.log(density).mean()), **TIGHT)
+    assert result["crps"] == pytest.approx(float(np.mean(crps)), rel=1e-10)
+    assert result["coverage_50"] == pytest.approx(float((abs(pit - 0.5) <= 0.25).mean()), **TIGHT)
+    assert result["coverage_90"] == pytest.approx(float((abs(pit - 0.5) <= 0.45).mean()), **TIGHT)
+    assert result["spread_epistemic"] == pytest.approx(math.sqrt(epistemic), **TIGHT)
+    assert result["spread_aleatoric"] == pytest.approx(math.sqrt(aleatoric), **TIGHT)
+    assert result["spread_skill_ratio"] == pytest.approx(
+        math.sqrt((epistemic + aleatoric) / mse), **TIGHT
+    )
+    counts = np.histogram(pit, bins=10, range=(0, 1))[0]
+    assert result["pit_chi_square"] == pytest.approx(stats.chisquare(counts.ravel())[0], rel=1e-10)
+
+
+def test_ensemble_against_direct_computation() -> None:
+    members, _, y = forecast()
+    result = tallied(RegressionTally(), members, None, y).result()
+    fair = scoringrules.crps_ensemble(y.numpy(), members.numpy(), m_axis=0, estimator="fair")
+    assert result["crps"] == pytest.approx(float(np.mean(fair)), rel=1e-12)
+    assert math.isnan(result["nll_per_point"])
+    assert result["spread_aleatoric"] == 0.0
+    assert result["spread_epistemic"] == pytest.approx(float(members.var(0).mean().sqrt()), **TIGHT)
+    below = (members < y).double().sum(0)
+    pit = (below + 0.5) / (S + 1)
+    inside = float(((pit - 0.5).abs() <= 0.25).double().mean())
+    assert result["coverage_50"] == pytest.approx(inside, **TIGHT)
+
+
+def test_calibrated_ensembles_have_a_spread_skill_ratio_of_one() -> None:
+    """Truth and members are draws of one distribution: sqrt(S / (S + 1)) without the correction."""
+    draws = torch.randn(9, 4000, generator=generator(7), dtype=torch.float64)
+    result = tallied(RegressionTally(), draws[1:], None, draws[0]).result()
+    # Standard error of the ratio over 4000 points is about 0.012.
+    uncorrected = math.sqrt(8 / 9)
+    assert result["spread_skill_ratio"] == pytest.approx(uncorrected, abs=0.05)
+
+
+def test_one_member_is_scored_by_its_absolute_error() -> None:
+    members, _, y = forecast()
+    result = tallied(RegressionTally(), members[:1], None, y).result()
+    assert result["crps"] == pytest.approx(float((members[0] - y).abs().mean()), **TIGHT)
+    assert result["spread_epistemic"] == 0.0
+
+
+def test_one_gaussian_is_scored_as_such() -> None:
+    mu, sigma, y = forecast()
+    result = tallied(RegressionTally(), mu[:1], sigma[:1], y).result()
+    crps = scoringrules.crps_normal(y.numpy(), mu[0].numpy(), sigma[0].numpy())
+    assert result["crps"] == pytest.approx(float(np.mean(crps)), rel=1e-10)
+    assert result["nll_per_point"] == pytest.approx(
+        float(-stats.norm.logpdf(y.numpy(), mu[0].numpy(), sigma[0].numpy()).mean()), **TIGHT
+    )
+
+
+@pytest.mark.filterwarnings("ignore:var")  # of a batch without examples
+@pytest.mark.parametrize("cuts", [[1] * B, [B], [7] * 8 + [4], [0, 1, 0, 59], [13, 47]])
+@pytest.mark.parametrize("kind", ["classification", "mixture", "ensemble"])
+def test_sums_add_over_any_split_and_any_ranks(kind: str, cuts: list[int]) -> None:
+    if kind == "classification":
+        (outputs, y), sigma = classified(), None
+    else:
+        outputs, sigma, y = forecast()
+        sigma = None if kind == "ensemble" else sigma
+    name = "classification" if kind == "classification" else "regression"
+    whole = tallied(TALLIES[name](), outputs, sigma, y)
+    in_batches, total = TALLIES[name](), torch.zeros_like(whole.sums)
+    sigmas = [None] * len(cuts) if sigma is None else list(sigma.split(cuts, 1))
+    for part, spread, target in zip(outputs.split(cuts, 1), sigmas, y.split(cuts), strict=True):
+        in_batches.add(part, spread, target)
+        total += tallied(TALLIES[name](), part, spread, target).sums
+    assert torch.allclose(in_batches.sums, whole.sums, rtol=1e-13, atol=1e-13, equal_nan=True)
+    reduced = TALLIES[name]()
+    reduced.sums = total
+    assert reduced.result() == pytest.approx(whole.result(), rel=1e-12, nan_ok=True)
+
+
+def test_outputs_of_any_precision_are_scored_in_float64() -> None:
+    logits, y = classified()
+    tally = tallied(ClassificationTally(), logits.to(torch.bfloat16), None, y)
+    again = tallied(ClassificationTally(), logits.to(torch.bfloat16).double(), None, y)
+    assert torch.equal(tally.sums, again.sums)
+
+
+def test_certain_predictions_are_scored() -> None:
+    """Rounding may not push a probability of one out of its range."""
+    logits = torch.tensor([[[1000.0, 0.0], [0.0, 1000.0]]]).expand(7, 2, 2)
+    result = tallied(ClassificationTally(), logits, None, torch.tensor([0, 1])).result()
+    assert result["accuracy"] == 1.0
+    assert result["nll"] == pytest.approx(0.0, abs=1e-12)
+    assert math.isfinite(result["entropy"])
+
+
+def test_impossible_classes_have_no_entropy() -> None:
+    logits = torch.tensor([[[0.0, -math.inf]]])
+    result = tallied(ClassificationTally(), logits, None, torch.tensor([0])).result()
+    assert result["entropy"] == 0.0
+
+
+def test_reliability_and_pit_hold_every_example() -> None:
+    logits, y = classified()
+    tally = ClassificationTally()
+    tally.add(logits, None, y)
+    assert float(tally.reliability().count.sum()) == B
+    mu, sigma, truth = forecast()
+    regression = RegressionTally()
+    regression.add(mu, sigma, truth)
+    assert float(regression.pit_counts().sum()) == B * P
