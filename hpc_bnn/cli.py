@@ -12,7 +12,7 @@ from pathlib import Path
 
 import hpc_bnn
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
-from hpc_bnn.parallel.comms import Channel, connect
+from hpc_bnn.parallel.comms import Channel, RankError, abort, all_arrive, connect
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.world import World, split
 from hpc_bnn.study.doctor import diagnose
@@ -31,6 +31,8 @@ USER_ERRORS = (
     GuardError,
     FloatingPointError,
 )
+# A rank that fails waits this long for the others to fail too, before it ends them.
+PATIENCE_S = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,11 +44,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr(world)
     try:
         status: int = options.run(options, world)
-    except USER_ERRORS as error:
-        if world.rank == 0 or getattr(error, "of_one_rank", False):
-            print(f"hpc-bnn {options.command}: {error}", file=sys.stderr, flush=True)
+    except (*USER_ERRORS, RankError) as error:
+        _explain(error, options.command, world)
         return 2
     return status
+
+
+def _explain(error: Exception, command: str, world: Channel) -> None:
+    """Print one message where all ranks fail; a rank that fails alone prints its own and ends all.
+
+    ``python -m mpi4py`` ends every rank as soon as one leaves with an error, so none leaves before
+    the message is out.
+    """
+    if all_arrive(world, within_s=PATIENCE_S):
+        failed = world.gather_objects(not isinstance(error, RankError), name="errors")
+        if world.rank == (failed.index(True) if True in failed else 0):
+            print(f"hpc-bnn {command}: {error}", file=sys.stderr, flush=True)
+        all_arrive(world, within_s=PATIENCE_S)
+    else:
+        print(f"hpc-bnn {command}: rank {world.rank}: {error}", file=sys.stderr, flush=True)
+        abort(world, 2)
 
 
 def _train(options: argparse.Namespace, channel: Channel) -> int:

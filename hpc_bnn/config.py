@@ -143,7 +143,9 @@ class TrainSettings(_Section):
     )
     log_every: PositiveInt = Field(50, description="steps between log lines")
     stall_timeout: NonNegativeFloat = Field(
-        0.0, description="seconds until a collective that a rank never joins ends the job; 0: never"
+        0.0,
+        description="seconds that ranks wait for one another before the job ends, more than a "
+        "checkpoint takes; 0: for ever",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
 

@@ -3,7 +3,7 @@
 A data set is three `Examples` (train, validation, test) and the few facts a network and a score
 need to know about them. Adding a data set means writing one function that returns a `Source`.
 
-Shape letters: B batch, C channels.
+Shape letters: B batch, C channels; of fields: F forcing channels, H latitude, W longitude, T time.
 """
 
 from __future__ import annotations
@@ -82,6 +82,63 @@ class Scale:
         return mean + std * normalised.double()
 
 
+class FieldRecord(Protocol):
+    """What a data set of fields can read besides examples, so that a forecast can be rolled out.
+
+    times: (T,) int64, seconds since 1970-01-01T00:00 UTC, sorted.
+    """
+
+    times: Tensor
+
+    def states(self, indices: Tensor) -> Tensor:
+        """Read the normalised states (B, C, H, W) float32 at positions (B,) in `times`."""
+        ...
+
+    def forcing(self, seconds: Tensor) -> Tensor:
+        """Return the forcing (B, F, H, W) float32 of any times (B,), seconds since 1970."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """Describe fields on a latitude-longitude grid and the way back to physical units.
+
+    Inputs x are h states, the oldest first, then the forcing; targets y are normalised tendencies:
+
+        state = mean + state_std * x[C (h - 1) : C h]
+        next state = state + tendency_std * y
+
+    channels, units: the C channels of a state, such as "t2m" in "K".
+    latitude: (H,) float64, north to south; longitude: (W,) float64, eastward.
+    periodic: global: the longitudes close a circle and the rows reach both poles.
+    vector_channels: the channels that are components of a horizontal vector.
+    history: h, states in the input.
+    forcing: names of the F input channels that are not predicted.
+    state_mean, state_std, tendency_std: (C,) float64, of the training part, in `units`.
+    step_hours: from a state to the next.
+    """
+
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    latitude: Tensor
+    longitude: Tensor
+    periodic: bool
+    vector_channels: tuple[int, ...]
+    history: int
+    forcing: tuple[str, ...]
+    state_mean: Tensor
+    state_std: Tensor
+    tendency_std: Tensor
+    step_hours: int
+    record: FieldRecord
+
+    @property
+    def vector_inputs(self) -> tuple[int, ...]:
+        """The input channels that are components of a horizontal vector."""
+        count = len(self.channels)
+        return tuple(k * count + c for k in range(self.history) for c in self.vector_channels)
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """Describe what a data set offers to training and verification.
@@ -89,7 +146,8 @@ class Source:
     task: "classification" or "regression".
     input_shape: shape of the input of one example.
     output_shape: what a network must predict per example: (classes,) or (horizon, channels).
-    scale: regression only: the way back to physical units.
+    scale: regression only: the way back to physical units, one mean and std a channel.
+    fields: of fields on a grid only, which have no `scale`.
     """
 
     name: str
@@ -100,3 +158,4 @@ class Source:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     scale: Scale | None
+    fields: Fields | None = None

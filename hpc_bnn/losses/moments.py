@@ -92,10 +92,11 @@ class GaussianMoments(JointLoss):
     def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
         outputs = to_float(outputs)
         same_shape(outputs[0], target, "gaussian_moments")
-        mean, spread = moments(outputs, axis)
+        # Of the errors: in float32 a mean far from zero is rounded coarser than a small spread.
+        bias, spread = moments(outputs - target, axis)
         log_sigma = share_parameter(self.log_sigma.to(outputs.dtype), axis)
         variance = spread + torch.exp(2 * log_sigma)
-        points = 0.5 * ((target - mean).square() / variance + torch.log(2 * math.pi * variance))
+        points = 0.5 * (bias.square() / variance + torch.log(2 * math.pi * variance))
         return flat_points(points, 1).sum(1)
 
     def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -25,12 +25,13 @@ class _LogMeanExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, axis: SampleAxis) -> Tensor:
         everyone = axis.all_gather(own.contiguous(), name="predictive.log_likelihood")
-        total = torch.logsumexp(everyone, dim=0)
-        ctx.save_for_backward(own, total)
-        return total - math.log(len(everyone))
+        # Not exp(own - total): at a log-likelihood of 1e6 the rounding of the total is a percent.
+        first = axis.rank * len(own)
+        ctx.save_for_backward(torch.softmax(everyone, dim=0)[first : first + len(own)])
+        return torch.logsumexp(everyone, dim=0) - math.log(len(everyone))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        own, total = ctx.saved_tensors
-        return grads[0] * torch.exp(own - total), None
+        (weights,) = ctx.saved_tensors
+        return grads[0] * weights, None

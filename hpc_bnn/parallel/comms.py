@@ -7,6 +7,7 @@ microseconds here, where Horovod's cycle would add a millisecond.
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -22,6 +23,13 @@ T = TypeVar("T")
 # What launchers say about the number of ranks they started in this step.
 LAUNCHER_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 LAUNCHER_NODE_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+
+SPIN_S = 2e-4  # a rank that waits longer leaves the core to others
+
+
+class RankError(RuntimeError):
+    """Another rank failed: the message names it and says why."""
 
 
 class Channel(Protocol):
@@ -87,14 +95,19 @@ class Solo:
 
 
 class MPIChannel:
-    """A channel over an mpi4py communicator."""
+    """A channel over an mpi4py communicator.
 
-    def __init__(self, mpi: Any, comm: Any) -> None:
-        self._mpi, self._comm = mpi, comm
+    With ``stall_timeout_s`` an exchange that some rank does not join in that time raises
+    ``TimeoutError``; 0: it waits for ever.
+    """
+
+    def __init__(self, mpi: Any, comm: Any, *, stall_timeout_s: float = 0.0) -> None:
+        self._mpi, self._comm, self._stall_timeout_s = mpi, comm, stall_timeout_s
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
+        self._meet(name)
         x = x.contiguous()
         out = torch.empty_like(x)
         op = self._mpi.SUM if reduction == "sum" else self._mpi.MAX
@@ -102,33 +115,52 @@ class MPIChannel:
         return out
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
+        self._meet(name)
         x = x.contiguous()
         out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
         self._comm.Allgather(x.numpy(), out.numpy())
         return out
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
+        self._meet(name)
         x = x.contiguous()
         out = torch.empty_like(x)
         self._comm.Alltoall(x.numpy(), out.numpy())
         return out
 
     def gather_objects(self, value: T, *, name: str) -> list[T]:
+        self._meet(name)
         gathered: list[T] = self._comm.allgather(value)
         return gathered
 
     def broadcast(self, value: T, *, name: str) -> T:
+        self._meet(name)
         result: T = self._comm.bcast(value, root=0)
         return result
 
     def split(self, color: int, key: int) -> "Channel":
-        return MPIChannel(self._mpi, self._comm.Split(color, key))
+        return self._on(self._comm.Split(color, key))
 
     def split_by_node(self) -> "Channel":
-        return MPIChannel(self._mpi, self._comm.Split_type(self._mpi.COMM_TYPE_SHARED))
+        return self._on(self._comm.Split_type(self._mpi.COMM_TYPE_SHARED))
 
     def native(self) -> Any:
         return self._comm
+
+    def limited(self, stall_timeout_s: float) -> "MPIChannel":
+        """Return the same channel with another limit."""
+        return MPIChannel(self._mpi, self._comm, stall_timeout_s=stall_timeout_s)
+
+    def _on(self, comm: Any) -> "MPIChannel":
+        return MPIChannel(self._mpi, comm, stall_timeout_s=self._stall_timeout_s)
+
+    def _meet(self, name: str) -> None:
+        if self._stall_timeout_s and not all_arrive(self, within_s=self._stall_timeout_s):
+            raise TimeoutError(
+                f"{name}: rank {self.rank} of {self.size} has waited {self._stall_timeout_s:g} s "
+                "for the others: one of them is stuck or gone (Horovod's warnings name it where "
+                "its gradients are missing); raise train.stall_timeout if it was only slow"
+            )
 
 
 SOLO = Solo()
@@ -182,6 +214,32 @@ def connect() -> Channel:
     return MPIChannel(MPI, MPI.COMM_WORLD)
 
 
+def limited(channel: Channel, stall_timeout_s: float) -> Channel:
+    """Return ``channel`` with a limit on how long its exchanges wait for a rank."""
+    return channel.limited(stall_timeout_s) if isinstance(channel, MPIChannel) else channel
+
+
+def all_arrive(channel: Channel, *, within_s: float) -> bool:
+    """Collective: wait for the other ranks; False: some rank did not call this in time."""
+    comm = channel.native()
+    if comm is None:
+        return True
+    request, began = comm.Ibarrier(), time.monotonic()
+    while not request.Test():
+        waited = time.monotonic() - began
+        if waited > within_s:
+            return False
+        if waited > SPIN_S:
+            time.sleep(SPIN_S)
+    return True
+
+
+def abort(channel: Channel, status: int) -> None:
+    """End every rank at once, where this one fails alone."""
+    if channel.native() is not None:
+        channel.native().Abort(status)
+
+
 def library_version() -> str:
     """Return the name of the MPI library that mpi4py uses, or why there is none."""
     try:
@@ -205,8 +263,8 @@ def _abort_on_exception(mpi: Any) -> None:
 
 
 def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:
-    """Collective: run ``action``; if it fails on any rank, raise on every rank and name the first
-    that failed.
+    """Collective: run ``action``; if it fails on any rank, raise on every rank: its own error where
+    it failed, else ``RankError`` that names the first that did.
     """
     result: T | None = None
     failure: Exception | None = None
@@ -221,7 +279,7 @@ def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:
         return cast(T, result)
     if failure is not None:
         raise failure
-    raise RuntimeError(f"{name}: rank {failed[0]} failed: {reports[failed[0]]}")
+    raise RankError(f"{name}: rank {failed[0]} failed: {reports[failed[0]]}")
 
 
 def on_first(channel: Channel, action: Callable[[], T], *, name: str) -> T:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.parallel.axis import RankAxis
-from hpc_bnn.parallel.comms import SOLO, Channel, connect, node_rank_of, together
+from hpc_bnn.parallel.comms import SOLO, Channel, connect, limited, node_rank_of, together
 from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, NoReducer, Reducer
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
 
@@ -92,8 +92,8 @@ def start(
     mode
         ``hybrid`` S = ranks per node, ``sample`` S = world, ``data`` S = 1, ``local`` one rank.
     stall_timeout_s
-        Seconds after which a collective that some rank never joined ends the job, naming it; 0:
-        only warn.
+        Seconds after which a collective that some rank never joined ends the job, naming it; more
+        than a checkpoint takes. 0: only warn.
 
     Raises
     ------
@@ -117,6 +117,7 @@ def split(
     stall_timeout_s: float = 0.0,
 ) -> World:
     """Collective: as ``start``, on a world that is already connected."""
+    world = limited(world, stall_timeout_s)
     node = world.split_by_node()
     chosen = choose_sample_ranks(world.size, node.size, mode=mode, sample_ranks=sample_ranks)
     grid = Grid(chosen, world.size // chosen, world.rank)

@@ -98,7 +98,7 @@ def summarise(
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that it is whole or absent; what is not finite is null, as in metrics."""
+    """Write a JSON file so that it is whole or absent; what is not finite is null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     text = json.dumps(_finite(content), indent=2, allow_nan=False)

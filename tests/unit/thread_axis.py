@@ -67,11 +67,15 @@ class ThreadAxis:
         return torch.stack([sent[self.rank] for sent in self._meet("all_to_all", name, x)])
 
     def _meet(self, what: str, name: str, x: Tensor) -> list[Tensor]:
-        if not x.is_contiguous() or x.requires_grad:
-            raise ValueError(f"{name}: MPI takes contiguous memory without a graph")
+        if not x.is_contiguous() or (torch.is_grad_enabled() and x.requires_grad):
+            raise ValueError(
+                f"{name}: MPI takes contiguous memory, and gives it back with no graph"
+            )
         self.calls.append(name)
         mine = (what, name, tuple(x.shape), x.dtype)
-        labels, tensors = zip(*self._meeting.exchange(self.rank, (mine, x.clone())), strict=True)
+        labels, tensors = zip(
+            *self._meeting.exchange(self.rank, (mine, x.detach().clone())), strict=True
+        )
         if len(set(labels)) > 1:
             raise ValueError(f"the ranks meet in different collectives: {labels}")
         return list(tensors)

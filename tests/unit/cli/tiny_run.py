@@ -16,6 +16,7 @@ SERIES: dict[str, Any] = {
     "model": {"name": "mlp", "hidden": [8]},
     "data": {"name": "synthetic_series", "length": 300, "history": 12, "horizon": 4},
     "train": {
+        "device": "cpu",
         "steps": 6,
         "batch_size": 16,
         "precision": "float64",
@@ -29,7 +30,7 @@ DIGITS: dict[str, Any] = {
     "loss": {"name": "categorical_nll"},
     "model": {"name": "mlp", "hidden": [16]},
     "data": {"name": "digits", "transform": {"name": "shift", "pixels": 1}},
-    "train": {"epochs": 1, "batch_size": 256, "lr": 0.01},
+    "train": {"device": "cpu", "epochs": 1, "batch_size": 256, "lr": 0.01},
 }
 
 

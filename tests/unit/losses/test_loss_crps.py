@@ -178,7 +178,8 @@ def test_nothing_cancels_in_float32_far_from_zero() -> None:
 
 def test_every_pair_of_the_almost_fair_score_is_non_negative() -> None:
     members, target = ensemble(2, 1000, 1)
-    assert torch.all(losses.fair_crps()(members, target, LOCAL) >= 0)
+    # Up to the rounding of three numbers of size 4
+    assert torch.all(losses.fair_crps()(members, target, LOCAL) >= -4e-15)
 
 
 # Layouts over ranks

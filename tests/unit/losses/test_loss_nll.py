@@ -59,9 +59,7 @@ def test_categorical_predictive_is_the_log_loss_of_the_mean_probability() -> Non
     ("output", "target"),
     [((B, 4), (B - 1,)), ((B, 4), (B, 1)), ((B, 4, 3), (B, 3)), ((4,), ()), ((B,), (B,))],
 )
-def test_categorical_refuses_other_shapes(
-    output: tuple[int, ...], target: tuple[int, ...]
-) -> None:
+def test_categorical_refuses_other_shapes(output: tuple[int, ...], target: tuple[int, ...]) -> None:
     message = r"categorical_nll: .*expected \(B, classes\) and \(B,\)"
     with pytest.raises(ValueError, match=message):
         losses.categorical_nll()(torch.zeros(output), torch.zeros(target, dtype=torch.long))

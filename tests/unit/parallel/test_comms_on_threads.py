@@ -15,6 +15,7 @@ from hpc_bnn.parallel.comms import (
     LAUNCHER_SIZES,
     SOLO,
     Channel,
+    RankError,
     connect,
     launched_size,
     library_version,
@@ -151,6 +152,7 @@ def test_a_failure_on_one_rank_is_raised_on_all_and_names_it(failing: int) -> No
         if rank == failing:
             assert isinstance(error, KeyError)
         else:
+            assert isinstance(error, RankError)
             assert f"reading the data: rank {failing} failed" in str(error)
             assert f"file {failing}" in str(error)
 
@@ -170,7 +172,7 @@ def test_the_first_of_several_failures_is_named() -> None:
 
 def test_the_channel_can_be_used_after_a_failure() -> None:
     def work(channel: Channel) -> list[int]:
-        with pytest.raises((RuntimeError, ZeroDivisionError)):
+        with pytest.raises((RankError, ZeroDivisionError)):
             together(channel, lambda: 1 // (channel.rank - 1), name="first")
         return channel.gather_objects(channel.rank, name="second")
 

@@ -158,6 +158,16 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(
     assert not (run / "summary.json").exists()
 
 
+def test_parameters_that_overflow_are_never_saved(config: Path, tmp_path: Path, told: Any) -> None:
+    """The loss of the step was fine, its update was not: float32 ends at 3.4e38."""
+    run = tmp_path / "run"
+    wild = ["train.lr=1e39", "train.checkpoint_every=1", "train.precision=float32"]
+    message = told("train", config, *wild, "--run", run)
+    assert "parameter module.layers.0.weight is not finite" in message
+    assert "the checkpoint was not written" in message
+    assert checkpoints(run) == []
+
+
 def test_evaluate_needs_a_run_and_a_checkpoint(config: Path, tmp_path: Path, told: Any) -> None:
     message = told("evaluate", tmp_path)
     assert message.startswith(f"{tmp_path / 'config.yaml'}: no run in this folder")

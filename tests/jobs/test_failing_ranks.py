@@ -1,0 +1,58 @@
+"""A rank that fails ends the job: every rank, soon, and with a message that says why."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Train
+from launch import run
+
+from hpc_bnn.train.checkpoint import available, load
+
+SCRIPT = Path(__file__).with_name("user_script.py")
+SOON_S = 60.0  # starting takes a few seconds, on a busy machine more
+
+
+@pytest.mark.parametrize("aborts", [True, False], ids=["python -m mpi4py", "plain python"])
+def test_a_rank_that_raises(tmp_path: Path, aborts: bool) -> None:
+    """The loss is joint: rank 0 waits in an exchange of the forward pass."""
+    ended = run(SCRIPT, "raise", "crps", ranks=2, cwd=tmp_path, aborts=aborts)
+    assert ended.status != 0
+    assert ended.seconds < SOON_S
+    assert "ValueError: rank 1 lost its data" in ended.err, ended.text
+    assert ended.err.count("Traceback") == 1, ended.text
+    assert "step 2 loss" in ended.out
+    assert "step 3 loss" not in ended.out
+
+
+def test_a_rank_that_leaves(tmp_path: Path) -> None:
+    ended = run(SCRIPT, "exit", "crps", ranks=2, cwd=tmp_path)
+    assert ended.status != 0
+    assert ended.seconds < SOON_S
+    assert "step 3 loss" not in ended.out
+
+
+@pytest.mark.parametrize("loss", ["gaussian_nll", "crps"])
+def test_a_rank_that_never_comes(tmp_path: Path, loss: str) -> None:
+    """With stall_timeout = 5: Horovod names gradients and rank, MPI the exchange of a joint loss."""
+    ended = run(SCRIPT, "sleep", loss, "5", ranks=2, cwd=tmp_path)
+    assert ended.status != 0
+    assert ended.seconds < SOON_S
+    assert "rank 0 of 2 has waited 5 s" in ended.err, ended.text
+    if loss == "crps":
+        assert "TimeoutError: crps.members" in ended.err, ended.text
+    else:
+        assert "Missing ranks:\n1: [" in ended.err, ended.text
+        assert "module.layers.0.weight" in ended.err, ended.text
+
+
+def test_a_loss_that_is_not_finite(train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ended = train(folder, "train.lr=1e30", "train.checkpoint_every=1", ranks=2)
+    assert ended.status == 2, ended.text
+    assert ended.err.count("hpc-bnn train: step 1: loss = ") == 1, ended.text
+    assert "Traceback" not in ended.err, ended.text
+    assert not (folder / "summary.json").exists()
+    good = [load(path) for path in available(folder / "checkpoints")]
+    assert [checkpoint.step for checkpoint in good] == [1]
+    tensors = good[0].posterior.values()
+    assert all(tensor.isfinite().all() for tensor in tensors)

@@ -1,0 +1,135 @@
+"""One run, one answer: whole runs on several grids, and resumed on another grid after a kill.
+
+Tolerances are those of the contract: 1e-10 in float64, 1e-5 in float32, relative.
+"""
+
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Train
+from launch import Job
+
+GRIDS = [(2, 1), (1, 2), (2, 2), (3, 1)]
+PRECISE = ("train.precision=float64",)
+ENDS_WITHIN_S = 20.0  # after a kill; about one second on a machine that is not busy
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds."""
+
+    summary: dict[str, Any]
+    losses: dict[int, float]
+
+
+def read(folder: Path) -> Run:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    assert len(losses) == sum("loss" in row for row in rows), "a step is recorded twice"
+    return Run(json.loads((folder / "summary.json").read_text()), losses)
+
+
+def assert_same(got: Run, expected: Run, tolerance: float) -> None:
+    assert got.losses.keys() == expected.losses.keys()
+    assert got.losses == pytest.approx(expected.losses, rel=tolerance)
+    for key, value in expected.summary["parameter_checksum"].items():
+        # The sum of many parameters of both signs cancels, so its scale is that of the squares.
+        scale = expected.summary["parameter_checksum"]["sum_of_squares"]
+        assert got.summary["parameter_checksum"][key] == pytest.approx(value, abs=tolerance * scale)
+    assert got.summary["validation"] == pytest.approx(expected.summary["validation"], rel=1e-4)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run on one rank, in float64."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    ended = train(folder, *PRECISE, ranks=0)
+    assert ended.status == 0, ended.text
+    return read(folder)
+
+
+@pytest.mark.parametrize(("sample_ranks", "data_ranks"), GRIDS)
+def test_float64(
+    train: Train, tmp_path: Path, uninterrupted: Run, sample_ranks: int, data_ranks: int
+) -> None:
+    folder, grid = tmp_path / "run", f"grid.sample_ranks={sample_ranks}"
+    ended = train(folder, *PRECISE, grid, ranks=sample_ranks * data_ranks)
+    assert ended.status == 0, ended.text
+    got = read(folder)
+    assert_same(got, uninterrupted, 1e-10)
+    assert got.summary["grid"]["sample_ranks"] == sample_ranks
+    assert got.summary["grid"]["data_ranks"] == data_ranks
+    assert len(set(got.losses.values())) == len(got.losses)  # a run that trains
+
+
+def test_float32(train: Train, tmp_path: Path) -> None:
+    """Another loss: its members travel in forward and their gradients in backward."""
+    crps = tmp_path / "crps.yaml"
+    crps.write_text(CRPS, encoding="utf-8")
+    alone = train(tmp_path / "alone", ranks=0, given=crps)
+    spread = train(
+        tmp_path / "spread", "grid.sample_ranks=2", "train.reduction=two_stage", ranks=4, given=crps
+    )
+    assert (alone.status, spread.status) == (0, 0), alone.text + spread.text
+    assert_same(read(tmp_path / "spread"), read(tmp_path / "alone"), 1e-5)
+
+
+CRPS = """
+posterior: {samples: 12, samples_per_pass: 4}
+loss: {name: almost_fair_crps, layout: transposed}
+model: {name: mlp, hidden: [8]}
+data: {name: synthetic_series, length: 300, history: 12, horizon: 4}
+train: {steps: 10, batch_size: 12, lr: 0.003}
+"""
+
+
+# Killed with four ranks and resumed on one; killed alone and resumed on four.
+@pytest.mark.parametrize(
+    ("before", "after"), [((2, 2), (1, 1)), ((1, 1), (4, 1))], ids=["2x2-1x1", "1x1-4x1"]
+)
+def test_kill_and_resume_on_another_grid(
+    config: Path,
+    train: Train,
+    tmp_path: Path,
+    uninterrupted: Run,
+    capsys: pytest.CaptureFixture[str],
+    before: tuple[int, int],
+    after: tuple[int, int],
+) -> None:
+    folder, ranks = tmp_path / "run", before[0] * before[1]
+    often = [*PRECISE, "train.checkpoint_every=1"]
+    job = Job(
+        "-m", "hpc_bnn", "train", config, "--run", folder, *often,
+        f"grid.sample_ranks={before[0]}", ranks=ranks, cwd=tmp_path,
+    )  # fmt: skip
+    processes = job.ranks()
+    first = folder / "checkpoints" / "step-00000003.pt"
+    while not first.exists():
+        assert processes.keys() == job.ranks().keys()
+        time.sleep(0.005)
+    victim = max(processes)
+    os.kill(processes[victim], signal.SIGKILL)
+    killed = time.monotonic()
+    ended = job.wait()
+    seconds = time.monotonic() - killed
+    with capsys.disabled():
+        print(f"\n{ranks} rank(s): all ended {seconds:.2f} s after kill -9 of rank {victim}")
+    assert ended.status != 0, ended.text
+    assert seconds < ENDS_WITHIN_S
+    assert f"rank {victim}" in ended.err, ended.text
+    assert "signal 9" in ended.err or "Killed" in ended.err, ended.text
+    assert not any(Path(f"/proc/{pid}").exists() for pid in processes.values())
+    assert not (folder / "summary.json").exists(), "the run was over before the kill"
+
+    resumed = train(
+        folder, *often, f"grid.sample_ranks={after[0]}", "--resume", ranks=after[0] * after[1]
+    )
+    assert resumed.status == 0, resumed.text
+    assert "resumed from" in resumed.err
+    assert_same(read(folder), uninterrupted, 1e-10)

@@ -1,0 +1,34 @@
+"""The library in a user's own script, and the command line from any folder."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Train
+from launch import Ended, run
+
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+
+SCRIPT = Path(__file__).with_name("library_example.py")
+
+
+def numbers(ended: Ended) -> list[float]:
+    assert ended.status == 0, ended.text
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert {line[0] for line in lines} == {"loss", "probability"}, ended.text
+    return [float(line[1]) for line in lines]
+
+
+def test_same_losses_alone_and_on_two_ranks(tmp_path: Path) -> None:
+    alone = numbers(run(SCRIPT, ranks=0, cwd=tmp_path))
+    assert len(alone) == 1293 // 128 + 1  # an epoch of the digits, and the prediction
+    assert alone[-2] < alone[0]
+    assert numbers(run(SCRIPT, ranks=2, cwd=tmp_path)) == pytest.approx(alone, rel=1e-10)
+
+
+def test_command_line_from_another_folder(train: Train, tmp_path: Path) -> None:
+    """Relative paths are those of the working folder; a bundled settings file goes by its name."""
+    small = ("train.steps=2", "data.length=400", "data.history=24", "model.hidden=[8]")
+    ended = train(Path("here/run"), *small, ranks=2, given=Path("demo.yaml"), cwd=tmp_path)
+    assert ended.status == 0, ended.text
+    assert (tmp_path / "here" / "run" / "summary.json").is_file()
+    assert ended.out.startswith("here/run: 2 steps")

@@ -1,0 +1,289 @@
+"""Distributed equals local: every loss on 1, 2, 3 and 4 ranks of the sample axis against one rank that holds all samples.
+
+Compared are the value on every rank, the gradient to every member, and the gradient to the loss's own parameters summed
+over the ranks, in float64 to 1e-12. The ranks are threads (``thread_axis``).
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from thread_axis import ThreadAxis, cotangent, on_ranks, own
+from torch import Tensor
+
+from hpc_bnn import losses
+from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss, share_parameter
+from hpc_bnn.losses.objective import joint_share, separable_share
+
+K, B = 12, 3  # 12 samples divide among 1, 2, 3 and 4 ranks; one rank holds up to 12, or 3
+POINTS = (2, 5)  # ten points do not divide among 3 and 4
+RANKS = (1, 2, 3, 4)
+AREA = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+FIELDS = (normal(K, B, *POINTS, seed=0), normal(B, *POINTS, seed=1))
+PAIRED = (normal(K, B, 4, 5, seed=2), FIELDS[1])
+LOGITS = (4 * normal(K, B, 6, seed=3), torch.arange(B))
+
+Make = Callable[[], Loss]
+predictive = partial(losses.gaussian_nll, predictive=True)
+
+# name: (loss, (outputs of all samples, target), number of its own parameters)
+JOINT: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
+    "categorical_nll": (partial(losses.categorical_nll, predictive=True), LOGITS, 0),
+    "gaussian_nll fixed": (partial(predictive, sigma=0.8), FIELDS, 0),
+    "gaussian_nll learned": (partial(predictive, variance="learned", sigma=2.0), FIELDS, 1),
+    "gaussian_nll predicted": (partial(predictive, variance="predicted"), PAIRED, 0),
+    "gaussian_moments": (partial(losses.gaussian_moments, sigma=0.3), FIELDS, 0),
+    "gaussian_moments learned": (
+        partial(losses.gaussian_moments, sigma=0.3, learned=True),
+        FIELDS,
+        1,
+    ),
+    "crps": (losses.crps, FIELDS, 0),
+    "fair_crps": (losses.fair_crps, FIELDS, 0),
+    "almost_fair_crps": (losses.almost_fair_crps, FIELDS, 0),
+    "crps weighted": (partial(losses.crps, weights=AREA), FIELDS, 0),
+    "crps transposed": (partial(losses.crps, layout="transposed"), FIELDS, 0),
+    "fair_crps transposed": (partial(losses.fair_crps, layout="transposed"), FIELDS, 0),
+    "almost_fair_crps transposed and weighted": (
+        partial(losses.almost_fair_crps, weights=AREA, layout="transposed"),
+        FIELDS,
+        0,
+    ),
+}
+SEPARABLE: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
+    "categorical_nll": (losses.categorical_nll, LOGITS, 0),
+    "gaussian_nll fixed": (partial(losses.gaussian_nll, sigma=0.8), FIELDS, 0),
+    "gaussian_nll learned": (
+        partial(losses.gaussian_nll, variance="learned", sigma=2.0),
+        FIELDS,
+        1,
+    ),
+    "gaussian_nll predicted": (
+        partial(losses.gaussian_nll, variance="predicted"),
+        PAIRED,
+        0,
+    ),
+}
+
+
+def close(got: Tensor, expected: Tensor) -> bool:
+    tolerance = 1e-12 * max(1.0, float(expected.abs().max()))
+    return got.shape == expected.shape and torch.allclose(got, expected, rtol=0, atol=tolerance)
+
+
+def build(make: Make, parameters: int) -> Loss:
+    loss = make().double()
+    assert len(list(loss.parameters())) == parameters
+    return loss
+
+
+Result = tuple[Tensor, Tensor, list[Tensor]]
+
+
+def joint_result(
+    loss: Loss, outputs: Tensor, target: Tensor, axis: SampleAxis, weights: Tensor
+) -> Result:
+    """Return value (B,), gradient to the own outputs, and gradients to the parameters of a copy of the loss."""
+    assert isinstance(loss, JointLoss)
+    mine, loss = own(outputs, axis), copy.deepcopy(loss)
+    value = loss(mine, target, axis)
+    (value * weights).sum().backward()
+    assert mine.grad is not None
+    return value.detach(), mine.grad, [p.grad for p in loss.parameters() if p.grad is not None]
+
+
+def test_every_loss_of_the_registry_is_here() -> None:
+    tested = {name.split()[0] for name in JOINT} | {name.split()[0] for name in SEPARABLE}
+    assert tested == set(losses.LOSSES)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("name", JOINT)
+def test_joint_loss_on_ranks_equals_local(name: str, ranks: int) -> None:
+    make, (outputs, target), parameters = JOINT[name]
+    loss, weights = build(make, parameters), cotangent((B,))
+    value, gradient, own_gradients = joint_result(loss, outputs, target, LocalAxis(), weights)
+    assert len(own_gradients) == parameters
+    results = on_ranks(ranks, lambda axis: joint_result(loss, outputs, target, axis, weights))
+    for rank_value, _, _ in results:
+        assert close(rank_value, value)
+    assert close(torch.cat([mine for _, mine, _ in results]), gradient)
+    for i, expected in enumerate(own_gradients):
+        summed = sum((gradients[i] for _, _, gradients in results), torch.zeros(()).double())
+        assert close(summed, expected)
+
+
+@pytest.mark.parametrize("name", [n for n in JOINT if "transposed" not in n])
+def test_only_the_transposed_form_communicates_in_backward(name: str) -> None:
+    make, (outputs, target), parameters = JOINT[name]
+    loss = build(make, parameters)
+
+    def work(axis: SampleAxis) -> None:
+        assert isinstance(axis, ThreadAxis) and isinstance(loss, JointLoss)
+        value = copy.deepcopy(loss)(own(outputs, axis), target, axis).sum()
+        forward = len(axis.calls)
+        assert forward > 0
+        value.backward()
+        assert len(axis.calls) == forward
+
+    on_ranks(2, work)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("name", SEPARABLE)
+def test_shares_of_a_separable_loss_sum_to_the_objective(name: str, ranks: int) -> None:
+    make, (outputs, target), parameters = SEPARABLE[name]
+    loss = build(make, parameters)
+    assert isinstance(loss, SeparableLoss)
+
+    def result(axis: SampleAxis) -> Result:
+        mine, twin = own(outputs, axis), copy.deepcopy(loss)
+        assert isinstance(twin, SeparableLoss)
+        share = separable_share(twin, mine, target, K)
+        share.backward()  # type: ignore[no-untyped-call]
+        assert mine.grad is not None
+        return share.detach(), mine.grad, [p.grad for p in twin.parameters() if p.grad is not None]
+
+    # The objective by its definition: the mean over all samples and examples.
+    everything = outputs.clone().requires_grad_()
+    objective = torch.stack([loss(output, target) for output in everything]).mean()
+    wanted = torch.autograd.grad(objective, [everything, *loss.parameters()])
+    results = on_ranks(ranks, result)
+    total = sum((share for share, _, _ in results), torch.zeros(()).double())
+    assert close(total, objective.detach())
+    assert close(torch.cat([mine for _, mine, _ in results]), wanted[0])
+    for i, expected in enumerate(wanted[1:]):
+        summed = sum((gradients[i] for _, _, gradients in results), torch.zeros(()).double())
+        assert close(summed, expected)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("name", JOINT)
+def test_exact_share_of_a_joint_loss_is_its_batch_mean(name: str, ranks: int) -> None:
+    make, (outputs, target), parameters = JOINT[name]
+    loss = build(make, parameters)
+    assert isinstance(loss, JointLoss)
+    everything = outputs.clone().requires_grad_()
+    objective = loss(everything, target, LocalAxis()).mean()
+    (wanted,) = torch.autograd.grad(objective, everything)
+
+    def result(axis: SampleAxis) -> tuple[Tensor, Tensor]:
+        twin = copy.deepcopy(loss)
+        assert isinstance(twin, JointLoss)
+        mine = own(outputs, axis)
+        share = joint_share(twin, mine, target, axis)
+        share.backward()  # type: ignore[no-untyped-call]
+        assert mine.grad is not None
+        return share.detach(), mine.grad
+
+    results = on_ranks(ranks, result)
+    assert all(close(share, objective.detach()) for share, _ in results)
+    assert close(torch.cat([gradient for _, gradient in results]), wanted)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("name", JOINT)
+def test_inexact_share_is_the_average_of_the_losses_of_each_rank(name: str, ranks: int) -> None:
+    """What published implementations do, told apart from the exact loss, and with no exchange."""
+    make, (outputs, target), parameters = JOINT[name]
+    loss = build(make, parameters)
+    assert isinstance(loss, JointLoss)
+    everything = outputs.clone().requires_grad_()
+    parts = [loss(part, target, LocalAxis()).mean() for part in everything.chunk(ranks)]
+    average = torch.stack(parts).mean()
+    wanted = torch.autograd.grad(average, [everything, *loss.parameters()])
+
+    def result(axis: SampleAxis) -> Result:
+        mine, twin = own(outputs, axis), copy.deepcopy(loss)
+        assert isinstance(twin, JointLoss) and isinstance(axis, ThreadAxis)
+        share = joint_share(twin, mine, target, axis, exact=False)
+        share.backward()  # type: ignore[no-untyped-call]
+        assert mine.grad is not None and axis.calls == []
+        return share.detach(), mine.grad, [p.grad for p in twin.parameters() if p.grad is not None]
+
+    results = on_ranks(ranks, result)
+    total = sum((share for share, _, _ in results), torch.zeros(()).double())
+    assert close(total, average.detach())
+    assert close(torch.cat([mine for _, mine, _ in results]), wanted[0])
+    for i, expected in enumerate(wanted[1:]):
+        summed = sum((gradients[i] for _, _, gradients in results), torch.zeros(()).double())
+        assert close(summed, expected)
+    exact = loss(outputs, target, LocalAxis()).mean()
+    if ranks > 1:
+        assert abs(total.item() - exact.item()) > 1e-4
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    make, (outputs, target), parameters = JOINT[name]
+    loss = build(make, parameters)
+    few = outputs[:3].clone().requires_grad_()
+    own_parameters = [p.detach().clone().requires_grad_() for p in loss.parameters()]
+    names = [n for n, _ in loss.named_parameters()]
+
+    def value(x: Tensor, *values: Tensor) -> Tensor:
+        changed = dict(zip(names, values, strict=True))
+        out: Tensor = torch.func.functional_call(loss, changed, (x, target, LocalAxis()))
+        return out
+
+    assert torch.autograd.gradcheck(value, (few, *own_parameters), eps=1e-7, atol=1e-6)
+
+
+def test_shared_parameter_keeps_its_value_and_splits_its_gradient() -> None:
+    parameter = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def work(axis: SampleAxis) -> tuple[Tensor, Tensor]:
+        leaf = parameter.detach().clone().requires_grad_()
+        shared = share_parameter(leaf, axis)
+        (gradient,) = torch.autograd.grad(3 * shared, leaf)
+        return shared.detach(), gradient
+
+    for ranks in RANKS:
+        results = on_ranks(ranks, work)
+        assert all(close(value, parameter.detach()) for value, _ in results)
+        assert sum(gradient.item() for _, gradient in results) == pytest.approx(3.0, rel=1e-14)
+    assert share_parameter(parameter, LocalAxis()) is parameter
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", JOINT)
+def test_joint_losses_score_half_precision_in_float32(name: str, dtype: torch.dtype) -> None:
+    make, (outputs, target), _ = JOINT[name]
+    loss = make()
+    assert isinstance(loss, JointLoss)
+    target = target.float() if target.is_floating_point() else target
+    half = outputs.to(dtype).requires_grad_()
+    single = half.detach().float().requires_grad_()
+    value, expected = (loss(x, target, LocalAxis()) for x in (half, single))
+    assert value.dtype == torch.float32
+    assert torch.equal(value, expected)
+    value.sum().backward()
+    expected.sum().backward()
+    assert half.grad is not None and single.grad is not None
+    assert half.grad.dtype == dtype
+    assert torch.equal(half.grad, single.grad.to(dtype))
+
+
+@pytest.mark.parametrize("name", SEPARABLE)
+def test_separable_losses_score_half_precision_in_float32(name: str) -> None:
+    make, (outputs, target), _ = SEPARABLE[name]
+    loss = make()
+    assert isinstance(loss, SeparableLoss)
+    target = target.float() if target.is_floating_point() else target
+    half = outputs[0].bfloat16()
+    value = loss(half, target)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, loss(half.float(), target))

@@ -1,0 +1,69 @@
+"""Scores of a test split are the same numbers on every grid: samples and examples are spread."""
+
+from threading import Lock
+
+import pytest
+import torch
+from thread_channel import on_world
+from toy_step import INPUTS, LOSSES, OUTPUTS, posterior_of
+
+from hpc_bnn.data import InMemory
+from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.scoring import score
+
+CPU = torch.device("cpu")
+ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
+
+
+def scored(world: World, loss: str, *, examples: int, batch_size: int) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(examples, INPUTS, generator=generator)
+    regression = torch.randn(examples, OUTPUTS, generator=generator)
+    task = "classification" if loss == "categorical" else "regression"
+    y = (x[:, 0] > 0).long() if task == "classification" else regression
+    kind = LOSSES[loss]()
+    with ONE_AT_A_TIME:
+        posterior = posterior_of(kind)
+    return score(
+        posterior,
+        kind,
+        InMemory(x, y),
+        world,
+        task=task,
+        scale=None,
+        samples=12,
+        batch_size=batch_size,
+    ).result()
+
+
+@pytest.mark.parametrize("loss", ["categorical", "gaussian predicted", "almost fair crps"])
+@pytest.mark.parametrize(("sample_ranks", "data_ranks"), [(2, 1), (1, 2), (3, 1), (2, 2), (2, 3)])
+def test_every_grid_gives_the_same_scores(loss: str, sample_ranks: int, data_ranks: int) -> None:
+    def work(channel: Channel) -> dict[str, float]:
+        grid = Grid(sample_ranks, data_ranks, channel.rank)
+        sample = channel.split(grid.data_rank, grid.sample_rank)
+        data = channel.split(grid.sample_rank, grid.data_rank)
+        world = World(grid, CPU, channel, sample, data, sample_axis=sample)
+        return scored(world, loss, examples=11, batch_size=4)
+
+    alone = scored(World(Grid(1, 1, 0), CPU), loss, examples=11, batch_size=11)
+    for result in on_world(sample_ranks * data_ranks, work):
+        assert result == pytest.approx(alone, rel=1e-11, nan_ok=True)
+
+
+@pytest.mark.filterwarnings("ignore:var")  # of a rank without examples
+def test_more_data_ranks_than_examples() -> None:
+    def work(channel: Channel) -> dict[str, float]:
+        world = World(Grid(1, 4, channel.rank), CPU, channel, data=channel)
+        return scored(world, "gaussian", examples=3, batch_size=4)
+
+    alone = scored(World(Grid(1, 1, 0), CPU), "gaussian", examples=3, batch_size=4)
+    for result in on_world(4, work):
+        assert result == pytest.approx(alone, rel=1e-11)
+
+
+def test_samples_that_the_sample_ranks_cannot_share() -> None:
+    with pytest.raises(ValueError, match=r"posterior\.samples = 12: .* 5 sample ranks"):
+        scored(World(Grid(5, 1, 0), CPU), "gaussian", examples=3, batch_size=4)
