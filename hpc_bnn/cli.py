@@ -12,7 +12,7 @@ from pathlib import Path
 
 import hpc_bnn
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
-from hpc_bnn.parallel.comms import Channel, RankError, abort, all_arrive, connect
+from hpc_bnn.parallel.comms import Channel, LaunchError, RankError, abort, all_arrive, connect
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.world import World, split
 from hpc_bnn.study.doctor import diagnose
@@ -30,6 +30,7 @@ USER_ERRORS = (
     CheckpointError,
     GuardError,
     FloatingPointError,
+    LaunchError,
 )
 # A rank that fails waits this long for the others to fail too, before it ends them.
 PATIENCE_S = 3.0
@@ -39,8 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 a check failed, 2 the input cannot be
     used.
     """
-    options = _parser().parse_args(arguments)
-    world = connect()
+    options = _parse(arguments)
+    try:
+        world = connect()
+    except LaunchError as error:  # each rank is alone, and each says so
+        print(f"hpc-bnn {options.command}: {error}", file=sys.stderr, flush=True)
+        return 2
     _log_to_stderr(world)
     try:
         status: int = options.run(options, world)
@@ -134,6 +139,18 @@ def _log_to_stderr(world: Channel) -> None:
     root = logging.getLogger("hpc_bnn")
     root.handlers = [handler]
     root.setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; overrides may stand on both sides of the options."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    misplaced = [text for text in rest if text.startswith("-") or "=" not in text]
+    if misplaced or (rest and options.command != "train"):
+        parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

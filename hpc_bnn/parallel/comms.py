@@ -28,6 +28,10 @@ LAUNCHER_NODE_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCAL
 SPIN_S = 2e-4  # a rank that waits longer leaves the core to others
 
 
+class LaunchError(RuntimeError):
+    """Launcher and MPI, or ranks and devices, do not fit; the message says what to do."""
+
+
 class RankError(RuntimeError):
     """Another rank failed: the message names it and says why."""
 
@@ -186,7 +190,7 @@ def connect() -> Channel:
 
     Raises
     ------
-    RuntimeError
+    LaunchError
         If the launcher started more ranks than MPI connects: N worlds of one rank would each train
         alone.
     """
@@ -195,14 +199,14 @@ def connect() -> Channel:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
         if expected > 1:
-            raise RuntimeError(
+            raise LaunchError(
                 f"{variable} = {expected}, but mpi4py cannot be used ({error}); install it "
                 "against this machine's MPI"
             ) from error
         return SOLO
     size = MPI.COMM_WORLD.Get_size()
     if expected > size:
-        raise RuntimeError(
+        raise LaunchError(
             f"{variable} = {expected}, but MPI connects {size} rank(s): the launcher does not "
             "speak the protocol of "
             f"{MPI.Get_library_version().splitlines()[0]}; try srun --mpi=pmix, or the mpirun "
@@ -303,7 +307,7 @@ def node_rank_of(node: Channel, environment: Mapping[str, str]) -> int:
     word = next((int(value) for value in said if value.isdigit()), node.rank)
     words = node.gather_objects(word, name="node rank")
     if sorted(words) != list(range(node.size)):
-        raise RuntimeError(
+        raise LaunchError(
             f"the launcher numbers the {node.size} ranks that share this memory "
             f"{sorted(words)}, expected 0 to "
             f"{node.size - 1}: MPI and launcher disagree on what a node is; compare "

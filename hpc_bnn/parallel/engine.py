@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.losses.axis import Reduction
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.comms import Channel, LaunchError
 from hpc_bnn.parallel.grid import Grid
 
 GradientReduction = Literal["world", "two_stage"]
@@ -57,7 +57,7 @@ class Engine:
 
     Raises
     ------
-    RuntimeError
+    LaunchError
         If Horovod is missing, was built without MPI, or sees another world.
     """
 
@@ -74,19 +74,19 @@ class Engine:
         try:
             import horovod.torch as hvd
         except ImportError as error:
-            raise RuntimeError(
+            raise LaunchError(
                 f"{grid.world_size} ranks need Horovod, which cannot be imported ({error}); "
                 "build the environment with "
                 "cmake (README, On your cluster), or run one rank"
             ) from error
         if not hvd.mpi_built():
-            raise RuntimeError("Horovod was built without MPI; rebuild it with HOROVOD_WITH_MPI=1")
+            raise LaunchError("Horovod was built without MPI; rebuild it with HOROVOD_WITH_MPI=1")
         self._hvd = hvd
         strict = [c for c in (data, sample) if 1 < c.size < world.size]
         own = {id(c): hvd.ProcessSet(c.native()) for c in strict}
         hvd.init(comm=world.native(), process_sets=list(own.values()))
         if hvd.size() != grid.world_size or hvd.rank() != grid.world_rank:
-            raise RuntimeError(
+            raise LaunchError(
                 f"Horovod is rank {hvd.rank()} of {hvd.size()}, MPI is rank {grid.world_rank} "
                 f"of {grid.world_size}: they "
                 "use different MPI libraries; hpc-bnn doctor shows both"

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.parallel.axis import RankAxis
-from hpc_bnn.parallel.comms import SOLO, Channel, connect, limited, node_rank_of, together
+from hpc_bnn.parallel.comms import (
+    SOLO,
+    Channel,
+    LaunchError,
+    connect,
+    limited,
+    node_rank_of,
+    together,
+)
 from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, NoReducer, Reducer
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
 
@@ -99,7 +107,7 @@ def start(
     ------
     ValueError
         If the grid does not fit the world.
-    RuntimeError
+    LaunchError
         If ranks do not find each other, Horovod is missing or devices are too few.
     """
     world = connect()
@@ -143,7 +151,7 @@ def _refuse_shared_device(device: torch.device, node: Channel) -> None:
     uuids = node.gather_objects(uuid, name="device uuids")
     twins = [rank for rank, other in enumerate(uuids) if other == uuid]
     if uuid is not None and len(twins) > 1:
-        raise RuntimeError(
+        raise LaunchError(
             f"node ranks {twins} share GPU {uuid}: start one rank per GPU, or let the launcher "
             "show each its own"
         )
@@ -154,12 +162,12 @@ def _pick_device(wish: str, node_rank: int, node: Channel) -> torch.device:
     count = torch.cuda.device_count() if wish != "cpu" else 0
     if count == 0:
         if wish == "cuda":
-            raise RuntimeError(
+            raise LaunchError(
                 "device = cuda: torch sees no GPU; check CUDA_VISIBLE_DEVICES and hpc-bnn doctor"
             )
         return torch.device("cpu")
     if count > 1 and count <= node_rank:
-        raise RuntimeError(
+        raise LaunchError(
             f"node rank {node_rank} of {node.size} has no GPU: {count} are visible; start one "
             "rank per GPU "
             f"(srun --ntasks-per-node={count})"

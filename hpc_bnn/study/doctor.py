@@ -2,12 +2,14 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -18,6 +20,12 @@ from hpc_bnn.parallel.engine import describe_horovod
 from hpc_bnn.parallel.world import split
 
 COLLECTIVE_TIMEOUT_S = 120
+# Two harmless ranks may run as root, in a container; Open MPI 4 reads the first pair, 5 the second.
+AS_ROOT = {
+    f"{layer}_ALLOW_RUN_AS_ROOT{suffix}": "1"
+    for layer in ("OMPI", "PRTE")
+    for suffix in ("", "_CONFIRM")
+}
 KNOWN_WORDS = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 
 
@@ -47,7 +55,7 @@ def diagnose(channel: Channel) -> list[Finding]:
         *([_noise(torch.device("cuda"))] if torch.cuda.is_available() else []),
         _mpi(),
         _horovod(),
-        Finding("launcher", shutil.which("srun") or shutil.which("mpirun") or "none on PATH"),
+        Finding("launcher", shutil.which("srun") or _mpirun() or "none on PATH"),
         Finding("ranks", f"{channel.size} in this world"),
     ]
     findings.append(_collective(channel) if channel.size > 1 else _collective_of_two())
@@ -138,7 +146,7 @@ def _collective(channel: Channel) -> Finding:
 
 def _collective_of_two() -> Finding:
     what = "collective of 2 ranks"
-    launcher = shutil.which("mpirun")
+    launcher = _mpirun()
     if importlib.util.find_spec("horovod") is None:
         return Finding(what, "skipped: no Horovod")
     if launcher is None:
@@ -157,13 +165,30 @@ def _collective_of_two() -> Finding:
     ]
 
     def run() -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COLLECTIVE_TIMEOUT_S)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=COLLECTIVE_TIMEOUT_S,
+            env={**AS_ROOT, **os.environ} if os.geteuid() == 0 else None,
+        )
         lines = [line for line in done.stdout.splitlines() if what in line]
         if done.returncode or not lines:
-            raise RuntimeError((done.stderr or done.stdout).strip()[-500:])
+            raise RuntimeError(_shortened((done.stderr or done.stdout).strip()))
         return lines[0].partition(what)[2].strip()
 
     return _told(what, run)
+
+
+def _mpirun() -> str | None:
+    """Return the mpirun beside this Python, which is of the MPI it was built with, or on PATH."""
+    beside = Path(sys.executable).parent / "mpirun"
+    return str(beside) if beside.is_file() else shutil.which("mpirun")
+
+
+def _shortened(text: str, limit: int = 600) -> str:
+    """Return head and tail of a long message: launchers put the reason first, Python last."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
 
 
 def _told(what: str, action: Callable[[], str]) -> Finding:

@@ -61,8 +61,17 @@ def check_choices(settings: Settings, origin: str) -> None:
 
 
 def read_source(settings: Settings) -> Source:
-    """Read the data set."""
-    return DATA_SETS[settings.data.name](**settings.data.options)
+    """Read the data set.
+
+    Raises
+    ------
+    SettingsError
+        If the data set needs a package that is not installed.
+    """
+    try:
+        return DATA_SETS[settings.data.name](**settings.data.options)
+    except ImportError as error:
+        raise SettingsError([f"data.name = {settings.data.name!r}: {error}"]) from error
 
 
 def build(settings: Settings, source: Source) -> Parts:

@@ -14,7 +14,7 @@ RESUMABLE_SECTIONS = ("grid.",)
 
 
 class RunFolder:
-    """Paths of a run and the rules of its folder. Only world rank 0 prepares it and writes."""
+    """Paths of a run and the rules of its folder. Only world rank 0 checks it and writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,15 +39,13 @@ class RunFolder:
             )
         return load_settings(self.config)
 
-    def prepare(self, settings: Settings, *, resume: bool) -> None:
-        """Make the folder and write the resolved settings, or check that a run may go on here.
+    def check(self, settings: Settings, *, resume: bool) -> None:
+        """Check that a run with these settings may start, or go on, in this folder.
 
         Raises
         ------
         SettingsError
-            If the folder holds another run.
-        OSError
-            If it cannot be written.
+            If the folder holds another run, or a run that was not asked to go on.
         """
         if self.config.is_file():
             changed = {
@@ -66,8 +64,19 @@ class RunFolder:
             if not resume:
                 advice = "continue it with --resume or use another --run folder"
                 raise SettingsError([f"{self.path}: holds a run already; {advice}"])
+
+    def write(self, settings: Settings) -> None:
+        """Make the folder, clear what a killed run left half written, write the resolved settings.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            for leftover in self.checkpoints.glob("*.partial"):
+                leftover.unlink(missing_ok=True)
             partial = self.config.with_suffix(".partial")
             partial.write_text(dump_settings(settings), encoding="utf-8")
             partial.replace(self.config)

@@ -18,7 +18,7 @@ from hpc_bnn.train import checkpoint
 from hpc_bnn.train.build import Parts, build, read_source
 from hpc_bnn.train.checkpoint import Checkpoint, digest
 from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.log import Metrics, Progress
+from hpc_bnn.train.log import Metrics, Progress, read_metrics
 from hpc_bnn.train.schedule import learning_rate
 from hpc_bnn.train.scoring import score
 from hpc_bnn.train.step import Report, Step
@@ -46,10 +46,13 @@ def train(
     agree(world.world, {"settings": dump_settings(settings), "resume": resume}, name="settings")
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
+    on_first(world.world, lambda: folder.check(settings, resume=resume), name="run folder")
     source = together(world.world, lambda: read_source(settings), name="reading the data")
     parts = together(world.world, lambda: build(settings, source), name="building the model")
-    on_first(world.world, lambda: folder.prepare(settings, resume=resume), name="run folder")
-    return _Run(settings, world, folder, parts).train(resume=resume)
+    run = _Run(settings, world, folder, parts)
+    # Written last: settings that failed so far do not bind the folder.
+    on_first(world.world, lambda: folder.write(settings), name="run folder")
+    return run.train(resume=resume)
 
 
 class _Run:
@@ -134,6 +137,8 @@ class _Run:
             progress.close()
             if metrics is not None:
                 metrics.close()
+        if not validation:
+            validation = self._validate()
         return self._summarise(reports, validation)
 
     def _finished(self, first: int) -> dict[str, Any] | None:
@@ -270,11 +275,20 @@ class _Run:
         )
         log.info("steps %d to %d, %d an epoch", first, self._total, self._batches.steps_per_epoch)
 
+    def _last_loss(self) -> float:
+        """Collective: return the newest loss on file, for a run killed before its summary."""
+
+        def read() -> float:
+            losses = [row["loss"] for row in read_metrics(self._folder.metrics) if "loss" in row]
+            return float(losses[-1]) if losses and losses[-1] is not None else math.nan
+
+        return on_first(self._world.world, read, name="last loss")
+
     def _summarise(self, reports: list[Report], validation: Mapping[str, float]) -> dict[str, Any]:
         summary = summarise(
             self._world,
             steps=self._step.step,
-            final_loss=reports[-1].loss if reports else float("nan"),
+            final_loss=reports[-1].loss if reports else self._last_loss(),
             parameters=self._parts.posterior.parameters(),
             samples=self._settings.posterior.samples,
             batch_size=self._settings.train.batch_size,

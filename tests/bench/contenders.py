@@ -88,7 +88,7 @@ def torch_blue(task: Task, *, samples: int, analytical: bool = False) -> Callabl
     except ImportError as error:
         raise MissingPeerError(
             f"torch-blue cannot be imported ({error}); "
-            "pip install --no-deps torch-blue==1.1.0 (it needs nothing but torch)"
+            "pip install torch-blue==1.1.0 (--no-deps: all it needs is the torch that is here)"
         ) from error
     torch.manual_seed(0)
     layers = [

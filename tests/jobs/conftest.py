@@ -1,4 +1,4 @@
-"""Whole jobs: started without mpirun, ``python -m pytest tests/jobs``; each test launches its own."""
+"""Whole jobs: ``python -m pytest tests/jobs``, without mpirun: each test launches its own."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The library in a user's own script, as README and DESIGN show it; prints the losses as numbers."""
+"""The library in a user's own script, as README shows it; prints every loss."""
 
 import torch
 

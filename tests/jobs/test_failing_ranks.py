@@ -33,7 +33,7 @@ def test_a_rank_that_leaves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", ["gaussian_nll", "crps"])
 def test_a_rank_that_never_comes(tmp_path: Path, loss: str) -> None:
-    """With stall_timeout = 5: Horovod names gradients and rank, MPI the exchange of a joint loss."""
+    """After 5 s: Horovod names gradients and rank, MPI the exchange of a joint loss."""
     ended = run(SCRIPT, "sleep", loss, "5", ranks=2, cwd=tmp_path)
     assert ended.status != 0
     assert ended.seconds < SOON_S

@@ -1,4 +1,4 @@
-"""Makes the helper modules of this folder importable by the unit tests, in every import mode of pytest."""
+"""Makes the helper modules of this folder importable, in every import mode of pytest."""
 
 import sys
 from pathlib import Path

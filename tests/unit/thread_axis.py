@@ -1,7 +1,8 @@
-"""A sample axis whose ranks are threads of one process, so that *distributed equals local* needs no MPI.
+"""A sample axis whose ranks are threads: *distributed equals local* without MPI.
 
-It is a complete implementation of ``hpc_bnn.losses.axis.SampleAxis``. Beyond what the protocol asks, it refuses what
-would hang or corrupt a run under MPI: ranks that meet in different collectives, or with tensors that do not fit.
+It is a complete implementation of ``hpc_bnn.losses.axis.SampleAxis``. Beyond what the protocol
+asks, it refuses what would hang or corrupt a run under MPI: ranks that meet in different
+collectives, or with tensors that do not fit.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ class Meeting:
         self._barrier.wait(PATIENCE_S)
         everyone = list(self._table)
         self._barrier.wait(PATIENCE_S)  # nobody writes the next item before all have read this one
-        return everyone  # type: ignore[return-value]
+        return everyone
 
     def leave(self) -> None:
         """Release the ranks that wait: this one will not come."""
@@ -104,11 +105,11 @@ def on_ranks(size: int, work: Callable[[SampleAxis], T]) -> list[T]:
 
 
 def own(tensor: Tensor, axis: SampleAxis) -> Tensor:
-    """Return the samples of ``tensor`` (K, ...) that this rank holds, as a leaf that wants a gradient."""
+    """Return this rank's samples of ``tensor`` (K, ...), as a leaf that wants a gradient."""
     return tensor.chunk(axis.size)[axis.rank].clone().requires_grad_()
 
 
 def cotangent(shape: Sequence[int]) -> Tensor:
-    """Return fixed numbers near 1 by which to weigh outputs before a backward, so that none can hide in a sum."""
+    """Return fixed numbers by which to weigh outputs, so that none can hide in a sum."""
     count = int(torch.Size(shape).numel())
     return (1.0 + torch.sin(torch.arange(count, dtype=torch.float64))).reshape(list(shape))

@@ -131,9 +131,9 @@ def test_noise_belongs_to_the_position_whatever_the_memory_format(
 def test_backward_twice_gives_the_gradient_twice(keep: bool, samples: tuple[int, ...]) -> None:
     mu, log_sigma = parameters((50,))
     loss = draw(mu, log_sigma, Draws(3, 8, samples, keep=keep), OFFSET).square().sum()
-    loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-    once = mu.grad.clone(), log_sigma.grad.clone()  # type: ignore[union-attr]
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward(retain_graph=True)
+    once = mu.grad.clone(), log_sigma.grad.clone()
+    loss.backward()
     for parameter, gradient in zip((mu, log_sigma), once, strict=True):
         assert parameter.grad is not None
         assert torch.allclose(parameter.grad, 2 * gradient, rtol=1e-6)
@@ -141,10 +141,10 @@ def test_backward_twice_gives_the_gradient_twice(keep: bool, samples: tuple[int,
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_gradient_does_not_depend_on_which_draws_came_after(keep: bool) -> None:
-    """Peers refill one noise buffer on every forward, and give all samples the noise of the last."""
+    """Peers refill one noise buffer on every forward: all samples get the noise of the last."""
     mu, log_sigma = parameters((40,))
     weights = [draw(mu, log_sigma, Draws(3, 8, (s,), keep=keep), OFFSET) for s in range(4)]
-    together = torch.autograd.grad(sum(w.pow(3).sum() for w in weights), (mu, log_sigma))  # type: ignore[arg-type]
+    together = torch.autograd.grad(sum(w.pow(3).sum() for w in weights), (mu, log_sigma))
     one_by_one = [torch.zeros(40), torch.zeros(40)]
     for s in range(4):
         single = draw(mu, log_sigma, Draws(3, 8, (s,), keep=keep), OFFSET)
@@ -172,7 +172,7 @@ def test_a_second_derivative_is_refused_and_not_silently_wrong() -> None:
     weights = draw(mu, log_sigma, Draws(3, 8, (0,)), OFFSET)
     (first,) = torch.autograd.grad(weights.pow(3).sum(), log_sigma, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
-        first.sum().backward()  # type: ignore[no-untyped-call]
+        first.sum().backward()
 
 
 def living_tensors(count: int) -> list[Tensor]:
@@ -196,7 +196,7 @@ def test_only_keep_holds_noise_until_backward(keep: bool) -> None:
     others = [x for x in living_tensors(count) if x is not weights]
     assert len(others) == (1 if keep else 0)
     del others
-    weights.sum().backward()  # type: ignore[no-untyped-call]
+    weights.sum().backward()
     assert [x for x in living_tensors(count) if x is not weights] == []
 
 

@@ -1,13 +1,13 @@
 """The whole method on a problem with a known answer: conjugate Bayesian linear regression.
 
-Scikit-learn's diabetes data, 442 x 10, X and y standardised (ddof = 0), noise variance s2 = 1/2, prior N(0, I). The
-mean-field optimum for this Gaussian target has the exact posterior mean and the variance 1 / Lambda_ii, and since X is
-standardised every Lambda_ii is N / s2 + 1 = 885:
+Scikit-learn's diabetes data, 442 x 10, X and y standardised (ddof = 0), noise variance s2 = 1/2,
+prior N(0, I). The mean-field optimum for this Gaussian target has the exact posterior mean and the
+variance 1 / Lambda_ii, and since X is standardised every Lambda_ii is N / s2 + 1 = 885:
 
     log evidence -496.599190,    sd 885^-1/2 = 0.033615,    largest ELBO -500.404720.
 
-A KL weight beta changes the variance to beta / (N / s2 + beta), a temperature T to T / (N / s2 + 1), so any factor
-that is wrong anywhere between the draw and the optimizer shows.
+A KL weight beta changes the variance to beta / (N / s2 + beta), a temperature T to
+T / (N / s2 + 1), so any factor that is wrong anywhere between draw and optimizer shows.
 """
 
 import math
@@ -76,9 +76,9 @@ SAMPLES = 16
 def log_sigma_error(steps: int) -> float:
     """Return a bound on the standard deviation of a trained log_sigma.
 
-    A step moves log_sigma by a Monte Carlo mean over SAMPLES / 2 mirrored pairs. The variance of one term,
-    eps_i sum_j rho_ij eps_j, is 1 + sum_j rho_ij^2 < 6, and the curvature is 2. With step sizes of 1 / (2 t) the end
-    is the average over all steps.
+    A step moves log_sigma by a Monte Carlo mean over SAMPLES / 2 mirrored pairs. The variance of
+    one term, eps_i sum_j rho_ij eps_j, is 1 + sum_j rho_ij^2 < 6, and the curvature is 2. With step
+    sizes of 1 / (2 t) the end is the average over all steps.
     """
     return math.sqrt(6 / (SAMPLES / 2 * steps)) / 2
 
@@ -88,8 +88,8 @@ def train(
 ) -> tuple[Tensor, Tensor]:
     """Return mu and sigma after training by the library's own step on one rank.
 
-    Mirrored pairs make the gradient to mu exact (the loss is quadratic): momentum converges at a rate. Natural steps
-    of 1 / (2 t) make log_sigma the average of what the noise says.
+    Mirrored pairs make the gradient to mu exact (the loss is quadratic): momentum converges at a
+    rate. Natural steps of 1 / (2 t) make log_sigma the average of what the noise says.
     """
     linear = nn.Linear(10, 1, bias=False)
     nn.init.zeros_(linear.weight)

@@ -1,4 +1,4 @@
-"""Dropout masks that belong to (step, weight sample, example) whatever the grid; random layers that cannot are refused."""
+"""Dropout masks belong to (step, weight sample, example); random layers that cannot are refused."""
 
 import itertools
 import math
@@ -110,7 +110,7 @@ def test_probabilities_zero_and_one() -> None:
 def test_gradient_is_the_mask() -> None:
     x = torch.randn(B, 50, requires_grad=True)
     with keyed():
-        functional.dropout(x, 0.4).sum().backward()  # type: ignore[no-untyped-call]
+        functional.dropout(x, 0.4).sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, mask(B, 50, p=0.4))
 

@@ -1,4 +1,4 @@
-"""Where the C kernel cannot be imported, the torch reference runs, says so once, and gives the same numbers."""
+"""Without the C kernel the torch reference runs, says so once, and gives the same numbers."""
 
 import json
 import subprocess
@@ -37,7 +37,8 @@ with warnings.catch_warnings(record=True) as caught:
 print(json.dumps({
     "backend": noise.backend(torch.device("cpu")).__name__,
     "warnings": [str(w.message) for w in caught if w.category is UserWarning],
-    "words": words, "normals": normals, "weights": weights.tolist(), "pulled": log_sigma.grad.tolist(),
+    "words": words, "normals": normals,
+    "weights": weights.tolist(), "pulled": log_sigma.grad.tolist(),
 }))
 """
 
@@ -61,4 +62,4 @@ def test_reference_takes_over_with_one_warning() -> None:
 
 
 def test_the_kernel_is_built_here() -> None:
-    assert noise.backend(torch.device("cpu")).__name__ == "hpc_bnn.bayes.noise_cpu"  # type: ignore[attr-defined]
+    assert noise.backend(torch.device("cpu")).__name__ == "hpc_bnn.bayes.noise_cpu"

@@ -1,6 +1,7 @@
-"""Normals of the keyed noise, and the draw and pull made of them: C kernel against reference, moments, independence.
+"""Normals of the keyed noise, and draw and pull made of them: kernel against reference, statistics.
 
-A bound of five standard errors fails by chance once in 1.7 million; the streams are fixed, so never from run to run.
+A bound of five standard errors fails by chance once in 1.7 million; the streams are fixed, so never
+from run to run.
 """
 
 import itertools
@@ -24,7 +25,7 @@ LARGEST = math.sqrt(2 * 33 * math.log(2))  # radius of the smallest u, 2**-33
 
 def kernel(task: int, stream: Stream, offset: int, count: int, **inputs: object) -> Tensor:
     out = torch.full((count,), math.nan)
-    noise_cpu.fill(task, out, stream, offset, **inputs)  # type: ignore[arg-type]
+    noise_cpu.fill(task, out, stream, offset, **inputs)
     return out
 
 
@@ -131,11 +132,11 @@ def test_any_split_of_a_range_gives_the_same_normals(start: int, lengths: list[i
     assert torch.equal(torch.cat(parts), whole)
 
 
-# Extreme words. Philox is a bijection of its counter, so a block that holds given words can be computed.
+# Extreme words. Philox is a bijection: a block that holds given words can be computed.
 
 
 def counter_of(words: tuple[int, int, int, int], key: int) -> tuple[int, int, int, int]:
-    """Return the counter whose Philox4x32-10 block under ``key`` is ``words``: the ten rounds backwards."""
+    """Return the counter whose block under ``key`` is ``words``: the ten rounds backwards."""
     inverse0, inverse1 = pow(0xD2511F53, -1, 1 << 32), pow(0xCD9E8D57, -1, 1 << 32)
     a, b, c, d = words
     for turn in reversed(range(10)):
@@ -187,7 +188,7 @@ def many() -> Tensor:
 
 def test_moments_are_those_of_a_standard_normal(many: Tensor) -> None:
     n = len(many)
-    # The variance of x^k is E x^2k - (E x^k)^2 with E x^2k = (2k - 1)!!: 1, 3 - 1, 15, 105 - 9, 10395 - 225
+    # The variance of x^k is E x^2k - (E x^k)^2, with E x^2k = (2k - 1)!!
     for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
         error = (many**power).mean() - expected
         assert abs(error) < 5 * math.sqrt(variance / n), power
@@ -214,7 +215,7 @@ def test_distribution_is_normal_everywhere(many: Tensor) -> None:
 
 
 def correlation(x: Tensor, y: Tensor) -> float:
-    """Return the correlation of two standard variables of known mean 0 and variance 1, in standard errors."""
+    """Return the correlation of variables of known mean 0 and variance 1 in standard errors."""
     return float((x * y).mean()) * math.sqrt(len(x))
 
 

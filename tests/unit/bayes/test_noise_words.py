@@ -1,6 +1,7 @@
-"""Words of the keyed noise: known answers of Philox4x32-10, and a stream that is one function of its name.
+"""Words of the keyed noise: known answers of Philox4x32-10; a stream is a function of its name.
 
-Source of the known answers: Salmon et al. 2011, doi:10.1145/2063384.2063405, as published with Random123 (kat_vectors).
+Source of the known answers: Salmon et al. 2011, doi:10.1145/2063384.2063405, as published with
+Random123 (kat_vectors).
 """
 
 import itertools
@@ -170,7 +171,7 @@ def test_uniforms_are_the_top_24_bits_of_the_words() -> None:
     expected = (noise.words(stream, 1024, offset=3) >> 8).double() / 2**24
     assert values.shape == (16, 64) and values.dtype == torch.float32
     assert torch.equal(values.double().flatten(), expected)
-    assert 0 <= values.min() and values.max() < 1
+    assert values.min() >= 0 and values.max() < 1
 
 
 def test_permutation_is_one_and_belongs_to_its_stream() -> None:

@@ -41,7 +41,7 @@ def test_patterns_choose_by_name_in_the_order_of_the_module() -> None:
 
 
 def test_patterns_know_upper_and_lower_case() -> None:
-    with pytest.raises(ValueError, match="'R_LINEAR.weight' matches no parameter"):
+    with pytest.raises(ValueError, match=r"'R_LINEAR\.weight' matches no parameter"):
         random_names(Model(), ["R_LINEAR.weight"])
 
 

@@ -1,6 +1,5 @@
 """``doctor``: a table of what is built and wired, and an exit status."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -22,11 +21,16 @@ def table(out: str) -> dict[str, str]:
     return {text.split("  ")[0]: text for _, text in rows}
 
 
+def without_launcher(monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
+    monkeypatch.setenv("PATH", str(empty))
+    monkeypatch.setattr(sys, "executable", str(empty / "python"))
+
+
 def test_a_whole_machine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a launcher on PATH: the collective of two ranks is the business of tests/mpi."""
-    monkeypatch.setenv("PATH", str(tmp_path))
+    """Without a launcher here: the collective of two ranks has a test of its own below."""
+    without_launcher(monkeypatch, tmp_path)
     assert hpc_bnn("doctor") == 0
     found = table(capsys.readouterr().out)
     for what in LISTED:
@@ -41,11 +45,6 @@ def test_a_whole_machine(
 )
 def test_a_collective_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("horovod")
-    here = str(Path(sys.executable).parent)
-    monkeypatch.setenv("PATH", os.pathsep.join([here, os.environ["PATH"]]))
-    for version in ("OMPI", "PRTE"):  # containers run as root
-        for name in ("ALLOW_RUN_AS_ROOT", "ALLOW_RUN_AS_ROOT_CONFIRM"):
-            monkeypatch.setenv(f"{version}_{name}", "1")
     monkeypatch.setenv("OMPI_MCA_mpi_yield_when_idle", "1")
     finding = doctor._collective_of_two()
     assert finding.good, finding.value
@@ -65,7 +64,7 @@ def test_a_bad_finding_is_shown_with_its_remedy_and_status_one(
 
 
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+    without_launcher(monkeypatch, tmp_path)
     monkeypatch.setattr(doctor, "KNOWN_WORDS", [1, 2, 3, 4])
     (bad,) = [finding for finding in diagnose(SOLO) if not finding.good]
     assert bad.what == "noise kernel (cpu)"

@@ -1,7 +1,7 @@
-"""Distributed equals local: every loss on 1, 2, 3 and 4 ranks of the sample axis against one rank that holds all samples.
+"""Distributed equals local: every loss on 1, 2, 3 and 4 ranks against one that holds all samples.
 
-Compared are the value on every rank, the gradient to every member, and the gradient to the loss's own parameters summed
-over the ranks, in float64 to 1e-12. The ranks are threads (``thread_axis``).
+Compared are the value on every rank, the gradient to every member, and the gradient to the loss's
+own parameters summed over the ranks, in float64 to 1e-12. The ranks are threads (``thread_axis``).
 """
 
 import copy
@@ -93,7 +93,7 @@ Result = tuple[Tensor, Tensor, list[Tensor]]
 def joint_result(
     loss: Loss, outputs: Tensor, target: Tensor, axis: SampleAxis, weights: Tensor
 ) -> Result:
-    """Return value (B,), gradient to the own outputs, and gradients to the parameters of a copy of the loss."""
+    """Return value (B,), gradient to the own outputs, and to the parameters of the loss."""
     assert isinstance(loss, JointLoss)
     mine, loss = own(outputs, axis), copy.deepcopy(loss)
     value = loss(mine, target, axis)
@@ -150,7 +150,7 @@ def test_shares_of_a_separable_loss_sum_to_the_objective(name: str, ranks: int) 
         mine, twin = own(outputs, axis), copy.deepcopy(loss)
         assert isinstance(twin, SeparableLoss)
         share = separable_share(twin, mine, target, K)
-        share.backward()  # type: ignore[no-untyped-call]
+        share.backward()
         assert mine.grad is not None
         return share.detach(), mine.grad, [p.grad for p in twin.parameters() if p.grad is not None]
 
@@ -182,7 +182,7 @@ def test_exact_share_of_a_joint_loss_is_its_batch_mean(name: str, ranks: int) ->
         assert isinstance(twin, JointLoss)
         mine = own(outputs, axis)
         share = joint_share(twin, mine, target, axis)
-        share.backward()  # type: ignore[no-untyped-call]
+        share.backward()
         assert mine.grad is not None
         return share.detach(), mine.grad
 
@@ -207,7 +207,7 @@ def test_inexact_share_is_the_average_of_the_losses_of_each_rank(name: str, rank
         mine, twin = own(outputs, axis), copy.deepcopy(loss)
         assert isinstance(twin, JointLoss) and isinstance(axis, ThreadAxis)
         share = joint_share(twin, mine, target, axis, exact=False)
-        share.backward()  # type: ignore[no-untyped-call]
+        share.backward()
         assert mine.grad is not None and axis.calls == []
         return share.detach(), mine.grad, [p.grad for p in twin.parameters() if p.grad is not None]
 

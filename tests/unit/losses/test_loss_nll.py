@@ -1,4 +1,4 @@
-"""Negative log-likelihoods, expected and predictive, against scikit-learn, torch.distributions and by hand."""
+"""Negative log-likelihoods, expected and predictive, against independent implementations."""
 
 import math
 
@@ -74,7 +74,7 @@ TARGET = normal(B, *POINTS, seed=1)
 def gaussian(variance: str, *, is_predictive: bool) -> tuple[Loss, Tensor, Tensor, Tensor]:
     """Return a loss, outputs for it, and the means and sigmas (K, B, *POINTS) that they say."""
     loss = losses.gaussian_nll(
-        variance=variance,  # type: ignore[arg-type]
+        variance=variance,
         sigma=0.7,
         min_sigma=0.05,
         predictive=is_predictive,
@@ -125,7 +125,7 @@ def test_learned_sigma_has_its_maximum_likelihood_at_the_rms_error(is_predictive
     with torch.no_grad():
         log_sigma.fill_(math.log(best))
     value = (predictive if is_predictive else expected)(loss, outputs, target).mean()
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     assert log_sigma.grad is not None and abs(log_sigma.grad.item()) < 1e-12
     fixed = losses.gaussian_nll(sigma=best, predictive=is_predictive)
     assert list(fixed.parameters()) == []
@@ -190,7 +190,7 @@ def test_scales_that_are_not_positive_are_refused(value: float) -> None:
 
 def test_unknown_variance_is_refused() -> None:
     with pytest.raises(ValueError, match=r"loss\.variance = 'free': expected fixed, learned or"):
-        losses.gaussian_nll(variance="free")  # type: ignore[arg-type]
+        losses.gaussian_nll(variance="free")
 
 
 def test_confident_errors_keep_their_loss_and_gradient() -> None:
@@ -199,7 +199,7 @@ def test_confident_errors_keep_their_loss_and_gradient() -> None:
     loss = predictive(losses.categorical_nll(predictive=True), logits, torch.tensor([1]))
     wanted = 100 + math.log(2) - math.log1p(math.exp(-5))
     assert loss.item() == pytest.approx(wanted, rel=1e-6)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert logits.grad is not None
     # All of the gradient goes to the samples by their share: 1 / (1 + e^-5) and the rest.
     assert logits.grad[:, 0, 1].sum().item() == pytest.approx(-1.0, rel=1e-6)
@@ -210,6 +210,6 @@ def test_far_targets_of_a_gaussian_keep_their_loss_and_gradient() -> None:
     outputs = torch.zeros(K, 1, 1, requires_grad=True)
     loss = predictive(losses.gaussian_nll(predictive=True), outputs, torch.tensor([[1000.0]]))
     assert loss.item() == pytest.approx(5e5 + 0.5 * math.log(2 * math.pi), rel=1e-6)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert outputs.grad is not None
     assert outputs.grad.flatten().tolist() == pytest.approx([-1000.0 / K] * K, rel=1e-5)

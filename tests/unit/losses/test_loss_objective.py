@@ -1,5 +1,6 @@
-"""The factor of the KL, and the shares that add up to the objective on any grid (ranks are threads)."""
+"""The factor of the KL, and the shares that add up to the objective (ranks are threads)."""
 
+import copy
 import math
 
 import pytest
@@ -47,9 +48,11 @@ def posterior() -> Gaussian:
     return Gaussian(network, initial_sigma=0.2, seed=3).double()
 
 
-def share_and_gradients(loss: Loss, axis: SampleAxis) -> tuple[Tensor, list[Tensor]]:
+def share_and_gradients(
+    start: Gaussian, loss: Loss, axis: SampleAxis
+) -> tuple[Tensor, list[Tensor]]:
     """Return a rank's share of the objective for its part of the K samples, and its gradient."""
-    q, count = posterior(), K // axis.size
+    q, count = copy.deepcopy(start), K // axis.size
     samples = range(axis.rank * count, (axis.rank + 1) * count)
     outputs = torch.cat([q(X, q.draws(6, (s,))) for s in samples])
     if isinstance(loss, JointLoss):
@@ -65,8 +68,9 @@ def share_and_gradients(loss: Loss, axis: SampleAxis) -> tuple[Tensor, list[Tens
 def test_gradients_of_the_shares_sum_to_that_of_the_objective(name: str, ranks: int) -> None:
     """To the weights: through the draw, the network, the loss and its exchange, and the KL."""
     loss = LOSSES[name]
-    value, expected = share_and_gradients(loss, LocalAxis())
-    results = on_ranks(ranks, lambda axis: share_and_gradients(loss, axis))
+    start = posterior()  # here, not on the ranks: threads share torch's generator
+    value, expected = share_and_gradients(start, loss, LocalAxis())
+    results = on_ranks(ranks, lambda axis: share_and_gradients(start, loss, axis))
     shares = [share.item() for share, _ in results]
     if isinstance(loss, JointLoss):
         assert shares == pytest.approx([value.item()] * ranks, rel=1e-12)
@@ -82,7 +86,7 @@ def test_objective_is_the_negative_elbo_per_example() -> None:
     """-ELBO / N with N = B examples: mean_b mean_s -log p(y_b | w_s) + KL / N."""
     q = posterior()
     outputs = torch.cat([q(X, q.draws(0, (s,))) for s in range(K)])
-    share = separable_share(losses.gaussian_nll(sigma=1.0).double(), outputs, TARGET, K)  # type: ignore[arg-type]
+    share = separable_share(losses.gaussian_nll(sigma=1.0).double(), outputs, TARGET, K)
     objective = share + kl_factor(0, kl_weight=1.0, warmup_steps=0, num_examples=B) * q.kl()
     log_likelihood = (-0.5 * (outputs - TARGET).square() - 0.5 * math.log(2 * math.pi)).sum((1, 2))
     elbo = log_likelihood.mean() - q.kl()

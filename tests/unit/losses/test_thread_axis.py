@@ -1,4 +1,4 @@
-"""The axis that the other tests rely on: its collectives against plain torch, and what it refuses."""
+"""The axis that the other tests rely on: its collectives, and what it refuses."""
 
 from threading import BrokenBarrierError
 

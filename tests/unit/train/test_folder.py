@@ -19,6 +19,11 @@ BASE = {
 }
 
 
+def prepare(folder: RunFolder, chosen: Settings, *, resume: bool) -> None:
+    folder.check(chosen, resume=resume)
+    folder.write(chosen)
+
+
 def settings(*overrides: str) -> Settings:
     content: dict[str, Any] = copy.deepcopy(BASE)
     for override in overrides:
@@ -30,7 +35,7 @@ def settings(*overrides: str) -> Settings:
 
 def test_a_new_folder_gets_the_resolved_settings(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "deep" / "run")
-    folder.prepare(settings("train.lr=0.5"), resume=False)
+    prepare(folder, settings("train.lr=0.5"), resume=False)
     assert folder.settings() == settings("train.lr=0.5")
     assert folder.checkpoints.is_dir()
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "config.yaml"]
@@ -38,25 +43,25 @@ def test_a_new_folder_gets_the_resolved_settings(tmp_path: Path) -> None:
 
 def test_resume_in_a_new_folder_starts_a_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.prepare(settings(), resume=True)
+    prepare(folder, settings(), resume=True)
     assert folder.settings() == settings()
 
 
 def test_a_used_folder_needs_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.prepare(settings(), resume=False)
+    prepare(folder, settings(), resume=False)
     with pytest.raises(SettingsError, match="holds a run already; continue it with --resume"):
-        folder.prepare(settings(), resume=False)
-    folder.prepare(settings(), resume=True)
+        prepare(folder, settings(), resume=False)
+    prepare(folder, settings(), resume=True)
 
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_another_run_is_refused_with_every_difference(tmp_path: Path, resume: bool) -> None:
     folder = RunFolder(tmp_path)
-    folder.prepare(settings(), resume=False)
+    prepare(folder, settings(), resume=False)
     before = folder.config.read_bytes()
     with pytest.raises(SettingsError) as caught:
-        folder.prepare(settings("train.lr=0.5", "seed=9", "model.dropout=0.5"), resume=resume)
+        prepare(folder, settings("train.lr=0.5", "seed=9", "model.dropout=0.5"), resume=resume)
     text = str(caught.value)
     assert len(caught.value.problems) == 3
     assert f"{folder.config}: train.lr = 0.002 in the run of this folder, now 0.5" in text
@@ -90,12 +95,12 @@ def test_every_resumable_key_is_tested() -> None:
 @pytest.mark.parametrize("key", sorted(ALLOWED))
 def test_what_does_not_change_the_answer_may_change_on_resume(tmp_path: Path, key: str) -> None:
     folder = RunFolder(tmp_path)
-    folder.prepare(settings(), resume=False)
+    prepare(folder, settings(), resume=False)
     section, _, name = key.partition(".")
     value = ALLOWED[key]
     changed = settings(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
     assert getattr(getattr(changed, section), name) != getattr(getattr(settings(), section), name)
-    folder.prepare(changed, resume=True)
+    prepare(folder, changed, resume=True)
     assert folder.settings() == changed
 
 
@@ -122,9 +127,9 @@ def test_what_does_not_change_the_answer_may_change_on_resume(tmp_path: Path, ke
 )
 def test_what_changes_the_answer_may_not(tmp_path: Path, override: str) -> None:
     folder = RunFolder(tmp_path)
-    folder.prepare(settings(), resume=False)
+    prepare(folder, settings(), resume=False)
     with pytest.raises(SettingsError, match="in the run of this folder, now"):
-        folder.prepare(settings(override), resume=True)
+        prepare(folder, settings(override), resume=True)
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
@@ -137,7 +142,7 @@ def test_a_folder_under_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     folder = RunFolder(tmp_path / "file" / "run")
     with pytest.raises(OSError, match="the run folder cannot be written") as caught:
-        folder.prepare(settings(), resume=False)
+        prepare(folder, settings(), resume=False)
     assert str(caught.value).startswith(f"{folder.path}: ")
     assert "choose another with --run" in str(caught.value)
 
@@ -145,4 +150,4 @@ def test_a_folder_under_a_file_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
 def test_a_folder_in_a_read_only_file_system() -> None:
     with pytest.raises(OSError, match="/proc/run: the run folder cannot be written"):
-        RunFolder(Path("/proc/run")).prepare(settings(), resume=False)
+        prepare(RunFolder(Path("/proc/run")), settings(), resume=False)
