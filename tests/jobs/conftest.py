@@ -23,7 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "horizon": 4,
         "transform": {"name": "jitter", "sigma": 0.1},
     },
-    "train": {"steps": 40, "batch_size": 12, "lr": 0.003, "clip_norm": 50.0, "guard_every": 5},
+    "train": {"steps": 20, "batch_size": 12, "lr": 0.003, "clip_norm": 50.0, "guard_every": 5},
 }
 
 Train = Callable[..., Ended]

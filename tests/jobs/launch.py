@@ -89,6 +89,15 @@ def run(*arguments: str | Path, ranks: int, cwd: Path, aborts: bool = True) -> E
     return Job(*arguments, ranks=ranks, cwd=cwd, aborts=aborts).wait()
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process has not ended; one that nobody has waited for yet has."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
 def _launcher() -> list[str]:
     given = os.environ.get("HPC_BNN_LAUNCHER")
     if given:

@@ -1,6 +1,6 @@
 # Builds Horovod for build/env, or takes the wheel that an earlier build left in the user's cache.
 #
-#   cmake -D SITE=... -D MPI=... -D BUILD=... -D PYTHON=... -P cmake/horovod.cmake
+#   cmake -D SITE=... -D MPI=... -D BUILD=... -D PYTHON=... -P modules/cmake/horovod.cmake
 #
 # The last release, 0.28.1, compiles as C++14, which torch has not accepted since 2.1; the fix is merged
 # (horovod/horovod, pull request 3998) and was never released. So the source archive is pinned by its
@@ -64,7 +64,7 @@ function(patch file sha256 old new)
   file(SHA256 ${path} found)
   if(NOT found STREQUAL sha256)
     message(FATAL_ERROR "${path}: sha256 is ${found}, expected ${sha256}: this is not the file of "
-      "Horovod ${version} that `${old}` is patched in. Read the file and update cmake/horovod.cmake.")
+      "Horovod ${version} that `${old}` is patched in. Read the file and update modules/cmake/horovod.cmake.")
   endif()
   file(READ ${path} text)
   string(REPLACE "${old}" "${new}" patched "${text}")

@@ -1,6 +1,6 @@
 # Reads modules/sites/${SITE}.cmake, the facts about one machine, and lets -D MPI=... override its MPI.
 # Used when configuring and, as a script, by horovod.cmake.
-cmake_path(SET root NORMALIZE ${CMAKE_CURRENT_LIST_DIR}/..)
+cmake_path(SET root NORMALIZE ${CMAKE_CURRENT_LIST_DIR}/../..)
 set(site_file ${root}/modules/sites/${SITE}.cmake)
 
 if(NOT SITE OR NOT EXISTS ${site_file})

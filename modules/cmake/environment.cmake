@@ -30,7 +30,7 @@ if(NOT HPC_BNN_MPI STREQUAL "system")
   string(REGEX REPLACE "==.*" "" mpi_wheel_name ${HPC_BNN_MPI})
   list(PREPEND mpi_packages ${mpi_wheel_name})
 endif()
-configure_file(cmake/requirements.txt.in ${requirements} @ONLY)
+configure_file(modules/cmake/requirements.txt.in ${requirements} @ONLY)
 
 # Another Python, MPI or torch needs an environment from scratch: pip would leave pieces of the old one.
 set(identity ${PROJECT_BINARY_DIR}/environment.txt)
@@ -47,11 +47,11 @@ step(venv DEPENDS ${identity}
     COMMAND ${pip_install} --constraint ${requirements} setuptools wheel)
 
 # Without its dependencies at first: a wrong build is refused before gigabytes of CUDA libraries follow.
-step(torch AFTER venv DEPENDS cmake/check_torch.py
+step(torch AFTER venv DEPENDS modules/cmake/check_torch.py
   COMMENT "build/env: ${HPC_BNN_TORCH}, built for ${HPC_BNN_ACCELERATOR}"
   COMMANDS
     COMMAND ${pip_install} --no-deps ${HPC_BNN_TORCH_PIP_OPTIONS} ${HPC_BNN_TORCH}
-    COMMAND ${HPC_BNN_PYTHON} cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
+    COMMAND ${HPC_BNN_PYTHON} modules/cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
 
 if(HPC_BNN_MPI STREQUAL "system")
   # pip's cache knows nothing of MPI: it would hand out an mpi4py that was built against another one.
@@ -65,18 +65,18 @@ step(mpi AFTER torch DEPENDS ${requirements}
   COMMANDS COMMAND ${install_mpi})
 
 step(requirements AFTER mpi
-  COMMENT "build/env: everything else, as pinned in cmake/requirements.txt.in"
+  COMMENT "build/env: everything else, as pinned in modules/cmake/requirements.txt.in"
   COMMANDS
     COMMAND ${pip_install} ${HPC_BNN_TORCH_PIP_OPTIONS} --requirement ${requirements}
-    COMMAND ${HPC_BNN_PYTHON} cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
+    COMMAND ${HPC_BNN_PYTHON} modules/cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
 
 # horovod.cmake reads the site for itself, so a change of its Horovod options is seen here.
 step(horovod AFTER requirements
-  DEPENDS cmake/horovod.cmake cmake/check_horovod.py ${site_file}
+  DEPENDS modules/cmake/horovod.cmake modules/cmake/check_horovod.py ${site_file}
   COMMENT "build/env: Horovod"
   COMMANDS
     COMMAND ${CMAKE_COMMAND} -D SITE=${SITE} -D MPI=${HPC_BNN_MPI}
-      -D BUILD=${PROJECT_BINARY_DIR} -D PYTHON=${HPC_BNN_PYTHON} -P cmake/horovod.cmake)
+      -D BUILD=${PROJECT_BINARY_DIR} -D PYTHON=${HPC_BNN_PYTHON} -P modules/cmake/horovod.cmake)
 
 # setup.py cannot say which versions, requirements.txt.in cannot say what is needed: pip check compares.
 step(package AFTER horovod DEPENDS setup.py hpc_bnn/__init__.py hpc_bnn/bayes/_noise.c
