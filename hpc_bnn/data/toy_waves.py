@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 WAVES = np.arange(1, 7)
 WEIGHTS = np.array([0.5, 0.8, 1.0, 1.0, 0.8, 0.6])
-MEMORY_S = 15 * 86400.0  # D: after it, noise has replaced 1 - 1/e of the waves
-OMEGA_S = 2.4e-6  # angular velocity of the flow at the equator: 12 degrees a day
+MEMORY_S = 20 * 86400.0  # D: after it, noise has replaced 1 - 1/e of the waves
+OMEGA_S = 3.3e-6  # angular velocity of the flow at the equator: 16 degrees a day
 SPIN_UP_S = 60 * 86400.0
 SURFACE_HPA = 1000.0
 RADIUS_M = 6.371e6
@@ -117,7 +117,7 @@ class ToyWaves:
 def rotation(grid: ToyGrid, time_s: float, step_s: float) -> NDArray[np.complex128]:
     """Return exp(-i m omega dt) (P, M, H): what the flow does to the amplitudes in one step."""
     height = 1 - grid.levels_hpa / 1000.0
-    shear = 1 + 0.35 * np.square(np.sin(2 * grid.phi))
+    shear = 1 + 0.3 * np.square(np.sin(2 * grid.phi))
     season = 1 + 0.2 * winter(time_s) * np.sin(grid.phi)
     omega: NDArray[np.float64] = OMEGA_S * (0.85 + 0.3 * height)[:, None, None] * shear * season
     result: NDArray[np.complex128] = np.exp(-1j * step_s * WAVES[:, None] * omega)

@@ -235,9 +235,9 @@ class _TwoStageReducer:
 
 
 def _warn_after(stall_timeout_s: float) -> int:
-    """Horovod warns first and gives up later, so the warning must come before the limit."""
+    """Horovod names a tensor that it had reduced before at the fourth check, before the limit."""
     return (
-        int(min(WARN_AFTER_S, max(1.0, stall_timeout_s / 2))) if stall_timeout_s else WARN_AFTER_S
+        int(min(WARN_AFTER_S, max(1.0, stall_timeout_s / 5))) if stall_timeout_s else WARN_AFTER_S
     )
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("no GPU, and TRITON_INTERPRET is not set", allow_module_level=True)
 
-from hpc_bnn.bayes import noise_triton  # noqa: E402
+from hpc_bnn.bayes import noise_triton
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STREAMS = [

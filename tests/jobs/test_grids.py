@@ -42,7 +42,9 @@ def assert_same(got: Run, expected: Run, tolerance: float) -> None:
         # The sum of many parameters of both signs cancels, so its scale is that of the squares.
         scale = expected.summary["parameter_checksum"]["sum_of_squares"]
         assert got.summary["parameter_checksum"][key] == pytest.approx(value, abs=tolerance * scale)
-    assert got.summary["validation"] == pytest.approx(expected.summary["validation"], rel=1e-4)
+    for key in ("rmse", "crps"):
+        score = expected.summary["validation"][key]
+        assert got.summary["validation"][key] == pytest.approx(score, rel=10 * tolerance)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +76,7 @@ def test_float32(train: Train, tmp_path: Path) -> None:
     crps.write_text(CRPS, encoding="utf-8")
     alone = train(tmp_path / "alone", ranks=0, given=crps)
     spread = train(
-        tmp_path / "spread", "grid.sample_ranks=2", "train.reduction=two_stage", ranks=4, given=crps
+        tmp_path / "spread", "grid.sample_ranks=2", "train.reduction=two_stage", ranks=2, given=crps
     )
     assert (alone.status, spread.status) == (0, 0), alone.text + spread.text
     assert_same(read(tmp_path / "spread"), read(tmp_path / "alone"), 1e-5)

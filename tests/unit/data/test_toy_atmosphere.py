@@ -117,7 +117,7 @@ def test_waves_move_so_that_persistence_can_be_beaten() -> None:
     oracle = now.astype(np.complex128)
     for step in range(4):
         when = 978307200 + STEP_S * (np.arange(400) + step)
-        oracle *= np.stack([rotation(grid, t, STEP_S) for t in when])
+        oracle *= np.stack([rotation(grid, float(t), STEP_S) for t in when])
     truth, start, moved = now[4:], now[:-4], oracle[:-4]
     size = np.sqrt(np.mean(np.abs(truth) ** 2))
     persistence = np.sqrt(np.mean(np.abs(truth - start) ** 2)) / size

@@ -1,4 +1,4 @@
-"""Small files in the formats of ERA5, made by the tests; values are a function of place and time."""
+"""Small files in the formats of ERA5, made by the tests; values depend on place and time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-LATITUDE = np.linspace(90, -90, 7)
-LONGITUDE = np.arange(12) * 30.0
+LATITUDE: NDArray[np.float64] = np.linspace(90, -90, 7)
+LONGITUDE: NDArray[np.float64] = np.linspace(0, 330, 12)
 START = 1483228800  # 2017-01-01T00:00
 HOUR = 3600
 BASE = {
@@ -34,7 +34,10 @@ def field(name: str, seconds: int, level: float = 500.0) -> NDArray[np.float64]:
         base = 9.80665 * 7000 * np.log(1013.25 / level)
     else:
         base = BASE[name]
-    return base + 5 * np.sin(lon - t) * np.cos(lat) + 3 * np.sin(lat) + 0.01 * level
+    values: NDArray[np.float64] = (
+        base + 5 * np.sin(lon - t) * np.cos(lat) + 3 * np.sin(lat) + 0.01 * level
+    )
+    return values
 
 
 def hours(count: int, step: int = 6, start: int = START) -> NDArray[np.int64]:
@@ -56,6 +59,7 @@ def write_new(
     attributes: dict[str, Any] | None = None,
     calendar: str = "proleptic_gregorian",
     level_units: str = "hPa",
+    level_name: str = "pressure_level",
     rename: dict[str, str] | None = None,
 ) -> Path:
     """Write a file in the layout since 2024; `change(name, values)` may edit (T, ...) arrays."""
@@ -71,12 +75,12 @@ def write_new(
         v[:] = np.array(expver or ["0001"] * len(times), object)
         _axes(dataset, latitude, longitude)
         if levels:
-            dataset.createDimension("pressure_level", len(levels))
-            v = dataset.createVariable("pressure_level", "f8", ("pressure_level",))
+            dataset.createDimension(level_name, len(levels))
+            v = dataset.createVariable(level_name, "f8", (level_name,))
             v.units = level_units
             v[:] = np.asarray(levels) * (100 if level_units == "Pa" else 1)
         for name in names:
-            axes = ("valid_time", *(("pressure_level",) if levels else ()), "latitude", "longitude")
+            axes = ("valid_time", *((level_name,) if levels else ()), "latitude", "longitude")
             values = np.stack(
                 [
                     np.stack([field(name, int(t), p)[rows][:, columns] for p in levels or [500.0]])
@@ -155,4 +159,5 @@ def _axes(
 
 def _places(all_values: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:
     """Find the nearest values; places off the grid take the field of their neighbour."""
-    return np.argmin(np.abs(all_values[None, :] - wanted[:, None]), axis=1)
+    places: NDArray[np.int64] = np.argmin(np.abs(all_values - wanted[:, None]), axis=1)
+    return places

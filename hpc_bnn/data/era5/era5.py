@@ -1,0 +1,245 @@
+"""ERA5 in netCDF files as a data set: from the state of the atmosphere to its tendency."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hpc_bnn.data.era5 import times
+from hpc_bnn.data.era5.assemble import catalogue as make_catalogue
+from hpc_bnn.data.era5.calendar_fields import CALENDAR_CHANNELS
+from hpc_bnn.data.era5.catalogue import Catalogue
+from hpc_bnn.data.era5.reader import Reader
+from hpc_bnn.data.era5.statistics import Statistics, within_range
+from hpc_bnn.data.era5.statistics import statistics as compute_statistics
+from hpc_bnn.data.era5.statistics_file import read_statistics
+from hpc_bnn.data.era5.windows import Atmosphere, ForecastWindows, window_steps
+from hpc_bnn.data.source import Fields, Source
+
+logger = logging.getLogger(__name__)
+
+
+def era5(
+    path: str | Path,
+    *,
+    variables: Sequence[str],
+    step_hours: int,
+    train: tuple[str, str],
+    validation: tuple[str, str],
+    test: tuple[str, str],
+    levels: Sequence[float] = (),
+    history: int = 1,
+    statistics: str | Path | None = None,
+    static: Sequence[str] = (),
+    calendar: bool = True,
+    missing: Literal["error", "mean"] = "error",
+    member: int | None = None,
+) -> Source:
+    """Offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see windows.py).
+
+    path: a netCDF file, a folder, or a pattern.
+    variables: short names or aliases ("t2m", "2m_temperature", "z"), or channels ("z500").
+    step_hours: from a state to its target, and between the states of the history.
+    train, validation, test: first and last time, both included; a date means its whole day. A
+        window lies in its range with history and target.
+    levels: pressure levels in hPa of the variables that lie on levels.
+    history: h, states in the input.
+    statistics: file of `hpc-bnn data statistics`; computed from the training range if None.
+    static: fields without time, such as "lsm" and "z" at the surface; standardised.
+    calendar: add sine and cosine of the time of day and of the year.
+    missing: refuse missing values, or fill them with the mean.
+    member: of ensemble files.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        For files or settings that cannot be used; names file, variable, time and what to do.
+    """
+    made = make_catalogue(path, variables=variables, levels=levels, static=static, member=member)
+    return source_of(
+        made,
+        step_hours=step_hours,
+        train=train,
+        validation=validation,
+        test=test,
+        history=history,
+        statistics=None if statistics is None else read_statistics(statistics),
+        calendar=calendar,
+        missing=missing,
+    )
+
+
+def source_of(
+    catalogue: Catalogue,
+    *,
+    step_hours: int,
+    train: tuple[str, str],
+    validation: tuple[str, str],
+    test: tuple[str, str],
+    history: int = 1,
+    statistics: Statistics | None = None,
+    calendar: bool = True,
+    missing: Literal["error", "mean"] = "error",
+) -> Source:
+    """Offer a catalogue, such as one received from another rank, as a data set; see `era5`."""
+    if step_hours < 1 or history < 1:
+        raise ValueError(
+            f"{catalogue.source}: step_hours = {step_hours}, history = {history}: expected at "
+            "least 1 each"
+        )
+    if missing not in ("error", "mean"):
+        raise ValueError(f"{catalogue.source}: missing = '{missing}': expected 'error' or 'mean'")
+    parts = {"train": train, "validation": validation, "test": test}
+    ranges = _ranges(catalogue, parts)
+    steps = {name: _windows(catalogue, name, ranges[name], step_hours, history) for name in parts}
+    made = _normalisation(catalogue, statistics, train, step_hours)
+    std, tendency_std = (
+        _positive(catalogue, made.std, ""),
+        _positive(catalogue, made.tendency_std, "tendency of "),
+    )
+    reader = Reader(
+        catalogue, mean=made.mean, std=std, missing="error" if missing == "error" else "keep"
+    )
+    static = _standardised(catalogue, reader.static(), missing)
+    atmosphere = Atmosphere(reader, static, use_calendar=calendar)
+    ratio = (std / tendency_std).astype(np.float32)
+    examples = {
+        name: ForecastWindows(atmosphere, torch.from_numpy(rows), ratio, fill=missing == "mean")
+        for name, rows in steps.items()
+    }
+    channels, rows, columns = catalogue.shape
+    vectors = tuple(i for i, c in enumerate(catalogue.channels) if c.vector)
+    fields = Fields(
+        channels=catalogue.names,
+        units=made.units,
+        latitude=torch.from_numpy(catalogue.grid.latitude.copy()),
+        longitude=torch.from_numpy(catalogue.grid.longitude.copy()),
+        periodic=catalogue.grid.periodic,
+        vector_channels=vectors,
+        history=history,
+        forcing=tuple(c.name for c in catalogue.static) + (CALENDAR_CHANNELS if calendar else ()),
+        state_mean=torch.from_numpy(made.mean.copy()),
+        state_std=torch.from_numpy(std),
+        tendency_std=torch.from_numpy(tendency_std),
+        step_hours=step_hours,
+        record=atmosphere,
+    )
+    return Source(
+        name=f"era5({catalogue.source})",
+        task="regression",
+        train=examples["train"],
+        validation=examples["validation"],
+        test=examples["test"],
+        input_shape=(history * channels + atmosphere.forcing_channels, rows, columns),
+        output_shape=(channels, rows, columns),
+        scale=None,
+        fields=fields,
+    )
+
+
+def _ranges(catalogue: Catalogue, parts: dict[str, tuple[str, str]]) -> dict[str, tuple[int, int]]:
+    """Parse the ranges of the parts and require that they do not overlap."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for name, given in parts.items():
+        if isinstance(given, str) or len(given) != 2:
+            raise ValueError(f"data.{name} = {given!r}: expected [first, last], such as two dates")
+        try:
+            ranges[name] = (times.parse(given[0], end=False), times.parse(given[1], end=True))
+        except ValueError as error:
+            raise ValueError(f"data.{name}: {error}") from error
+        if ranges[name][0] > ranges[name][1]:
+            raise ValueError(f"data.{name} = {list(given)}: the first time lies behind the last")
+    for a, b in combinations(ranges, 2):
+        if ranges[a][0] <= ranges[b][1] and ranges[b][0] <= ranges[a][1]:
+            raise ValueError(
+                f"data.{a} = {list(parts[a])} and data.{b} = {list(parts[b])} overlap: expected "
+                "ranges without common times"
+            )
+    return ranges
+
+
+def _windows(
+    catalogue: Catalogue, name: str, span: tuple[int, int], step_hours: int, history: int
+) -> NDArray[np.int64]:
+    """Find the windows of one part and require that there are any."""
+    inside = within_range(catalogue, *span)
+    steps = window_steps(
+        catalogue.times, catalogue.present() & inside, step_hours=step_hours, history=history
+    )
+    if not len(steps):
+        there = catalogue.times[catalogue.present()]
+        gaps = np.diff(there)
+        covers = (
+            f"{times.text(int(there[0]))} to {times.text(int(there[-1]))}" if len(there) else ""
+        )
+        raise ValueError(
+            f"{catalogue.source}: no window for data.{name}: {int(inside.sum())} times lie in its "
+            f"range, and none is followed by a complete step after {step_hours} h with a history "
+            f"of {history}; the files have {len(there)} complete times"
+            f"{', ' + covers if covers else ''}"
+            f"{f', {int(gaps.min()) / 3600:g} h apart' if len(gaps) else ''}; choose another range "
+            "or step_hours, or add files"
+        )
+    return steps
+
+
+def _normalisation(
+    catalogue: Catalogue, given: Statistics | None, train: tuple[str, str], step_hours: int
+) -> Statistics:
+    if given is None:
+        return compute_statistics(
+            catalogue, start=str(train[0]), end=str(train[1]), step_hours=step_hours
+        )
+    if given.step_hours != step_hours:
+        raise ValueError(
+            f"{catalogue.source}: the statistics are of tendencies over {given.step_hours} h, the "
+            f"data set's step_hours = {step_hours}: make them again"
+        )
+    if given.fingerprint != catalogue.fingerprint():
+        logger.info(
+            "%s: the statistics were made of other files or channels (%s to %s)",
+            catalogue.source,
+            given.start,
+            given.end,
+        )
+    units = [c.units for c in catalogue.channels]
+    return given.select(catalogue.names, units, f"statistics of {catalogue.source}")
+
+
+def _positive(catalogue: Catalogue, std: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+    """Replace a standard deviation of 0 by 1, with a warning."""
+    for at in np.flatnonzero(std == 0):
+        logger.warning(
+            "%s: the %s'%s' is constant in the training range; it is centred, not scaled",
+            catalogue.source,
+            what,
+            catalogue.names[at],
+        )
+    return np.where(std == 0, 1.0, std)
+
+
+def _standardised(
+    catalogue: Catalogue, static: NDArray[np.float32], missing: str
+) -> NDArray[np.float32]:
+    """Standardise static fields over the grid; missing values as for the states."""
+    out = np.empty_like(static)
+    for target, field, channel in zip(
+        out, static.astype(np.float64), catalogue.static, strict=True
+    ):
+        gone = int(np.isnan(field).sum())
+        if gone and (missing == "error" or gone == field.size):
+            part = catalogue.parts[int(channel.part[0])]
+            raise ValueError(
+                f"{part.file.path}: '{part.variable}', a static field, has {gone} of {field.size} "
+                "values missing; expected none: set missing = 'mean' or leave it out"
+            )
+        std = float(np.nanstd(field)) or 1.0
+        target[...] = np.nan_to_num((field - np.nanmean(field)) / std, nan=0.0)
+    return out

@@ -1,0 +1,100 @@
+"""Open files of this process, and the lock that every call into the netCDF library takes.
+
+Neither netCDF nor HDF5 is thread-safe, and a netCDF-3 handle that lived through a fork gives wrong
+data without an error: parent and child share the position in the file. So handles belong to one
+process, are opened when first used there, and cannot be pickled.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import netCDF4
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_bnn.data.era5.netcdf3 import mapped
+
+MOST_OPEN = 64
+
+# By process id: a child may be forked while a thread of the parent holds the parent's lock.
+_LOCKS: dict[int, threading.RLock] = {}
+
+
+def library_lock() -> threading.RLock:
+    """Return the lock of this process for all calls into the netCDF library."""
+    return _LOCKS.setdefault(os.getpid(), threading.RLock())
+
+
+class Handles:
+    """Open files, by process id and path; the least recently used are closed.
+
+    Must be used under `library_lock()`. Handles inherited from a parent process are never touched,
+    not even closed.
+    """
+
+    def __init__(self) -> None:
+        self._datasets: dict[int, OrderedDict[str, netCDF4.Dataset]] = {}
+        self._maps: dict[int, OrderedDict[str, NDArray[np.uint8]]] = {}
+
+    def dataset(self, path: str, size: int) -> netCDF4.Dataset:
+        """Return a netCDF-4 file, with masking and scaling off."""
+        own = self._datasets.setdefault(os.getpid(), OrderedDict())
+        if path not in own:
+            _require_size(path, size)
+            try:
+                own[path] = netCDF4.Dataset(path)
+            except OSError as error:
+                raise OSError(f"{path}: cannot be opened: {error}") from error
+            own[path].set_auto_maskandscale(False)
+            if len(own) > MOST_OPEN:
+                own.popitem(last=False)[1].close()
+        own.move_to_end(path)
+        return own[path]
+
+    def memory(self, path: str, size: int) -> NDArray[np.uint8]:
+        """Return a netCDF-3 file as mapped memory."""
+        own = self._maps.setdefault(os.getpid(), OrderedDict())
+        if path not in own:
+            _require_size(path, size)
+            own[path] = mapped(path)
+            if len(own) > MOST_OPEN:
+                own.popitem(last=False)  # unmapped when the last view of it is gone
+        own.move_to_end(path)
+        return own[path]
+
+    def close(self) -> None:
+        """Close the files of this process."""
+        with library_lock():
+            for dataset in self._datasets.pop(os.getpid(), {}).values():
+                dataset.close()
+            self._maps.pop(os.getpid(), None)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "open netCDF files cannot be pickled: send the catalogue; a reader opens its files "
+            "where it reads"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        self.__reduce__()
+
+
+def _require_size(path: str, size: int) -> None:
+    """Refuse a file that vanished or changed since the catalogue was made."""
+    try:
+        now = Path(path).stat().st_size
+    except OSError as error:
+        raise type(error)(
+            f"{path}: was there when the catalogue was made, and cannot be read now: "
+            f"{error.strerror}; restore it or make the catalogue again"
+        ) from error
+    if now != size:
+        raise ValueError(
+            f"{path}: has {now} bytes, expected the {size} of when the catalogue was made; it has "
+            "changed: make the catalogue again"
+        )

@@ -1,0 +1,146 @@
+"""One variable in one file: where its raw numbers lie, and how to read a step of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_bnn.data.era5.grid import Orientation
+from hpc_bnn.data.era5.handles import Handles
+from hpc_bnn.data.era5.netcdf3 import view
+from hpc_bnn.data.era5.packing import Packing
+
+
+@dataclass(frozen=True)
+class File:
+    """Name one file of a catalogue; `size` in bytes tells later whether it has changed."""
+
+    path: str
+    format: str
+    size: int
+    orientation: Orientation
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Describe one variable of one file.
+
+    axes: role of each dimension: "time", "level", "version", "latitude", "longitude", or "fixed".
+    fixed: index along each dimension, used where the role is "fixed".
+    version_of: legacy files only: index along the version axis for each stored time.
+    offset, strides: netCDF-3 only, as in `VariableHeader`.
+    """
+
+    file: File
+    variable: str
+    raw_dtype: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    fixed: tuple[int, ...]
+    packing: Packing
+    chunks: tuple[int, ...] | None
+    compression: str
+    version_of: NDArray[np.int8] | None
+    offset: int
+    strides: tuple[int, ...]
+
+    def axis(self, role: str) -> int | None:
+        """Return the position of an axis, None where the variable has none."""
+        return self.axes.index(role) if role in self.axes else None
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Some levels of a part, ready to be read step by step.
+
+    index: what is read along each axis, as short as possible (the library is then faster); the
+        entries at `time` and `version` are put in for each step.
+    order: of the remaining axes, to make them level, latitude, longitude; None if they are.
+    add_level: whether the part has no axis of levels.
+    """
+
+    part: Part
+    index: tuple[int | slice, ...]
+    time: int | None
+    version: int | None
+    order: tuple[int, ...] | None
+    add_level: bool
+
+
+def cut(part: Part, levels: slice) -> Cut:
+    """Prepare to read some levels of a part."""
+    index: list[int | slice] = []
+    for role, fixed, length in zip(part.axes, part.fixed, part.shape, strict=True):
+        if role == "level":
+            index.append(slice(None) if levels == slice(0, length) else levels)
+        else:
+            index.append(fixed if role in ("fixed", "time", "version") else slice(None))
+    while len(index) > 1 and index[-1] == slice(None):
+        index.pop()
+    kept = [role for role in part.axes if role in ("level", "latitude", "longitude")]
+    kept = kept if "level" in kept else ["level", *kept]
+    order = tuple(kept.index(role) for role in ("level", "latitude", "longitude"))
+    return Cut(
+        part,
+        tuple(index),
+        part.axis("time"),
+        part.axis("version"),
+        None if order == (0, 1, 2) else order,
+        part.axis("level") is None,
+    )
+
+
+def read_cut(one: Cut, handles: Handles, step: int, version: int | None = None) -> NDArray[Any]:
+    """Read raw numbers (L, H, W) of one stored step, rows and columns as stored.
+
+    Must be called under `library_lock()`. netCDF-3: a view of the mapped file, read when used.
+    """
+    part, place = one.part, list(one.index)
+    if one.time is not None:
+        place[one.time] = step
+    if one.version is not None:
+        assert part.version_of is not None
+        place[one.version] = int(part.version_of[step]) if version is None else version
+    if part.file.format == "netCDF-3":
+        memory = handles.memory(part.file.path, part.file.size)
+        whole = view(memory, part.raw_dtype, part.shape, part.offset, part.strides)
+        raw = whole[tuple(place)]
+    else:
+        dataset = handles.dataset(part.file.path, part.file.size)
+        try:
+            raw = dataset.variables[part.variable][tuple(place)]
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"{part.file.path}: '{part.variable}': step {step} cannot be read: {error}; the "
+                "file is damaged: copy or download it again"
+            ) from error
+    raw = raw[None] if one.add_level else raw
+    return raw if one.order is None else raw.transpose(one.order)
+
+
+def read_raw(
+    part: Part, handles: Handles, step: int, levels: slice, version: int | None = None
+) -> NDArray[Any]:
+    """Read raw numbers (L, H, W) of one stored step once; see `read_cut`."""
+    return read_cut(cut(part, levels), handles, step, version)
+
+
+def amplification(part: Part, levels: int) -> float:
+    """Compute how many times the bytes of one step (L levels) must be read to get that step.
+
+    Chunks are read whole: the values of all chunks that one step touches over the values wanted. 1
+    for contiguous and netCDF-3 files.
+    """
+    if part.chunks is None:
+        return 1.0
+    touched, wanted = [], []
+    for role, length, chunk in zip(part.axes, part.shape, part.chunks, strict=True):
+        need = length if role in ("latitude", "longitude") else 1
+        need = min(levels, length) if role == "level" else need
+        touched.append(ceil(need / chunk) * chunk)
+        wanted.append(need)
+    return max(prod(touched) / prod(wanted), 1.0)

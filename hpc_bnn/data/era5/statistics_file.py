@@ -1,0 +1,90 @@
+"""Statistics as a netCDF file: one dimension, `channel`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+
+from hpc_bnn.data.era5.handles import library_lock
+from hpc_bnn.data.era5.statistics import Statistics
+
+ARRAYS = {
+    "mean": "mean over times and grid points",
+    "std": "standard deviation",
+    "minimum": "smallest value",
+    "maximum": "largest value",
+    "count": "number of values",
+    "tendency_mean": "mean change over step_hours",
+    "tendency_std": "standard deviation of the change over step_hours",
+}
+TEXTS = ("start", "end", "fingerprint")
+
+
+def write_statistics(path: str | Path, statistics: Statistics) -> None:
+    """Write a file in one go: it is there complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with library_lock(), netCDF4.Dataset(temporary, "w") as dataset:
+        dataset.title = "Statistics of atmospheric channels for normalisation"
+        dataset.Conventions = "CF-1.8"
+        dataset.step_hours = np.int32(statistics.step_hours)
+        for name in TEXTS:
+            dataset.setncattr(name, getattr(statistics, name))
+        dataset.createDimension("channel", len(statistics.channels))
+        for name, words in (("channel", statistics.channels), ("units_of", statistics.units)):
+            dataset.createVariable(name, str, ("channel",))[:] = np.array(words, object)
+        for name, long_name in ARRAYS.items():
+            variable = dataset.createVariable(name, "f8", ("channel",), fletcher32=True)
+            variable.long_name = long_name
+            variable[:] = getattr(statistics, name)
+    temporary.replace(path)
+
+
+def read_statistics(path: str | Path) -> Statistics:
+    """Read what `write_statistics` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it holds something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; make it with `hpc-bnn data statistics`, or leave `statistics` "
+            "out to compute them from the training range"
+        )
+    with library_lock():
+        try:
+            with netCDF4.Dataset(path) as dataset:
+                dataset.set_auto_maskandscale(False)
+                missing = [
+                    n
+                    for n in ("channel", "units_of", *ARRAYS, *TEXTS, "step_hours")
+                    if n not in dataset.variables and n not in dataset.ncattrs()
+                ]
+                if missing:
+                    raise ValueError(
+                        f"{path}: has no {', '.join(missing)}: no file of statistics, or of an "
+                        "older version; make it again with `hpc-bnn data statistics`"
+                    )
+                arrays = {n: np.array(dataset.variables[n][:], np.float64) for n in ARRAYS}
+                return Statistics(
+                    channels=tuple(map(str, dataset.variables["channel"][:])),
+                    units=tuple(map(str, dataset.variables["units_of"][:])),
+                    step_hours=int(dataset.step_hours),
+                    start=str(dataset.start),
+                    end=str(dataset.end),
+                    fingerprint=str(dataset.fingerprint),
+                    **arrays,
+                )
+        except OSError as error:
+            raise ValueError(
+                f"{path}: cannot be read as netCDF-4: {error}; make it again with `hpc-bnn data "
+                "statistics`"
+            ) from error

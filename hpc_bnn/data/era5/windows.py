@@ -1,0 +1,140 @@
+"""Forecast windows: a state, perhaps earlier ones, and what it becomes one step later.
+
+    x = [state(t - (h - 1) step), ..., state(t), static fields, calendar(t)]    normalised
+    y = (state(t + step) - state(t)) / tendency std                             of physical states
+
+A window exists only where every step is present, at exactly these times: never across a gap.
+
+Shape letters: B batch, C channels, F forcing channels, H latitude, W longitude, T time, h history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpc_bnn.data.era5.calendar_fields import calendar
+from hpc_bnn.data.era5.reader import Reader
+from hpc_bnn.data.era5.statistics import positions_after
+
+
+class Atmosphere:
+    """Read normalised states and forcings of a catalogue: what windows and forecasts are made of.
+
+    reader: gives normalised states.
+    static: (F_static, H, W) float32, normalised.
+    use_calendar: whether time of day and of year are forcings.
+
+    Attributes
+    ----------
+    times
+        (T,) int64, seconds since 1970.
+    shape
+        C, H, W of a state.
+    """
+
+    def __init__(self, reader: Reader, static: NDArray[np.float32], *, use_calendar: bool) -> None:
+        self._reader, self._static, self._use_calendar = reader, static, use_calendar
+        self.shape = reader.catalogue.shape
+        self.times = torch.from_numpy(reader.catalogue.times.copy())
+
+    @property
+    def forcing_channels(self) -> int:
+        """F, static and calendar channels."""
+        return len(self._static) + (4 if self._use_calendar else 0)
+
+    def states(self, indices: Tensor) -> Tensor:
+        """Read the normalised states (B, C, H, W) float32 at positions (B,) in `times`."""
+        out = torch.empty((len(indices), *self.shape))
+        for target, index in zip(out.numpy(), indices.tolist(), strict=True):
+            self.read(index, target)
+        return out
+
+    def read(self, index: int, out: NDArray[np.float32]) -> None:
+        """Fill `out` (C, H, W) with the normalised state at a position in `times`."""
+        self._reader.read(index, out)
+
+    def forcing(self, seconds: Tensor) -> Tensor:
+        """Return static fields and calendar (B, F, H, W) float32 of times (B,) since 1970."""
+        out = torch.empty((len(seconds), self.forcing_channels, *self.shape[1:]))
+        self.fill_forcing(seconds.numpy(), out.numpy())
+        return out
+
+    def fill_forcing(self, seconds: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Fill `out` (B, F, H, W) with the forcing of times (B,)."""
+        count = len(self._static)
+        out[:, :count] = self._static
+        if self._use_calendar:
+            out[:, count:] = calendar(seconds)[:, :, None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class ForecastWindows:
+    """Read forecast windows by index; see the top of the file.
+
+    steps: (number of windows, h + 1) int64, positions in the times of the atmosphere: history from
+        the oldest, then the target.
+    ratio: (C,) float32, std of the states over std of the tendencies.
+    fill: put 0, the mean, in place of missing values.
+    """
+
+    atmosphere: Atmosphere
+    steps: Tensor
+    ratio: NDArray[np.float32]
+    fill: bool
+
+    def __len__(self) -> int:
+        """Count the windows."""
+        return len(self.steps)
+
+    @property
+    def times(self) -> Tensor:
+        """The times (number of windows,) of the newest input, seconds since 1970."""
+        return self.atmosphere.times[self.steps[:, -2]]
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the windows at `indices` (B,): x (B, h C + F, H, W) and y (B, C, H, W), float32."""
+        steps = self.steps[indices]
+        channels, rows, columns = self.atmosphere.shape
+        history = steps.shape[1] - 1
+        forced = self.atmosphere.forcing_channels
+        x = torch.empty((len(steps), history * channels + forced, rows, columns))
+        y = torch.empty((len(steps), channels, rows, columns))
+        inputs, targets = x.numpy(), y.numpy()
+        newest = slice((history - 1) * channels, history * channels)
+        for b, row in enumerate(steps.tolist()):
+            for k, index in enumerate(row[:-1]):
+                self.atmosphere.read(index, inputs[b, k * channels : (k + 1) * channels])
+            self.atmosphere.read(row[-1], targets[b])
+            targets[b] -= inputs[b, newest]
+            targets[b] *= self.ratio[:, None, None]
+        self.atmosphere.fill_forcing(
+            self.atmosphere.times[steps[:, -2]].numpy(), inputs[:, history * channels :]
+        )
+        if self.fill:
+            np.nan_to_num(inputs, copy=False, nan=0.0)
+            np.nan_to_num(targets, copy=False, nan=0.0)
+        return x, y
+
+
+def window_steps(
+    sorted_times: NDArray[np.int64],
+    usable: NDArray[np.bool_],
+    *,
+    step_hours: int,
+    history: int,
+) -> NDArray[np.int64]:
+    """Find all windows (number, history + 1) whose steps are all usable and exactly step_hours
+    apart.
+    """
+    later = positions_after(sorted_times, step_hours * 3600)
+    columns = [np.flatnonzero(usable)]
+    for _ in range(history):
+        after = np.where(columns[-1] >= 0, later[columns[-1]], -1)
+        columns.append(np.where((after >= 0) & usable[after], after, -1))
+    steps = np.stack(columns, axis=1)
+    return steps[(steps >= 0).all(axis=1)]
