@@ -32,13 +32,15 @@ CHANNEL = connect()
 # Outcomes travel on a communicator of their own: a test that fails halfway cannot mix with them.
 OUTCOMES = MPI.COMM_WORLD.Dup()
 
-_stderr = os.dup(2)  # of the job; pytest replaces descriptor 2 while a test runs
+# Standard error of the job, opened before pytest replaces it while a test runs.
+STDERR = pytest.StashKey[int]()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Silence all ranks but 0; trylast, because the terminal reporter must exist."""
     torch.set_num_threads(1)
+    config.stash[STDERR] = os.dup(2)
     if OUTCOMES.rank > 0:
         config.get_terminal_writer()._file = Path(os.devnull).open("w")  # noqa: SIM115
 
@@ -51,9 +53,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol() -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """End a job whose test hangs on every rank."""
-    faulthandler.dump_traceback_later(TEST_LIMIT_S, exit=True, file=_stderr)
+    faulthandler.dump_traceback_later(TEST_LIMIT_S, exit=True, file=item.config.stash[STDERR])
     try:
         return (yield)
     finally:
@@ -69,19 +71,19 @@ def pytest_runtest_makereport(
     if OUTCOMES.size == 1:
         return report
     if not _all_arrived(PATIENCE_S if report.failed else TEST_LIMIT_S):
-        _abort(f"{item.nodeid}\n{report.longreprtext}\nthe other ranks do not finish this test")
+        _say(item, f"{report.longreprtext}\nthe other ranks do not finish this test")
+        MPI.COMM_WORLD.Abort(1)
     everyone = OUTCOMES.allgather((report.outcome, report.longreprtext))
     outcomes = [outcome for outcome, _ in everyone]
     if "failed" in outcomes:
-        elsewhere = [
-            f"rank {rank} of {OUTCOMES.size}:\n{text}"
-            for rank, (outcome, text) in enumerate(everyone)
-            if outcome == "failed" and rank != OUTCOMES.rank
-        ]
-        report.longrepr = "\n\n".join(
-            [report.longreprtext, *elsewhere] if report.failed else elsewhere
-        )
+        texts = {rank: text for rank, (outcome, text) in enumerate(everyone) if outcome == "failed"}
+        own = texts.pop(OUTCOMES.rank, None)
+        others = [f"rank {rank} of {OUTCOMES.size}:\n{text}" for rank, text in texts.items()]
+        report.longrepr = "\n\n".join(([own] if own else []) + others)
         report.outcome = "failed"
+        if OUTCOMES.rank == 0:  # at once: a later test may hang because of this one
+            found = [line for line in report.longrepr.splitlines() if line.startswith("E  ")]
+            _say(item, "\n".join(found[:8]))
     elif len(set(outcomes)) > 1:
         report.longrepr = f"the ranks disagree: {', '.join(outcomes)}"
         report.outcome = "failed"
@@ -103,15 +105,19 @@ def _all_arrived(limit_s: float) -> bool:
     return True
 
 
-def _abort(text: str) -> None:
-    os.write(_stderr, f"\nrank {OUTCOMES.rank} of {OUTCOMES.size}: {text}\n".encode())
-    MPI.COMM_WORLD.Abort(1)
+def _say(item: pytest.Item, text: str) -> None:
+    os.write(item.config.stash[STDERR], f"\nrank {OUTCOMES.rank}: {item.nodeid}\n{text}\n".encode())
 
 
-@pytest.fixture(scope="session")
+def _world() -> Channel:
+    """Collective: return all ranks on a communicator that no failed test has put out of step."""
+    return CHANNEL.split(0, CHANNEL.rank)
+
+
+@pytest.fixture
 def channel() -> Channel:
-    """COMM_WORLD."""
-    return CHANNEL
+    """All ranks."""
+    return _world()
 
 
 @pytest.fixture(scope="session")
@@ -125,9 +131,9 @@ def solo() -> World:
     params=divisors(CHANNEL.size),
     ids=lambda sample_ranks: f"{sample_ranks}x{CHANNEL.size // sample_ranks}",
 )
-def world(request: pytest.FixtureRequest, channel: Channel) -> Iterator[World]:
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Each grid of S sample ranks x D data ranks of this job, one after the other."""
-    started = split(channel, sample_ranks=request.param, stall_timeout_s=TEST_LIMIT_S)
+    started = split(_world(), sample_ranks=request.param, stall_timeout_s=TEST_LIMIT_S)
     yield started
     # After a failed test Horovod may be down already.
     with contextlib.suppress(RuntimeError):

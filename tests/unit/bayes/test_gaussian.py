@@ -11,6 +11,9 @@ from torch.func import functional_call
 from hpc_bnn.bayes import POSTERIORS, Gaussian, noise
 from hpc_bnn.bayes.noise import Purpose, Stream
 
+# torch has no vmap rule for its attention kernels and says so.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
 
 class Attention(nn.Module):
     def __init__(self) -> None:

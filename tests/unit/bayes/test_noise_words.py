@@ -94,10 +94,11 @@ def test_kernel_equals_reference_bit_for_bit(level: int) -> None:
         assert torch.equal(got, reference_words(stream, offset, count)), (offset, count)
 
 
+# Enough for four threads; one element beyond equal parts of whole tiles, and no multiple of a tile
+@pytest.mark.parametrize("count", [4 * 2**15 + 1, 5 * 2**15 + 77])
 @pytest.mark.parametrize("offset", [0, 3, 2**34 + 1])
-def test_words_are_the_same_for_every_level_and_number_of_threads(offset: int) -> None:
+def test_words_are_the_same_for_every_level_and_number_of_threads(offset: int, count: int) -> None:
     stream = Stream(7, Purpose.ORDER, step=3, sample=1)
-    count = 5 * 2**15 + 77  # enough for four threads, and no multiple of a tile
     expected = reference_words(stream, offset, count)
     for level, threads in itertools.product(LEVELS, (1, 2, 3, 4)):
         got = kernel_words(stream, offset, count, level=level, threads=threads)
