@@ -34,6 +34,8 @@ def score(
         len(examples), data_rank=world.grid.data_rank, data_ranks=world.grid.data_ranks
     )
     for part in torch.split(indices, batch_size):
+        if len(part) == 0:  # fewer examples than data ranks: the whole sample axis has none
+            continue
         x, y = examples.batch(part)
         outputs = posterior.predict(
             as_input(posterior, x, world.device), samples=len(own), first=own.start
