@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SETTINGS, Train
 from launch import Ended, run
+from tiny_job import SETTINGS, Train
 
 from hpc_bnn.train.checkpoint import load
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from conftest import Train
 from launch import run
+from tiny_job import Train
 
 from hpc_bnn.train.checkpoint import available, load
 

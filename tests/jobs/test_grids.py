@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Train
 from launch import Job, is_running
+from tiny_job import Train
 
 GRIDS = [(2, 1), (1, 2), (2, 2), (3, 1)]
 PRECISE = ("train.precision=float64",)

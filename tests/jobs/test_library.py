@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from conftest import Train
 from launch import Ended, run
+from tiny_job import Train
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 

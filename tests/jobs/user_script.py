@@ -6,7 +6,6 @@
     raise    world rank 1 raises
     exit     world rank 1 leaves with status 3
     sleep    world rank 1 never comes
-    missing  world rank 1 lacks one collective of its own making
 """
 
 import sys
