@@ -95,7 +95,9 @@ class Swin(nn.Module):
         coarse = (fine[0] // 2, fine[1] // 2)
         inside = None if periodic else (rows, columns)
 
-        self.embed = nn.Conv2d(channels, width, PATCH, stride=PATCH)
+        # Patches do not overlap, so the convolutions at both ends are linear maps of tokens. Written
+        # as such, every token is computed alike wherever it lies: float64 convolutions are not.
+        self.embed = nn.Linear(4 * channels, width)
         self.latitude = nn.Parameter(torch.zeros(fine[0], 1, width)) if latitude_embedding else None
         stages = []
         for i, (depth, count) in enumerate(zip(depths, heads, strict=True)):
@@ -116,12 +118,11 @@ class Swin(nn.Module):
         self.merge = nn.Sequential(nn.LayerNorm(4 * width), nn.Linear(4 * width, 2 * width))
         self.expand = nn.Linear(2 * width, 4 * width)
         self.expand_norm = nn.LayerNorm(width)
-        self.recover = nn.ConvTranspose2d(2 * width, out_channels, PATCH, stride=PATCH)
+        self.recover = nn.Linear(2 * width, 4 * out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C', H, W) for ``x`` (B, C, H, W)."""
-        x = self._pad(x)
-        tokens = self.embed(x).permute(0, 2, 3, 1)
+        tokens = self.embed(_gather_patches(self._pad(x).permute(0, 2, 3, 1)))
         if self.latitude is not None:
             tokens = tokens + self.latitude
         outer = self._run(0, tokens)
@@ -129,10 +130,10 @@ class Swin(nn.Module):
         inner = self._run(2, self._run(1, inner))
         tokens = self.expand_norm(_scatter_patches(self.expand(inner)))
         tokens = self._run(3, tokens)
-        joined = torch.cat([tokens, outer], dim=-1).permute(0, 3, 1, 2)
-        fields: Tensor = self.recover(joined)
+        tokens = self.recover(torch.cat([tokens, outer], dim=-1))
+        fields = _scatter_patches(tokens).permute(0, 3, 1, 2)
         first = (self._padded_rows - self._rows) // 2 if self._periodic else 0
-        return fields[..., first : first + self._rows, : self._columns]
+        return fields[..., first : first + self._rows, : self._columns].contiguous()
 
     def _pad(self, x: Tensor) -> Tensor:
         if self._periodic:
@@ -202,7 +203,7 @@ def _recomputed(block: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def _gather_patches(x: Tensor) -> Tensor:
-    """Merge 2 x 2 tokens: (B, 2 h, 2 w, D) -> (B, h, w, 4 D)."""
+    """Merge 2 x 2 points or tokens: (B, 2 h, 2 w, D) -> (B, h, w, 4 D)."""
     batch, rows, columns, width = x.shape
     x = x.reshape(batch, rows // 2, 2, columns // 2, 2, width).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, rows // 2, columns // 2, 4 * width)

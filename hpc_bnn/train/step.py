@@ -10,11 +10,10 @@ Letters: S samples of one pass, K samples over the grid, B examples of this rank
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
@@ -22,6 +21,7 @@ from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.parameters import all_tensors, named_parameters, plain_attributes
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
 
 
@@ -136,7 +136,7 @@ class Step:
         self._check()
         posterior.to(world.device)
         loss.to(world.device)
-        self._named = _named_parameters(posterior, loss, optimizer)
+        self._named = named_parameters(posterior, loss, optimizer)
         self._agree_before_first_step(
             views=views,
             augment=type(augment).__name__,
@@ -144,7 +144,7 @@ class Step:
             compression=compression,
         )
         # Also what is not trained: no reduction would ever make it equal.
-        world.broadcast_parameters({**_tensors(posterior, ""), **_tensors(loss, "loss.")})
+        world.broadcast_parameters({**all_tensors(posterior, ""), **all_tensors(loss, "loss.")})
         self._reducer = world.reducer(
             self._named.items(),
             passes=len(self._passes.parts),
@@ -323,12 +323,12 @@ class Step:
             "exact": self._exact,
             "guard_every": self._guard_every,
             **given,
-            **_plain_attributes(self._posterior, "posterior"),
+            **plain_attributes(self._posterior, "posterior"),
             "loss": type(self._loss).__name__,
             **{
                 key: value
                 for name, part in self._loss.named_modules(prefix="loss")
-                for key, value in _plain_attributes(part, name).items()
+                for key, value in plain_attributes(part, name).items()
             },
             **{f"parameter {name}": shape for name, shape in shapes.items()},
         }
@@ -350,43 +350,3 @@ class Step:
             raise ValueError(
                 f"posterior.samples = {self._samples}: antithetic pairs need an even number"
             )
-
-
-def _named_parameters(
-    posterior: Gaussian, loss: Loss, optimizer: torch.optim.Optimizer
-) -> dict[str, nn.Parameter]:
-    """Return what is trained by name, having checked that the optimizer holds exactly that."""
-    named = dict(_trained(posterior, ""))
-    named.update(_trained(loss, "loss."))
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [name for name, p in named.items() if id(p) not in held]
-    if missing:
-        raise ValueError(
-            f"the optimizer does not hold {missing[0]} ({len(missing)} of {len(named)} "
-            "parameters); build it from "
-            "posterior.parameters() and, if the loss learns something, loss.parameters()"
-        )
-    if len(held) > len(named):
-        raise ValueError(
-            f"the optimizer holds {len(held) - len(named)} parameters that belong to neither "
-            "posterior nor loss"
-        )
-    return named
-
-
-def _trained(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((prefix + name, p) for name, p in module.named_parameters() if p.requires_grad)
-
-
-def _tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    named = [*module.named_parameters(), *module.named_buffers()]
-    return {prefix + name: tensor.detach() for name, tensor in named}
-
-
-def _plain_attributes(part: nn.Module, name: str) -> dict[str, object]:
-    """Return the settings that a part of a run holds beside its tensors."""
-    return {
-        f"{name}.{key}": value
-        for key, value in vars(part).items()
-        if isinstance(value, bool | int | float | str) and not key.startswith("_")
-    }

@@ -1,0 +1,185 @@
+"""Read settings from one YAML file and ``key=value`` overrides, checked as a whole before anything
+starts.
+
+Every error is found at once and names the file, the key, the value and what was expected.
+"""
+
+import copy
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from hpc_bnn.config.options import lower, nearest
+from hpc_bnn.config.settings import Settings, SettingsError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read and check settings.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    SettingsError
+        With every error of the file and the overrides.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such settings file; the bundled ones are in {CONFIGS}")
+    try:
+        content = _parse(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path}: not YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(content, dict):
+        raise SettingsError(
+            [f"{path}: expected sections ({', '.join(Settings.model_fields)}), got {content!r}"]
+        )
+    in_file = copy.deepcopy(content)
+    problems: list[str] = []
+    overridden: set[str] = set()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            problems.append(
+                f"command line: {override!r}: expected key=value, such as train.lr=0.001"
+            )
+            continue
+        try:
+            value = _parse(text)
+        except yaml.YAMLError:
+            value = text
+        if not _assign(content, key.split("."), value):
+            problems.append(
+                f"command line: {key}: {key.rpartition('.')[0]} holds a value, not a section"
+            )
+            continue
+        overridden.add(key)
+
+    def source(key: str) -> str:
+        on_command_line = any(
+            f"{key}.".startswith(f"{o}.")
+            or (o.startswith(f"{key}.") and not _holds(in_file, key.split(".")))
+            for o in overridden
+        )
+        return "command line" if on_command_line else str(path)
+
+    try:
+        settings = Settings.model_validate(content)
+    except ValidationError as error:
+        problems += [f"{source(key)}: {text}" for key, text in _explained(error, content)]
+        raise SettingsError(problems) from error
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def dump_settings(settings: Settings) -> str:
+    """Return the resolved settings as YAML; ``load_settings`` reads back the same settings."""
+    text: str = yaml.dump(settings.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
+    return text
+
+
+def difference(old: Settings, new: Settings) -> dict[str, tuple[object, object]]:
+    """Return the dotted keys whose values differ, with the old and the new value."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    keys = [*before, *(key for key in after if key not in before)]
+    return {
+        key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
+    }
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers may be written 1e-3: YAML 1.1 takes that for text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that ``_Loader`` would take for numbers."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
+    )
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+
+
+def _holds(tree: object, path: Sequence[str]) -> bool:
+    for part in path:
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
+def _assign(tree: dict[str, Any], path: Sequence[str], value: object) -> bool:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            return False
+    tree[path[-1]] = value
+    return True
+
+
+def _explained(error: ValidationError, content: object) -> list[tuple[str, str]]:
+    """Return (dotted key, text) for each error, unions told once."""
+    texts: dict[str, list[str]] = {}
+    for item in error.errors():
+        path = _data_path(item["loc"], content)
+        key = ".".join(path)
+        if item["type"] == "extra_forbidden":
+            text = f"unknown key{nearest(path[-1], _fields(path[:-1]))}"
+        elif item["type"] == "missing":
+            text = "missing"
+        else:
+            text = f"= {item['input']!r}: {lower(item['msg'].removeprefix('Value error, '))}"
+        texts.setdefault(key, []).append(text)
+    explained = []
+    for key, alternatives in texts.items():
+        first, *rest = dict.fromkeys(alternatives)
+        also = [text.partition(": ")[2] or text for text in rest]
+        joiner = " " if first.startswith("=") else ": "
+        explained.append((key, f"{key}{joiner}{' or '.join([first, *also])}"))
+    return explained
+
+
+def _data_path(location: tuple[int | str, ...], content: object) -> list[str]:
+    """Drop the parts of a location that name branches of a union instead of keys of the file."""
+    path: list[str] = []
+    for i, part in enumerate(location):
+        is_key = isinstance(content, dict) and part in content
+        if not is_key and i < len(location) - 1:
+            break
+        if not is_key and not isinstance(content, dict):
+            break
+        path.append(str(part))
+        content = content[part] if isinstance(content, dict) and part in content else None
+    return path
+
+
+def _fields(path: Sequence[str]) -> list[str]:
+    model: Any = Settings
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not inspect.isclass(field.annotation):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,75 @@
+"""Checks of what a settings file chooses by name against what there is, and of its options against
+the signature of what was chosen.
+"""
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+
+def nearest(key: str, known: Collection[str]) -> str:
+    """Return advice for a key that is unknown, empty where nothing is near."""
+    matches = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def lower(text: str) -> str:
+    """Return the text with its first letter in lower case."""
+    return text[:1].lower() + text[1:]
+
+
+def choose(section: str, name: str, choices: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a name, or None."""
+    if name in choices:
+        return None
+    return (
+        f"{section}.name = {name!r}: expected one of {', '.join(choices)}{nearest(name, choices)}"
+    )
+
+
+def check_options(
+    section: str,
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    given: Collection[str] = (),
+) -> list[str]:
+    """Return what is wrong with ``options`` as keyword arguments of ``function``, one text an
+    error.
+
+    ``given`` are the arguments that the program supplies itself. Only parameters that a settings
+    file can hold are known: one annotated with a tensor is not.
+    """
+    target = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(target)
+    known: dict[str, TypeAdapter[Any]] = {}
+    required: list[str] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in given:
+            continue
+        try:
+            known[name] = TypeAdapter(hints.get(name, Any))
+        except PydanticSchemaGenerationError:
+            continue
+        if parameter.default is inspect.Parameter.empty:
+            required.append(name)
+    problems = [
+        f"{section}.{key}: unknown key{nearest(key, known)}; known: {', '.join(known) or 'none'}"
+        for key in options
+        if key not in known
+    ]
+    problems += [f"{section}.{key}: missing" for key in required if key not in options]
+    for key in options:
+        if key in known:
+            try:
+                # As JSON: strict about types, yet a list may stand for a tuple and text for a path.
+                known[key].validate_json(json.dumps(options[key], default=str), strict=True)
+            except ValidationError as error:
+                expected = "; ".join(sorted({e["msg"] for e in error.errors()}))
+                problems.append(f"{section}.{key} = {options[key]!r}: {lower(expected)}")
+    return problems

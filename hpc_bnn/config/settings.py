@@ -1,0 +1,159 @@
+"""The settings of a run: what each key means, its type and its default.
+
+The sections ``model``, ``loss`` and ``data`` choose something by ``name``; their other keys are the
+keyword arguments of what was chosen (``options``).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+SEED_LIMIT = 1 << 48
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message lists every error, one a line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+class _Section(BaseModel):
+    # Strict: no number is made of a text, and no 1 sample of ``true``.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Choice(_Section):
+    """A section whose further keys belong to what ``name`` chooses."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The further keys."""
+        return dict(self.model_extra or {})
+
+
+class GridSettings(_Section):
+    """How the ranks are laid out."""
+
+    mode: Literal["local", "sample", "data", "hybrid"] = Field(
+        "hybrid",
+        description="sample: S = world; data: S = 1; hybrid: S = ranks per node; local: one rank",
+    )
+    sample_ranks: Literal["auto"] | PositiveInt = Field(
+        "auto", description="S, ranks of the sample axis; auto: from mode"
+    )
+
+
+class PosteriorSettings(_Section):
+    """The distribution of the weights."""
+
+    method: Literal["gaussian"] = Field("gaussian", description="form of the posterior")
+    samples: PositiveInt = Field(8, description="K, weight samples per step over the whole grid")
+    samples_per_pass: PositiveInt = Field(
+        1, description="samples in one forward pass by vmap; 1 keeps memory at one network"
+    )
+    prior_sigma: PositiveFloat | Literal["fan_in"] = Field(
+        1.0, description="standard deviation of the prior, or 1 / sqrt(fan-in) of each layer"
+    )
+    initial_sigma: PositiveFloat = Field(0.02, description="standard deviation of q at the start")
+    random: list[str] | Literal["layers"] = Field(
+        "layers", description="patterns of parameter names that are random; layers: by layer type"
+    )
+    antithetic: bool = Field(False, description="draw mirrored pairs, mu +- sigma eps")
+    keep_noise: bool = Field(False, description="hold the noise for backward: faster, more memory")
+    temperature: PositiveFloat = Field(1.0, description="below 1: cold posterior")
+    kl_weight: NonNegativeFloat = Field(1.0, description="factor of the KL in the objective")
+    kl_warmup_steps: NonNegativeInt = Field(0, description="steps over which the KL is faded in")
+    predict_samples: PositiveInt = Field(64, description="weight samples of a prediction")
+
+
+class LossSettings(_Choice):
+    """The data term of the objective."""
+
+    exact: bool = Field(True, description="false: joint losses see one rank's samples only")
+
+
+class ModelSettings(_Choice):
+    """The network."""
+
+
+class DataSettings(_Choice):
+    """The data set."""
+
+    augmentation: Literal["per_sample", "per_rank", "shared"] = Field(
+        "per_sample",
+        description="who gets its own random view of the batch; per_rank depends on the grid",
+    )
+    transform: dict[str, Any] = Field(
+        default_factory=dict, description="augmentation by name with its options; {}: none"
+    )
+
+
+class TrainSettings(_Section):
+    """The training loop."""
+
+    steps: NonNegativeInt = Field(0, description="steps to train; 0: by epochs")
+    epochs: NonNegativeInt = Field(0, description="epochs to train; 0: by steps")
+    batch_size: PositiveInt = Field(64, description="B, examples per step over the whole grid")
+    lr: PositiveFloat = Field(1e-3, description="peak learning rate of Adam")
+    lr_min: NonNegativeFloat = Field(0.0, description="learning rate at the end of the cosine")
+    warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="after the warm-up")
+    clip_norm: NonNegativeFloat = Field(0.0, description="largest gradient norm; 0: no clipping")
+    precision: Literal["float32", "bf16", "float64"] = Field(
+        "float32", description="bf16: autocast; parameters, KL and accumulators stay float32"
+    )
+    reduction: Literal["world", "two_stage"] = Field(
+        "world", description="gradient reduction: once over the world, or along each axis"
+    )
+    compression: Literal["none", "fp16"] = Field("none", description="of gradients on the wire")
+    guard_every: NonNegativeInt = Field(100, description="steps between guards; 0: first step only")
+    checkpoint_every: NonNegativeInt = Field(
+        0, description="steps between checkpoints; 0: at the end"
+    )
+    keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints that are kept")
+    validate_every: NonNegativeInt = Field(
+        0, description="steps between validations; 0: at the end"
+    )
+    log_every: PositiveInt = Field(50, description="steps between log lines")
+    stall_timeout: NonNegativeFloat = Field(
+        0.0,
+        description="seconds that ranks wait for one another before the job ends, more than a "
+        "checkpoint takes; 0: for ever",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainSettings":
+        if bool(self.steps) == bool(self.epochs):
+            raise ValueError("set one of steps and epochs to a positive number, the other to 0")
+        return self
+
+
+class Settings(_Section):
+    """Everything that determines a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)  # sections come as dicts
+    seed: int = Field(
+        0, ge=0, lt=SEED_LIMIT, strict=True, description="key of all noise and initial weights"
+    )
+    grid: GridSettings = GridSettings()  # type: ignore[call-arg]
+    posterior: PosteriorSettings = PosteriorSettings()  # type: ignore[call-arg]
+    loss: LossSettings
+    model: ModelSettings
+    data: DataSettings
+    train: TrainSettings
