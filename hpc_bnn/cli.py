@@ -7,20 +7,41 @@ from world rank 0; all others end with a traceback.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import hpc_bnn
+from hpc_bnn.arguments import parse
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
-from hpc_bnn.parallel.comms import Channel, LaunchError, RankError, abort, all_arrive, connect
+from hpc_bnn.data.era5 import (
+    Catalogue,
+    catalogue,
+    defects,
+    describe,
+    statistics,
+    times,
+    write_statistics,
+)
+from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.parallel.comms import (
+    Channel,
+    LaunchError,
+    RankError,
+    abort,
+    all_arrive,
+    connect,
+    on_first,
+)
 from hpc_bnn.parallel.guards import GuardError
+from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World, split
 from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.train.build import check_choices
 from hpc_bnn.train.checkpoint import CheckpointError
-from hpc_bnn.train.evaluate import evaluate
+from hpc_bnn.train.evaluate import evaluate, told
 from hpc_bnn.train.folder import RunFolder
+from hpc_bnn.train.forecast import forecast
 from hpc_bnn.train.loop import train
+from hpc_bnn.train.trained import load_trained
 
 USER_ERRORS = (
     SettingsError,
@@ -40,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 a check failed, 2 the input cannot be
     used.
     """
-    options = _parse(arguments)
+    options = parse(arguments)
     try:
         world = connect()
     except LaunchError as error:  # each rank is alone, and each says so
@@ -48,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _log_to_stderr(world)
     try:
-        status: int = options.run(options, world)
+        status = COMMANDS[options.command](options, world)
     except (*USER_ERRORS, RankError) as error:
         _explain(error, options.command, world)
         return 2
@@ -90,12 +111,94 @@ def _evaluate(options: argparse.Namespace, channel: Channel) -> int:
     world = split(channel, mode="data", device=settings.train.device)
     result = evaluate(world, folder)
     if world.is_first:
+        for line in told(result):
+            print(line)
+        print(f"scores in {folder.evaluation}, pictures in {folder.plots}")
+    return 0
+
+
+def _forecast(options: argparse.Namespace, channel: Channel) -> int:
+    folder = RunFolder(options.run_folder)
+    start_s = times.parse(options.start, end=False)
+    settings = folder.settings()
+    world = split(channel, mode="data", device=settings.train.device)
+    trained = load_trained(world, folder)
+    forecast(
+        trained,
+        world,
+        options.output,
+        start_s=start_s,
+        steps=options.steps,
+        members=options.members,
+    )
+    if world.is_first:
         print(
-            f"{folder.evaluation}: {result['data']}, test split, {result['samples']} weight samples"
+            f"{options.output}: {options.members} members, {options.steps} steps from "
+            f"{options.start}"
         )
-        for name, value in result["scores"].items():
-            print(f"  {name:28s} {value:.6g}")
-        print(f"pictures in {folder.plots}")
+    return 0
+
+
+def _catalogue(options: argparse.Namespace, *, strict: bool) -> Catalogue:
+    return catalogue(
+        options.path,
+        variables=options.variables,
+        levels=options.levels,
+        member=options.member,
+        strict=strict,
+    )
+
+
+def _data_check(options: argparse.Namespace, channel: Channel) -> int:
+    ranks = ChannelRanks(channel)
+    found = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
+    if channel.rank == 0:
+        print(describe(found))
+        wrong = defects(found)
+        for defect in wrong:
+            print(f"- {defect}")
+        print(f"{len(wrong)} remarks, {len(found.problems)} of them make files unusable")
+    return 1 if found.problems else 0
+
+
+def _data_statistics(options: argparse.Namespace, channel: Channel) -> int:
+    ranks = ChannelRanks(channel)
+    found = ranks.on_first(lambda: _catalogue(options, strict=True), name="catalogue")
+    made = statistics(
+        found,
+        start=options.start,
+        end=options.end,
+        step_hours=options.step_hours,
+        ranks=ranks,
+    )
+    ranks.on_first(lambda: write_statistics(options.output, made), name="statistics file")
+    if channel.rank == 0:
+        print(f"{options.output}: {made.start} to {made.end}, tendencies over {made.step_hours} h")
+        for i, (name, units) in enumerate(zip(made.channels, made.units, strict=True)):
+            print(
+                f"  {name:10s} mean {made.mean[i]:12.6g}  std {made.std[i]:10.4g}  "
+                f"tendency std {made.tendency_std[i]:10.4g}  {units}"
+            )
+    return 0
+
+
+def _data_toy(options: argparse.Namespace, channel: Channel) -> int:
+    written = on_first(
+        channel,
+        lambda: write_toy(
+            options.folder,
+            years=options.years,
+            rows=options.rows,
+            columns=options.columns,
+            step_hours=options.step_hours,
+            levels=options.levels,
+            seed=options.seed,
+            format=options.format,
+        ),
+        name="toy atmosphere",
+    )
+    if channel.rank == 0:
+        print(f"{options.folder}: {len(written)} files of a synthetic atmosphere")
     return 0
 
 
@@ -141,42 +244,12 @@ def _log_to_stderr(world: Channel) -> None:
     root.setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; overrides may stand on both sides of the options."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    misplaced = [text for text in rest if text.startswith("-") or "=" not in text]
-    if misplaced or (rest and options.command != "train"):
-        parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
-    if rest:
-        options.overrides = [*options.overrides, *rest]
-    return options
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hpc-bnn", description=(hpc_bnn.__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--version", action="version", version=hpc_bnn.__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    command = commands.add_parser("train", help="train as a settings file says")
-    command.add_argument(
-        "config", type=Path, help="YAML file, or the name of a bundled one (demo.yaml)"
-    )
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.lr=0.001")
-    command.add_argument("--run", dest="run_folder", type=Path, required=True, metavar="DIR")
-    command.add_argument(
-        "--resume", action="store_true", help="go on from the newest good checkpoint"
-    )
-    command.set_defaults(run=_train)
-
-    command = commands.add_parser(
-        "evaluate", help="score the test split of a run and draw its pictures"
-    )
-    command.add_argument("run_folder", type=Path, metavar="DIR")
-    command.set_defaults(run=_evaluate)
-
-    command = commands.add_parser("doctor", help="show what is built and wired, with a collective")
-    command.set_defaults(run=_doctor)
-    return parser
+COMMANDS: dict[str, Callable[[argparse.Namespace, Channel], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "forecast": _forecast,
+    "data check": _data_check,
+    "data statistics": _data_statistics,
+    "data toy": _data_toy,
+    "doctor": _doctor,
+}

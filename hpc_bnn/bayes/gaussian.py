@@ -14,8 +14,9 @@ Letters: S samples, B batch. Sources: Blundell et al. 2015, arXiv:1505.05424, eq
 samples, KL); Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
 """
 
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -165,17 +166,40 @@ class Gaussian(nn.Module):
             raise ValueError(
                 f"samples = {samples}, samples_per_pass = {samples_per_pass}: must be at least 1"
             )
-        # Mode by mode: part of a network in training may be held in evaluation mode.
-        modes = [(layer, layer.training) for layer in self.module.modules()]
-        self.module.eval()
-        try:
-            indices = range(first, first + samples)
+        indices = range(first, first + samples)
+        with self._evaluating():
             return torch.cat(
                 [
                     self(x, self.draws(0, indices[i : i + samples_per_pass], Purpose.PREDICTION))
                     for i in range(0, samples, samples_per_pass)
                 ]
             )
+
+    @torch.no_grad()
+    def network(self, sample: int) -> Callable[[Tensor], Tensor]:
+        """Return the network of one sample of ``predict`` as a function (B, ...) -> (B, ...).
+
+        Its weights are drawn here, once, for forecasts that apply it many times.
+        """
+        drawn = self.draw(self.draws(0, (sample,), Purpose.PREDICTION))
+        weights = {name: weight.squeeze(0) for name, weight in drawn.items()}
+
+        @torch.no_grad()
+        def run(x: Tensor) -> Tensor:
+            with self._evaluating():
+                output: Tensor = functional_call(self.module, weights, (x,))
+            return output
+
+        return run
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Hold the module in evaluation mode."""
+        # Mode by mode: part of a network in training may be held in evaluation mode.
+        modes = [(layer, layer.training) for layer in self.module.modules()]
+        self.module.eval()
+        try:
+            yield
         finally:
             for layer, mode in modes:
                 layer.training = mode

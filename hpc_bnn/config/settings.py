@@ -85,6 +85,12 @@ class LossSettings(_Choice):
     """The data term of the objective."""
 
     exact: bool = Field(True, description="false: joint losses see one rank's samples only")
+    area_weights: bool = Field(
+        True, description="fields: points count by the area of their grid cell; false: equally"
+    )
+    channel_weights: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict, description="fields: by channel, such as {t2m: 1, z500: 0.5}; else 1"
+    )
 
 
 class ModelSettings(_Choice):
@@ -144,6 +150,20 @@ class TrainSettings(_Section):
         return self
 
 
+class EvaluationSettings(_Section):
+    """Scores of weather forecasts; other data sets are scored on their whole test split."""
+
+    steps: NonNegativeInt = Field(
+        0, description="lead times; 0: five days, or as far as the test split allows"
+    )
+    starts: PositiveInt = Field(
+        100, description="start times, evenly spaced over the test split; fewer if it has fewer"
+    )
+    climatology_states: PositiveInt = Field(
+        4000, description="states, evenly spaced over the training split, for the climatology"
+    )
+
+
 class Settings(_Section):
     """Everything that determines a run."""
 
@@ -157,3 +177,4 @@ class Settings(_Section):
     model: ModelSettings
     data: DataSettings
     train: TrainSettings
+    evaluation: EvaluationSettings = EvaluationSettings()  # type: ignore[call-arg]

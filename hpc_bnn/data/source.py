@@ -99,6 +99,23 @@ class FieldRecord(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FieldChannel:
+    """Describe one variable on one level.
+
+    name: such as "t2m" or "z500". units: such as "K".
+    level_hpa: pressure level, None at the surface.
+    vector: a component of a horizontal vector.
+    """
+
+    name: str
+    units: str
+    standard_name: str
+    long_name: str
+    level_hpa: float | None
+    vector: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Fields:
     """Describe fields on a latitude-longitude grid and the way back to physical units.
@@ -108,35 +125,46 @@ class Fields:
         state = mean + state_std * x[C (h - 1) : C h]
         next state = state + tendency_std * y
 
-    channels, units: the C channels of a state, such as "t2m" in "K".
+    channels: the C channels of a state.
     latitude: (H,) float64, north to south; longitude: (W,) float64, eastward.
     periodic: global: the longitudes close a circle and the rows reach both poles.
-    vector_channels: the channels that are components of a horizontal vector.
     history: h, states in the input.
     forcing: names of the F input channels that are not predicted.
     state_mean, state_std, tendency_std: (C,) float64, of the training part, in `units`.
     step_hours: from a state to the next.
+    train_times, test_times: (n,) int64, the times of the newest input of all training and test
+        windows, seconds since 1970, sorted.
     """
 
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
+    channels: tuple[FieldChannel, ...]
     latitude: Tensor
     longitude: Tensor
     periodic: bool
-    vector_channels: tuple[int, ...]
     history: int
     forcing: tuple[str, ...]
     state_mean: Tensor
     state_std: Tensor
     tendency_std: Tensor
     step_hours: int
+    train_times: Tensor
+    test_times: Tensor
     record: FieldRecord
 
     @property
     def vector_inputs(self) -> tuple[int, ...]:
         """The input channels that are components of a horizontal vector."""
-        count = len(self.channels)
-        return tuple(k * count + c for k in range(self.history) for c in self.vector_channels)
+        states = self.channels * self.history
+        return tuple(i for i, channel in enumerate(states) if channel.vector)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the channels."""
+        return tuple(channel.name for channel in self.channels)
+
+    def physical(self, states: Tensor) -> Tensor:
+        """Convert normalised states (..., C, H, W) to the units of the channels, in float64."""
+        mean, std = (x.to(states.device)[:, None, None] for x in (self.state_mean, self.state_std))
+        return mean + std * states.double()
 
 
 @dataclass(frozen=True, eq=False)

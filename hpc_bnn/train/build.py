@@ -1,17 +1,26 @@
 """Make the parts of a run from its settings: data, network, posterior, loss, optimizer."""
 
+import inspect
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hpc_bnn.bayes import POSTERIORS, Gaussian
 from hpc_bnn.config import Settings, SettingsError, check_options, choose
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source
+from hpc_bnn.data.ranks import Ranks
+from hpc_bnn.data.source import Fields
 from hpc_bnn.losses import LOSSES, Loss
+from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
 from hpc_bnn.train.passes import Augment
 
+log = logging.getLogger(__name__)
+
+GIVEN_TO_DATA = ("ranks",)
 GIVEN_TO_MODELS = ("input_shape", "output_shape")
 
 
@@ -42,7 +51,7 @@ def check_choices(settings: Settings, origin: str) -> None:
     sections: tuple[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]], ...] = (
         ("loss", settings.loss.name, settings.loss.options, LOSSES, ()),
         ("model", settings.model.name, settings.model.options, MODELS, GIVEN_TO_MODELS),
-        ("data", settings.data.name, settings.data.options, DATA_SETS, ()),
+        ("data", settings.data.name, settings.data.options, DATA_SETS, GIVEN_TO_DATA),
     )
     for section, name, options, choices, given in sections:
         wrong = choose(section, name, choices)
@@ -60,27 +69,30 @@ def check_choices(settings: Settings, origin: str) -> None:
         raise SettingsError([f"{origin}: {problem}" for problem in problems])
 
 
-def read_source(settings: Settings) -> Source:
-    """Read the data set.
+def read_source(settings: Settings, ranks: Ranks) -> Source:
+    """Collective over the ranks: read the data set.
 
     Raises
     ------
     SettingsError
         If the data set needs a package that is not installed.
     """
+    function, options = DATA_SETS[settings.data.name], settings.data.options
     try:
-        return DATA_SETS[settings.data.name](**settings.data.options)
+        if "ranks" in inspect.signature(function).parameters:
+            return function(**options, ranks=ranks)
+        return ranks.together(lambda: function(**options), name="reading the data")
     except ImportError as error:
         raise SettingsError([f"data.name = {settings.data.name!r}: {error}"]) from error
 
 
 def build(settings: Settings, source: Source) -> Parts:
     """Make the parts; initial weights depend on the seed only."""
-    loss = LOSSES[settings.loss.name](**settings.loss.options)
+    loss = _loss(settings, source)
     torch.manual_seed(settings.seed)
-    network = MODELS[settings.model.name](
-        source.input_shape, loss.output_shape(source.output_shape), **settings.model.options
-    )
+    model = MODELS[settings.model.name]
+    options = {**settings.model.options, **_facts(settings, model, source.fields)}
+    network = model(source.input_shape, loss.output_shape(source.output_shape), **options)
     if settings.train.precision == "float64":
         network, loss = network.double(), loss.double()
     chosen = settings.posterior
@@ -97,3 +109,62 @@ def build(settings: Settings, source: Source) -> Parts:
     transform = dict(settings.data.transform)
     augment = AUGMENTATIONS[transform.pop("name")](**transform) if transform else None
     return Parts(source, posterior, loss, augment)
+
+
+def _loss(settings: Settings, source: Source) -> Loss:
+    """Make the loss; the points of fields count by cell area and by the weight of their channel."""
+    chosen, function = settings.loss, LOSSES[settings.loss.name]
+    takes_weights = "weights" in inspect.signature(function).parameters
+    if source.fields is None or not takes_weights:
+        if chosen.channel_weights:
+            reason = "takes no weights" if source.fields else "are for data sets of fields"
+            what = f"loss.name = {chosen.name!r}" if source.fields else "they"
+            raise SettingsError([f"loss.channel_weights: {what} {reason}; leave them out"])
+        if source.fields is not None and chosen.area_weights:
+            log.info("loss %s takes no weights: every grid point counts equally", chosen.name)
+        return function(**chosen.options)
+    return function(**chosen.options, weights=_weights(settings, source.fields))
+
+
+def _weights(settings: Settings, fields: Fields) -> Tensor:
+    """Return the weights (C, H, 1) of the points of a state."""
+    given = settings.loss.channel_weights
+    unknown = [name for name in given if name not in fields.names]
+    if unknown:
+        raise SettingsError(
+            [
+                f"loss.channel_weights: no channel {name!r}; the data set has "
+                f"{', '.join(fields.names)}"
+                for name in unknown
+            ]
+        )
+    channels = torch.tensor([given.get(name, 1.0) for name in fields.names], dtype=torch.float64)
+    rows = torch.ones(len(fields.latitude), dtype=torch.float64)
+    if settings.loss.area_weights:
+        rows = cell_area(fields.latitude)
+    return channels[:, None, None] * rows[:, None]
+
+
+def _facts(settings: Settings, model: Any, fields: Fields | None) -> dict[str, Any]:
+    """Return what the data say about the grid, for models that ask; settings may not contradict.
+
+    Raises
+    ------
+    SettingsError
+        If they do.
+    """
+    if fields is None:
+        return {}
+    asked = inspect.signature(model).parameters
+    said = {"periodic": fields.periodic, "vector_channels": list(fields.vector_inputs)}
+    facts = {key: value for key, value in said.items() if key in asked}
+    options = settings.model.options
+    wrong = [key for key in facts if key in options and options[key] != facts[key]]
+    if wrong:
+        raise SettingsError(
+            [
+                f"model.{key} = {options[key]!r}: the data set says {facts[key]!r}; leave it out"
+                for key in wrong
+            ]
+        )
+    return facts

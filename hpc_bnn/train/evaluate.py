@@ -1,4 +1,4 @@
-"""Score a trained run on its test split and draw its pictures."""
+"""Score a trained run on its test split and draw its pictures; weather: ``weather_report``."""
 
 import logging
 from typing import Any
@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings
-from hpc_bnn.parallel.comms import on_first, together
+from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train import checkpoint
-from hpc_bnn.train.build import Parts, build, read_source
-from hpc_bnn.train.checkpoint import CheckpointError
+from hpc_bnn.train.build import Parts
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.log import read_metrics
 from hpc_bnn.train.scoring import as_input, physical, score
 from hpc_bnn.train.summary import write_json
+from hpc_bnn.train.trained import load_trained
+from hpc_bnn.train.weather_report import report_weather, weather_table
 from hpc_bnn.verify.plots import plot_forecast, plot_loss, plot_pit, plot_reliability
 from hpc_bnn.verify.scores import mixture_quantile
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
@@ -37,13 +37,13 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
     CheckpointError
         If it holds no usable checkpoint.
     """
-    settings = on_first(world.world, folder.settings, name="settings")
-    source = together(world.world, lambda: read_source(settings), name="reading the data")
-    parts = build(settings, source)
-    step = _restore(world, folder, settings, parts)
+    trained = load_trained(world, folder)
+    if trained.parts.source.fields is not None:
+        return report_weather(world, folder, trained)
+    settings, source = trained.settings, trained.parts.source
     tally = score(
-        parts.posterior,
-        parts.loss,
+        trained.parts.posterior,
+        trained.parts.loss,
         source.test,
         world,
         task=source.task,
@@ -54,7 +54,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
     result = {
         "data": source.name,
         "split": "test",
-        "step": step,
+        "step": trained.step,
         "samples": settings.posterior.predict_samples,
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
@@ -62,25 +62,18 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
 
     def write() -> None:
         write_json(folder.evaluation, result)
-        _draw(folder, settings, parts, tally, world)
+        _draw(folder, settings, trained.parts, tally, world)
 
     on_first(world.world, write, name="evaluation")
     return result
 
 
-def _restore(world: World, folder: RunFolder, settings: Settings, parts: Parts) -> int:
-    found = on_first(
-        world.world,
-        lambda: checkpoint.newest_good(folder.checkpoints),
-        name="reading the checkpoint",
-    )
-    if found is None:
-        raise CheckpointError(f"{folder.checkpoints}: no checkpoint to evaluate; train first")
-    path, state = found
-    parts.posterior.to(world.device)
-    parts.loss.to(world.device)
-    checkpoint.restore(path, state, parts.posterior, parts.loss, parts.optimizer(settings.train.lr))
-    return state.step
+def told(result: dict[str, Any]) -> list[str]:
+    """Return the result of ``evaluate`` as lines of text."""
+    if "lead_hours" in result:
+        return weather_table(result)
+    head = f"{result['data']}, test split, {result['samples']} weight samples"
+    return [head, *(f"  {name:28s} {value:.6g}" for name, value in result["scores"].items())]
 
 
 def _draw(

@@ -10,7 +10,7 @@ RESUMABLE = {
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
     "posterior.keep_noise", "posterior.predict_samples", "posterior.samples_per_pass",
 }  # fmt: skip
-RESUMABLE_SECTIONS = ("grid.",)
+RESUMABLE_SECTIONS = ("grid.", "evaluation.")
 
 
 class RunFolder:

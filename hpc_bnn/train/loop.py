@@ -3,26 +3,25 @@
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Batches
+from hpc_bnn.data.prefetch import Prefetch
 from hpc_bnn.parallel.comms import on_first, together
 from hpc_bnn.parallel.guards import agree
+from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train import checkpoint
 from hpc_bnn.train.build import Parts, build, read_source
-from hpc_bnn.train.checkpoint import Checkpoint, digest
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.log import Metrics, Progress, read_metrics
 from hpc_bnn.train.schedule import learning_rate
 from hpc_bnn.train.scoring import score
+from hpc_bnn.train.snapshots import Snapshots
 from hpc_bnn.train.step import Report, Step
-from hpc_bnn.train.summary import summarise, versions, write_json
+from hpc_bnn.train.summary import summarise, write_json
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def train(
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
     on_first(world.world, lambda: folder.check(settings, resume=resume), name="run folder")
-    source = together(world.world, lambda: read_source(settings), name="reading the data")
+    source = read_source(settings, ChannelRanks(world.world))
     parts = together(world.world, lambda: build(settings, source), name="building the model")
     run = _Run(settings, world, folder, parts)
     # Written last: settings that failed so far do not bind the folder.
@@ -70,6 +69,7 @@ class _Run:
         parts.posterior.to(world.device)
         parts.loss.to(world.device)
         self._optimizer = parts.optimizer(chosen.lr)
+        self._snapshots = Snapshots(settings, world, folder, parts, self._optimizer)
         self._step = Step(
             parts.posterior,
             parts.loss,
@@ -113,16 +113,21 @@ class _Run:
             is_first_rank=self._world.is_first,
         )
         reports: list[Report] = []
+        waits: list[float] = []
         validation: dict[str, float] = {}
+        ahead = Prefetch(self._batches.at(step) for step in range(first, self._total))
         try:
             for step in range(first, self._total):
                 lr = self._set_learning_rate(step)
-                self._step(*self._batches.at(step))
+                began = time.perf_counter()
+                x, y = next(ahead)
+                waits.append(time.perf_counter() - began)
+                self._step(x, y)
                 report = self._step.report
                 assert report is not None
                 reports.append(report)
                 if metrics is not None:
-                    metrics.write(self._row(report, lr))
+                    metrics.write(self._row(report, lr, waits[-1]))
                 done = step + 1
                 progress.tell(done, report.loss)
                 last = done == self._total
@@ -132,14 +137,17 @@ class _Run:
                         scores = {f"validation_{key}": value for key, value in validation.items()}
                         metrics.write({"step": step, "epoch": self._epoch(done), **scores})
                 if last or _due(done, chosen.checkpoint_every):
-                    self._save(metrics)
+                    if metrics is not None:
+                        metrics.flush()
+                    self._snapshots.save(done, steps_per_epoch=self._batches.steps_per_epoch)
         finally:
+            ahead.close()
             progress.close()
             if metrics is not None:
                 metrics.close()
         if not validation:
             validation = self._validate()
-        return self._summarise(reports, validation)
+        return self._summarise(reports, waits, validation)
 
     def _finished(self, first: int) -> dict[str, Any] | None:
         """Return the summary of a run that had ended before this job started."""
@@ -150,7 +158,7 @@ class _Run:
         scores = {k: math.nan if v is None else v for k, v in summary["validation"].items()}
         return {**summary, "validation": scores}
 
-    def _row(self, report: Report, lr: float) -> dict[str, Any]:
+    def _row(self, report: Report, lr: float, data_wait_s: float) -> dict[str, Any]:
         return {
             "step": report.step,
             "epoch": self._epoch(report.step),
@@ -160,6 +168,7 @@ class _Run:
             "lr": lr,
             "step_time_s": report.step_time_s,
             "wait_time_s": report.wait_time_s,
+            "data_wait_time_s": data_wait_s,
         }
 
     def _epoch(self, step: int) -> float:
@@ -192,68 +201,16 @@ class _Run:
             batch_size=self._settings.train.batch_size,
         ).result()
 
-    def _save(self, metrics: Metrics | None) -> None:
-        """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
-
-        def write() -> Path:
-            assert metrics is not None
-            metrics.flush()
-            self._require_finite()
-            return checkpoint.save(
-                self._folder.checkpoints,
-                self._snapshot(),
-                keep=self._settings.train.keep_checkpoints,
-            )
-
-        on_first(self._world.world, write, name="checkpoint")
-
-    def _snapshot(self) -> Checkpoint:
-        step = self._step.step
-        epoch, cursor = divmod(step, self._batches.steps_per_epoch)
-        return Checkpoint(
-            step=step,
-            position={"epoch": epoch, "cursor": cursor, "seed": self._settings.seed},
-            posterior=self._parts.posterior.state_dict(),
-            loss=self._parts.loss.state_dict(),
-            optimizer=self._optimizer.state_dict(),
-            settings=dump_settings(self._settings),
-            versions=versions(),
-        )
-
     def _resume(self) -> None:
-        """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
-        restores it.
-        """
-        found = on_first(
-            self._world.world,
-            lambda: checkpoint.newest_good(self._folder.checkpoints),
-            name="reading the checkpoint",
-        )
+        """Collective: go on from the newest good checkpoint, if there is one."""
+        found = self._snapshots.restore()
         if found is None:
             log.info(
                 "no checkpoint in %s yet: starting from the beginning", self._folder.checkpoints
             )
             return
-        path, state = found
-
-        def put() -> None:
-            checkpoint.restore(
-                path, state, self._parts.posterior, self._parts.loss, self._optimizer
-            )
-
-        together(self._world.world, put, name="restoring the checkpoint")
-        agree(self._world.world, {"checkpoint": digest(vars(state))}, name="restored state")
-        self._step.step = state.step
-        log.info("resumed from %s at step %d", path, state.step)
-
-    def _require_finite(self) -> None:
-        for name, parameter in self._parts.posterior.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise FloatingPointError(
-                    f"step {self._step.step}: parameter {name} is not finite; the checkpoint "
-                    "was not written and "
-                    "the one before is kept"
-                )
+        path, self._step.step = found
+        log.info("resumed from %s at step %d", path, self._step.step)
 
     def _describe(self, first: int) -> None:
         grid, posterior = self._world.grid, self._parts.posterior
@@ -284,7 +241,9 @@ class _Run:
 
         return on_first(self._world.world, read, name="last loss")
 
-    def _summarise(self, reports: list[Report], validation: Mapping[str, float]) -> dict[str, Any]:
+    def _summarise(
+        self, reports: list[Report], waits: list[float], validation: Mapping[str, float]
+    ) -> dict[str, Any]:
         summary = summarise(
             self._world,
             steps=self._step.step,
@@ -293,6 +252,7 @@ class _Run:
             samples=self._settings.posterior.samples,
             batch_size=self._settings.train.batch_size,
             reports=reports,
+            data_waits=waits,
             validation=dict(validation),
         )
         on_first(

@@ -57,6 +57,7 @@ def summarise(
     samples: int,
     batch_size: int,
     reports: Sequence[Report],
+    data_waits: Sequence[float],
     validation: dict[str, float],
 ) -> dict[str, Any]:
     """Collective over the world: return the summary; times and memory are those of the slowest and
@@ -65,16 +66,18 @@ def summarise(
     timed = reports[WARMUP_STEPS:] or reports
     times = sorted(report.step_time_s for report in timed)
     waits = sum(report.wait_time_s for report in timed)
+    data_wait = sum(data_waits[-len(timed) :]) if timed else 0.0
     mine = torch.tensor(
         [
             median(times) if times else 0.0,
             quantiles(times, n=10)[-1] if len(times) > 1 else sum(times),
             waits / sum(times) if times else 0.0,
             float(peak_memory_bytes(world.device)),
+            data_wait / (data_wait + sum(times)) if times else 0.0,
         ],
         dtype=torch.float64,
     )
-    middle, high, share, memory = world.world.all_reduce(
+    middle, high, share, memory, data_share = world.world.all_reduce(
         mine, reduction="max", name="summary"
     ).tolist()
     return {
@@ -92,6 +95,7 @@ def summarise(
         "examples_per_s": batch_size / middle if middle else 0.0,
         "peak_memory_bytes": int(memory),
         "communication_share": share,
+        "data_wait_share": data_share,
         "validation": validation,
         "versions": versions(),
     }

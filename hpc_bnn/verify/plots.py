@@ -42,7 +42,7 @@ def plot_loss(metrics: Sequence[Mapping[str, float]], path: Path) -> Path:
             f"plot_loss: {len(metrics)} records without loss, nll and kl: "
             "expected the records of a metrics.jsonl with at least one training step"
         )
-    figure, panels = _panels(len(held), 1, height_in=2.3, share_x=True)
+    figure, panels = make_panels(len(held), 1, height_in=2.3, share_x=True)
     for axes, name in zip(panels, held, strict=True):
         steps, values = _curve(metrics, name)
         smooth = _running_mean(values, max(1, len(values) // 50))
@@ -61,8 +61,8 @@ def plot_loss(metrics: Sequence[Mapping[str, float]], path: Path) -> Path:
     panels[-1].set_xlabel("step")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels(panels)
-    _legend_above(figure, panels)
-    return _save(figure, path)
+    legend_above(figure, panels)
+    return save_figure(figure, path)
 
 
 def plot_forecast(
@@ -100,7 +100,7 @@ def plot_forecast(
             "expected (H + P,), (E, H), (E, P), (E, P)"
         )
     columns = 1 if num_examples <= 3 else 2
-    figure, panels = _panels(math.ceil(num_examples / columns), columns, height_in=2.5)
+    figure, panels = make_panels(math.ceil(num_examples / columns), columns, height_in=2.5)
     past, future = time[:num_history].tolist(), time[num_history:].tolist()
     for e, axes in enumerate(panels[:num_examples]):
         at = {p: quantiles[p][e].tolist() for p in needed}
@@ -124,8 +124,8 @@ def plot_forecast(
             axes.set_xlabel(time_label)
     for axes in panels[num_examples:]:
         axes.set_visible(False)
-    _legend_above(figure, panels)
-    return _save(figure, path)
+    legend_above(figure, panels)
+    return save_figure(figure, path)
 
 
 def plot_reliability(record: Reliability, path: Path) -> Path:
@@ -165,8 +165,8 @@ def plot_reliability(record: Reliability, path: Path) -> Path:
     bottom.set_ylabel("examples")
     bottom.set_xlabel("confidence")
     for axes in (top, bottom):
-        _clean(axes)
-    return _save(figure, path)
+        clean_axes(axes)
+    return save_figure(figure, path)
 
 
 def plot_pit(counts: Tensor, path: Path, *, label: str = "PIT") -> Path:
@@ -180,7 +180,7 @@ def plot_pit(counts: Tensor, path: Path, *, label: str = "PIT") -> Path:
         raise ValueError(
             f"plot_pit: {bins} bins with {total:g} counts: expected at least 2 bins, some counts"
         )
-    figure, (axes,) = _panels(1, 1, height_in=3.8)
+    figure, (axes,) = make_panels(1, 1, height_in=3.8)
     share = (counts.double() * bins / total).tolist()
     centres = [(k + 0.5) / bins for k in range(bins)]
     axes.bar(centres, share, width=0.94 / bins, color=BLUE, alpha=0.7, label="observed")
@@ -194,10 +194,10 @@ def plot_pit(counts: Tensor, path: Path, *, label: str = "PIT") -> Path:
     axes.set_xlabel(label)
     axes.set_ylabel("density relative to uniform")
     axes.legend(loc="upper right", ncols=2, frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _panels(
+def make_panels(
     rows: int, columns: int, *, height_in: float, share_x: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Make a figure of rows x columns clean panels, in reading order."""
@@ -206,17 +206,18 @@ def _panels(
     grid = figure.subplots(rows, columns, sharex=share_x, squeeze=False)
     panels: list[Axes] = list(grid.flat)
     for axes in panels:
-        _clean(axes)
+        clean_axes(axes)
     return figure, panels
 
 
-def _clean(axes: Axes) -> None:
+def clean_axes(axes: Axes) -> None:
+    """Remove the upper and right side of the frame and draw pale horizontal lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
-def _legend_above(figure: Figure, panels: Sequence[Axes]) -> None:
+def legend_above(figure: Figure, panels: Sequence[Axes]) -> None:
     """Name every curve once for all panels, where no curve runs."""
     named: dict[str, Artist] = {}
     for axes in panels:
@@ -246,7 +247,7 @@ def _running_mean(values: Sequence[float], width: int) -> list[float]:
     return mean
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG beside its place and move it there, so that no reader sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

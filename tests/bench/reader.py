@@ -17,7 +17,7 @@ import argparse
 import itertools
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import netCDF4
@@ -32,12 +32,12 @@ SURFACE = ("t2m", "u10", "v10", "msl")
 UPPER = ("z", "t", "u", "v", "q")
 LEVELS = (1000, 925, 850, 700, 600, 500, 400, 300, 250, 200, 150, 100, 50)
 # Name: rows, columns, stored steps, steps a timing reads.
-GRIDS = {"32x64": (32, 64, 240, 40), "121x240": (121, 240, 40, 6)}
-# Units, mean and standard deviation of the noise.
+GRIDS = {"32x64": (32, 64, 1460, 40), "121x240": (121, 240, 120, 6)}
+# Units, mean and standard deviation of the noise; the mean of z is that of each level.
 NOISE = {
     "t2m": ("K", 280.0, 8.0),
     "msl": ("Pa", 1e5, 512.0),
-    "z": ("m**2 s**-2", 5e4, 1024.0),
+    "z": ("m**2 s**-2", 0.0, 512.0),
     "t": ("K", 250.0, 8.0),
     "q": ("kg kg**-1", 0.01, 0.001),
 }
@@ -72,14 +72,22 @@ def write(folder: Path, rows: int, columns: int, steps: int) -> None:
                 )
                 made.units, mean, std = NOISE.get(variable, WIND)
                 for step in range(steps):
-                    made[step] = mean + std * generator.standard_normal(shape[1:], np.float32)
+                    noise = std * generator.standard_normal(shape[1:], np.float32)
+                    made[step] = noise + (mean if variable != "z" else _geopotential(LEVELS))
 
 
 def scales() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation (C,) of the channels."""
     names = [*SURFACE, *(name for name in UPPER for _ in LEVELS)]
-    found = np.array([NOISE.get(name, WIND)[1:] for name in names])
-    return found[:, 0], found[:, 1]
+    mean, std = np.array([NOISE.get(name, WIND)[1:] for name in names]).T
+    mean[np.array(names) == "z"] = _geopotential(LEVELS).ravel()
+    return mean, std
+
+
+def _geopotential(levels_hpa: Sequence[float]) -> NDArray[np.float64]:
+    """Compute that of the standard atmosphere at levels (L,), as (L, 1, 1)."""
+    height_m = 44330.8 * (1 - (np.array(levels_hpa) / 1013.25) ** 0.190263)
+    return 9.80665 * height_m[:, None, None]
 
 
 def _centres(rows: int) -> NDArray[np.float64]:
@@ -203,7 +211,8 @@ def measure(name: str, *, rounds: int) -> None:
         }
         timings = interleave(runs, rounds=rounds)
     cpu = {
-        contender: spread([count / run.cpu_s for run in timed]) for contender, timed in timings.items()
+        contender: spread([count / run.cpu_s for run in timed])
+        for contender, timed in timings.items()
     }
     table: list[Row] = [
         {

@@ -21,9 +21,10 @@ FLOORS = {
     "parallel": 2,
     "train": 3,
     "study": 4,
+    "arguments": 5,
     "cli": 5,
 }
-MAY_IMPORT_EVERYTHING = {"__init__.py", "__main__.py", "cli.py"}
+MAY_IMPORT_EVERYTHING = {"__init__.py", "__main__.py", "cli.py", "arguments.py"}
 ONLY_IN = {
     "mpi4py": ("parallel/comms.py",),
     "horovod": ("parallel/engine.py",),

@@ -21,7 +21,8 @@ from hpc_bnn.data.era5.statistics import Statistics, within_range
 from hpc_bnn.data.era5.statistics import statistics as compute_statistics
 from hpc_bnn.data.era5.statistics_file import read_statistics
 from hpc_bnn.data.era5.windows import Atmosphere, ForecastWindows, window_steps
-from hpc_bnn.data.source import Fields, Source
+from hpc_bnn.data.ranks import ALONE, Ranks
+from hpc_bnn.data.source import FieldChannel, Fields, Source
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,12 @@ def era5(
     calendar: bool = True,
     missing: Literal["error", "mean"] = "error",
     member: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Source:
-    """Offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see windows.py).
+    """Collective: offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see
+    windows.py).
+
+    The headers of the files are read on one rank, statistics by all ranks together.
 
     path: a netCDF file, a folder, or a pattern.
     variables: short names or aliases ("t2m", "2m_temperature", "z"), or channels ("z500").
@@ -56,13 +61,22 @@ def era5(
     calendar: add sine and cosine of the time of day and of the year.
     missing: refuse missing values, or fill them with the mean.
     member: of ensemble files.
+    ranks: those that read the data set together.
 
     Raises
     ------
     FileNotFoundError, ValueError
         For files or settings that cannot be used; names file, variable, time and what to do.
     """
-    made = make_catalogue(path, variables=variables, levels=levels, static=static, member=member)
+    made = ranks.on_first(
+        lambda: make_catalogue(
+            path, variables=variables, levels=levels, static=static, member=member
+        ),
+        name="catalogue",
+    )
+    given = ranks.on_first(
+        lambda: None if statistics is None else read_statistics(statistics), name="statistics"
+    )
     return source_of(
         made,
         step_hours=step_hours,
@@ -70,9 +84,10 @@ def era5(
         validation=validation,
         test=test,
         history=history,
-        statistics=None if statistics is None else read_statistics(statistics),
+        statistics=given,
         calendar=calendar,
         missing=missing,
+        ranks=ranks,
     )
 
 
@@ -87,8 +102,9 @@ def source_of(
     statistics: Statistics | None = None,
     calendar: bool = True,
     missing: Literal["error", "mean"] = "error",
+    ranks: Ranks = ALONE,
 ) -> Source:
-    """Offer a catalogue, such as one received from another rank, as a data set; see `era5`."""
+    """Collective: offer a catalogue, the same on every rank, as a data set; see `era5`."""
     if step_hours < 1 or history < 1:
         raise ValueError(
             f"{catalogue.source}: step_hours = {step_hours}, history = {history}: expected at "
@@ -99,15 +115,15 @@ def source_of(
     parts = {"train": train, "validation": validation, "test": test}
     ranges = _ranges(catalogue, parts)
     steps = {name: _windows(catalogue, name, ranges[name], step_hours, history) for name in parts}
-    made = _normalisation(catalogue, statistics, train, step_hours)
-    std, tendency_std = (
-        _positive(catalogue, made.std, ""),
-        _positive(catalogue, made.tendency_std, "tendency of "),
-    )
+    made = _normalisation(catalogue, statistics, train, step_hours, ranks)
+    std = _positive(catalogue, made.std, "", ranks)
+    tendency_std = _positive(catalogue, made.tendency_std, "tendency of ", ranks)
     reader = Reader(
         catalogue, mean=made.mean, std=std, missing="error" if missing == "error" else "keep"
     )
-    static = _standardised(catalogue, reader.static(), missing)
+    static = ranks.together(
+        lambda: _standardised(catalogue, reader.static(), missing), name="static fields"
+    )
     atmosphere = Atmosphere(reader, static, use_calendar=calendar)
     ratio = (std / tendency_std).astype(np.float32)
     examples = {
@@ -115,20 +131,22 @@ def source_of(
         for name, rows in steps.items()
     }
     channels, rows, columns = catalogue.shape
-    vectors = tuple(i for i, c in enumerate(catalogue.channels) if c.vector)
     fields = Fields(
-        channels=catalogue.names,
-        units=made.units,
+        channels=tuple(
+            FieldChannel(c.name, c.units, c.standard_name, c.long_name, c.level_hpa, c.vector)
+            for c in catalogue.channels
+        ),
         latitude=torch.from_numpy(catalogue.grid.latitude.copy()),
         longitude=torch.from_numpy(catalogue.grid.longitude.copy()),
         periodic=catalogue.grid.periodic,
-        vector_channels=vectors,
         history=history,
         forcing=tuple(c.name for c in catalogue.static) + (CALENDAR_CHANNELS if calendar else ()),
         state_mean=torch.from_numpy(made.mean.copy()),
         state_std=torch.from_numpy(std),
         tendency_std=torch.from_numpy(tendency_std),
         step_hours=step_hours,
+        train_times=examples["train"].times,
+        test_times=examples["test"].times,
         record=atmosphere,
     )
     return Source(
@@ -191,11 +209,16 @@ def _windows(
 
 
 def _normalisation(
-    catalogue: Catalogue, given: Statistics | None, train: tuple[str, str], step_hours: int
+    catalogue: Catalogue,
+    given: Statistics | None,
+    train: tuple[str, str],
+    step_hours: int,
+    ranks: Ranks,
 ) -> Statistics:
+    """Collective: return the statistics of the channels."""
     if given is None:
         return compute_statistics(
-            catalogue, start=str(train[0]), end=str(train[1]), step_hours=step_hours
+            catalogue, start=str(train[0]), end=str(train[1]), step_hours=step_hours, ranks=ranks
         )
     if given.step_hours != step_hours:
         raise ValueError(
@@ -213,9 +236,11 @@ def _normalisation(
     return given.select(catalogue.names, units, f"statistics of {catalogue.source}")
 
 
-def _positive(catalogue: Catalogue, std: NDArray[np.float64], what: str) -> NDArray[np.float64]:
-    """Replace a standard deviation of 0 by 1, with a warning."""
-    for at in np.flatnonzero(std == 0):
+def _positive(
+    catalogue: Catalogue, std: NDArray[np.float64], what: str, ranks: Ranks
+) -> NDArray[np.float64]:
+    """Replace a standard deviation of 0 by 1, with one warning."""
+    for at in np.flatnonzero(std == 0) if ranks.rank == 0 else ():
         logger.warning(
             "%s: the %s'%s' is constant in the training range; it is centred, not scaled",
             catalogue.source,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +28,8 @@ _LOCKS: dict[int, threading.RLock] = {}
 
 def library_lock() -> threading.RLock:
     """Return the lock of this process for all calls into the netCDF library."""
-    return _LOCKS.setdefault(os.getpid(), threading.RLock())
+    lock = _LOCKS.get(os.getpid())
+    return _LOCKS.setdefault(os.getpid(), threading.RLock()) if lock is None else lock
 
 
 class Handles:
@@ -51,6 +53,8 @@ class Handles:
             except OSError as error:
                 raise OSError(f"{path}: cannot be opened: {error}") from error
             own[path].set_auto_maskandscale(False)
+            for variable in own[path].variables.values():
+                _limit_cache(variable)
             if len(own) > MOST_OPEN:
                 own.popitem(last=False)[1].close()
         own.move_to_end(path)
@@ -82,6 +86,25 @@ class Handles:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         self.__reduce__()
+
+
+def _limit_cache(variable: netCDF4.Variable) -> None:
+    """Let the library keep no more chunks of a variable than hold one step.
+
+    It would keep 64 MiB of each variable of each open file, of no use where steps come in random
+    order. Chunks of single steps, stored as they are, are better not kept at all: then the library
+    reads from the file straight into the array, and only what was asked for.
+    """
+    chunks = variable.chunking()
+    if not chunks or isinstance(chunks, str):  # contiguous
+        return
+    filters = variable.filters() or {}
+    straight = chunks[0] == 1 and not any(v for k, v in filters.items() if k != "complevel")
+    rest = zip(variable.shape[1:], chunks[1:], strict=True)
+    held = chunks[0] * prod(-(-size // chunk) * chunk for size, chunk in rest)
+    wanted = 1 if straight else held * np.dtype(variable.dtype).itemsize
+    if wanted < variable.get_var_chunk_cache()[0]:
+        variable.set_var_chunk_cache(size=wanted)
 
 
 def _require_size(path: str, size: int) -> None:

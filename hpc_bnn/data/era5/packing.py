@@ -137,19 +137,26 @@ def unpack(
     *,
     written: bool = False,
 ) -> None:
-    """Fill `out` (L, H, W) from raw numbers (L, H, W); missing values become NaN.
+    """Fill `out` (L, H, W) from raw numbers (L, H, W), which may be overwritten; missing values
+    become NaN.
 
     written: take floats as written; values that never were then come out larger than `SANE`.
     """
     if raw.dtype.kind == "i" and "u" in pack.dtype:  # _Unsigned
         raw = raw.view(raw.dtype.str.replace("i", "u"))
     missing = missing_values(raw, pack, written=written)
-    if coefficients.shift is not None:
-        np.subtract(raw, coefficients.shift, out=out, casting="same_kind")
+    shift, factor = coefficients.shift, coefficients.factor
+    # Raw numbers are at hand in the processor's cache: `out` is written once, if that can be.
+    between = raw if raw.dtype == np.float32 and raw.flags.writeable else out
+    if shift is not None and factor is not None:
+        np.subtract(raw, shift, out=between, casting="same_kind")
+        np.multiply(between, factor, out=out)
+    elif shift is not None:
+        np.subtract(raw, shift, out=out, casting="same_kind")
+    elif factor is not None:
+        np.multiply(raw, factor, out=out, casting="same_kind")
     else:
         np.copyto(out, raw, casting="same_kind")
-    if coefficients.factor is not None:
-        np.multiply(out, coefficients.factor, out=out)
     if missing is not None:
         out[missing] = np.nan
 

@@ -14,6 +14,10 @@ from hpc_bnn.data.era5.handles import Handles
 from hpc_bnn.data.era5.netcdf3 import view
 from hpc_bnn.data.era5.packing import Packing
 
+# Steps are read together up to this many bytes: beyond, the numbers leave the cache of a core
+# before they are decoded, and the cost of a call no longer matters.
+TOGETHER_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class File:
@@ -61,6 +65,7 @@ class Cut:
         entries at `time` and `version` are put in for each step.
     order: of the remaining axes, to make them level, latitude, longitude; None if they are.
     add_level: whether the part has no axis of levels.
+    most_steps: how many stored steps, one after another, it pays to read by one call.
     """
 
     part: Part
@@ -69,6 +74,7 @@ class Cut:
     version: int | None
     order: tuple[int, ...] | None
     add_level: bool
+    most_steps: int
 
 
 def cut(part: Part, levels: slice) -> Cut:
@@ -84,6 +90,12 @@ def cut(part: Part, levels: slice) -> Cut:
     kept = [role for role in part.axes if role in ("level", "latitude", "longitude")]
     kept = kept if "level" in kept else ["level", *kept]
     order = tuple(kept.index(role) for role in ("level", "latitude", "longitude"))
+    wanted = levels.stop - levels.start
+    sizes = dict(zip(part.axes, part.shape, strict=True)) | {"level": wanted}
+    step_bytes = np.dtype(part.raw_dtype).itemsize * prod(
+        sizes[role] for role in ("level", "latitude", "longitude")
+    )
+    in_a_row = part.axes[0] == "time" and "version" not in part.axes
     return Cut(
         part,
         tuple(index),
@@ -91,17 +103,21 @@ def cut(part: Part, levels: slice) -> Cut:
         part.axis("version"),
         None if order == (0, 1, 2) else order,
         part.axis("level") is None,
+        max(1, TOGETHER_BYTES // step_bytes) if in_a_row else 1,
     )
 
 
-def read_cut(one: Cut, handles: Handles, step: int, version: int | None = None) -> NDArray[Any]:
-    """Read raw numbers (L, H, W) of one stored step, rows and columns as stored.
+def read_cut(
+    one: Cut, handles: Handles, step: int, *, count: int = 1, version: int | None = None
+) -> NDArray[Any]:
+    """Read raw numbers (T, L, H, W) of `count` stored steps from `step` on, rows and columns as
+    stored; more than one only where `most_steps` says so.
 
     Must be called under `library_lock()`. netCDF-3: a view of the mapped file, read when used.
     """
     part, place = one.part, list(one.index)
     if one.time is not None:
-        place[one.time] = step
+        place[one.time] = step if count == 1 else slice(step, step + count)
     if one.version is not None:
         assert part.version_of is not None
         place[one.version] = int(part.version_of[step]) if version is None else version
@@ -112,21 +128,24 @@ def read_cut(one: Cut, handles: Handles, step: int, version: int | None = None) 
     else:
         dataset = handles.dataset(part.file.path, part.file.size)
         try:
-            raw = dataset.variables[part.variable][tuple(place)]
+            # The library takes a bare index faster than a tuple.
+            raw = dataset.variables[part.variable][place[0] if len(place) == 1 else tuple(place)]
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"{part.file.path}: '{part.variable}': step {step} cannot be read: {error}; the "
                 "file is damaged: copy or download it again"
             ) from error
-    raw = raw[None] if one.add_level else raw
-    return raw if one.order is None else raw.transpose(one.order)
+    raw = raw[None] if count == 1 else raw
+    raw = raw[:, None] if one.add_level else raw
+    return raw if one.order is None else raw.transpose(0, *(1 + axis for axis in one.order))
 
 
 def read_raw(
     part: Part, handles: Handles, step: int, levels: slice, version: int | None = None
 ) -> NDArray[Any]:
     """Read raw numbers (L, H, W) of one stored step once; see `read_cut`."""
-    return read_cut(cut(part, levels), handles, step, version)
+    whole: NDArray[Any] = read_cut(cut(part, levels), handles, step, version=version)[0]
+    return whole
 
 
 def amplification(part: Part, levels: int) -> float:

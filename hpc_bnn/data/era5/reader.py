@@ -5,27 +5,23 @@ Shape letters: C channels, H latitude, W longitude, T time, L levels read togeth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
-from hpc_bnn.data.era5.catalogue import Catalogue, Channel
+from hpc_bnn.data.era5.catalogue import Catalogue
 from hpc_bnn.data.era5.handles import Handles, library_lock
-from hpc_bnn.data.era5.packing import SANE, Affine, affine, unpack
-from hpc_bnn.data.era5.part import Cut, Part, cut, read_cut
+from hpc_bnn.data.era5.packing import SANE
+from hpc_bnn.data.era5.part import read_cut
+from hpc_bnn.data.era5.plan import Run, grouped, place, runs
 
 Missing = Literal["error", "mean", "keep"]
 
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Channels of one variable that always lie in the same parts and steps."""
-
-    channels: tuple[Channel, ...]
-    positions: tuple[int, ...]
+# For each group of channels: the part that a step lies in, and the stored step within it.
+_Places = tuple[tuple[int, int], ...]
 
 
 class Reader:
@@ -51,10 +47,10 @@ class Reader:
         self._missing = missing
         self._mean = np.zeros(count) if mean is None else np.asarray(mean, np.float64)
         self._std = np.ones(count) if std is None else np.asarray(std, np.float64)
-        self._groups = _grouped(catalogue.channels)
-        self._static_groups = _grouped(catalogue.static)
+        self._shape = catalogue.shape
+        self._groups = grouped(catalogue.channels)
         self._handles = Handles()
-        self._plans: dict[tuple[int, int], _Plan] = {}
+        self._runs: dict[tuple[int, int], tuple[Run, ...]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -74,66 +70,111 @@ class Reader:
             If a channel has not this step, or has missing values and the policy is "error"; names
             file, variable and time.
         """
-        if out.shape != self.catalogue.shape or out.dtype != np.float32:
-            raise ValueError(
-                f"out has shape {out.shape} and type {out.dtype}: expected "
-                f"{self.catalogue.shape} and float32"
-            )
-        with np.errstate(over="ignore"):  # of the number that stands for "never written"
-            for number, group in enumerate(self._groups):
-                self._read_group(
-                    number, group, time_index, out, self._mean, self._std, written=True
+        self.read_all([time_index], [out])
+
+    def read_all(self, time_indices: Sequence[int], outs: Sequence[NDArray[np.float32]]) -> None:
+        """Do what `read` does for several steps, whose order does not matter: faster for small
+        fields, as steps that are stored one after another are read together.
+        """
+        for out in outs:
+            if out.shape != self._shape or out.dtype != np.float32:
+                raise ValueError(
+                    f"out has shape {out.shape} and type {out.dtype}: expected {self._shape} and "
+                    "float32"
                 )
-        # One look at all channels where nothing is missing.
-        if float(out.min()) > -SANE and float(out.max()) < SANE:
-            return
-        for number, group in enumerate(self._groups):
-            self._read_group(number, group, time_index, out, self._mean, self._std)
-        if np.isinf(out).any():
-            self._refuse(time_index, out)
-        if self._missing == "error" and np.isnan(out).any():
-            self._refuse(time_index, out)
-        if self._missing == "mean":
-            np.nan_to_num(out, copy=False, nan=0.0)
+        steps = [
+            (self._places(index), index, out) for index, out in zip(time_indices, outs, strict=True)
+        ]
+        steps.sort(key=lambda step: step[0])
+        while steps:
+            count = self._together([places for places, _, _ in steps])
+            now, steps = steps[:count], steps[count:]
+            self._fill(now[0][0], [out for _, _, out in now], written=True)
+            for places, index, out in now:
+                self._settle(places, index, out)
 
     def static(self) -> NDArray[np.float32]:
         """Read the static fields (channels, H, W) in physical units; missing values are NaN."""
-        count = len(self.catalogue.static)
-        out = np.empty((count, *self.catalogue.shape[1:]), np.float32)
-        for number, group in enumerate(self._static_groups):
-            self._read_group(-1 - number, group, 0, out, np.zeros(count), np.ones(count))
+        out = np.empty((len(self.catalogue.static), *self._shape[1:]), np.float32)
+        zero, one = np.zeros(len(out)), np.ones(len(out))
+        for group in grouped(self.catalogue.static):
+            part, step = int(group.channels[0].part[0]), int(group.channels[0].step[0])
+            for run in runs(self.catalogue.parts[part], part, group, zero, one):
+                self._read_run(run, step, [out], written=False)
         return out
 
     def close(self) -> None:
         """Close the files of this process."""
         self._handles.close()
 
-    def _read_group(
-        self,
-        number: int,
-        group: _Group,
-        time_index: int,
-        out: NDArray[np.float32],
-        mean: NDArray[np.float64],
-        std: NDArray[np.float64],
-        *,
-        written: bool = False,
+    def _places(self, time_index: int) -> _Places:
+        """Look up where a step lies."""
+        found = []
+        for group in self._groups:
+            channel = group.channels[0]
+            found.append((int(channel.part[time_index]), int(channel.step[time_index])))
+            if found[-1][0] < 0:
+                raise ValueError(
+                    f"{self.catalogue.source}: '{channel.name}' has no step at "
+                    f"{times.text(int(self.catalogue.times[time_index]))}; choose times that every "
+                    "channel has"
+                )
+        return tuple(found)
+
+    def _together(self, steps: Sequence[_Places]) -> int:
+        """Count how many of the sorted steps, from the first on, are stored one after another in
+        every part, as far as it pays to read them by one call.
+        """
+        if len(steps) == 1:
+            return 1
+        first = steps[0]
+        most = min(
+            run.cut.most_steps
+            for number, (part, _) in enumerate(first)
+            for run in self._plan(number, part)
+        )
+        count = 1
+        while count < min(most, len(steps)) and steps[count] == tuple(
+            (part, step + count) for part, step in first
+        ):
+            count += 1
+        return count
+
+    def _plan(self, number: int, part: int) -> tuple[Run, ...]:
+        """Return how the group with a number is read from a part."""
+        known = self._runs.get((number, part))
+        if known is None:
+            group = self._groups[number]
+            known = runs(self.catalogue.parts[part], part, group, self._mean, self._std)
+            self._runs[number, part] = known
+        return known
+
+    def _fill(self, places: _Places, outs: Sequence[NDArray[np.float32]], *, written: bool) -> None:
+        """Read steps that are stored one after another, the first of them at `places`."""
+        with np.errstate(over="ignore"):  # of the number that stands for "never written"
+            for number, (part, step) in enumerate(places):
+                for run in self._plan(number, part):
+                    self._read_run(run, step, outs, written=written)
+
+    def _read_run(
+        self, run: Run, step: int, outs: Sequence[NDArray[np.float32]], *, written: bool
     ) -> None:
-        index = int(group.channels[0].part[time_index])
-        if index < 0:
-            raise ValueError(
-                f"{self.catalogue.source}: '{group.channels[0].name}' has no step at "
-                f"{times.text(int(self.catalogue.times[time_index]))}; choose times that every "
-                "channel has"
-            )
-        key = (number, index)
-        if key not in self._plans:
-            self._plans[key] = _plan(self.catalogue.parts[index], index, group, mean, std)
-        plan, step = self._plans[key], int(group.channels[0].step[time_index])
-        for run in plan.runs:
-            with library_lock():
-                raw = read_cut(run.cut, self._handles, step)
-            _place(raw, plan.part, run, out, written=written)
+        with library_lock():
+            raw = read_cut(run.cut, self._handles, step, count=len(outs))
+        for one, out in zip(raw, outs, strict=True):
+            place(one, run, out, written=written)
+
+    def _settle(self, places: _Places, time_index: int, out: NDArray[np.float32]) -> None:
+        """Find missing values in a step just read, and do with them what was asked for."""
+        if _sane(out):
+            return  # one look at all channels where nothing is missing
+        self._fill(places, [out], written=False)
+        if np.isinf(out).any():
+            self._refuse(time_index, out)
+        if self._missing == "error" and np.isnan(out).any():
+            self._refuse(time_index, out)
+        if self._missing == "mean":
+            np.nan_to_num(out, copy=False, nan=0.0)
 
     def _refuse(self, time_index: int, out: NDArray[np.float32]) -> None:
         """Raise for the first field with missing values."""
@@ -152,25 +193,8 @@ class Reader:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """Levels that are read by one call, and where they go.
-
-    target: the same as `positions` where they are neighbours in order, so that nothing is copied.
-    """
-
-    cut: Cut
-    positions: tuple[int, ...]
-    target: slice | None
-    coefficients: Affine
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """How a group is read from one part."""
-
-    part: Part
-    runs: tuple[_Run, ...]
+def _sane(out: NDArray[np.float32]) -> bool:
+    return float(out.min()) > -SANE and float(out.max()) < SANE
 
 
 def read(catalogue: Catalogue, time_index: int, out: NDArray[np.float32]) -> None:
@@ -180,58 +204,3 @@ def read(catalogue: Catalogue, time_index: int, out: NDArray[np.float32]) -> Non
         reader.read(time_index, out)
     finally:
         reader.close()
-
-
-def _grouped(channels: tuple[Channel, ...]) -> tuple[_Group, ...]:
-    grouped: dict[tuple[str, int, int], list[int]] = {}
-    for position, channel in enumerate(channels):
-        key = (channel.variable, id(channel.part), id(channel.step))
-        grouped.setdefault(key, []).append(position)
-    return tuple(_Group(tuple(channels[p] for p in ps), tuple(ps)) for ps in grouped.values())
-
-
-def _plan(
-    part: Part, index: int, group: _Group, mean: NDArray[np.float64], std: NDArray[np.float64]
-) -> _Plan:
-    """Cut the levels into runs of neighbours, each read by one call."""
-    places = sorted(
-        (channel.level_index[index], position)
-        for channel, position in zip(group.channels, group.positions, strict=True)
-    )
-    runs: list[list[tuple[int, int]]] = []
-    for place in places:
-        if runs and place[0] == runs[-1][-1][0] + 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    made = []
-    for run in runs:
-        positions = tuple(position for _, position in run)
-        coefficients = affine(part.packing, mean[list(positions)], std[list(positions)])
-        first, last = positions[0], positions[-1]
-        in_order = positions == tuple(range(first, last + 1))
-        target = slice(first, last + 1) if in_order else None
-        levels = cut(part, slice(run[0][0], run[-1][0] + 1))
-        made.append(_Run(levels, positions, target, coefficients))
-    return _Plan(part, tuple(made))
-
-
-def _place(
-    raw: NDArray[Any], part: Part, run: _Run, out: NDArray[np.float32], *, written: bool
-) -> None:
-    """Decode raw numbers (L, H, W) as stored into their channels of `out`, in canonical order."""
-    turned = part.file.orientation
-    raw = raw[:, ::-1] if turned.flip_rows else raw
-    raw = raw[:, :, ::-1] if turned.flip_columns else raw
-    target = np.empty(raw.shape, np.float32) if run.target is None else out[run.target]
-    if turned.roll:
-        west = raw.shape[2] - turned.roll
-        for stored, placed in (
-            (raw[:, :, turned.roll :], target[:, :, :west]),
-            (raw[:, :, : turned.roll], target[:, :, west:]),
-        ):
-            unpack(stored, part.packing, run.coefficients, placed, written=written)
-    else:
-        unpack(raw, part.packing, run.coefficients, target, written=written)
-    if run.target is None:
-        out[list(run.positions)] = target

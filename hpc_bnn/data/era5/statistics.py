@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,11 @@ from numpy.typing import NDArray
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.catalogue import Catalogue
 from hpc_bnn.data.era5.reader import Reader
+from hpc_bnn.data.ranks import ALONE, Ranks
+from hpc_bnn.data.sharding import in_turn
 
 KEPT_BYTES = 1 << 31  # fields kept to form differences; beyond it they are read again
+BLOCK = 128  # times counted together, one after the other
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,8 +270,30 @@ def finish(
     )
 
 
-def statistics(catalogue: Catalogue, *, start: str, end: str, step_hours: int) -> Statistics:
-    """Compute the statistics of the times from `start` to `end`, both included, on this process."""
+def statistics(
+    catalogue: Catalogue, *, start: str, end: str, step_hours: int, ranks: Ranks = ALONE
+) -> Statistics:
+    """Collective: compute the statistics of the times from `start` to `end`, both included.
+
+    The times are cut into blocks that do not depend on the number of ranks; each rank counts its
+    share of them and all records are merged in order, so the numbers are the same, bit for bit, on
+    any number of ranks.
+
+    Raises
+    ------
+    ValueError
+        If a channel has no value, or no tendency.
+    """
     within = within_range(catalogue, times.parse(start, end=False), times.parse(end, end=True))
-    total = tally(catalogue, np.flatnonzero(within).tolist(), step_hours=step_hours, within=within)
+    positions = np.flatnonzero(within)
+    blocks = np.split(positions, range(BLOCK, len(positions), BLOCK))
+    own = in_turn(len(blocks), data_rank=ranks.rank, data_ranks=ranks.size).tolist()
+    counted = ranks.together(
+        lambda: [
+            tally(catalogue, blocks[b].tolist(), step_hours=step_hours, within=within) for b in own
+        ],
+        name="statistics",
+    )
+    every = [part for parts in ranks.gather(counted, name="statistics") for part in parts]
+    total = reduce(Tally.merge, every, no_tally(len(catalogue.channels)))
     return finish(catalogue, total, step_hours=step_hours, within=within)

@@ -10,6 +10,7 @@ Shape letters: B batch, C channels, F forcing channels, H latitude, W longitude,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +51,25 @@ class Atmosphere:
     def states(self, indices: Tensor) -> Tensor:
         """Read the normalised states (B, C, H, W) float32 at positions (B,) in `times`."""
         out = torch.empty((len(indices), *self.shape))
-        for target, index in zip(out.numpy(), indices.tolist(), strict=True):
-            self.read(index, target)
+        self.read_all(indices.tolist(), list(out.numpy()))
         return out
 
     def read(self, index: int, out: NDArray[np.float32]) -> None:
         """Fill `out` (C, H, W) with the normalised state at a position in `times`."""
         self._reader.read(index, out)
+
+    def read_all(self, indices: Sequence[int], outs: Sequence[NDArray[np.float32]]) -> None:
+        """Fill each of `outs` (C, H, W) with the state at its position; one that is wanted several
+        times is read once.
+        """
+        first: dict[int, NDArray[np.float32]] = {}
+        again = []
+        for index, out in zip(indices, outs, strict=True):
+            if first.setdefault(index, out) is not out:
+                again.append((index, out))
+        self._reader.read_all(list(first), list(first.values()))
+        for index, out in again:
+            np.copyto(out, first[index])
 
     def forcing(self, seconds: Tensor) -> Tensor:
         """Return static fields and calendar (B, F, H, W) float32 of times (B,) since 1970."""
@@ -105,13 +118,12 @@ class ForecastWindows:
         x = torch.empty((len(steps), history * channels + forced, rows, columns))
         y = torch.empty((len(steps), channels, rows, columns))
         inputs, targets = x.numpy(), y.numpy()
-        newest = slice((history - 1) * channels, history * channels)
-        for b, row in enumerate(steps.tolist()):
-            for k, index in enumerate(row[:-1]):
-                self.atmosphere.read(index, inputs[b, k * channels : (k + 1) * channels])
-            self.atmosphere.read(row[-1], targets[b])
-            targets[b] -= inputs[b, newest]
-            targets[b] *= self.ratio[:, None, None]
+        states = inputs[:, : history * channels].reshape(len(steps), history, *targets.shape[1:])
+        outs = [out for b in range(len(steps)) for out in (*states[b], targets[b])]
+        self.atmosphere.read_all(steps.flatten().tolist(), outs)
+        for state, target in zip(states[:, -1], targets, strict=True):
+            target -= state
+            target *= self.ratio[:, None, None]
         self.atmosphere.fill_forcing(
             self.atmosphere.times[steps[:, -2]].numpy(), inputs[:, history * channels :]
         )

@@ -34,6 +34,7 @@ SUMMARY_KEYS = {
     "examples_per_s",
     "peak_memory_bytes",
     "communication_share",
+    "data_wait_share",
     "versions",
 }
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -2,11 +2,11 @@
 
 import multiprocessing
 import os
+import pickle
 import resource
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from threading import BrokenBarrierError
 from typing import Any
 
 import netCDF4
@@ -15,7 +15,6 @@ import pytest
 import xarray
 from numpy.typing import NDArray
 
-from hpc_bnn.data import forecast_file
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.netcdf3 import read_netcdf3
 from hpc_bnn.data.forecast_file import (
@@ -112,13 +111,16 @@ def test_the_projects_own_parser_agrees_with_the_library(whole: Path) -> None:
 
 def test_nothing_follows_the_values(whole: Path) -> None:
     last = read_netcdf3(str(whole)).variables["tcwv"]
-    assert whole.stat().st_size == last.offset + 4 * np.prod(last.shape)
+    strides, shape = np.array(last.strides), np.array(last.shape)
+    assert whole.stat().st_size == last.offset + int(strides @ (shape - 1)) + 4
+    expected = fields(MEMBERS - 1, len(LEADS) - 1)[-1].astype(">f4")
+    assert whole.read_bytes()[-expected.nbytes :] == expected.tobytes()
 
 
 def test_coordinates(whole: Path) -> None:
     with netCDF4.Dataset(whole) as dataset:
         assert dataset["member"][:].tolist() == [0, 1, 2, 3]
-        assert dataset["member"].standard_name == "realization"
+        assert (dataset["member"].standard_name, dataset["member"].units) == ("realization", "1")
         assert dataset["member"].dtype == np.int32
         assert dataset["lead_time"][:].tolist() == [0, 6, 12.5]
         assert (dataset["lead_time"].standard_name, dataset["lead_time"].units) == (
@@ -138,7 +140,8 @@ def test_coordinates(whole: Path) -> None:
             assert dataset[name].standard_name == standard_name
             assert dataset[name].units == "seconds since 1970-01-01 00:00:00"
             assert dataset[name].calendar == "proleptic_gregorian"
-            assert dataset[name].dtype == np.int64
+            assert dataset[name].dtype == np.float64  # CF-1.8 has no int64
+            assert dataset[name][...].ravel()[0] == START_S
         pressure = dataset["pressure_500"]
         assert pressure.shape == () and pressure[...] == 500
         assert (pressure.standard_name, pressure.units, pressure.positive) == (
@@ -196,7 +199,7 @@ def test_three_processes_write_the_file_of_one(path: Path, whole: Path) -> None:
         process.start()
     for process in processes:
         process.join(timeout=120)
-    assert [p.exitcode for p in processes] == [0, 0, 0], BrokenBarrierError
+    assert [p.exitcode for p in processes] == [0, 0, 0]
     finish(path)
     assert path.read_bytes() == whole.read_bytes()
 
@@ -213,7 +216,7 @@ def test_short_writes_are_continued(
     path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.pwrite
-    monkeypatch.setattr(forecast_file.os, "pwrite", lambda fd, b, at: real(fd, b[:100], at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, b, at: real(fd, b[:100], at))
     write(path)
     finish(path)
     assert path.read_bytes() == whole.read_bytes()
@@ -222,7 +225,7 @@ def test_short_writes_are_continued(
 def test_an_incomplete_file_keeps_its_partial_name(path: Path) -> None:
     write(path, ALL[:-2])
     with pytest.raises(
-        ValueError, match=r"2 of 12 .*never written.*member 3 at lead time 6 h"
+        ValueError, match=r"never written: 2 of 12 .*member 3 at lead time 6 h"
     ) as e:
         finish(path)
     assert str(partial_path(path)) in str(e.value)
@@ -272,8 +275,6 @@ def test_a_finished_file_is_not_opened_for_writing(whole: Path, tmp_path: Path) 
 
 
 def test_a_file_of_another_process_is_not_taken_over(path: Path) -> None:
-    import pickle
-
     with ForecastFile(path) as file, pytest.raises(TypeError):
         pickle.dumps(file)
 
@@ -283,8 +284,8 @@ def test_a_file_of_another_process_is_not_taken_over(path: Path) -> None:
     [
         (4, 0, fields(0, 0), r"member = 4: expected 0 to 3"),
         (-1, 0, fields(0, 0), r"member = -1: expected 0 to 3"),
-        (0, 3, fields(0, 0), r"lead = 3: expected .*0 to 2"),
-        (0, -1, fields(0, 0), r"lead = -1: expected .*0 to 2"),
+        (0, 3, fields(0, 0), r"lead = 3: expected 0 to 2"),
+        (0, -1, fields(0, 0), r"lead = -1: expected 0 to 2"),
         (0, 0, fields(0, 0)[:, :4], r"\(5, 4, 8\).*expected.*\(5, 5, 8\)"),
         (0, 0, fields(0, 0)[0], r"\(5, 8\).*expected.*\(5, 5, 8\)"),
         (0, 0, fields(0, 0).astype(np.float64), r"float64.*expected.*float32"),
@@ -326,7 +327,7 @@ def test_a_full_disk_is_said_with_names(path: Path) -> None:
     """A limit on the size of files gives the same kind of error, after a write cut short."""
     at = read_netcdf3(str(partial_path(path))).variables["t500"].offset
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(OSError, match=r"'t500', member 0, lead time 0 h") as e:
+    with pytest.raises(OSError, match=r"'t500', member 0 at lead time 0 h") as e:
         file = ForecastFile(path)
         resource.setrlimit(resource.RLIMIT_FSIZE, (at + 50, hard))
         try:
@@ -344,10 +345,13 @@ def test_a_file_that_cannot_be_created_leaves_nothing(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
     try:
-        with pytest.raises(OSError, match=r"f\.nc.*bytes"):
+        with pytest.raises(OSError, match=r"f\.nc.*cannot be created"):
             create(tmp_path / "f.nc")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TypeError):
+        create(tmp_path / "f.nc", attributes={"config": {"no": "text"}})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -384,16 +388,20 @@ def test_offsets_beyond_4_gib(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"members": 0}, "members = 0: expected at least 1"),
-        ({"lead_hours": []}, "lead_hours.*expected"),
-        ({"lead_hours": [6, 6]}, "lead_hours.*increasing"),
-        ({"lead_hours": [6, np.nan]}, "lead_hours.*increasing"),
+        ({"lead_hours": []}, "lead_time.*expected"),
+        ({"lead_hours": [6, 6]}, "lead_time.*increasing"),
+        ({"lead_hours": [6, np.nan]}, "lead_time.*increasing"),
         ({"latitude": np.zeros((2, 2))}, r"latitude.*\(2, 2\)"),
         ({"longitude": [0.0, np.nan]}, "longitude.*nan"),
-        ({"variables": []}, "variables.*at least one"),
-        ({"variables": VARIABLES[:1] * 2}, "'t2m'.*twice"),
-        ({"variables": [ForecastVariable("member", "1", "", "", None)]}, "'member'.*coordinate"),
-        ({"variables": [ForecastVariable("a b", "1", "", "", None)]}, "'a b'.*letter"),
-        ({"variables": [ForecastVariable("a/b", "1", "", "", None)]}, "'a/b'.*letter"),
+        ({"latitude": [0.0, 2.0, 1.0]}, "latitude.*increasing"),
+        ({"variables": []}, r"variables are \[\]"),
+        ({"variables": VARIABLES[:1] * 2}, "'t2m' cannot.*different"),
+        (
+            {"variables": [ForecastVariable("member", "1", "", "", None)]},
+            "'member' cannot.*coordinate",
+        ),
+        ({"variables": [ForecastVariable("a b", "1", "", "", None)]}, "'a b' cannot.*letters"),
+        ({"variables": [ForecastVariable("a/b", "1", "", "", None)]}, "'a/b' cannot.*letters"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -45,10 +45,10 @@ def test_windows_hold_normalised_states_and_tendencies(folder: Path) -> None:
     fields = made.fields
     assert fields is not None
     assert made.scale is None
-    assert fields.channels == ("u10", "z500", "t2m")
-    assert fields.units == ("m s-1", "m2 s-2", "K")
+    assert fields.names == ("u10", "z500", "t2m")
+    assert tuple(c.units for c in fields.channels) == ("m s-1", "m2 s-2", "K")
     assert fields.periodic
-    assert fields.vector_channels == (0,)
+    assert [c.vector for c in fields.channels] == [True, False, False]
     assert fields.vector_inputs == (0, 3)
     assert made.input_shape == (10, 7, 12)
     assert made.output_shape == (3, 7, 12)

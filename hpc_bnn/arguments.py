@@ -1,0 +1,111 @@
+"""The arguments of ``hpc-bnn``: commands, options and their help."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import hpc_bnn
+
+ERA5_PATH = "a netCDF file, a folder, or a pattern in quotes"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; overrides may stand on both sides of the options.
+
+    The result holds ``command``, such as "train" or "data check", and its options.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    misplaced = [text for text in rest if text.startswith("-") or "=" not in text]
+    if misplaced or (rest and options.command != "train"):
+        parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    if options.command == "data":
+        options.command = f"data {options.tool}"
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hpc-bnn", description=(hpc_bnn.__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--version", action="version", version=hpc_bnn.__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("train", help="train as a settings file says")
+    command.add_argument(
+        "config", type=Path, help="YAML file, or the name of a bundled one (demo.yaml)"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.lr=0.001")
+    command.add_argument("--run", dest="run_folder", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--resume", action="store_true", help="go on from the newest good checkpoint"
+    )
+
+    command = commands.add_parser(
+        "evaluate", help="score the test split of a run and draw its pictures"
+    )
+    command.add_argument("run_folder", type=Path, metavar="DIR")
+
+    command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")
+    command.add_argument("run_folder", type=Path, metavar="DIR", help="of a run on era5 data")
+    command.add_argument(
+        "--start", required=True, metavar="TIME", help="UTC, such as 2002-05-01T00:00"
+    )
+    command.add_argument("--steps", type=_positive, required=True, help="lead times")
+    command.add_argument("--members", type=_positive, required=True, help="size of the ensemble")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
+
+    _data_parsers(commands.add_parser("data", help="tools for ERA5 files"))
+
+    commands.add_parser("doctor", help="show what is built and wired, with a collective")
+    return parser
+
+
+def _data_parsers(parser: argparse.ArgumentParser) -> None:
+    tools = parser.add_subparsers(dest="tool", required=True)
+
+    tool = tools.add_parser("check", help="tell what files hold, and every defect")
+    _add_selection(tool)
+
+    tool = tools.add_parser("statistics", help="compute what normalisation needs, as netCDF")
+    _add_selection(tool)
+    tool.add_argument("--start", required=True, metavar="TIME", help="first time of the training")
+    tool.add_argument("--end", required=True, metavar="TIME", help="last time, included")
+    tool.add_argument("--step-hours", type=_positive, required=True, help="of the tendencies")
+    tool.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
+
+    tool = tools.add_parser("toy", help="write files of a made-up atmosphere, for trying things")
+    tool.add_argument("folder", type=Path)
+    tool.add_argument("--years", type=_positive, default=2, help="from 2001 on (%(default)s)")
+    tool.add_argument("--rows", type=_positive, default=32, help="odd: with poles (%(default)s)")
+    tool.add_argument("--columns", type=_positive, default=64, help="longitudes (%(default)s)")
+    tool.add_argument("--step-hours", type=_positive, default=6, help="(%(default)s)")
+    tool.add_argument("--levels", type=_numbers, default=[500.0, 850.0], help="in hPa (500,850)")
+    tool.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    tool.add_argument(
+        "--format", choices=["new", "legacy"], default="new", help="of CDS files (%(default)s)"
+    )
+
+
+def _add_selection(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument("path", help=ERA5_PATH)
+    tool.add_argument("--variables", type=_names, help="such as t2m,z,u; all if left out")
+    tool.add_argument("--levels", type=_numbers, default=[], help="in hPa, such as 500,850")
+    tool.add_argument("--member", type=int, help="of ensemble files")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return value
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in _names(text)]

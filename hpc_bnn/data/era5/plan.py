@@ -1,0 +1,98 @@
+"""What must be read for one step: by which calls, and where the numbers go.
+
+A call into the netCDF library costs more than the numbers of a small field, so levels that lie side
+by side are read by one call, and so are steps.
+
+Shape letters: T steps read together, L levels read together, C channels, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_bnn.data.era5.catalogue import Channel
+from hpc_bnn.data.era5.packing import Affine, affine, unpack
+from hpc_bnn.data.era5.part import Cut, Part, cut
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels of one variable that always lie in the same parts and steps."""
+
+    channels: tuple[Channel, ...]
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Levels that are read by one call, and where they go.
+
+    target: the same as `positions` where they are neighbours in order, so that nothing is copied.
+    """
+
+    cut: Cut
+    positions: tuple[int, ...]
+    target: slice | None
+    coefficients: Affine
+
+
+def grouped(channels: tuple[Channel, ...]) -> tuple[Group, ...]:
+    """Sort channels into groups, keeping their positions."""
+    found: dict[tuple[str, int, int], list[int]] = {}
+    for position, channel in enumerate(channels):
+        key = (channel.variable, id(channel.part), id(channel.step))
+        found.setdefault(key, []).append(position)
+    return tuple(Group(tuple(channels[p] for p in ps), tuple(ps)) for ps in found.values())
+
+
+def runs(
+    part: Part, index: int, group: Group, mean: NDArray[np.float64], std: NDArray[np.float64]
+) -> tuple[Run, ...]:
+    """Cut the levels of a group in `part`, the one at `index`, into runs of neighbours."""
+    places = sorted(
+        (channel.level_index[index], position)
+        for channel, position in zip(group.channels, group.positions, strict=True)
+    )
+    neighbours: list[list[tuple[int, int]]] = []
+    for place in places:
+        if neighbours and place[0] == neighbours[-1][-1][0] + 1:
+            neighbours[-1].append(place)
+        else:
+            neighbours.append([place])
+    made = []
+    for run in neighbours:
+        positions = tuple(position for _, position in run)
+        coefficients = affine(part.packing, mean[list(positions)], std[list(positions)])
+        first, last = positions[0], positions[-1]
+        in_order = positions == tuple(range(first, last + 1))
+        target = slice(first, last + 1) if in_order else None
+        levels = cut(part, slice(run[0][0], run[-1][0] + 1))
+        made.append(Run(levels, positions, target, coefficients))
+    return tuple(made)
+
+
+def place(raw: NDArray[Any], run: Run, out: NDArray[np.float32], *, written: bool) -> None:
+    """Decode raw numbers (L, H, W) as stored into their channels of `out` (C, H, W), in canonical
+    order; they may be overwritten.
+    """
+    pack, turned = run.cut.part.packing, run.cut.part.file.orientation
+    if turned.flip_rows:
+        raw = raw[:, ::-1]
+    if turned.flip_columns:
+        raw = raw[:, :, ::-1]
+    target = np.empty(raw.shape, np.float32) if run.target is None else out[run.target]
+    if turned.roll:
+        west = raw.shape[2] - turned.roll
+        for stored, placed in (
+            (raw[:, :, turned.roll :], target[:, :, :west]),
+            (raw[:, :, : turned.roll], target[:, :, west:]),
+        ):
+            unpack(stored, pack, run.coefficients, placed, written=written)
+    else:
+        unpack(raw, pack, run.coefficients, target, written=written)
+    if run.target is None:
+        out[list(run.positions)] = target

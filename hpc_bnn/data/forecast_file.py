@@ -1,0 +1,397 @@
+"""An ensemble forecast as CF-1.8 netCDF, written by many processes at once without gathering.
+
+    one process    create_forecast(path, ...)                       header, coordinates, full size
+    then, each     with ForecastFile(path) as file:                 its members, in any order
+                       file.write(member, lead, fields)
+    then, one      finish(path)                                     checks, gives the final name
+
+"Then" is a barrier of the caller; nothing here communicates. The format is netCDF-3 with 64-bit
+data (CDF-5): plain big-endian arrays at offsets that the header states, so the bytes of the file do
+not depend on who writes what when. `member` is its record dimension, for two reasons: all fields of
+a member lie together, and the netCDF library, which moves variables of fixed size whenever the
+header grows (so wrote the whole file once for each attribute), has nothing to move.
+
+Until `finish` the file is called NAME.partial and has one byte for each (member, lead time) behind
+its end, set when the fields have reached the disk. `finish` refuses the file while one is missing,
+so that fields that nobody wrote never read as zeros, and cuts these bytes off.
+
+C channels, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from struct import pack
+from typing import Any
+
+import netCDF4
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hpc_bnn.data.era5.handles import library_lock
+from hpc_bnn.data.era5.header import Header, VariableHeader
+from hpc_bnn.data.era5.netcdf3 import read_netcdf3
+
+CELL = ("member", "lead_time", "latitude", "longitude")
+WRITTEN = b"\x01"
+TIMES = "forecast_reference_time valid_time"
+MEMBER = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
+# Times are whole seconds as float64, exact up to 2**53: CF allows int64 from version 1.9 on.
+SINCE = {"units": "seconds since 1970-01-01 00:00:00", "calendar": "proleptic_gregorian"}
+
+
+@dataclass(frozen=True)
+class ForecastVariable:
+    """Describe one channel.
+
+    units: as UDUNITS reads them ("m2 s-2"). standard_name: of CF, empty where it has none.
+    level_hpa: None for a variable that lies on no pressure level.
+    """
+
+    name: str
+    units: str
+    standard_name: str
+    long_name: str
+    level_hpa: float | None
+
+
+def partial_path(path: Path) -> Path:
+    """Return the name that the file has until it is complete."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def create_forecast(
+    path: Path,
+    *,
+    variables: Sequence[ForecastVariable],
+    latitude: ArrayLike,
+    longitude: ArrayLike,
+    start_s: int,
+    lead_hours: ArrayLike,
+    members: int,
+    attributes: Mapping[str, str],
+) -> None:
+    """Create `partial_path(path)` with everything but the fields; for one process.
+
+    A file `path` is left alone until `finish` replaces it. Fields take no space on most file
+    systems before they are written, so a full disk shows only then.
+
+    latitude, longitude: (H,) and (W,), degrees. start_s: seconds since 1970-01-01T00:00 UTC.
+    lead_hours: increasing. attributes: of the whole file (title, history, source, ...).
+
+    Raises
+    ------
+    ValueError
+        For settings that make no file.
+    FileExistsError
+        If there is a partial file already.
+    OSError
+        If it cannot be created; nothing is left of it.
+    """
+    axes = {"lead_time": lead_hours, "latitude": latitude, "longitude": longitude}
+    grid = {name: _axis(path, name, values) for name, values in axes.items()}
+    if members < 1:
+        raise ValueError(f"{path}: members = {members}: expected at least 1")
+    coordinates = _coordinates(grid, int(start_s))
+    coordinates += [_pressure(v.level_hpa) for v in variables if v.level_hpa is not None]
+    _require_names(path, [v.name for v in variables], {c[0] for c in coordinates} | set(CELL))
+    head = _head(grid, variables, coordinates, attributes)
+    record = 4 * (1 + len(variables) * int(np.prod([len(axis) for axis in grid.values()])))
+    partial = partial_path(path)
+    try:
+        file = partial.open("xb", buffering=0)
+    except FileExistsError:
+        raise FileExistsError(
+            f"{partial}: another job is writing this forecast, or one was broken off: if none "
+            "runs, remove it; else give this forecast another path"
+        ) from None
+    try:
+        with file:
+            _put(file.fileno(), head[:4] + pack(">Q", members) + head[12:], 0)
+            file.truncate(len(head) + members * record)
+            header = read_netcdf3(str(partial))  # refuses short files, so this one is too long
+            number, layout = header.variables["member"], _layout(header)
+            file.truncate(number.offset)
+            file.truncate(layout.end + layout.cells)
+            for member in range(members):
+                place = number.offset + member * number.strides[0]
+                _put(file.fileno(), pack(">i", member), place)
+            os.fsync(file.fileno())
+    except OSError as error:
+        partial.unlink()
+        raise OSError(
+            error.errno,
+            f"{partial}: cannot be created: {error.strerror}; free space or raise the limit for "
+            "large files there, or give another path",
+        ) from error
+
+
+class ForecastFile:
+    """Writes fields into a created file; every process opens its own.
+
+    Leaving `with` by an exception gives up what was written since opening. Cannot be pickled.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = partial_path(path)
+        self._layout = _opened(self._path)
+        flags = os.O_DSYNC if _on_nfs(self._path) else 0
+        self._file = open(  # noqa: SIM115  closed by close()
+            self._path, "r+b", buffering=0, opener=lambda name, mode: os.open(name, mode | flags)
+        )
+        self._written: set[int] = set()
+
+    def write(self, member: int, lead: int, fields: NDArray[np.float32]) -> None:
+        """Write the fields (C, H, W) of one member at one lead time.
+
+        member, lead: indices from 0 on.
+        fields: in physical units, channels in the order of the variables of the file.
+
+        Raises
+        ------
+        ValueError
+            For fields of another shape or type, or with values that are not finite: then nothing
+            is written.
+        OSError
+            If the disk is full or fails.
+        """
+        variables, leads = self._layout.variables, len(self._layout.lead_hours)
+        members, _, *grid = variables[0].shape
+        for name, index, length in (("member", member, members), ("lead", lead, leads)):
+            if not 0 <= index < length:
+                raise ValueError(f"{self._path}: {name} = {index}: expected 0 to {length - 1}")
+        where, shape = self._layout.where(member, lead), (len(variables), *grid)
+        if fields.shape != shape or fields.dtype != np.dtype(np.float32):
+            raise ValueError(
+                f"{self._path}: {where}: fields of shape {fields.shape} and type {fields.dtype}: "
+                f"expected (channels, latitude, longitude) = {shape} and type float32"
+            )
+        for variable, field in zip(variables, fields, strict=True):
+            bad = field.size - int(np.count_nonzero(np.isfinite(field)))
+            if bad:
+                raise ValueError(
+                    f"{self._path}: variable '{variable.name}', {where}: {bad} of {field.size} "
+                    "values are not finite: the forecast blew up; forecast fewer steps, or train "
+                    "longer"
+                )
+        for variable, field in zip(variables, fields, strict=True):
+            place = variable.offset + member * variable.strides[0] + lead * variable.strides[1]
+            try:
+                _put(self._file.fileno(), field.astype(">f4").tobytes(), place)
+            except OSError as error:
+                raise self._failure(error, f"variable '{variable.name}', {where}") from error
+        self._written.add(member * leads + lead)
+
+    def close(self) -> None:
+        """Bring the fields to the disk, then note that they are there."""
+        if self._file.closed:
+            return
+        try:
+            with self._file:
+                os.fsync(self._file.fileno())
+                for cell in sorted(self._written):
+                    _put(self._file.fileno(), WRITTEN, self._layout.end + cell)
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            some = self._layout.names(sorted(self._written))
+            raise self._failure(error, f"all variables, {some}") from error
+
+    def __enter__(self) -> ForecastFile:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+    def _failure(self, error: OSError, what: str) -> OSError:
+        return OSError(
+            error.errno,
+            f"{self._path}: {what}: cannot be written: {error.strerror}; free space or raise the "
+            f"quota there (the whole file has {self._layout.end} bytes) or give another path, "
+            "remove this file and forecast again",
+        )
+
+
+def finish(path: Path) -> None:
+    """Give the file its final name; for one process, after all have closed it.
+
+    Raises
+    ------
+    ValueError
+        If a (member, lead time) was not written: the file then keeps its partial name.
+    """
+    partial = partial_path(path)
+    layout = _opened(partial)
+    with partial.open("r+b", buffering=0) as file:
+        file.seek(layout.end)
+        missing = np.flatnonzero(np.frombuffer(file.read(), "S1") != WRITTEN)
+        if len(missing):
+            raise ValueError(
+                f"{partial}: never written: {layout.names(missing.tolist())}; the file keeps this "
+                "name: write them, or remove it and forecast again"
+            )
+        os.truncate(file.fileno(), layout.end)
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the fields lie. cells: (member, lead time) in number. end: of the netCDF file."""
+
+    variables: list[VariableHeader]
+    lead_hours: list[float]
+    cells: int
+    end: int
+
+    def where(self, member: int, lead: int) -> str:
+        return f"member {member} at lead time {self.lead_hours[lead]:g} h"
+
+    def names(self, cells: list[int]) -> str:
+        """Name the first of some cells, and say how many there are."""
+        first = self.where(*divmod(cells[0], len(self.lead_hours))) if cells else "none"
+        return f"{len(cells)} of {self.cells} fields, the first of {first}"
+
+
+def _layout(header: Header) -> _Layout:
+    variables = [v for v in header.variables.values() if v.dimensions == CELL]
+    ends = [
+        v.offset + (v.shape[0] - 1) * v.strides[0] + v.shape[1] * v.strides[1] for v in variables
+    ]
+    lead_hours = header.coordinates.get("lead_time", np.zeros(0)).tolist()
+    cells = header.dimensions.get("member", 0) * len(lead_hours)
+    return _Layout(variables, lead_hours, cells, max(ends, default=0))
+
+
+def _opened(partial: Path) -> _Layout:
+    """Return the layout of a file that `create_forecast` made and `finish` has not seen."""
+    if not partial.exists():
+        raise FileNotFoundError(
+            f"{partial}: no such file: one process calls create_forecast first and finish last; "
+            "the others wait for it"
+        )
+    header = read_netcdf3(str(partial))
+    layout = _layout(header)
+    if not layout.cells or header.size != layout.end + layout.cells:
+        raise ValueError(
+            f"{partial}: not a forecast that is being written: expected a file of create_forecast "
+            "before its finish; remove it and forecast again"
+        )
+    return layout
+
+
+def _put(descriptor: int, raw: bytes, place: int) -> None:
+    """Write in as many calls as it takes: one writes at most 2 GiB, and less on a full disk."""
+    view = memoryview(raw)
+    while view:
+        done = os.pwrite(descriptor, view, place)
+        view, place = view[done:], place + done
+
+
+def _head(
+    grid: Mapping[str, NDArray[np.float64]],
+    variables: Sequence[ForecastVariable],
+    coordinates: Sequence[_Coordinate],
+    attributes: Mapping[str, str],
+) -> bytes:
+    """Let the library make the file in memory, with no members yet.
+
+    On a full disk it crashes the process (netCDF4 1.7.5, after a close that failed).
+    """
+    with library_lock():
+        dataset = netCDF4.Dataset("head", "w", format="NETCDF3_64BIT_DATA", memory=1)
+        dataset.set_fill_off()
+        dataset.setncatts({**attributes, "Conventions": "CF-1.8"})
+        dataset.createDimension("member", None)
+        for name, axis in grid.items():
+            dataset.createDimension(name, len(axis))
+        for name, dimensions, dtype, says, values in coordinates:
+            if name not in dataset.variables:  # channels share levels
+                dataset.createVariable(name, dtype, dimensions).setncatts(says)
+                dataset.variables[name][...] = values
+        dataset.createVariable("member", "i4", ("member",)).setncatts(MEMBER)
+        for variable in variables:
+            nan = np.float32(np.nan)
+            made = dataset.createVariable(variable.name, "f4", CELL, fill_value=nan)
+            made.setncatts(_attributes(variable))
+        return bytes(dataset.close())
+
+
+_Coordinate = tuple[str, tuple[str, ...], str, dict[str, str], ArrayLike]
+
+
+def _coordinates(grid: Mapping[str, NDArray[np.float64]], start_s: int) -> list[_Coordinate]:
+    """Return name, dimensions, type, attributes and values of all coordinates but `member`."""
+    valid_s = start_s + np.rint(grid["lead_time"] * 3600)
+    lead = {"standard_name": "forecast_period", "long_name": "lead time", "units": "hours"}
+    north = {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}
+    east = {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}
+    start = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast"}
+    valid = {"standard_name": "time", "long_name": "time of validity"}
+    along = zip(grid.items(), (lead, north, east), strict=True)
+    return [
+        *((name, (name,), "f8", says, values) for (name, values), says in along),
+        ("forecast_reference_time", (), "f8", start | SINCE, start_s),
+        ("valid_time", ("lead_time",), "f8", valid | SINCE, valid_s),
+    ]
+
+
+def _pressure(hpa: float) -> _Coordinate:
+    says = {"standard_name": "air_pressure", "long_name": "pressure", "units": "hPa"}
+    return f"pressure_{hpa:g}".replace(".", "_"), (), "f8", says | {"positive": "down"}, hpa
+
+
+def _attributes(variable: ForecastVariable) -> dict[str, Any]:
+    hpa = variable.level_hpa
+    texts = {
+        "standard_name": variable.standard_name,
+        "long_name": variable.long_name,
+        "units": variable.units,
+        "coordinates": TIMES if hpa is None else f"{TIMES} {_pressure(hpa)[0]}",
+    }
+    return {name: text for name, text in texts.items() if text}
+
+
+def _axis(path: Path, name: str, values: ArrayLike) -> NDArray[np.float64]:
+    axis = np.asarray(values, np.float64)
+    if axis.ndim == 1 and axis.size and np.isfinite(axis).all():
+        steps = np.diff(axis)
+        if (steps > 0).all() or ((steps < 0).all() and name != "lead_time"):
+            return axis
+    raise ValueError(
+        f"{path}: {name} of shape {axis.shape} = {axis}: expected finite values along one "
+        "dimension, increasing (or decreasing, but for lead_time)"
+    )
+
+
+def _require_names(path: Path, names: list[str], taken: set[str]) -> None:
+    bad = [n for n in names if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", n) or n in taken]
+    bad += [n for n in names if names.count(n) > 1]
+    if bad or not names:
+        raise ValueError(
+            f"{path}: the variables are {names}: '{bad[0] if bad else ''}' cannot be one: expected "
+            "different names of letters, digits and _ . + -, none of them that of a coordinate "
+            f"({', '.join(sorted(taken))})"
+        )
+
+
+def _on_nfs(path: Path) -> bool:
+    """Tell whether a file lies on NFS, as far as Linux says.
+
+    There a client may widen a write to the whole page in its memory, and so undo what another node
+    wrote beside it, unless the file is open with O_DSYNC (nfs_can_extend_write in fs/nfs/write.c).
+    """
+    device = path.stat().st_dev
+    key = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    rows = [line.partition(" - ") for line in mounts.splitlines()]
+    return any(row[0].split()[2] == key and row[2].startswith("nfs") for row in rows)

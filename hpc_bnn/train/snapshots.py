@@ -1,0 +1,81 @@
+"""What a run saves and how it comes back: the collective side of checkpoints."""
+
+from pathlib import Path
+
+import torch
+
+from hpc_bnn.config import Settings, dump_settings
+from hpc_bnn.parallel.comms import on_first, together
+from hpc_bnn.parallel.guards import agree
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train import checkpoint
+from hpc_bnn.train.build import Parts
+from hpc_bnn.train.checkpoint import Checkpoint, digest
+from hpc_bnn.train.folder import RunFolder
+from hpc_bnn.train.summary import versions
+
+
+class Snapshots:
+    """Saves the state of a run into its folder and restores it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        world: World,
+        folder: RunFolder,
+        parts: Parts,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self._settings, self._world, self._folder = settings, world, folder
+        self._parts, self._optimizer = parts, optimizer
+
+    def save(self, step: int, *, steps_per_epoch: int) -> None:
+        """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
+
+        def write() -> Path:
+            self._require_finite(step)
+            epoch, cursor = divmod(step, steps_per_epoch)
+            state = Checkpoint(
+                step=step,
+                position={"epoch": epoch, "cursor": cursor, "seed": self._settings.seed},
+                posterior=self._parts.posterior.state_dict(),
+                loss=self._parts.loss.state_dict(),
+                optimizer=self._optimizer.state_dict(),
+                settings=dump_settings(self._settings),
+                versions=versions(),
+            )
+            return checkpoint.save(
+                self._folder.checkpoints, state, keep=self._settings.train.keep_checkpoints
+            )
+
+        on_first(self._world.world, write, name="checkpoint")
+
+    def restore(self) -> tuple[Path, int] | None:
+        """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
+        restores it; return its path and step, None where there is no checkpoint.
+        """
+        found = on_first(
+            self._world.world,
+            lambda: checkpoint.newest_good(self._folder.checkpoints),
+            name="reading the checkpoint",
+        )
+        if found is None:
+            return None
+        path, state = found
+
+        def put() -> None:
+            checkpoint.restore(
+                path, state, self._parts.posterior, self._parts.loss, self._optimizer
+            )
+
+        together(self._world.world, put, name="restoring the checkpoint")
+        agree(self._world.world, {"checkpoint": digest(vars(state))}, name="restored state")
+        return path, state.step
+
+    def _require_finite(self, step: int) -> None:
+        for name, parameter in self._parts.posterior.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"step {step}: parameter {name} is not finite; the checkpoint was not written "
+                    "and the one before is kept"
+                )

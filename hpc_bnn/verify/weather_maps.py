@@ -1,0 +1,114 @@
+"""Maps of one forecast: truth, ensemble mean, spread and error, as a PNG.
+
+Shape letters: M members, H latitude (north to south), W longitude (eastward).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from hpc_bnn.verify.plots import WIDTH_IN, make_panels, save_figure
+from hpc_bnn.verify.weather_plots import lead_text, pretty
+
+STEPS = [1, 2, 3, 5, 6, 10]  # of the degrees at the axes
+
+
+def plot_maps(
+    members: Tensor,
+    truth: Tensor,
+    latitude: Tensor,
+    longitude: Tensor,
+    path: Path,
+    *,
+    name: str,
+    units: str,
+    start_s: int,
+    lead_hours: float,
+) -> Path:
+    """Draw maps of truth, ensemble mean, spread and error of the mean of one channel.
+
+    members: (M, H, W). truth: (H, W). latitude: (H,), longitude: (W,) in degrees.
+    start_s: the time the forecast starts from, seconds since 1970 UTC.
+    """
+    size = (len(latitude), len(longitude))
+    if members.dim() != 3 or members.shape[1:] != size or truth.shape != size:
+        raise ValueError(
+            f"plot_maps: members {tuple(members.shape)}, truth {tuple(truth.shape)}, latitude "
+            f"{tuple(latitude.shape)}, longitude {tuple(longitude.shape)}: expected (M, H, W), "
+            "(H, W), (H,), (W,)"
+        )
+    x, y = members.double().cpu(), truth.double().cpu()
+    mean, spread = x.mean(dim=0), x.std(dim=0, correction=1) if len(x) > 1 else None
+    error = mean - y
+    both = torch.stack([y, mean])
+    both = both[both.isfinite()]
+    low, high = (float(both.min()), float(both.max())) if both.numel() else (0.0, 1.0)
+    most = float(error.abs().nan_to_num(0.0, 0.0, 0.0).max()) or 1.0
+
+    east, north = _edges(_unwrapped(longitude)), _edges(latitude).clamp(-90, 90)
+    # A map takes about a third of the figure's width.
+    height_in = 0.31 * WIDTH_IN * float((north[0] - north[-1]) / (east[-1] - east[0]))
+    height_in = min(5.0, max(0.7, height_in))
+    figure, panels = make_panels(2, 2, height_in=height_in + 0.5)
+    rows = max(3, min(6, round(4.5 * height_in)))
+    unit = f"{name} [{pretty(units)}]"
+
+    def draw(
+        axes: Axes, title: str, field: Tensor, colours: str, least: float, largest: float | None
+    ) -> None:
+        mesh = axes.pcolormesh(
+            east.numpy(), north.numpy(), field.numpy(), cmap=colours, vmin=least, vmax=largest
+        )
+        axes.set_title(title)
+        axes.grid(visible=False)
+        axes.set_aspect("equal")
+        axes.xaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x - 360 if x >= 360 else x:g}")
+        axes.yaxis.set_major_locator(MaxNLocator(rows, steps=STEPS))
+        # An inset is as high as the map, whatever shape the region has.
+        figure.colorbar(mesh, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label=unit)
+
+    forecast = "mean" if len(x) > 1 else "member"
+    draw(panels[0], "truth", y, "viridis", low, high)
+    of_many = f" of {len(x)} members" if len(x) > 1 else ""
+    draw(panels[1], forecast + of_many, mean, "viridis", low, high)
+    if spread is None:
+        panels[2].set_axis_off()
+        panels[2].text(0.5, 0.5, "one member has no spread", ha="center", va="center")
+    else:
+        draw(panels[2], "spread", spread, "magma", 0.0, None)
+    draw(panels[3], f"{forecast} - truth", error, "RdBu_r", -most, most)
+    for axes in panels[2:]:
+        axes.set_xlabel("longitude [degrees east]")
+    for axes in panels[::2]:
+        axes.set_ylabel("latitude\n[degrees north]")
+    start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=int(start_s))
+    valid = start + timedelta(hours=lead_hours)
+    figure.suptitle(
+        f"{name}: start {start:%Y-%m-%d %H:%M} UTC, lead time {lead_text(lead_hours)}, "
+        f"valid {valid:%Y-%m-%d %H:%M} UTC",
+        fontsize=11,
+    )
+    return save_figure(figure, path)
+
+
+def _unwrapped(longitude: Tensor) -> Tensor:
+    """Let longitudes (W,) rise past 360 instead of falling back to 0."""
+    degrees = longitude.double().cpu()
+    turns = (degrees.diff() < 0).double().cumsum(0)
+    return degrees + 360 * torch.cat([turns.new_zeros(1), turns])
+
+
+def _edges(centres: Tensor) -> Tensor:
+    """Compute the edges (N + 1,) of cells around N centres."""
+    x = centres.double().cpu()
+    if len(x) == 1:
+        return torch.cat([x + 0.5, x - 0.5])
+    step = x.diff()
+    return torch.cat([x[:1] - step[:1] / 2, x[:-1] + step / 2, x[-1:] + step[-1:] / 2])

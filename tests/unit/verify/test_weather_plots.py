@@ -1,0 +1,144 @@
+"""Plots of weather scores: the drawn curves are read back from the figure; looks need an eye."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hpc_bnn.losses.cell_area import cell_area
+from hpc_bnn.verify import weather_plots
+from hpc_bnn.verify.weather import ChannelScores, WeatherTally
+
+UNITS = {"z500": "m2 s-2", "t2m": "K"}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Collect the figures that are saved, at a resolution that keeps the tests fast."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def collect(figure: Figure, *arguments: object, **settings: object) -> None:
+        figures.append(figure)
+        save(figure, *arguments, **{**settings, "dpi": 40})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Figure, "savefig", collect)
+    return figures
+
+
+def scores(leads: int, members: int = 3, starts: int = 2) -> dict[str, ChannelScores]:
+    g = torch.Generator().manual_seed(0)
+    tally = WeatherTally(
+        leads=leads, channels=2, members=members, area=cell_area(torch.tensor([60.0, 0.0, -60.0]))
+    )
+    for lead in range(leads):
+        x = torch.randn(members + 3, starts, 2, 3, 4, generator=g)
+        tally.add(
+            lead,
+            x[3:],
+            x[0],
+            persistence=x[1],
+            climatology=x[2],
+            climatology_std=torch.ones(2, 3, 4),
+            uniforms=torch.rand(starts, 2, 3, 4, generator=g),
+        )
+    return tally.result(list(UNITS))
+
+
+def curves(axes: Axes) -> dict[str, list[list[float]]]:
+    return {str(line.get_label()): np.asarray(line.get_xydata()).T.tolist() for line in axes.lines}
+
+
+def test_scores(tmp_path: Path, drawn: list[Figure]) -> None:
+    held = scores(3)
+    path = weather_plots.plot_scores(held, [6, 12, 18], UNITS, tmp_path / "scores.png")
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    panels = drawn[0].axes
+    labels = ["RMSE [m$^{2}$ s$^{-2}$]", "CRPS [m$^{2}$ s$^{-2}$]", "ACC", "RMSE [K]", "CRPS [K]"]
+    assert [axes.get_ylabel() for axes in panels] == [*labels, "ACC"]
+    assert [axes.get_title("left") for axes in panels] == ["z500", "", "", "t2m", "", ""]
+    assert [axes.get_xlabel() for axes in panels] == [""] * 3 + ["lead time [h]"] * 3
+    rmse, acc = curves(panels[3]), curves(panels[5])
+    assert rmse["ensemble"] == [[6, 12, 18], held["t2m"]["rmse"]]
+    assert rmse["persistence"] == [[6, 12, 18], held["t2m"]["persistence"]["rmse"]]
+    assert rmse["climatology"] == [[6, 12, 18], held["t2m"]["climatology"]["rmse"]]
+    assert acc.keys() == {"ensemble", "persistence"}
+    assert acc["ensemble"][1] == held["t2m"]["acc"]
+
+
+def test_spread_skill(tmp_path: Path, drawn: list[Figure]) -> None:
+    held = scores(2)
+    weather_plots.plot_spread_skill(held, [24, 240], UNITS, tmp_path / "spread.png")
+    left, right = drawn[0].axes[:2]
+    skill, spread = (curve[1] for curve in curves(left).values())
+    assert skill == held["z500"]["rmse"]
+    assert spread == pytest.approx([math.sqrt(4 / 3) * s for s in held["z500"]["spread"]])
+    ratio = right.lines[0]
+    assert np.asarray(ratio.get_xdata()).tolist() == [1, 10]
+    # The right panel is the left one's curves divided.
+    assert np.asarray(ratio.get_ydata()).tolist() == pytest.approx(
+        [s / e for s, e in zip(spread, skill, strict=True)]
+    )
+    assert drawn[0].axes[2].get_xlabel() == "lead time [d]"
+
+
+def test_ranks(tmp_path: Path, drawn: list[Figure]) -> None:
+    held = scores(5)
+    leads = [24.0 * day for day in range(1, 6)]
+    weather_plots.plot_ranks({"t2m": held["t2m"]}, leads, tmp_path / "ranks.png")
+    panels = drawn[0].axes
+    assert [axes.get_title("left") for axes in panels] == ["t2m, 24 h", "t2m, 72 h", "t2m, 5 d"]
+    counts = held["t2m"]["rank_histogram"][2]
+    bars = [bar.get_height() for bar in panels[1].patches if isinstance(bar, Rectangle)]
+    assert bars == pytest.approx([count * 4 / sum(counts) for count in counts])
+
+
+@pytest.mark.parametrize("starts", [0, 2])
+def test_scores_from_json_without_values(tmp_path: Path, drawn: list[Figure], starts: int) -> None:
+    """A summary file has null for NaN: one member, or no start at all."""
+    text = json.dumps(scores(2, members=1, starts=starts)).replace("NaN", "null")
+    held = json.loads(text)
+    weather_plots.plot_scores(held, [6, 12], UNITS, tmp_path / "scores.png")
+    weather_plots.plot_ranks(held, [6, 12], tmp_path / "ranks.png")
+    assert len(drawn) == 2
+    with pytest.raises(ValueError, match="1 member has no spread; expected at least 2"):
+        weather_plots.plot_spread_skill(held, [6, 12], UNITS, tmp_path / "spread.png")
+
+
+def test_well_known_channels_are_chosen() -> None:
+    names = ["t2m", "sst", "z50", "z500", "t850", "u10", "v10", "msl"]
+    assert weather_plots.chosen_channels(names, 3) == ["t2m", "z500", "t850"]
+    assert weather_plots.chosen_channels(names) == ["t2m", "z500", "t850", "u10", "v10", "msl"]
+    assert weather_plots.chosen_channels(["b", "a"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("units", "text"),
+    [
+        ("K", "K"),
+        ("m2 s-2", "m$^{2}$ s$^{-2}$"),
+        ("m**2 s**-2", "m$^{2}$ s$^{-2}$"),
+        ("kg kg**-1", "kg kg$^{-1}$"),
+        ("(0 - 1)", "(0 - 1)"),
+        ("", "1"),
+    ],
+)
+def test_units(units: str, text: str) -> None:
+    assert weather_plots.pretty(units) == text
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    held = scores(2)
+    with pytest.raises(ValueError, match=r"plot_scores: 3 lead times, scores at \{'z500': 2"):
+        weather_plots.plot_scores(held, [6, 12, 18], UNITS, tmp_path / "x.png")
+    with pytest.raises(ValueError, match=r"no units of \['t2m'\]; got those of \['z500'\]"):
+        weather_plots.plot_scores(held, [6, 12], {"z500": "m2 s-2"}, tmp_path / "x.png")
+    with pytest.raises(ValueError, match="at least one channel"):
+        weather_plots.plot_ranks({}, [6], tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
