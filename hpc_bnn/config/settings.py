@@ -74,6 +74,11 @@ class PosteriorSettings(_Section):
         "layers", description="patterns of parameter names that are random; layers: by layer type"
     )
     antithetic: bool = Field(False, description="draw mirrored pairs, mu +- sigma eps")
+    keep_graphs: bool = Field(
+        False,
+        description="joint losses: hold the graphs of all own samples instead of running each "
+        "twice: faster, memory of all own samples",
+    )
     keep_noise: bool = Field(False, description="hold the noise for backward: faster, more memory")
     temperature: PositiveFloat = Field(1.0, description="below 1: cold posterior")
     kl_weight: NonNegativeFloat = Field(1.0, description="factor of the KL in the objective")

@@ -8,7 +8,8 @@ from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, l
 RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
-    "posterior.keep_noise", "posterior.predict_samples", "posterior.samples_per_pass",
+    "posterior.keep_graphs", "posterior.keep_noise", "posterior.predict_samples",
+    "posterior.samples_per_pass",
 }  # fmt: skip
 RESUMABLE_SECTIONS = ("grid.", "evaluation.")
 

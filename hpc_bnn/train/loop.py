@@ -80,6 +80,7 @@ class _Run:
             kl_weight=settings.posterior.kl_weight,
             kl_warmup_steps=settings.posterior.kl_warmup_steps,
             samples_per_pass=settings.posterior.samples_per_pass,
+            keep_graphs=settings.posterior.keep_graphs,
             augment=parts.augment,
             views=settings.data.augmentation,
             clip_norm=chosen.clip_norm or None,

@@ -3,7 +3,7 @@
 A rank loops over its own weight samples, forward and backward one at a time, so peak memory is that
 of one network whatever K is. A joint loss first runs every sample without a graph, takes the loss's
 gradient to the outputs, and runs the samples again to pull it back: keyed noise makes the second
-run the same as the first.
+run the same as the first. ``keep_graphs`` saves the second run where memory allows.
 
 Letters: S samples of one pass, K samples over the grid, B examples of this rank.
 """
@@ -69,6 +69,9 @@ class Step:
         Factor of the KL, reached linearly over the first steps.
     samples_per_pass
         Weight samples that share one forward pass by ``torch.vmap``; 1 keeps memory at one network.
+    keep_graphs
+        Joint losses only: hold the graphs of all own samples instead of running them twice; faster,
+        memory of all own samples.
     augment
         An augmentation of ``hpc_bnn.data.augment``; ``views`` says who sees which random view of
         the batch.
@@ -103,6 +106,7 @@ class Step:
         kl_weight: float = 1.0,
         kl_warmup_steps: int = 0,
         samples_per_pass: int = 1,
+        keep_graphs: bool = False,
         augment: Augment | None = None,
         views: Views = "per_sample",
         clip_norm: float | None = None,
@@ -124,6 +128,7 @@ class Step:
         self._kl_weight, self._kl_warmup_steps = kl_weight, kl_warmup_steps
         self._clip_norm, self._precision, self._exact = clip_norm, precision, exact
         self._guard_every = guard_every
+        self._keep_graphs = keep_graphs
         self._passes = Passes(
             posterior,
             world,
@@ -147,7 +152,7 @@ class Step:
         world.broadcast_parameters({**all_tensors(posterior, ""), **all_tensors(loss, "loss.")})
         self._reducer = world.reducer(
             self._named.items(),
-            passes=len(self._passes.parts),
+            passes=1 if self._one_backward() else len(self._passes.parts),
             reduction=reduction,
             compression=compression,
         )
@@ -167,7 +172,7 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
         if isinstance(self._loss, SeparableLoss):
             data_share, kl = self._backward_separable(x, y)
-        elif len(self._passes.parts) == 1:
+        elif self._one_backward():
             data_share, kl = self._backward_joint_kept(x, y)
         else:
             data_share, kl = self._backward_joint_recomputed(x, y)
@@ -205,8 +210,14 @@ class Step:
             total = total + share.detach()
         return total, kl
 
+    def _one_backward(self) -> bool:
+        """Tell whether one backward call covers all own samples."""
+        joint = isinstance(self._loss, JointLoss)
+        return len(self._passes.parts) == 1 or (joint and self._keep_graphs)
+
     def _backward_joint_kept(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
-        share = self._joint(self._passes.run(x, self.step, self._passes.parts[0]), y)
+        outputs = [self._passes.run(x, self.step, samples) for samples in self._passes.parts]
+        share = self._joint(torch.cat(outputs), y)
         objective, kl = self._with_kl(share, 0, 0.0)
         torch.autograd.backward(objective * self._reducer.scale)
         return share.detach(), kl

@@ -64,6 +64,7 @@ class Recipe:
     reduction: GradientReduction = "world"
     compression: Compression = "none"
     samples_per_pass: int = SAMPLES
+    keep_graphs: bool = False
     dropout: float = 0.0
     augment: bool = False
     views: Views = "per_sample"
@@ -118,6 +119,7 @@ def make_step(recipe: Recipe, world: World, posterior: Gaussian, loss: Loss) -> 
         num_examples=NUM_EXAMPLES,
         kl_warmup_steps=recipe.kl_warmup_steps,
         samples_per_pass=recipe.samples_per_pass,
+        keep_graphs=recipe.keep_graphs,
         augment=Jitter(0.2) if recipe.augment else None,
         views=recipe.views,
         clip_norm=recipe.clip_norm,

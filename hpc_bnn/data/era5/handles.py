@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,12 +40,12 @@ class Handles:
     """
 
     def __init__(self) -> None:
-        self._datasets: dict[int, OrderedDict[str, netCDF4.Dataset]] = {}
-        self._maps: dict[int, OrderedDict[str, NDArray[np.uint8]]] = {}
+        self._datasets: dict[int, OrderedDict[str, netCDF4.Dataset]] = defaultdict(OrderedDict)
+        self._maps: dict[int, OrderedDict[str, NDArray[np.uint8]]] = defaultdict(OrderedDict)
 
     def dataset(self, path: str, size: int) -> netCDF4.Dataset:
         """Return a netCDF-4 file, with masking and scaling off."""
-        own = self._datasets.setdefault(os.getpid(), OrderedDict())
+        own = self._datasets[os.getpid()]
         if path not in own:
             _require_size(path, size)
             try:
@@ -62,7 +62,7 @@ class Handles:
 
     def memory(self, path: str, size: int) -> NDArray[np.uint8]:
         """Return a netCDF-3 file as mapped memory."""
-        own = self._maps.setdefault(os.getpid(), OrderedDict())
+        own = self._maps[os.getpid()]
         if path not in own:
             _require_size(path, size)
             own[path] = mapped(path)
@@ -88,7 +88,7 @@ class Handles:
         self.__reduce__()
 
 
-def _limit_cache(variable: netCDF4.Variable) -> None:
+def _limit_cache(variable: netCDF4.Variable[Any]) -> None:
     """Let the library keep no more chunks of a variable than hold one step.
 
     It would keep 64 MiB of each variable of each open file, of no use where steps come in random

@@ -14,6 +14,7 @@ lies outside valid_range, and the netCDF default fill of values that were never 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import netCDF4
@@ -44,6 +45,11 @@ class Packing:
     never_written: float | None
     smallest: float | None
     largest: float | None
+
+    @cached_property
+    def marks_missing(self) -> bool:
+        """Whether numbers other than NaN and what was never written can mean missing."""
+        return bool(self.fills) or self.smallest is not None or self.largest is not None
 
 
 def packing(
@@ -144,11 +150,13 @@ def unpack(
     """
     if raw.dtype.kind == "i" and "u" in pack.dtype:  # _Unsigned
         raw = raw.view(raw.dtype.str.replace("i", "u"))
-    missing = missing_values(raw, pack, written=written)
+    missing = None
+    if pack.marks_missing or not written:
+        missing = missing_values(raw, pack, written=written)
     shift, factor = coefficients.shift, coefficients.factor
-    # Raw numbers are at hand in the processor's cache: `out` is written once, if that can be.
-    between = raw if raw.dtype == np.float32 and raw.flags.writeable else out
     if shift is not None and factor is not None:
+        # Raw numbers are at hand in the processor's cache: `out` is written once, if that can be.
+        between = raw if raw.dtype == out.dtype and raw.flags.writeable else out
         np.subtract(raw, shift, out=between, casting="same_kind")
         np.multiply(between, factor, out=out)
     elif shift is not None:

@@ -65,6 +65,7 @@ class Cut:
         entries at `time` and `version` are put in for each step.
     order: of the remaining axes, to make them level, latitude, longitude; None if they are.
     add_level: whether the part has no axis of levels.
+    time_only: whether the index holds nothing but the step.
     most_steps: how many stored steps, one after another, it pays to read by one call.
     """
 
@@ -74,6 +75,7 @@ class Cut:
     version: int | None
     order: tuple[int, ...] | None
     add_level: bool
+    time_only: bool
     most_steps: int
 
 
@@ -103,6 +105,7 @@ def cut(part: Part, levels: slice) -> Cut:
         part.axis("version"),
         None if order == (0, 1, 2) else order,
         part.axis("level") is None,
+        in_a_row and len(index) == 1,
         max(1, TOGETHER_BYTES // step_bytes) if in_a_row else 1,
     )
 
@@ -115,21 +118,24 @@ def read_cut(
 
     Must be called under `library_lock()`. netCDF-3: a view of the mapped file, read when used.
     """
-    part, place = one.part, list(one.index)
-    if one.time is not None:
-        place[one.time] = step if count == 1 else slice(step, step + count)
-    if one.version is not None:
-        assert part.version_of is not None
-        place[one.version] = int(part.version_of[step]) if version is None else version
+    part = one.part
+    steps = step if count == 1 else slice(step, step + count)
+    index: int | slice | tuple[int | slice, ...] = steps  # a bare index is what is read fastest
+    if not one.time_only:
+        place = list(one.index)
+        if one.time is not None:
+            place[one.time] = steps
+        if one.version is not None:
+            assert part.version_of is not None
+            place[one.version] = int(part.version_of[step]) if version is None else version
+        index = tuple(place)
     if part.file.format == "netCDF-3":
         memory = handles.memory(part.file.path, part.file.size)
-        whole = view(memory, part.raw_dtype, part.shape, part.offset, part.strides)
-        raw = whole[tuple(place)]
+        raw = view(memory, part.raw_dtype, part.shape, part.offset, part.strides)[index]
     else:
         dataset = handles.dataset(part.file.path, part.file.size)
         try:
-            # The library takes a bare index faster than a tuple.
-            raw = dataset.variables[part.variable][place[0] if len(place) == 1 else tuple(place)]
+            raw = dataset.variables[part.variable][index]
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"{part.file.path}: '{part.variable}': step {step} cannot be read: {error}; the "

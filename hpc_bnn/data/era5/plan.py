@@ -32,11 +32,13 @@ class Run:
     """Levels that are read by one call, and where they go.
 
     target: the same as `positions` where they are neighbours in order, so that nothing is copied.
+    as_stored: whether rows and columns are stored in canonical order.
     """
 
     cut: Cut
     positions: tuple[int, ...]
     target: slice | None
+    as_stored: bool
     coefficients: Affine
 
 
@@ -71,7 +73,9 @@ def runs(
         in_order = positions == tuple(range(first, last + 1))
         target = slice(first, last + 1) if in_order else None
         levels = cut(part, slice(run[0][0], run[-1][0] + 1))
-        made.append(Run(levels, positions, target, coefficients))
+        turned = part.file.orientation
+        as_stored = not (turned.flip_rows or turned.flip_columns or turned.roll)
+        made.append(Run(levels, positions, target, as_stored, coefficients))
     return tuple(made)
 
 
@@ -80,6 +84,9 @@ def place(raw: NDArray[Any], run: Run, out: NDArray[np.float32], *, written: boo
     order; they may be overwritten.
     """
     pack, turned = run.cut.part.packing, run.cut.part.file.orientation
+    if run.as_stored and run.target is not None:
+        unpack(raw, pack, run.coefficients, out[run.target], written=written)
+        return
     if turned.flip_rows:
         raw = raw[:, ::-1]
     if turned.flip_columns:

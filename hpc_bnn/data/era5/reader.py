@@ -50,7 +50,7 @@ class Reader:
         self._shape = catalogue.shape
         self._groups = grouped(catalogue.channels)
         self._handles = Handles()
-        self._runs: dict[tuple[int, int], tuple[Run, ...]] = {}
+        self._plans: dict[tuple[int, ...], list[tuple[Run, int]]] = {}  # by parts of the groups
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -70,18 +70,17 @@ class Reader:
             If a channel has not this step, or has missing values and the policy is "error"; names
             file, variable and time.
         """
-        self.read_all([time_index], [out])
+        self._check(out)
+        places = self._places(time_index)
+        self._fill(places, [out], written=True)
+        self._settle(places, time_index, out)
 
     def read_all(self, time_indices: Sequence[int], outs: Sequence[NDArray[np.float32]]) -> None:
         """Do what `read` does for several steps, whose order does not matter: faster for small
         fields, as steps that are stored one after another are read together.
         """
         for out in outs:
-            if out.shape != self._shape or out.dtype != np.float32:
-                raise ValueError(
-                    f"out has shape {out.shape} and type {out.dtype}: expected {self._shape} and "
-                    "float32"
-                )
+            self._check(out)
         steps = [
             (self._places(index), index, out) for index, out in zip(time_indices, outs, strict=True)
         ]
@@ -100,12 +99,21 @@ class Reader:
         for group in grouped(self.catalogue.static):
             part, step = int(group.channels[0].part[0]), int(group.channels[0].step[0])
             for run in runs(self.catalogue.parts[part], part, group, zero, one):
-                self._read_run(run, step, [out], written=False)
+                with library_lock():
+                    raw = read_cut(run.cut, self._handles, step)
+                place(raw[0], run, out, written=False)
         return out
 
     def close(self) -> None:
         """Close the files of this process."""
         self._handles.close()
+
+    def _check(self, out: NDArray[np.float32]) -> None:
+        if out.shape != self._shape or out.dtype != np.float32:
+            raise ValueError(
+                f"out has shape {out.shape} and type {out.dtype}: expected {self._shape} and "
+                "float32"
+            )
 
     def _places(self, time_index: int) -> _Places:
         """Look up where a step lies."""
@@ -125,14 +133,8 @@ class Reader:
         """Count how many of the sorted steps, from the first on, are stored one after another in
         every part, as far as it pays to read them by one call.
         """
-        if len(steps) == 1:
-            return 1
         first = steps[0]
-        most = min(
-            run.cut.most_steps
-            for number, (part, _) in enumerate(first)
-            for run in self._plan(number, part)
-        )
+        most = min(run.cut.most_steps for run, _ in self._runs(first))
         count = 1
         while count < min(most, len(steps)) and steps[count] == tuple(
             (part, step + count) for part, step in first
@@ -140,29 +142,26 @@ class Reader:
             count += 1
         return count
 
-    def _plan(self, number: int, part: int) -> tuple[Run, ...]:
-        """Return how the group with a number is read from a part."""
-        known = self._runs.get((number, part))
+    def _runs(self, places: _Places) -> list[tuple[Run, int]]:
+        """Return what must be read for a step: the calls, and the stored step of each."""
+        parts = tuple([part for part, _ in places])
+        known = self._plans.get(parts)
         if known is None:
-            group = self._groups[number]
-            known = runs(self.catalogue.parts[part], part, group, self._mean, self._std)
-            self._runs[number, part] = known
-        return known
+            known = self._plans[parts] = [
+                (run, number)
+                for number, (group, part) in enumerate(zip(self._groups, parts, strict=True))
+                for run in runs(self.catalogue.parts[part], part, group, self._mean, self._std)
+            ]
+        return [(run, places[number][1]) for run, number in known]
 
     def _fill(self, places: _Places, outs: Sequence[NDArray[np.float32]], *, written: bool) -> None:
         """Read steps that are stored one after another, the first of them at `places`."""
         with np.errstate(over="ignore"):  # of the number that stands for "never written"
-            for number, (part, step) in enumerate(places):
-                for run in self._plan(number, part):
-                    self._read_run(run, step, outs, written=written)
-
-    def _read_run(
-        self, run: Run, step: int, outs: Sequence[NDArray[np.float32]], *, written: bool
-    ) -> None:
-        with library_lock():
-            raw = read_cut(run.cut, self._handles, step, count=len(outs))
-        for one, out in zip(raw, outs, strict=True):
-            place(one, run, out, written=written)
+            for run, step in self._runs(places):
+                with library_lock():
+                    raw = read_cut(run.cut, self._handles, step, count=len(outs))
+                for one, out in zip(raw, outs, strict=True):
+                    place(one, run, out, written=written)
 
     def _settle(self, places: _Places, time_index: int, out: NDArray[np.float32]) -> None:
         """Find missing values in a step just read, and do with them what was asked for."""
@@ -194,7 +193,12 @@ class Reader:
 
 
 def _sane(out: NDArray[np.float32]) -> bool:
-    return float(out.min()) > -SANE and float(out.max()) < SANE
+    """Tell, in one pass, that nothing is missing, infinite or never written.
+
+    Sums of channels show it, since what was never written has one sign in a channel.
+    """
+    sums = np.einsum("chw->c", out)
+    return bool((np.abs(sums) < SANE).all())
 
 
 def read(catalogue: Catalogue, time_index: int, out: NDArray[np.float32]) -> None:
