@@ -7,6 +7,7 @@ from world rank 0; all others end with a traceback.
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from hpc_bnn.parallel.comms import (
     abort,
     all_arrive,
     connect,
+    leave_together,
     on_first,
 )
 from hpc_bnn.parallel.guards import GuardError
@@ -41,6 +43,7 @@ from hpc_bnn.train.evaluate import evaluate, told
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.forecast import forecast
 from hpc_bnn.train.loop import train
+from hpc_bnn.train.stop import REQUEUE, Unfinished
 from hpc_bnn.train.trained import load_trained
 
 USER_ERRORS = (
@@ -59,9 +62,11 @@ PATIENCE_S = 3.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 a check failed, 2 the input cannot be
-    used.
+    used, 85 not finished in the time given: run it again.
     """
+    began = time.monotonic()
     options = parse(arguments)
+    options.began = began
     try:
         world = connect()
     except LaunchError as error:  # each rank is alone, and each says so
@@ -73,6 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*USER_ERRORS, RankError) as error:
         _explain(error, options.command, world)
         return 2
+    except Unfinished as reason:
+        if world.rank == 0:
+            print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
+        leave_together(world)
+        return REQUEUE
     return status
 
 
@@ -96,7 +106,11 @@ def _train(options: argparse.Namespace, channel: Channel) -> int:
     settings = _settings(options.config, options.overrides)
     world = _world(settings, channel)
     folder = RunFolder(options.run_folder)
-    summary = train(settings, world, folder, resume=options.resume)
+    try:
+        summary = train(settings, world, folder, resume=options.resume, began=options.began)
+    except Unfinished:
+        world.stop()  # Horovod ends before MPI does
+        raise
     if world.is_first:
         print(f"{folder.path}: {summary['steps']} steps, final loss {summary['final_loss']:.6g}")
         for name, value in summary["validation"].items():

@@ -10,7 +10,7 @@ set -euo pipefail
 usage() {
   cat >&2 <<'END'
 usage: bash jobscripts/local.sh demo|test|env
-  demo   train and score a small Bayesian network on two ranks
+  demo   train a small Bayesian weather model on two ranks, forecast and score
   test   run all tests
   env    build build/env, the virtual environment, only
 END

@@ -4,11 +4,13 @@ The sections ``model``, ``loss`` and ``data`` choose something by ``name``; thei
 keyword arguments of what was chosen (``options``).
 """
 
+import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -27,6 +29,17 @@ class SettingsError(ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(problems))
+
+
+def _seconds(value: object) -> object:
+    """Return the seconds of a time as Slurm writes it, [[days-]hours:]minutes:seconds."""
+    if not isinstance(value, str):
+        return value  # also 23:50:00, which YAML itself reads as a number of seconds
+    found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", value.strip())
+    if found is None:
+        raise ValueError("expected seconds, or a time such as 23:50:00 or 1-23:50:00")
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 class _Section(BaseModel):
@@ -141,6 +154,11 @@ class TrainSettings(_Section):
         0, description="steps between validations; 0: at the end"
     )
     log_every: PositiveInt = Field(50, description="steps between log lines")
+    max_time: Annotated[NonNegativeFloat, BeforeValidator(_seconds)] = Field(
+        0.0,
+        description="seconds, or a time such as 23:50:00, after which the command writes a "
+        "checkpoint and exits with status 85; 0: no limit",
+    )
     stall_timeout: NonNegativeFloat = Field(
         0.0,
         description="seconds that ranks wait for one another before the job ends, more than a "

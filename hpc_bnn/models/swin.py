@@ -95,7 +95,7 @@ class Swin(nn.Module):
         coarse = (fine[0] // 2, fine[1] // 2)
         inside = None if periodic else (rows, columns)
 
-        # Patches do not overlap, so the convolutions at both ends are linear maps of tokens. Written
+        # Patches do not overlap: the convolutions at both ends are linear maps of tokens. Written
         # as such, every token is computed alike wherever it lies: float64 convolutions are not.
         self.embed = nn.Linear(4 * channels, width)
         self.latitude = nn.Parameter(torch.zeros(fine[0], 1, width)) if latitude_embedding else None

@@ -25,6 +25,7 @@ LAUNCHER_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"
 LAUNCHER_NODE_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 
+LEAVE_S = 10.0
 SPIN_S = 2e-4  # a rank that waits longer leaves the core to others
 
 
@@ -242,6 +243,19 @@ def abort(channel: Channel, status: int) -> None:
     """End every rank at once, where this one fails alone."""
     if channel.native() is not None:
         channel.native().Abort(status)
+
+
+def leave_together(channel: Channel) -> None:
+    """Collective: end MPI in good order, so that the process may exit with any status.
+
+    ``python -m mpi4py`` aborts all ranks where one exits with an error while MPI is running.
+    """
+    comm = channel.native()
+    if comm is not None:
+        from mpi4py import MPI
+
+        all_arrive(channel, within_s=LEAVE_S)
+        MPI.Finalize()
 
 
 def library_version() -> str:

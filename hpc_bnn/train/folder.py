@@ -9,7 +9,7 @@ RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
     "posterior.keep_graphs", "posterior.keep_noise", "posterior.predict_samples",
-    "posterior.samples_per_pass",
+    "posterior.samples_per_pass", "train.max_time",
 }  # fmt: skip
 RESUMABLE_SECTIONS = ("grid.", "evaluation.")
 
@@ -21,6 +21,8 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
+        self.restarts = path / "restarts.jsonl"
+        self.lock = path / "lock"
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation.json"

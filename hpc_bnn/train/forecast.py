@@ -11,7 +11,6 @@ import hpc_bnn
 from hpc_bnn.config import dump_settings
 from hpc_bnn.data.forecast_file import (
     ForecastFile,
-    ForecastVariable,
     create_forecast,
     finish,
 )
@@ -47,10 +46,7 @@ def forecast(
     def create() -> None:
         create_forecast(
             path,
-            variables=[
-                ForecastVariable(c.name, c.units, c.standard_name, c.long_name, c.level_hpa)
-                for c in fields.channels
-            ],
+            variables=fields.channels,
             latitude=fields.latitude.numpy(),
             longitude=fields.longitude.numpy(),
             start_s=start_s,

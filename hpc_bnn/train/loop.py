@@ -16,22 +16,31 @@ from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import Parts, build, read_source
 from hpc_bnn.train.folder import RunFolder
+from hpc_bnn.train.lock import hold
 from hpc_bnn.train.log import Metrics, Progress, read_metrics
+from hpc_bnn.train.restarts import TakenUp, take_up, tell_restart
 from hpc_bnn.train.schedule import learning_rate
 from hpc_bnn.train.scoring import score
 from hpc_bnn.train.snapshots import Snapshots
 from hpc_bnn.train.step import Report, Step
+from hpc_bnn.train.stop import Stop, Unfinished
 from hpc_bnn.train.summary import summarise, write_json
 
 log = logging.getLogger(__name__)
 
 
 def train(
-    settings: Settings, world: World, folder: RunFolder, *, resume: bool = False
+    settings: Settings,
+    world: World,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Collective over the world: train as the settings say and return what ``summary.json`` holds.
 
-    Every rank ends if any fails; the last good checkpoint stays.
+    Every rank ends if any fails; the last good checkpoint stays. ``began`` is the time
+    (``time.monotonic()``) from which ``train.max_time`` counts, now if left out.
 
     Raises
     ------
@@ -41,24 +50,54 @@ def train(
         If the run cannot be resumed or saved.
     FloatingPointError, GuardError
         From a step (``hb.Step``).
+    LockError
+        If another job works in the folder.
+    Unfinished
+        If a signal or ``train.max_time`` ended the run early, after a checkpoint.
     """
+    began = time.monotonic() if began is None else began
+    with Stop(world.world, max_time_s=settings.train.max_time, began=began) as stop:
+        return _train(settings, world, folder, stop, resume=resume, began=began)
+
+
+def _train(
+    settings: Settings, world: World, folder: RunFolder, stop: Stop, *, resume: bool, began: float
+) -> dict[str, Any]:
     agree(world.world, {"settings": dump_settings(settings), "resume": resume}, name="settings")
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
     on_first(world.world, lambda: folder.check(settings, resume=resume), name="run folder")
+    # Held until the process ends.
+    lock = together(
+        world.world, lambda: hold(folder.lock) if world.is_first else None, name="run folder"
+    )
     source = read_source(settings, ChannelRanks(world.world))
     parts = together(world.world, lambda: build(settings, source), name="building the model")
-    run = _Run(settings, world, folder, parts)
+    run = _Run(settings, world, folder, parts, stop, began)
     # Written last: settings that failed so far do not bind the folder.
     on_first(world.world, lambda: folder.write(settings), name="run folder")
-    return run.train(resume=resume)
+    try:
+        return run.train(resume=resume)
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 class _Run:
     """One training run: its parts and where it stands."""
 
-    def __init__(self, settings: Settings, world: World, folder: RunFolder, parts: Parts) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        world: World,
+        folder: RunFolder,
+        parts: Parts,
+        stop: Stop,
+        began: float,
+    ) -> None:
         self._settings, self._world, self._folder, self._parts = settings, world, folder, parts
+        self._stop, self._began = stop, began
+        self._taken_up: TakenUp | None = None
         chosen = settings.train
         self._batches = Batches(
             parts.source.train, batch_size=chosen.batch_size, world=world, seed=settings.seed
@@ -93,7 +132,8 @@ class _Run:
 
     def train(self, *, resume: bool) -> dict[str, Any]:
         if resume:
-            self._resume()
+            self._taken_up = take_up(self._world, self._folder, self._snapshots)
+            self._step.step = self._taken_up.step if self._taken_up else 0
         chosen, first = self._settings.train, self._step.step
         finished = on_first(self._world.world, lambda: self._finished(first), name="summary")
         if finished is not None:
@@ -131,16 +171,24 @@ class _Run:
                     metrics.write(self._row(report, lr, waits[-1]))
                 done = step + 1
                 progress.tell(done, report.loss)
+                if step == first and self._taken_up is not None:
+                    tell_restart(self._world, self._folder, self._taken_up, began=self._began)
                 last = done == self._total
+                reason = self._stop.due()
                 if last or _due(done, chosen.validate_every):
                     validation = self._validate()
                     if metrics is not None:
                         scores = {f"validation_{key}": value for key, value in validation.items()}
                         metrics.write({"step": step, "epoch": self._epoch(done), **scores})
-                if last or _due(done, chosen.checkpoint_every):
+                if last or reason or _due(done, chosen.checkpoint_every):
                     if metrics is not None:
                         metrics.flush()
                     self._snapshots.save(done, steps_per_epoch=self._batches.steps_per_epoch)
+                if reason and not last:
+                    raise Unfinished(
+                        f"{reason}: stopped after step {done} of {self._total}, with a checkpoint; "
+                        "run the same command with --resume"
+                    )
         finally:
             ahead.close()
             progress.close()
@@ -202,17 +250,6 @@ class _Run:
             batch_size=self._settings.train.batch_size,
         ).result()
 
-    def _resume(self) -> None:
-        """Collective: go on from the newest good checkpoint, if there is one."""
-        found = self._snapshots.restore()
-        if found is None:
-            log.info(
-                "no checkpoint in %s yet: starting from the beginning", self._folder.checkpoints
-            )
-            return
-        path, self._step.step = found
-        log.info("resumed from %s at step %d", path, self._step.step)
-
     def _describe(self, first: int) -> None:
         grid, posterior = self._world.grid, self._parts.posterior
         log.info(
@@ -256,6 +293,11 @@ class _Run:
             data_waits=waits,
             validation=dict(validation),
         )
+        restarts = on_first(
+            self._world.world, lambda: read_metrics(self._folder.restarts), name="restarts"
+        )
+        summary["restarts"] = len(restarts)
+        summary["lost_steps"] = sum(row["lost_steps"] for row in restarts)
         on_first(
             self._world.world, lambda: write_json(self._folder.summary, summary), name="summary"
         )

@@ -28,7 +28,7 @@ def adam(module: nn.Module) -> torch.optim.Optimizer:
 def deterministic(task: Task, *, samples: int, passes: int = 1) -> Callable[[], object]:
     """The network without a posterior on ``samples`` times the batch, in ``passes`` parts."""
     torch.manual_seed(0)
-    network, loss = task.network(), task.loss()
+    network, loss = task.network(), task.alone or task.loss()
     optimizer = adam(network)
     copies = samples // passes
     x = task.x.repeat(copies, *[1] * (task.x.dim() - 1))
@@ -48,6 +48,7 @@ def bayesian(
     *,
     samples: int,
     keep_noise: bool,
+    keep_graphs: bool = False,
     world: hb.World = ALONE,
     reduction: str = "world",
 ) -> hb.Step:
@@ -61,14 +62,17 @@ def bayesian(
         world,
         samples=samples,
         num_examples=NUM_EXAMPLES,
+        keep_graphs=keep_graphs,
         reduction=reduction,
         guard_every=0,
     )
 
 
-def hb_step(task: Task, *, samples: int, keep_noise: bool) -> Callable[[], object]:
+def hb_step(
+    task: Task, *, samples: int, keep_noise: bool, keep_graphs: bool = False
+) -> Callable[[], object]:
     """``hb.Step`` on one process."""
-    step = bayesian(task, samples=samples, keep_noise=keep_noise)
+    step = bayesian(task, samples=samples, keep_noise=keep_noise, keep_graphs=keep_graphs)
     return lambda: step(task.x, task.y)
 
 

@@ -1,7 +1,8 @@
-"""The two networks that the benchmarks train, with one batch of examples and the loss of each.
+"""The networks that the benchmarks train, with one batch of examples and the loss of each.
 
 The multilayer perceptron sees few rows per weight, so noise and memory traffic dominate; the
-transformer stack sees thousands, so matrix products do.
+transformer stack sees thousands, so matrix products do; the SWIN transformer, that of weather
+forecasts, lies in between.
 
 Letters: B batch, L tokens, F features.
 """
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hpc_bnn import losses
-from hpc_bnn.losses.base import Loss
+from hpc_bnn.losses.base import JointLoss, Loss
 from hpc_bnn.models.mlp import MLP
+from hpc_bnn.models.swin import Swin
 
 # Size of an imagined training set: it only scales the KL.
 NUM_EXAMPLES = 10_000
@@ -23,12 +25,19 @@ NUM_EXAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on what."""
+    """What is trained on what.
+
+    Attributes
+    ----------
+    alone
+        The loss of the deterministic network where ``loss`` is one of several samples.
+    """
 
     network: Callable[[], nn.Module]
     loss: Callable[[], Loss]
     x: Tensor
     y: Tensor
+    alone: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 class Block(nn.Module):
@@ -91,8 +100,25 @@ def transformer(depth: int) -> Task:
     )
 
 
+def swin(loss: Callable[[], Loss]) -> Task:
+    """Default SWIN transformer on a 32 x 64 globe of 6 channels, 6 million weights, batch of 4.
+
+    Where the loss joins samples, the deterministic network minimises the CRPS of one member.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return Task(
+        network=lambda: Swin((6, 32, 64), (6, 32, 64), width=96),
+        loss=loss,
+        x=torch.randn(4, 6, 32, 64, generator=generator),
+        y=torch.randn(4, 6, 32, 64, generator=generator),
+        alone=functional.l1_loss if isinstance(loss(), JointLoss) else None,
+    )
+
+
 TASKS: dict[str, Callable[[], Task]] = {
     "mlp": mlp,
     "transformer-2": lambda: transformer(2),
     "transformer-6": lambda: transformer(6),
+    "swin-nll": lambda: swin(losses.gaussian_nll),
+    "swin-crps": lambda: swin(losses.almost_fair_crps),
 }

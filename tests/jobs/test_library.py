@@ -28,7 +28,7 @@ def test_same_losses_alone_and_on_two_ranks(tmp_path: Path) -> None:
 def test_command_line_from_another_folder(train: Train, tmp_path: Path) -> None:
     """Relative paths are those of the working folder; a bundled settings file goes by its name."""
     small = ("train.steps=2", "data.length=400", "data.history=24", "model.hidden=[8]")
-    ended = train(Path("here/run"), *small, ranks=2, given=Path("demo.yaml"), cwd=tmp_path)
+    ended = train(Path("here/run"), *small, ranks=2, given=Path("mlp_series.yaml"), cwd=tmp_path)
     assert ended.status == 0, ended.text
     assert (tmp_path / "here" / "run" / "summary.json").is_file()
     assert ended.out.startswith("here/run: 2 steps")

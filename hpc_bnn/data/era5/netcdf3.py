@@ -48,7 +48,10 @@ def read_netcdf3(path: str) -> Header:
         If the file is cut off or is no netCDF-3 file; names file and missing bytes.
     """
     data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
-    cursor = _Cursor(data, path)
+    # Not through the map: a hole of a file on a full tmpfs would end the process.
+    with open(path, "rb") as file:
+        # A header of more than 16 MiB would hold some 100 000 variables.
+        cursor = _Cursor(file.read(1 << 24), path)
     try:
         numrecs = cursor.start()
         names, lengths = _dimensions(cursor)
@@ -103,9 +106,8 @@ def view(
 class _Cursor:
     """Reads the header front to back."""
 
-    def __init__(self, data: NDArray[np.uint8], path: str) -> None:
-        # A header of more than 16 MiB would hold some 100 000 variables.
-        self._bytes = data[: 1 << 24].tobytes()
+    def __init__(self, head: bytes, path: str) -> None:
+        self._bytes = head
         self._at, self._path, self._wide, self._wide_offset = 0, path, False, False
 
     def start(self) -> int:

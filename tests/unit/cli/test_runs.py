@@ -268,7 +268,7 @@ def test_a_bundled_config_by_name_from_any_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["data.length=400", "data.history=24", "posterior.samples=1", "model.hidden=[4]"]
-    assert hpc_bnn("train", "demo.yaml", *small, "train.steps=1", "--run", "here") == 0
+    assert hpc_bnn("train", "mlp_series.yaml", *small, "train.steps=1", "--run", "here") == 0
     assert read_json(tmp_path / "here" / "summary.json")["samples"] == 1
 
 
@@ -276,8 +276,8 @@ def test_a_file_of_that_name_here_wins_over_the_bundled_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    written(tmp_path / "demo.yaml", SERIES)
-    assert hpc_bnn("train", "demo.yaml", "train.steps=1", "--run", "here") == 0
+    written(tmp_path / "mlp_series.yaml", SERIES)
+    assert hpc_bnn("train", "mlp_series.yaml", "train.steps=1", "--run", "here") == 0
     assert read_json(tmp_path / "here" / "summary.json")["batch_size"] == 16
 
 

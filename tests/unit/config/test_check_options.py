@@ -100,7 +100,7 @@ def test_choose() -> None:
 
 
 def wrong_choices(*overrides: str) -> list[str]:
-    settings = load_settings(CONFIGS / "demo.yaml", overrides)
+    settings = load_settings(CONFIGS / "mlp_series.yaml", overrides)
     with pytest.raises(SettingsError) as caught:
         check_choices(settings, "my.yaml")
     assert all(problem.startswith("my.yaml: ") for problem in caught.value.problems)

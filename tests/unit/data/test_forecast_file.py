@@ -19,18 +19,18 @@ from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.netcdf3 import read_netcdf3
 from hpc_bnn.data.forecast_file import (
     ForecastFile,
-    ForecastVariable,
     create_forecast,
     finish,
     partial_path,
 )
+from hpc_bnn.data.source import FieldChannel
 
 VARIABLES = (
-    ForecastVariable("t2m", "K", "air_temperature", "2m temperature", None),
-    ForecastVariable("z500", "m2 s-2", "geopotential", "geopotential at 500 hPa", 500.0),
-    ForecastVariable("t500", "K", "air_temperature", "temperature at 500 hPa", 500.0),
-    ForecastVariable("q0.5", "kg kg-1", "specific_humidity", "humidity", 0.5),
-    ForecastVariable("tcwv", "kg m-2", "", "total column water vapour", None),
+    FieldChannel("t2m", "K", "air_temperature", "2m temperature", None, False),
+    FieldChannel("z500", "m2 s-2", "geopotential", "geopotential at 500 hPa", 500.0, False),
+    FieldChannel("t500", "K", "air_temperature", "temperature at 500 hPa", 500.0, False),
+    FieldChannel("q0.5", "kg kg-1", "specific_humidity", "humidity", 0.5, False),
+    FieldChannel("tcwv", "kg m-2", "", "total column water vapour", None, False),
 )
 CELL = ("member", "lead_time", "latitude", "longitude")
 LATITUDE = np.linspace(60, -60, 5)
@@ -397,11 +397,11 @@ def test_offsets_beyond_4_gib(tmp_path: Path) -> None:
         ({"variables": []}, r"variables are \[\]"),
         ({"variables": VARIABLES[:1] * 2}, "'t2m' cannot.*different"),
         (
-            {"variables": [ForecastVariable("member", "1", "", "", None)]},
+            {"variables": [FieldChannel("member", "1", "", "", None, False)]},
             "'member' cannot.*coordinate",
         ),
-        ({"variables": [ForecastVariable("a b", "1", "", "", None)]}, "'a b' cannot.*letters"),
-        ({"variables": [ForecastVariable("a/b", "1", "", "", None)]}, "'a/b' cannot.*letters"),
+        ({"variables": [FieldChannel("a b", "1", "", "", None, False)]}, "'a b' cannot.*letters"),
+        ({"variables": [FieldChannel("a/b", "1", "", "", None, False)]}, "'a/b' cannot.*letters"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -62,7 +62,7 @@ def alone() -> dict[str, str]:
 def test_worlds_of_one_rank_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("mpi4py")
     done = subprocess.run(
-        [sys.executable, "-m", "hpc_bnn", "train", "demo.yaml", "--run", "run"],
+        [sys.executable, "-m", "hpc_bnn", "train", "mlp_series.yaml", "--run", "run"],
         env={**alone(), "OMPI_COMM_WORLD_SIZE": "4"},
         cwd=tmp_path,
         capture_output=True,

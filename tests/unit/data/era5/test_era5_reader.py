@@ -235,3 +235,44 @@ def test_out_and_settings_are_checked(tmp_path: Path) -> None:
         Reader(made).read(0, np.empty((7, 12), np.float32))
     with pytest.raises(ValueError, match="missing = 'zero'"):
         Reader(made, missing="zero")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("write", [write_legacy, write_new])
+def test_several_steps_at_once_are_the_same_as_one_by_one(tmp_path: Path, write: Any) -> None:
+    surface, upper = hours(15), hours(9)
+    write(tmp_path / "surface.nc", surface, ["t2m"])
+    write(tmp_path / "a.nc", upper, ["t", "z"], levels=[500, 850, 1000])
+    write(tmp_path / "b.nc", surface[len(upper) :], ["t", "z"], levels=[500, 850, 1000])
+    made = catalogue(tmp_path)
+    reader = Reader(made, mean=np.full(7, 3.0), std=np.full(7, 7.0))
+    order = [3, 4, 5, 0, 12, 8, 9, 4, 1]  # neighbours, a border of files, one step twice
+    together = np.empty((len(order), *made.shape), np.float32)
+    reader.read_all(order, list(together))
+    alone = np.empty(made.shape, np.float32)
+    for at, got in zip(order, together, strict=True):
+        reader.read(at, alone)
+        np.testing.assert_array_equal(got, alone)
+
+
+def test_the_library_keeps_no_more_chunks_than_a_step_needs(tmp_path: Path) -> None:
+    path = tmp_path / "a.nc"
+    with netCDF4.Dataset(path, "w") as dataset:
+        for axis, size in (("time", 6), ("y", 10), ("x", 20)):
+            dataset.createDimension(axis, size)
+        layouts: dict[str, dict[str, Any]] = {
+            "straight": {"chunksizes": (1, 10, 20)},
+            "packed": {"chunksizes": (1, 4, 20), "zlib": True},
+            "slow": {"chunksizes": (3, 10, 20), "zlib": True},
+            "contiguous": {"contiguous": True},
+        }
+        for name, layout in layouts.items():
+            dataset.createVariable(name, "f4", ("time", "y", "x"), **layout)[:] = 1.0
+    handles = Handles()
+    with library_lock():
+        opened = handles.dataset(str(path), path.stat().st_size)
+        held = {n: opened.variables[n].get_var_chunk_cache()[0] for n in ("straight", "packed")}
+        assert held == {"straight": 1, "packed": 4 * 12 * 20}
+        assert opened.variables["slow"].get_var_chunk_cache()[0] == 4 * 3 * 10 * 20
+        for name in layouts:
+            assert (opened.variables[name][4] == 1.0).all()
+    handles.close()

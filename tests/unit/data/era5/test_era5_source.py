@@ -1,5 +1,6 @@
 """The data set: windows, ranges, forcing, normalisation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,25 @@ def test_windows_hold_normalised_states_and_tendencies(folder: Path) -> None:
             x[row, 6:],
             torch.from_numpy(calendar(np.array([now])))[0, :, None, None].expand(4, 7, 12),
         )
+
+
+def test_a_batch_reads_each_time_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = source(folder, history=2).train
+    assert isinstance(train, ForecastWindows)
+    alone = [train.batch(torch.tensor([k])) for k in range(len(train))]
+    reader, read = train.atmosphere._reader, []
+
+    def noting(indices: Sequence[int], outs: Sequence[NDArray[np.float32]]) -> None:
+        read.extend(indices)
+        type(reader).read_all(reader, indices, outs)
+
+    monkeypatch.setattr(reader, "read_all", noting)
+    chosen = torch.tensor([2, 0, 1, 2, 3])
+    x, y = train.batch(chosen)
+    assert sorted(read) == sorted(set(train.steps[chosen].flatten().tolist()))
+    for k, index in enumerate(chosen.tolist()):
+        assert torch.equal(x[k], alone[index][0][0])
+        assert torch.equal(y[k], alone[index][1][0])
 
 
 def test_windows_never_cross_a_gap_or_a_range(folder: Path) -> None:
