@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from hpc_bnn.arguments import parse
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
 from hpc_bnn.data.era5 import (
@@ -56,6 +58,11 @@ USER_ERRORS = (
     FloatingPointError,
     LaunchError,
 )
+SAVES_MEMORY = (
+    "out of memory: lower train.batch_size or posterior.samples_per_pass, set "
+    "posterior.keep_graphs and posterior.keep_noise to false, or use more data ranks; swin: "
+    "model.recompute=true"
+)
 # A rank that fails waits this long for the others to fail too, before it ends them.
 PATIENCE_S = 3.0
 
@@ -78,12 +85,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*USER_ERRORS, RankError) as error:
         _explain(error, options.command, world)
         return 2
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        _explain(MemoryError(f"{error}\n{SAVES_MEMORY}"), options.command, world)
+        return 2
     except Unfinished as reason:
         if world.rank == 0:
             print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
-        leave_together(world)
+        leave_together(world, REQUEUE)
         return REQUEUE
     return status
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    on_cpu = "allocate memory" in str(error)  # torch has no class of its own for it
+    return isinstance(error, torch.cuda.OutOfMemoryError) or on_cpu
 
 
 def _explain(error: Exception, command: str, world: Channel) -> None:

@@ -5,7 +5,9 @@ moves. A process alone uses ``SOLO``, which needs no MPI. Tensors are CPU tensor
 microseconds here, where Horovod's cycle would add a millisecond.
 """
 
+import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -245,17 +247,24 @@ def abort(channel: Channel, status: int) -> None:
         channel.native().Abort(status)
 
 
-def leave_together(channel: Channel) -> None:
-    """Collective: end MPI in good order, so that the process may exit with any status.
+def leave_together(channel: Channel, status: int) -> None:
+    """Collective: end MPI in good order and this process with any status; one alone just returns.
 
-    ``python -m mpi4py`` aborts all ranks where one exits with an error while MPI is running.
+    ``python -m mpi4py`` aborts all ranks where one exits with an error while MPI is running, and
+    srun --kill-on-bad-exit terminates those that are not gone when the first one is: its own status
+    would then be 143, so they finish first, and fast.
     """
-    comm = channel.native()
-    if comm is not None:
-        from mpi4py import MPI
+    if channel.native() is None:
+        return
+    from mpi4py import MPI
 
-        all_arrive(channel, within_s=LEAVE_S)
-        MPI.Finalize()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    all_arrive(channel, within_s=LEAVE_S)
+    MPI.Finalize()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def library_version() -> str:

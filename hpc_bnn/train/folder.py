@@ -1,8 +1,10 @@
 """The run folder: who may write into it, what it holds, and whether a run may go on in it."""
 
 from pathlib import Path
+from typing import IO
 
 from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
+from hpc_bnn.train.lock import LockError, hold
 
 # May change when a run is resumed: none of them changes the answer.
 RESUMABLE = {
@@ -68,23 +70,33 @@ class RunFolder:
                 advice = "continue it with --resume or use another --run folder"
                 raise SettingsError([f"{self.path}: holds a run already; {advice}"])
 
-    def write(self, settings: Settings) -> None:
-        """Make the folder, clear what a killed run left half written, write the resolved settings.
+    def claim(self, settings: Settings, *, resume: bool) -> IO[str] | None:
+        """Make the folder this job's own: lock it, check again, write the resolved settings.
+
+        What a killed run left half written is cleared. Returns the lock, held while it is open;
+        None where the file system has no locks.
 
         Raises
         ------
         OSError
-            If it cannot be written.
+            If the folder cannot be written, or another job works in it.
+        SettingsError
+            As from ``check``: another job may have begun since.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            lock = hold(self.lock)
+            self.check(settings, resume=resume)
             for leftover in self.checkpoints.glob("*.partial"):
                 leftover.unlink(missing_ok=True)
             partial = self.config.with_suffix(".partial")
             partial.write_text(dump_settings(settings), encoding="utf-8")
             partial.replace(self.config)
+        except LockError:
+            raise
         except OSError as error:
             raise OSError(
                 f"{self.path}: the run folder cannot be written ({error.strerror}); choose "
                 "another with --run"
             ) from error
+        return lock

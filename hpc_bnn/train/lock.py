@@ -25,7 +25,6 @@ def hold(path: Path) -> IO[str] | None:
     LockError
         If another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,3 +45,10 @@ def hold(path: Path) -> IO[str] | None:
     file.write(f"{who} on {socket.gethostname()} (since {datetime.now():%Y-%m-%d %H:%M:%S})\n")
     file.flush()
     return file
+
+
+def release(lock: IO[str] | None) -> None:
+    """Give the folder free in good order."""
+    if lock is not None:
+        lock.truncate(0)
+        lock.close()

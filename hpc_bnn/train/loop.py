@@ -16,7 +16,7 @@ from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import Parts, build, read_source
 from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.lock import hold
+from hpc_bnn.train.lock import release
 from hpc_bnn.train.log import Metrics, Progress, read_metrics
 from hpc_bnn.train.restarts import TakenUp, take_up, tell_restart
 from hpc_bnn.train.schedule import learning_rate
@@ -67,20 +67,19 @@ def _train(
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
     on_first(world.world, lambda: folder.check(settings, resume=resume), name="run folder")
-    # Held until the process ends.
-    lock = together(
-        world.world, lambda: hold(folder.lock) if world.is_first else None, name="run folder"
-    )
     source = read_source(settings, ChannelRanks(world.world))
     parts = together(world.world, lambda: build(settings, source), name="building the model")
     run = _Run(settings, world, folder, parts, stop, began)
-    # Written last: settings that failed so far do not bind the folder.
-    on_first(world.world, lambda: folder.write(settings), name="run folder")
+    # Claimed last: settings that failed so far do not bind the folder.
+    lock = together(
+        world.world,
+        lambda: folder.claim(settings, resume=resume) if world.is_first else None,
+        name="run folder",
+    )
     try:
         return run.train(resume=resume)
     finally:
-        if lock is not None:
-            lock.close()
+        release(lock)
 
 
 class _Run:

@@ -57,7 +57,7 @@ class Rollout:
         at = torch.searchsorted(times, seconds).clamp(max=len(times) - 1)
         absent = seconds[times[at] != seconds]
         if len(absent):
-            near = times[at[times[at] != seconds][0]]
+            near = times[(times - absent[0]).abs().argmin()]
             raise ValueError(
                 f"no state at {time_text(absent[0])}; the files have {time_text(times[0])} to "
                 f"{time_text(times[-1])}, near it {time_text(near)}"
@@ -67,8 +67,10 @@ class Rollout:
 
     def history(self, starts: Tensor) -> Tensor:
         """Read the states (B, h, C, H, W) up to start times (B,), the oldest first."""
-        back = range(self.fields.history - 1, -1, -1)
-        return torch.stack([self.states(starts - k * self.step_s) for k in back], 1)
+        # The start first: if it is missing, the message is about it.
+        back = range(self.fields.history)
+        newest_first = [self.states(starts - k * self.step_s) for k in back]
+        return torch.stack(newest_first[::-1], 1)
 
     def advance(
         self, history: Tensor, starts: Tensor, lead: int, member: int, network: Network

@@ -39,5 +39,7 @@ def load_trained(world: World, folder: RunFolder) -> Trained:
     snapshots = Snapshots(settings, world, folder, parts, parts.optimizer(settings.train.lr))
     found = snapshots.restore()
     if found is None:
-        raise CheckpointError(f"{folder.checkpoints}: no checkpoint yet; train first")
+        raise CheckpointError(
+            f"{folder.checkpoints}: no checkpoint to evaluate or forecast with; train first"
+        )
     return Trained(settings, parts, found[1])

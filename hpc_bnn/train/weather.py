@@ -7,6 +7,7 @@ Letters: M members, B start times, C channels, H latitude, W longitude.
 """
 
 import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.losses.cell_area import cell_area
+from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.rollout import HOUR_S, Rollout
 from hpc_bnn.train.trained import Trained
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 DEFAULT_HOURS = 120  # five days
 MEMBER_BYTES = 1 << 27  # of the states of all members; start times that fit are stepped together
 READ_AT_ONCE = 16  # states of the climatology
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +66,10 @@ def score_weather(trained: Trained, world: World) -> WeatherScores:
     starts, steps = _starts(
         fields.test_times, rollout.step_s, settings.evaluation.steps, settings.evaluation.starts
     )
-    climatology = _climatology(rollout, world, settings.evaluation.climatology_states)
     channels, rows, columns = trained.parts.source.output_shape
+    climatology = _climatology(
+        rollout, world, (channels, rows, columns), settings.evaluation.climatology_states
+    )
     tally = WeatherTally(
         leads=steps, channels=channels, members=members, area=cell_area(fields.latitude)
     )
@@ -75,9 +80,13 @@ def score_weather(trained: Trained, world: World) -> WeatherScores:
     ]
     state_bytes = 4 * fields.history * channels * rows * columns * members
     size = max(1, min(settings.train.batch_size, MEMBER_BYTES // state_bytes))
-    for i, part in enumerate(torch.split(own, size) if len(own) else ()):
-        pictures += _score(trained, rollout, tally, climatology, part, steps, drawn)
-        log.info("forecast %d of %d start times of this rank", i * size + len(part), len(own))
+
+    def score() -> None:
+        for i, part in enumerate(torch.split(own, size) if len(own) else ()):
+            pictures.extend(_score(trained, rollout, tally, climatology, part, steps, drawn))
+            log.info("forecast %d of %d start times of this rank", i * size + len(part), len(own))
+
+    together(world.world, score, name="forecasts")
     tally.sums = world.world.all_reduce(tally.sums, reduction="sum", name="scores")
     gathered = world.world.gather_objects(pictures, name="pictures")
     lead_hours = tuple(fields.step_hours * (lead + 1) for lead in range(steps))
@@ -150,23 +159,40 @@ def _starts(times: Tensor, step_s: int, steps: int, most: int) -> tuple[Tensor, 
     return possible[torch.arange(count) * len(possible) // count], wanted
 
 
-def _climatology(rollout: Rollout, world: World, most: int) -> Climatology:
-    """Collective over the world: fit the climatology to normalised states of the training split."""
-    times, shape = rollout.fields.train_times, rollout.fields.record
-    count = min(most, len(times))
-    chosen = times[torch.arange(count) * len(times) // count]
+def _climatology(
+    rollout: Rollout, world: World, shape: tuple[int, int, int], most: int
+) -> Climatology:
+    """Collective over the world: fit the climatology to normalised states (C, H, W) of the training
+    split.
+    """
+    times = rollout.fields.train_times
+    chosen = times[_spread(len(times), most)]
     annual, daily = harmonics(int(times[0]), int(times[-1]), _spacing_hours(times))
-    first = shape.states(torch.zeros(1, dtype=torch.long))
-    sums = HarmonicSums(annual, daily, (first.shape[1], first.shape[2], first.shape[3]))
-    own = chosen[in_turn(count, data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)]
-    for part in torch.split(own, READ_AT_ONCE) if len(own) else ():
-        sums.add(part, rollout.states(part).cpu())
+    sums = HarmonicSums(annual, daily, shape)
+    turn = in_turn(len(chosen), data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
+
+    def add() -> None:
+        for part in torch.split(chosen[turn], READ_AT_ONCE) if len(turn) else ():
+            sums.add(part, rollout.states(part).cpu())
+
+    together(world.world, add, name="climatology")
     for name in ("gram", "cross", "squares"):
         total = world.world.all_reduce(
             getattr(sums, name), reduction="sum", name=f"climatology.{name}"
         )
         setattr(sums, name, total)
     return sums.solve()
+
+
+def _spread(number: int, most: int) -> Tensor:
+    """Choose at most so many positions, one of each of equal stretches.
+
+    Where in its stretch, the golden ratio says: equal steps could meet one hour of the day only.
+    """
+    count = min(most, number)
+    edges = torch.arange(count + 1) * number // count
+    place = torch.arange(count, dtype=torch.float64) * GOLDEN % 1
+    return edges[:-1] + (place * edges.diff()).long()
 
 
 def _spacing_hours(times: Tensor) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def read_netcdf3(path: str) -> Header:
     """
     data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
     # Not through the map: a hole of a file on a full tmpfs would end the process.
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         # A header of more than 16 MiB would hold some 100 000 variables.
         cursor = _Cursor(file.read(1 << 24), path)
     try:

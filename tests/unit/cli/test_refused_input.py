@@ -10,6 +10,7 @@ from tiny_run import SERIES, checkpoints, hpc_bnn, metrics, written
 import hpc_bnn as hb
 from hpc_bnn.config import CONFIGS
 from hpc_bnn.train.checkpoint import load
+from hpc_bnn.train.lock import hold
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_evaluate_needs_a_run_and_a_checkpoint(config: Path, tmp_path: Path, tol
     checkpoint.write_bytes(content[:1000])
     assert "all 1 checkpoints are damaged" in told("evaluate", run)
     checkpoint.unlink()
-    assert "no checkpoint to evaluate; train first" in told("evaluate", run)
+    assert "no checkpoint to evaluate or forecast with; train first" in told("evaluate", run)
 
 
 def test_a_checkpoint_of_another_model(config: Path, tmp_path: Path, told: Any) -> None:
@@ -214,3 +215,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         hpc_bnn("--version")
     assert caught.value.code == 0
     assert capsys.readouterr().out.strip() == hb.__version__
+
+
+def test_too_little_memory_says_what_saves_some(config: Path, told: Any, tmp_path: Path) -> None:
+    """A layer of terabytes: the allocation is refused at once."""
+    message = told("train", config, "model.hidden=[2000000000]", "--run", tmp_path / "run")
+    assert "allocate memory" in message
+    assert "lower train.batch_size" in message
+
+
+def test_a_folder_in_use_is_left_alone(config: Path, told: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert hpc_bnn("train", config, "train.steps=1", "--run", run) == 0
+    with hold(run / "lock") or pytest.skip("no locks here"):
+        message = told("train", config, "train.steps=1", "--run", run, "--resume")
+    assert "is working in this folder" in message

@@ -9,6 +9,7 @@ import yaml
 
 from hpc_bnn.config import Settings, SettingsError
 from hpc_bnn.train.folder import RESUMABLE, RunFolder
+from hpc_bnn.train.lock import release
 
 BASE = {
     "seed": 1,
@@ -21,7 +22,7 @@ BASE = {
 
 def prepare(folder: RunFolder, chosen: Settings, *, resume: bool) -> None:
     folder.check(chosen, resume=resume)
-    folder.write(chosen)
+    release(folder.claim(chosen, resume=resume))
 
 
 def settings(*overrides: str) -> Settings:
@@ -38,7 +39,11 @@ def test_a_new_folder_gets_the_resolved_settings(tmp_path: Path) -> None:
     prepare(folder, settings("train.lr=0.5"), resume=False)
     assert folder.settings() == settings("train.lr=0.5")
     assert folder.checkpoints.is_dir()
-    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "config.yaml"]
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "lock",
+    ]
 
 
 def test_resume_in_a_new_folder_starts_a_run(tmp_path: Path) -> None:
@@ -80,6 +85,8 @@ ALLOWED = {
     "train.log_every": 7,
     "train.stall_timeout": 7.0,
     "train.device": "cpu",
+    "train.max_time": 7.0,
+    "posterior.keep_graphs": True,
     "posterior.keep_noise": True,
     "posterior.predict_samples": 7,
     "posterior.samples_per_pass": 7,

@@ -148,9 +148,10 @@ def test_missing_values_are_the_mean() -> None:
     [
         (-1, ("no state at 2000-12-31T18:00", "near it 2001-01-01T00:00")),
         (12, ("no state at 2001-01-04T00:00", "near it 2001-01-03T18:00")),
-        (2.5, ("no state at 2001-01-01T15:00", "near it 2001-01-01T18:00")),
+        (2.25, ("no state at 2001-01-01T13:30", "near it 2001-01-01T12:00")),
+        (2.75, ("no state at 2001-01-01T16:30", "near it 2001-01-01T18:00")),
     ],
-    ids=["before", "behind", "between"],
+    ids=["before", "behind", "between, early", "between, late"],
 )
 def test_a_time_that_is_not_there(offset: float, named: tuple[str, ...]) -> None:
     rollout = rollout_of()

@@ -1,5 +1,7 @@
 """Which start times are scored: evenly spaced, and with every lead time inside the test split."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,7 +41,7 @@ def test_even_spacing_and_no_more_than_asked_for() -> None:
     chosen, _ = starts(list(range(103)), 4, 10)
     assert chosen == list(range(0, 100, 10))
     chosen, _ = starts(list(range(50)), 1, 7)
-    gaps = {b - a for a, b in zip(chosen, chosen[1:], strict=False)}
+    gaps = {b - a for a, b in pairwise(chosen)}
     assert len(chosen) == 7
     assert gaps <= {7, 8}
 

@@ -1,7 +1,7 @@
 """Several ranks read one data set: the same numbers, bit for bit, and an end for all if one fails.
 
-Ranks are threads here, so the files are netCDF-3: HDF5 may crash where two threads of one process
-have opened one file, even one after the other under a lock (netCDF4 1.7.5, HDF5 2.2.0).
+Ranks are threads of one process here, so the files are netCDF-3: HDF5 2.2.0 crashes where a file
+with texts in it (expver) is open twice, the first of both is closed, and it is opened once more.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,283 @@
+"""A private Slurm on this machine: real daemons in a folder of their own, all on 127.0.0.1.
+
+Each node is a slurmd in namespaces of its own (host name, mounts, processes), so MPI, the job
+scripts and logs see several machines, and a node that is ended takes all its processes with it.
+Cores, memory and GPUs are what ``Shape`` says, whatever this machine has. There is no accounting
+and no control of CPUs and memory.
+
+The daemons are children of this process and end with it, however it ends.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged", "unshare", "setpriv")
+SBIN = ("/usr/sbin", "/sbin")  # often not on a plain user's PATH
+START_S = 60.0
+END_S = 10.0
+# What launchers around this process say must not reach the jobs.
+LEFT_OUT = ("SLURM_", "SBATCH_", "SRUN_", "PMI", "OMPI_", "PRTE_", "MPIEXEC_", "HOROVOD_")
+
+
+class Unavailable(Exception):
+    """This machine cannot run a private Slurm; the message says why."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The machine that Slurm shall believe in."""
+
+    nodes: int = 2
+    cores: int = 8  # of a node
+    threads_per_core: int = 1
+    gpus: int = 0  # of a node
+    memory_gb: int = 500
+    partitions: tuple[str, ...] = ("batch",)  # the first is the default
+    features: tuple[str, ...] = ()
+
+
+@dataclass
+class Cluster:
+    """A running Slurm, from ``start`` to ``stop``."""
+
+    folder: Path
+    shape: Shape
+    _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which Slurm's commands find this cluster."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(LEFT_OUT)}
+        return {**kept, "PATH": _path(), "SLURM_CONF": str(self._conf)}
+
+    def start(self) -> None:
+        """Start all daemons and wait until every node is idle.
+
+        Raises
+        ------
+        Unavailable
+            If a program is missing or may not run here, with what it said.
+        """
+        missing = [name for name in NEEDED if shutil.which(name, path=_path()) is None]
+        if missing:
+            raise Unavailable(f"not installed: {', '.join(missing)}")
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End every daemon, and with the nodes all their jobs."""
+        for name, daemon in self._daemons.items():  # the nodes first, at once: jobs end with them
+            daemon.kill() if name in self.nodes else daemon.terminate()
+        for daemon in self._daemons.values():
+            try:
+                daemon.wait(END_S)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        self._daemons.clear()
+
+    @property
+    def nodes(self) -> list[str]:
+        return [f"n{i + 1}" for i in range(self.shape.nodes)]
+
+    def run(self, *command: str | Path) -> str:
+        """Run one of Slurm's commands to its end and return what it printed."""
+        done = self.attempt(*command)
+        if done.returncode:
+            raise AssertionError(f"{command}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def attempt(
+        self, *command: str | Path, given: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of Slurm's commands, with further variables, and return how it ended."""
+        return subprocess.run(
+            [str(word) for word in command],
+            env={**self.environment, **(given or {})},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
+
+    def kill_node(self, name: str) -> None:
+        """End a node with all its processes, as a power failure does."""
+        daemon = self._daemons.pop(name)
+        daemon.kill()
+        daemon.wait()
+
+    def start_node(self, name: str) -> None:
+        """Start a node; Slurm takes it up as soon as it reports."""
+        shm, hosts = "mount -t tmpfs -o mode=1777 shm /dev/shm", self.folder / "hosts"
+        mounts = f"{shm}; mount --bind '{hosts}' /etc/hosts"
+        # No exec: the shell is process 1 of the node and takes in what jobs leave behind.
+        script = f"hostname {name}; {mounts}; slurmd -D -f '{self._conf}' -N {name}; exit"
+        self._spawn(name, *_separate(), "sh", "-ec", script)
+
+    @property
+    def _conf(self) -> Path:
+        return self.folder / "slurm.conf"
+
+    def _start(self) -> None:
+        tried = subprocess.run(
+            [*_separate(), "sh", "-ec", "hostname n0; mount -t tmpfs shm /dev/shm"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if tried.returncode:
+            raise Unavailable(f"namespaces are refused: {tried.stderr.strip()}")
+        for name in ("state", "log", "run", "munge", *(f"node/{n}" for n in self.nodes)):
+            (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o755)
+        self._write_files()
+        munge = self.folder / "munge"
+        self._spawn(
+            "munged", "munged", "--foreground", f"--key-file={munge}/key",
+            f"--socket={munge}/socket", f"--pid-file={munge}/pid", f"--seed-file={munge}/seed",
+        )  # fmt: skip
+        self._until("munged", (munge / "socket").exists)
+        self._spawn("slurmctld", "slurmctld", "-D", "-c", "-f", self._conf)
+        for name in self.nodes:
+            self.start_node(name)
+        self._until("the nodes", self._all_idle)
+
+    def _write_files(self) -> None:
+        shape, folder = self.shape, self.folder
+        names = f"n[1-{shape.nodes}]"
+        key = folder / "munge" / "key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        # Each node's own name must lead to the address at which its slurmd listens.
+        hosts = Path("/etc/hosts").read_text(encoding="utf-8")
+        addresses = "".join(f"127.0.0.1 {name}\n" for name in self.nodes)
+        (folder / "hosts").write_text(f"{hosts}\n{addresses}", encoding="utf-8")
+        (folder / "cgroup.conf").write_text("CgroupAutomount=no\n", encoding="utf-8")
+        # Slurm wants a device file for each GPU and never opens it.
+        devices = "\n".join(f"NodeName={names} Name=gpu File={d}" for d in _devices(shape.gpus))
+        (folder / "gres.conf").write_text(f"{devices}\n", encoding="utf-8")
+        partitions = "\n".join(
+            f"PartitionName={name} Nodes=ALL Default={'NO' if i else 'YES'} MaxTime=7-0 State=UP"
+            for i, name in enumerate(shape.partitions)
+        )
+        ports = _free_ports(1 + shape.nodes)
+        nodes = "\n".join(
+            f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} "
+            f"Sockets=1 CoresPerSocket={shape.cores} ThreadsPerCore={shape.threads_per_core} "
+            f"CPUs={shape.cores * shape.threads_per_core} RealMemory={shape.memory_gb * 1000}"
+            + (f" Gres=gpu:{shape.gpus}" if shape.gpus else "")
+            + (f" Feature={','.join(shape.features)}" if shape.features else "")
+            for name, port in zip(self.nodes, ports[1:], strict=True)
+        )
+        user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True)
+        self._conf.write_text(
+            SLURM_CONF.format(
+                folder=folder, user=user.stdout.strip(), controller=socket.gethostname(),
+                port=ports[0], nodes=nodes, partitions=partitions,
+            ),
+            encoding="utf-8",
+        )  # fmt: skip
+
+    def _spawn(self, name: str, *command: str | Path) -> None:
+        """Start a daemon that ends when this process does."""
+        with (self.folder / "log" / f"{name}.out").open("ab") as out:
+            self._daemons[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *map(str, command)],
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                start_new_session=True,  # Ctrl-C is for pytest, which then stops the cluster
+            )  # fmt: skip
+
+    def _all_idle(self) -> bool:
+        states = self.attempt("sinfo", "-h", "-N", "-p", self.shape.partitions[0], "-o", "%T")
+        return states.stdout.split() == ["idle"] * self.shape.nodes
+
+    def _until(self, what: str, is_up: Callable[[], bool]) -> None:
+        limit = time.monotonic() + START_S
+        while not is_up():
+            ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
+            if ended or time.monotonic() > limit:
+                raise Unavailable(f"{what} did not come up; {', '.join(ended)} {self._last_words()}")
+            time.sleep(0.05)
+
+    def _last_words(self) -> str:
+        files = sorted((self.folder / "log").iterdir())
+        return "\n".join(f"{f.name}: {f.read_text(errors='replace')[-400:]}" for f in files)
+
+
+def _path() -> str:
+    return ":".join([os.environ.get("PATH", ""), *SBIN])
+
+
+def _separate() -> Sequence[str]:
+    """Return the command that starts another in namespaces that end with it."""
+    own = ["--uts", "--mount", "--pid", "--mount-proc", "--propagation", "private"]
+    user = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
+    return ["unshare", *user, *own, "--fork", "--kill-child"]
+
+
+def _devices(count: int) -> Sequence[Path]:
+    """Return device files that every machine has."""
+    found: list[Path] = []
+    with contextlib.suppress(OSError):
+        found = sorted(path for path in Path("/dev").iterdir() if path.is_char_device())
+    if len(found) < count:
+        raise Unavailable(f"{count} device files are needed, /dev has {len(found)}")
+    return found[:count]
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as opened:
+        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+# Times: a requeued job starts again after cred_expire; KillWait lies between TERM and KILL.
+SLURM_CONF = """\
+ClusterName=hpc_bnn_tests
+SlurmctldHost={controller}(127.0.0.1)
+SlurmctldPort={port}
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/node/%n/spool
+TmpFS={folder}/node/%n
+SlurmctldPidFile={folder}/run/slurmctld.pid
+SlurmdPidFile={folder}/run/slurmd.%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MailProg=/bin/true
+MpiDefault=none
+GresTypes=gpu
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,sched_min_interval=0
+EnforcePartLimits=ALL
+JobRequeue=1
+ReturnToService=2
+KillWait=2
+MinJobAge=3600
+SlurmdTimeout=10
+{nodes}
+{partitions}
+"""

@@ -1,0 +1,322 @@
+"""A toy atmosphere from its files to scores and a forecast file, all by the command line."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+from tiny_run import SERIES, metrics, read_json, written
+from tiny_run import hpc_bnn as command
+from toy_weather import toy_settings, write_small_toy
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "train": {"precision": "float32", "steps": 5, "lr": 0.003},
+    "evaluation": {"starts": 4, "steps": 0},
+}
+TOY = ("--years", 1, "--rows", 7, "--columns", 16, "--step-hours", 12, "--levels", "500")
+WINDOW = ("--start", "2001-01-01", "--end", "2001-02-20", "--step-hours", 12)
+NAMES = ["t2m", "u10", "v10", "z500"]
+
+
+def hpc_bnn(*arguments: object) -> int:
+    """Run one command and close its files, as the end of its process does.
+
+    HDF5 2.2.0 crashes where a file with texts in it (expver) is open twice in one process, the
+    first of both is closed, and the file is opened once more.
+    """
+    try:
+        return command(*arguments)
+    finally:
+        gc.collect()
+
+
+@pytest.fixture(scope="module", params=["new", "legacy"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp(request.param) / "toy"
+    assert hpc_bnn("data", "toy", made, *TOY, "--format", request.param) == 0
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    config = written(folder.parent / "toy.yaml", toy_settings(folder, **SETTINGS))
+    assert hpc_bnn("train", config, "--run", folder.parent / "run") == 0
+    return folder.parent / "run"
+
+
+def test_check_tells_what_the_files_hold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert hpc_bnn("data", "check", folder) == 0
+    out = capsys.readouterr().out
+    for word in (*NAMES, "lsm", "2001-01-01T00:00", "2001-12-31T12:00", "7 rows"):
+        assert word in out
+    assert "0 of them make files unusable" in out
+    assert hpc_bnn("data", "check", folder, "--variables", "z,t", "--levels", "500") == 0
+    out = capsys.readouterr().out
+    assert "z500" in out
+    assert "t2m" not in out
+
+
+def test_statistics_are_those_that_a_run_computes(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    path = tmp_path / "statistics.nc"
+    assert hpc_bnn("data", "statistics", folder, *WINDOW, "-o", path) == 0
+    out = capsys.readouterr().out
+    assert f"{path}: 2001-01-01T00:00 to 2001-02-20T12:00, tendencies over 12 h" in out
+    with xarray.open_dataset(path) as made:
+        means = {str(n): float(m) for n, m in zip(made.channel.values, made["mean"], strict=True)}
+    assert set(NAMES) <= set(means)
+    assert f"t2m        mean {means['t2m']:12.6g}" in out
+
+    settings = toy_settings(folder, **SETTINGS)
+    settings["data"]["statistics"] = str(path)
+    config = written(tmp_path / "given.yaml", settings)
+    assert hpc_bnn("train", config, "--run", tmp_path / "given") == 0
+    given, computed = (read_json(p / "summary.json") for p in (tmp_path / "given", run))
+    assert given["parameter_checksum"] == computed["parameter_checksum"]
+
+
+def test_a_run(run: Path) -> None:
+    summary = read_json(run / "summary.json")
+    assert summary["steps"] == 5
+    assert 0 <= summary["data_wait_share"] <= 1
+    rows = [row for row in metrics(run) if "loss" in row]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert all(row["data_wait_time_s"] >= 0 for row in rows)
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert summary["validation"]
+
+
+def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert hpc_bnn("evaluate", run) == 0
+    out = capsys.readouterr().out
+    result = read_json(run / "evaluation.json")
+    assert result["lead_hours"] == [12.0 * k for k in range(1, 11)]  # five days
+    assert (result["starts"], result["members"], result["step"]) == (4, 3, 5)
+    assert result["first_start"] >= "2001-03-01T00:00"
+    assert result["last_start"] <= "2001-03-07T12:00"
+    assert list(result["scores"]) == NAMES
+    assert result["units"]["t2m"] == "K"
+    for name in NAMES:
+        scores = result["scores"][name]
+        assert set(scores) >= {
+            "rmse", "acc", "crps", "fair_crps", "spread", "spread_skill_ratio", "coverage_50",
+            "coverage_90", "rank_histogram", "persistence", "climatology",
+        }  # fmt: skip
+        for key in ("rmse", "crps", "spread", "spread_skill_ratio", "acc"):
+            assert len(scores[key]) == 10
+            assert all(isinstance(value, float) for value in scores[key]), (name, key)
+        assert scores["starts"] == [4] * 10
+        assert len(scores["persistence"]["rmse"]) == len(scores["climatology"]["crps"]) == 10
+        assert f"{name:8s}   24 h" in out
+        assert f"{name:8s}  120 h" in out
+    pictures = {path.name for path in (run / "plots").iterdir()}
+    assert {"loss.png", "scores.png", "spread_skill.png", "ranks.png"} <= pictures
+    assert {f"map_{name}_{hours}h.png" for name in NAMES for hours in (24, 120)} <= pictures
+    for path in (run / "plots").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_forecast(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    path = tmp_path / "forecast.nc"
+    asked = ("--start", "2001-03-05T12:00", "--steps", 3, "--members", 2)
+    assert hpc_bnn("forecast", run, *asked, "-o", path) == 0
+    assert f"{path}: 2 members, 3 steps from 2001-03-05T12:00" in capsys.readouterr().out
+    with xarray.open_dataset(path, decode_timedelta=True) as file:
+        for name in NAMES:
+            assert file[name].dims == ("member", "lead_time", "latitude", "longitude")
+            assert file[name].shape == (2, 3, 7, 16)
+            assert np.isfinite(file[name].values).all()
+            assert file[name].dtype == np.float32
+        hours = file.lead_time.values / np.timedelta64(1, "h")
+        assert hours.tolist() == [12, 24, 36]
+        text = str({n: v.values for n, v in file.coords.items() if v.dtype.kind == "M"})
+        assert "2001-03-05T12:00" in text
+        assert 180 < float(file.t2m.mean()) < 330
+        assert "seed: 5" in file.config
+    assert [p.name for p in tmp_path.iterdir()] == ["forecast.nc"]
+
+
+@pytest.mark.parametrize("members", [1])
+def test_one_member_is_scored_without_a_spread(run: Path, folder: Path, members: int) -> None:
+    settings = toy_settings(folder, **SETTINGS, posterior={"predict_samples": members})
+    config = written(folder.parent / "one.yaml", settings)
+    one = folder.parent / "one"
+    assert hpc_bnn("train", config, "train.steps=1", "--run", one) == 0
+    assert hpc_bnn("evaluate", one) == 0
+    scores = read_json(one / "evaluation.json")["scores"]["t2m"]
+    assert scores["spread"] == [None] * 10  # NaN
+    assert scores["crps"][0] > 0
+    assert not (one / "plots" / "spread_skill.png").exists()
+
+
+# Input that cannot be used: status 2 and one message that names it.
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    def ask(command: str, *arguments: object) -> str:
+        capsys.readouterr()
+        assert hpc_bnn(*command.split(), *arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        assert err.count(f"hpc-bnn {command}: ") == 1
+        return err.partition(f"hpc-bnn {command}: ")[2].strip()
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("trained")
+    write_small_toy(made / "toy")
+    config = written(made / "toy.yaml", toy_settings(made / "toy", **SETTINGS))
+    assert hpc_bnn("train", config, "train.steps=1", "--run", made / "run") == 0
+    return made / "run"
+
+
+ONE = ("--steps", 1, "--members", 1)
+START = ("--start", "2001-03-05")
+
+
+def test_only_fields_can_be_forecast(tmp_path: Path, told: Any) -> None:
+    config = written(tmp_path / "series.yaml", SERIES)
+    assert hpc_bnn("train", config, "train.steps=1", "--run", tmp_path / "run") == 0
+    message = told("forecast", tmp_path / "run", *START, *ONE, "-o", tmp_path / "out.nc")
+    assert "forecasts are rolled out on data sets of fields (era5) only" in message
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("2003-01-01", "no state at 2003-01-01T00:00; the files have 2001-01-01T00:00 to 2001-12-"),
+        ("2001-03-05T03:00", "no state at 2001-03-05T03:00; "),
+        ("tomorrow", "'tomorrow'"),
+    ],
+)
+def test_a_start_that_cannot_be(
+    trained: Path, tmp_path: Path, told: Any, start: str, expected: str
+) -> None:
+    message = told("forecast", trained, "--start", start, *ONE, "-o", tmp_path / "out.nc")
+    assert expected in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_for_the_forecast_that_is_not_there(
+    trained: Path, tmp_path: Path, told: Any
+) -> None:
+    path = tmp_path / "none" / "out.nc"
+    message = told("forecast", trained, *START, *ONE, "-o", path)
+    assert str(path.parent) in message
+    assert not path.parent.exists()
+
+
+def test_a_partial_file_in_the_way(trained: Path, tmp_path: Path, told: Any) -> None:
+    (tmp_path / "out.nc.partial").write_bytes(b"something")
+    message = told("forecast", trained, *START, *ONE, "-o", tmp_path / "out.nc")
+    assert message.startswith(f"{tmp_path / 'out.nc.partial'}: another job")
+    assert (tmp_path / "out.nc.partial").read_bytes() == b"something"
+
+
+def test_more_steps_than_the_test_split_holds(tmp_path: Path, told: Any) -> None:
+    write_small_toy(tmp_path / "toy")
+    long = toy_settings(tmp_path / "toy", train={"steps": 1}, evaluation={"steps": 30})
+    config = written(tmp_path / "long.yaml", long)
+    assert hpc_bnn("train", config, "--run", tmp_path / "run") == 0
+    message = told("evaluate", tmp_path / "run")
+    assert message.startswith("evaluation.steps = 30: the longest stretch of the test split holds")
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_data_that_is_gone_when_a_run_is_used(trained: Path, tmp_path: Path, told: Any) -> None:
+    text = (trained / "config.yaml").read_text(encoding="utf-8")
+    moved = tmp_path / "run"
+    (moved / "checkpoints").mkdir(parents=True)
+    for path in (trained / "checkpoints").iterdir():
+        (moved / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    gone = text.replace(str(trained.parent / "toy"), str(tmp_path / "gone"))
+    (moved / "config.yaml").write_text(gone, encoding="utf-8")
+    assert str(tmp_path / "gone") in told("evaluate", moved)
+    assert str(tmp_path / "gone") in told("forecast", moved, *START, *ONE, "-o", "out.nc")
+
+
+def test_check_of_nothing(tmp_path: Path, told: Any) -> None:
+    assert str(tmp_path) in told("data check", tmp_path)
+    assert str(tmp_path / "no.nc") in told("data check", tmp_path / "no.nc")
+
+
+def test_check_of_a_truncated_file(
+    tmp_path: Path, told: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside good files: a list that ends with status 1; alone: nothing is left to tell of."""
+    write_small_toy(tmp_path / "toy")
+    bad = tmp_path / "toy" / "pressure_levels_2001.nc"
+    bad.write_bytes(bad.read_bytes()[:-1000])
+    capsys.readouterr()
+    assert hpc_bnn("data", "check", tmp_path / "toy") == 1
+    out = capsys.readouterr().out
+    assert "1000 bytes are missing" in out
+    assert str(bad) in out
+    assert "1 of them make files unusable" in out
+    assert "1000 bytes are missing" in told("data check", bad)
+    message = told("data statistics", tmp_path / "toy", *WINDOW, "-o", tmp_path / "s.nc")
+    assert "1000 bytes are missing" in message
+    assert not (tmp_path / "s.nc").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--variables", "rain"], "'rain'"),
+        (["--variables", "z", "--levels", "850"], "850"),
+        (["--start", "2009-01-01", "--end", "2009-02-01"], "in the range"),
+        (["--step-hours", "7"], "7 h apart"),
+    ],
+)
+def test_statistics_that_cannot_be(
+    trained: Path, tmp_path: Path, told: Any, arguments: list[str], expected: str
+) -> None:
+    toy = trained.parent / "toy"
+    message = told("data statistics", toy, *WINDOW, "-o", tmp_path / "s.nc", *arguments)
+    assert expected in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_toy_into_a_used_folder(trained: Path, told: Any) -> None:
+    assert "has " in told("data toy", trained.parent / "toy", *TOY)
+
+
+def test_toy_of_too_small_a_grid(tmp_path: Path, told: Any) -> None:
+    assert "7 x 8 points" in told("data toy", tmp_path / "toy", *TOY, "--columns", 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["data"], "required: tool"),
+        (["data", "chek"], "invalid choice: 'chek'"),
+        (["data", "check"], "required: path"),
+        (["data", "check", "x", "y"], "unrecognized arguments: y"),
+        (["data", "check", "x", "a=1"], "unrecognized arguments: a=1"),
+        (["data", "statistics", "x"], "required: --start, --end, --step-hours, -o/--output"),
+        (["data", "toy", "x", "--rows", "0"], "0: must be at least 1"),
+        (["data", "toy", "x", "--rows", "many"], "invalid _positive value: 'many'"),
+        (["forecast", "x", "--start", "2001-01-01"], "required: --steps, --members, -o/--output"),
+        (["forecast", "x", "--steps", "0"], "0: must be at least 1"),
+    ],
+)
+def test_usage_of_weather_commands(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        hpc_bnn(*arguments)
+    assert caught.value.code == 2
+    assert expected in capsys.readouterr().err

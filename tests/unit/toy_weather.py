@@ -1,0 +1,83 @@
+"""A toy atmosphere of a year and a small SWIN on it: what the tests of weather forecasts share."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hpc_bnn.config import Settings
+from hpc_bnn.data import Source
+from hpc_bnn.data.ranks import ALONE, Ranks
+from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.build import build, read_source
+from hpc_bnn.train.trained import Trained
+
+STEP_HOURS = 12
+SETTINGS: dict[str, Any] = {
+    "seed": 5,
+    "posterior": {"samples": 2, "predict_samples": 3, "initial_sigma": 0.1},
+    "loss": {"name": "almost_fair_crps"},
+    "model": {
+        "name": "swin",
+        "width": 8,
+        "depths": [2, 0, 0, 2],
+        "heads": [2, 2, 2, 2],
+        "window": [2, 2],
+    },
+    "data": {
+        "name": "era5",
+        "variables": ["t2m", "u10", "v10", "z"],
+        "levels": [500],
+        "static": ["lsm"],
+        "step_hours": STEP_HOURS,
+        "train": ["2001-01-01", "2001-02-20"],
+        "validation": ["2001-02-21", "2001-02-25"],
+        "test": ["2001-03-01", "2001-03-12"],
+    },
+    "train": {
+        "device": "cpu",
+        "steps": 3,
+        "batch_size": 4,
+        "precision": "float64",
+        "checkpoint_every": 0,
+    },
+    "evaluation": {"starts": 5, "steps": 3},
+}
+
+
+def write_small_toy(folder: Path, *, format: Literal["new", "legacy"] = "legacy") -> Path:
+    write_toy(
+        folder, years=1, rows=7, columns=16, step_hours=STEP_HOURS, levels=[500.0], format=format
+    )
+    return folder
+
+
+def toy_settings(folder: Path, **changes: dict[str, Any]) -> dict[str, Any]:
+    """Return settings for the toy in ``folder``; ``changes``: keys of a section to replace."""
+    made = {key: dict(part) if isinstance(part, dict) else part for key, part in SETTINGS.items()}
+    made["data"]["path"] = str(folder)
+    for section, keys in changes.items():
+        made[section] = {**made[section], **keys}
+    return made
+
+
+def toy_source(folder: Path, ranks: Ranks = ALONE, **changes: dict[str, Any]) -> Source:
+    return read_source(Settings.model_validate(toy_settings(folder, **changes)), ranks)
+
+
+def toy_trained(folder: Path, source: Source, **changes: dict[str, Any]) -> Trained:
+    """Return a run that has not been trained: its weights are as good as any other."""
+    settings = Settings.model_validate(toy_settings(folder, **changes))
+    return Trained(settings, build(settings, source), 0)
+
+
+def data_world(channel: Channel) -> World:
+    """Return the grid on which runs are evaluated: one sample rank."""
+    grid = Grid(1, channel.size, channel.rank)
+    return World(grid, torch.device("cpu"), channel, data=channel)
+
+
+ALONE_WORLD = World(Grid(1, 1, 0), torch.device("cpu"))

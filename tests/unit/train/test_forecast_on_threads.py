@@ -1,0 +1,187 @@
+"""A forecast file: the same bytes from any number of ranks, and a rollout by hand in it."""
+
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from thread_channel import on_world, outcomes
+from toy_weather import (
+    ALONE_WORLD,
+    STEP_HOURS,
+    data_world,
+    toy_source,
+    toy_trained,
+    write_small_toy,
+)
+
+from hpc_bnn.bayes.noise import Purpose, Stream, normals
+from hpc_bnn.data import Source
+from hpc_bnn.data.era5 import times
+from hpc_bnn.data.forecast_file import partial_path
+from hpc_bnn.parallel.comms import Channel, RankError
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train import forecast as module
+from hpc_bnn.train.forecast import forecast
+
+START_S = times.parse("2001-03-05T12:00", end=False)
+STEPS = 3
+FLOAT32: dict[str, Any] = {"train": {"precision": "float32"}}
+PREDICTED: dict[str, Any] = {
+    **FLOAT32,
+    "loss": {"name": "gaussian_nll", "variance": "predicted"},
+    "data": {"history": 2},
+}
+ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
+
+
+class Frozen(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "Frozen":
+        return cls(2001, 4, 1, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "datetime", Frozen)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module", params=["members", "observation noise and history"])
+def case(request: pytest.FixtureRequest, folder: Path) -> tuple[dict[str, Any], Source]:
+    changes = FLOAT32 if request.param == "members" else PREDICTED
+    return changes, toy_source(folder, **changes)
+
+
+def make(
+    world: World, path: Path, folder: Path, case: tuple[dict[str, Any], Source], members: int
+) -> None:
+    with ONE_AT_A_TIME:
+        trained = toy_trained(folder, case[1], **case[0])
+    forecast(trained, world, path, start_s=START_S, steps=STEPS, members=members)
+
+
+@pytest.mark.parametrize("members", [1, 3, 5])
+def test_any_number_of_ranks_writes_the_same_bytes(
+    tmp_path: Path, folder: Path, case: tuple[dict[str, Any], Source], members: int
+) -> None:
+    """Also ranks that have no member."""
+    alone = tmp_path / "alone.nc"
+    make(ALONE_WORLD, alone, folder, case, members)
+    for size in (2, 3, 4):
+        path = tmp_path / f"{size}.nc"
+
+        def work(channel: Channel, path: Path = path) -> None:
+            make(data_world(channel), path, folder, case, members)
+
+        on_world(size, work)
+        assert path.read_bytes() == alone.read_bytes()
+        assert not partial_path(path).exists()
+
+
+def test_values_equal_a_rollout_by_hand(
+    tmp_path: Path, folder: Path, case: tuple[dict[str, Any], Source]
+) -> None:
+    path = tmp_path / "forecast.nc"
+    make(ALONE_WORLD, path, folder, case, 2)
+    changes, source = case
+    parts, fields = toy_trained(folder, source, **changes).parts, source.fields
+    assert fields is not None
+    at = fields.record.times.tolist().index(START_S)
+    back = range(at - fields.history + 1, at + 1)
+    first = list(fields.record.states(torch.tensor(back))[:, None])
+    with xarray.open_dataset(path) as file:
+        assert file.title == "Ensemble forecast of a Bayesian neural network"
+        assert "2001-04-01 00:00:00 UTC" in file.history
+        assert dict(file.sizes) == {
+            "member": 2,
+            "lead_time": STEPS,
+            "latitude": 7,
+            "longitude": 16,
+        }
+        np.testing.assert_array_equal(file.latitude, fields.latitude)
+        np.testing.assert_array_equal(file.longitude, fields.longitude)
+        for member in range(2):
+            past = first
+            for lead in range(STEPS):
+                seconds = torch.tensor([START_S + lead * STEP_HOURS * 3600])
+                x = torch.cat([*past, fields.record.forcing(seconds)], 1)
+                outputs = parts.posterior.predict(x, samples=1, first=member)
+                mean, sigma = parts.loss.forecast(outputs)
+                tendency = mean[0]
+                if sigma is not None:
+                    key = START_S // 3600 + 719_162 * 24
+                    stream = Stream(parts.posterior.seed, Purpose.OBSERVATION, key, member)
+                    shape = tendency.shape[1:]
+                    tendency += sigma[0] * normals(stream, shape, offset=lead * shape.numel())
+                ratio = fields.tendency_std / fields.state_std
+                past = [*past[1:], past[-1] + (ratio[:, None, None] * tendency).float()]
+                state = fields.physical(past[-1])[0]
+                for name, expected, std in zip(fields.names, state, fields.state_std, strict=True):
+                    got = file[name][member, lead].values
+                    assert (
+                        np.abs(got - expected.numpy()).max()
+                        < 1e-5 * float(std) + 1e-6 * np.abs(got).max()
+                    )
+        assert float(abs(file["t2m"][0, -1] - file["t2m"][1, -1]).max()) > 1e-3
+
+
+def test_a_start_that_is_not_there_is_an_error_on_every_rank(
+    tmp_path: Path, folder: Path, case: tuple[dict[str, Any], Source]
+) -> None:
+    def work(channel: Channel) -> None:
+        with ONE_AT_A_TIME:
+            trained = toy_trained(folder, case[1], **case[0])
+        path = tmp_path / "forecast.nc"
+        forecast(trained, data_world(channel), path, start_s=START_S + 3600, steps=1, members=2)
+
+    for error in outcomes(3, work):
+        assert isinstance(error, ValueError)
+        assert "no state at 2001-03-05T13:00" in str(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_member_that_blows_up_ends_every_rank_and_names_itself(
+    tmp_path: Path, folder: Path, case: tuple[dict[str, Any], Source]
+) -> None:
+    path = tmp_path / "forecast.nc"
+
+    def work(channel: Channel) -> None:
+        with ONE_AT_A_TIME:
+            trained = toy_trained(folder, case[1], **case[0])
+        if channel.rank == 1:
+            with torch.no_grad():
+                for parameter in trained.parts.posterior.module.parameters():
+                    parameter.mul_(1e30)
+        forecast(trained, data_world(channel), path, start_s=START_S, steps=STEPS, members=4)
+
+    ended = outcomes(2, work)
+    assert isinstance(ended[1], ValueError)
+    assert "member 2 at lead time 12 h" in str(ended[1])
+    assert "not finite" in str(ended[1])
+    assert isinstance(ended[0], RankError)
+    assert "rank 1 failed" in str(ended[0])
+    assert not path.exists()
+    assert partial_path(path).exists()
+
+
+def test_a_partial_file_is_in_the_way_of_every_rank(
+    tmp_path: Path, folder: Path, case: tuple[dict[str, Any], Source]
+) -> None:
+    path = tmp_path / "forecast.nc"
+    partial_path(path).write_bytes(b"")
+    ended = outcomes(3, lambda channel: make(data_world(channel), path, folder, case, 2))
+    assert isinstance(ended[0], FileExistsError)
+    for error in ended:
+        assert str(partial_path(path)) in str(error)
+    assert not path.exists()

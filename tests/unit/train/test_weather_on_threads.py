@@ -1,0 +1,257 @@
+"""Scores of weather forecasts: those of all starts at once, on any number of ranks.
+
+Tolerance: 1e-11 relative in float64; only the order of sums differs.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pytest
+import torch
+from thread_channel import on_world, outcomes
+from torch import Tensor
+from toy_weather import (
+    ALONE_WORLD,
+    STEP_HOURS,
+    data_world,
+    toy_source,
+    toy_trained,
+    write_small_toy,
+)
+
+from hpc_bnn.bayes.noise import Purpose, Stream, normals, uniforms
+from hpc_bnn.data import Source
+from hpc_bnn.data.source import FieldRecord
+from hpc_bnn.losses.cell_area import cell_area
+from hpc_bnn.parallel.comms import Channel, RankError
+from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.train.rollout import Rollout
+from hpc_bnn.train.trained import Trained
+from hpc_bnn.train.weather import WeatherScores, _climatology, _spread, _starts, score_weather
+from hpc_bnn.verify.climatology import HarmonicSums
+from hpc_bnn.verify.weather import WeatherTally
+
+STEP_S = STEP_HOURS * 3600
+PREDICTED = {"name": "gaussian_nll", "variance": "predicted"}
+ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def source(folder: Path) -> Source:
+    return toy_source(folder)
+
+
+def scored_on(size: int, folder: Path, **changes: dict[str, Any]) -> list[WeatherScores]:
+    def work(channel: Channel) -> WeatherScores:
+        source = toy_source(folder, ChannelRanks(channel), **changes)
+        with ONE_AT_A_TIME:
+            trained = toy_trained(folder, source, **changes)
+        return score_weather(trained, data_world(channel))
+
+    return on_world(size, work)
+
+
+def by_hand(trained: Trained, starts: Tensor, steps: int) -> tuple[WeatherTally, Tensor]:
+    """Return the tally of all starts and the members (M, L, B, C, H, W), with ``predict``."""
+    fields, posterior, loss = (
+        trained.parts.source.fields,
+        trained.parts.posterior,
+        trained.parts.loss,
+    )
+    assert fields is not None
+    times, count = fields.record.times, trained.settings.posterior.predict_samples
+
+    def states(seconds: Tensor) -> Tensor:
+        return fields.record.states(torch.searchsorted(times, seconds)).double()
+
+    sums = HarmonicSums(0, 1, tuple(trained.parts.source.output_shape))  # type: ignore[arg-type]
+    sums.add(fields.train_times, states(fields.train_times))
+    climatology = sums.solve()
+    forecasts = []
+    for member in range(count):
+        past = [states(starts - k * STEP_S) for k in reversed(range(fields.history))]
+        for lead in range(steps):
+            forcing = fields.record.forcing(starts + lead * STEP_S).double()
+            x = torch.cat([*past, forcing], 1)
+            mean, sigma = loss.forecast(posterior.predict(x, samples=1, first=member))
+            tendency = mean[0]
+            if sigma is not None:
+                for b, start in enumerate(starts.tolist()):
+                    key = start // 3600 + 719_162 * 24
+                    stream = Stream(posterior.seed, Purpose.OBSERVATION, key, member)
+                    shape = tendency[b].shape
+                    noise = normals(stream, shape, offset=lead * shape.numel())
+                    tendency[b] += sigma[0, b] * noise
+            now = fields.physical(past[-1]) + fields.tendency_std[:, None, None] * tendency
+            forecasts.append(now)
+            normal = (now - fields.state_mean[:, None, None]) / fields.state_std[:, None, None]
+            past = [*past[1:], normal]
+    members = torch.stack(forecasts).unflatten(0, (count, steps))
+    channels = len(fields.names)
+    tally = WeatherTally(
+        leads=steps, channels=channels, members=count, area=cell_area(fields.latitude)
+    )
+    for lead in range(steps):
+        valid = starts + (lead + 1) * STEP_S
+        truth = fields.physical(states(valid))
+        ties = [uniforms(Stream(0, Purpose.OBSERVATION, t // 3600), truth.shape[1:])
+                for t in valid.tolist()]  # fmt: skip
+        tally.add(
+            lead,
+            members[:, lead],
+            truth,
+            persistence=fields.physical(states(starts)),
+            climatology=fields.physical(climatology.mean(valid)),
+            climatology_std=climatology.std * fields.state_std[:, None, None],
+            uniforms=torch.stack(ties),
+        )
+    return tally, members
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"loss": PREDICTED, "data": {"history": 2}}],
+    ids=["members", "observation noise and history"],
+)
+def test_they_equal_a_computation_on_all_starts_at_once(
+    folder: Path, changes: dict[str, Any]
+) -> None:
+    source = toy_source(folder, **changes)
+    trained = toy_trained(folder, source, **changes)
+    scored = score_weather(trained, ALONE_WORLD)
+    assert scored.lead_hours == (12, 24, 36)
+    assert len(scored.starts) == 5
+    expected, members = by_hand(trained, scored.starts, 3)
+    torch.testing.assert_close(scored.tally.sums, expected.sums, rtol=1e-9, atol=1e-9)
+    assert bool((scored.tally.sums[..., 0] == 5).all())
+    assert [picture.lead for picture in scored.pictures] == [1, 2]  # a day, and the last
+    for picture in scored.pictures:
+        at = scored.starts.tolist().index(picture.start_s)
+        assert at == 2
+        torch.testing.assert_close(picture.members, members[:, picture.lead, at])
+    assert source.fields is not None
+    split = source.fields.test_times
+    assert bool(((scored.starts >= split[0]) & (scored.starts + 2 * STEP_S <= split[-1])).all())
+
+
+@pytest.mark.parametrize(("size", "starts"), [(2, 5), (3, 5), (4, 5), (4, 3), (3, 1)])
+def test_any_number_of_ranks_gives_the_same(
+    folder: Path, source: Source, size: int, starts: int
+) -> None:
+    """Also where ranks have no start at all."""
+    changes: dict[str, Any] = {"loss": PREDICTED, "evaluation": {"starts": starts, "steps": 3}}
+    alone = score_weather(toy_trained(folder, source, **changes), ALONE_WORLD)
+    for scored in scored_on(size, folder, **changes):
+        torch.testing.assert_close(scored.tally.sums, alone.tally.sums, rtol=1e-11, atol=1e-11)
+        assert torch.equal(scored.starts, alone.starts)
+        assert len(scored.pictures) == len(alone.pictures) == 2
+        for one, other in zip(scored.pictures, alone.pictures, strict=True):
+            assert (one.start_s, one.lead) == (other.start_s, other.lead)
+            torch.testing.assert_close(one.members, other.members, rtol=1e-11, atol=1e-9)
+
+
+def test_the_size_of_batches_does_not_matter(folder: Path, source: Source) -> None:
+    one, five = (
+        score_weather(
+            toy_trained(folder, source, train={"batch_size": size}, loss=PREDICTED), ALONE_WORLD
+        ).tally.sums
+        for size in (1, 5)
+    )
+    torch.testing.assert_close(one, five, rtol=1e-11, atol=1e-11)
+
+
+def test_more_steps_than_the_split_has(folder: Path, source: Source) -> None:
+    trained = toy_trained(folder, source, evaluation={"steps": 24})
+    with pytest.raises(ValueError, match=r"evaluation\.steps = 24: .* holds 23 steps"):
+        score_weather(trained, ALONE_WORLD)
+
+
+class Failing:
+    """A record whose disk fails at one time."""
+
+    def __init__(self, record: FieldRecord, broken_s: int) -> None:
+        self.times, self._record, self._broken_s = record.times, record, broken_s
+
+    def states(self, indices: Tensor) -> Tensor:
+        if bool((self.times[indices] == self._broken_s).any()):
+            raise OSError("the disk fails")
+        return self._record.states(indices)
+
+    def forcing(self, seconds: Tensor) -> Tensor:
+        return self._record.forcing(seconds)
+
+
+@pytest.mark.parametrize("where", ["climatology", "forecasts"])
+def test_a_rank_that_cannot_read_ends_every_rank(folder: Path, source: Source, where: str) -> None:
+    """Nobody may wait for the rank that failed: the last one, which has the last times."""
+    assert source.fields is not None
+    last = int(source.fields.train_times[-1])
+    if where == "forecasts":
+        last = int(_starts(source.fields.test_times, STEP_S, 1, 5)[0][-1]) + STEP_S
+    broken = replace(source.fields, record=Failing(source.fields.record, last))
+
+    def work(channel: Channel) -> WeatherScores:
+        with ONE_AT_A_TIME:
+            changed = replace(source, fields=broken)
+            trained = toy_trained(folder, changed, evaluation={"steps": 1})
+        return score_weather(trained, data_world(channel))
+
+    ended = outcomes(3, work)
+    assert isinstance(ended[2], OSError)
+    for error in ended[:2]:
+        assert isinstance(error, RankError)
+        assert f"{where}: rank 2 failed: OSError: the disk fails" in str(error)
+
+
+def test_times_that_no_split_uses_need_not_be_complete(folder: Path) -> None:
+    """Such as the first time of one file, before another file begins."""
+    changes: dict[str, Any] = {"data": {"train": ["2001-01-02", "2001-02-20"]}}
+    source = toy_source(folder, **changes)
+    assert source.fields is not None
+    record = source.fields.record
+    partial = replace(source.fields, record=Failing(record, int(record.times[0])))
+    trained = toy_trained(folder, replace(source, fields=partial), **changes)
+    assert bool(score_weather(trained, ALONE_WORLD).tally.sums.isfinite().all())
+
+
+@pytest.mark.parametrize("states", [4000, 51, 34])
+def test_a_climatology_of_some_states_knows_every_hour_of_the_day(
+    folder: Path, source: Source, states: int
+) -> None:
+    """102 training states, 12 h apart: every second or third of them, taken evenly, would leave
+    the means at 12 UTC to chance.
+    """
+    trained = toy_trained(folder, source)
+    rollout = Rollout(trained.parts, torch.device("cpu"))
+    times = rollout.fields.train_times
+    assert len(times) in (101, 102)
+    shape = trained.parts.source.output_shape
+    made = _climatology(rollout, ALONE_WORLD, (shape[0], shape[1], shape[2]), states)
+    truth = rollout.states(times)
+    for hour in (0, 12):
+        at = (times // 3600) % 24 == hour
+        mean, guess = truth[at].mean(0), made.mean(times[at]).mean(0)
+        assert float((mean - guess).abs().max()) < (1e-6 if states > 102 else 2.0)
+        assert float((mean - guess).square().mean().sqrt()) < 0.4
+
+
+@pytest.mark.parametrize(("number", "most"), [(1, 5), (7, 7), (7, 100), (1460, 365), (29220, 4000)])
+def test_positions_of_the_climatology(number: int, most: int) -> None:
+    chosen = _spread(number, most)
+    count = min(number, most)
+    assert len(chosen) == count
+    assert int(chosen[0]) >= 0
+    assert int(chosen[-1]) < number
+    assert bool((chosen.diff() > 0).all())
+    if count == number:
+        assert chosen.tolist() == list(range(number))
+    else:
+        shares = torch.bincount(chosen % 4, minlength=4) / count
+        assert float((shares - 0.25).abs().max()) < 0.02
