@@ -20,10 +20,23 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.era5.netcdf3 import mapped
 
-MOST_OPEN = 64
+MOST_OPEN = 400  # below the usual limit of 1024 a process
 
 # By process id: a child may be forked while a thread of the parent holds the parent's lock.
 _LOCKS: dict[int, threading.RLock] = {}
+
+
+# Open netCDF-4 files by process id and path, the least recently used first. One handle a file and
+# process: with several of one file that has text variables, as `expver` of ERA5, the library
+# (netCDF 4.10, HDF5 2.2) crashes when one is closed and another opened.
+_OPEN: dict[int, OrderedDict[str, netCDF4.Dataset]] = defaultdict(OrderedDict)
+
+
+def close_shared(path: str) -> None:
+    """Close a netCDF-4 file in this process, if it is open; must be called under the lock."""
+    dataset = _OPEN[os.getpid()].pop(path, None)
+    if dataset is not None:
+        dataset.close()
 
 
 def library_lock() -> threading.RLock:
@@ -33,19 +46,19 @@ def library_lock() -> threading.RLock:
 
 
 class Handles:
-    """Open files, by process id and path; the least recently used are closed.
+    """Files that a reader uses, opened where they are used and looked up by path at each use.
 
     Must be used under `library_lock()`. Handles inherited from a parent process are never touched,
     not even closed.
     """
 
     def __init__(self) -> None:
-        self._datasets: dict[int, OrderedDict[str, netCDF4.Dataset]] = defaultdict(OrderedDict)
+        self._used: set[str] = set()
         self._maps: dict[int, OrderedDict[str, NDArray[np.uint8]]] = defaultdict(OrderedDict)
 
     def dataset(self, path: str, size: int) -> netCDF4.Dataset:
         """Return a netCDF-4 file, with masking and scaling off."""
-        own = self._datasets[os.getpid()]
+        own = _OPEN[os.getpid()]
         if path not in own:
             _require_size(path, size)
             try:
@@ -58,6 +71,7 @@ class Handles:
             if len(own) > MOST_OPEN:
                 own.popitem(last=False)[1].close()
         own.move_to_end(path)
+        self._used.add(path)
         return own[path]
 
     def memory(self, path: str, size: int) -> NDArray[np.uint8]:
@@ -72,10 +86,11 @@ class Handles:
         return own[path]
 
     def close(self) -> None:
-        """Close the files of this process."""
+        """Close the files in this process; another reader of them opens them again."""
         with library_lock():
-            for dataset in self._datasets.pop(os.getpid(), {}).values():
-                dataset.close()
+            for path in self._used:
+                close_shared(path)
+            self._used.clear()
             self._maps.pop(os.getpid(), None)
 
     def __reduce__(self) -> NoReturn:

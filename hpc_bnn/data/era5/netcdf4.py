@@ -8,7 +8,7 @@ from typing import Any
 import netCDF4
 import numpy as np
 
-from hpc_bnn.data.era5.handles import library_lock
+from hpc_bnn.data.era5.handles import close_shared, library_lock
 from hpc_bnn.data.era5.header import Header, VariableHeader, is_coordinate
 
 
@@ -28,6 +28,7 @@ def read_netcdf4(path: str) -> Header:
             f"and its superblock says {end}; copy or download it again"
         )
     with library_lock():
+        close_shared(path)  # it may have changed, and must not be open twice
         try:
             dataset = netCDF4.Dataset(path)
         except OSError as error:

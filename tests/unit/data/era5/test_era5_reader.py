@@ -4,6 +4,8 @@ import copy
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -276,3 +278,52 @@ def test_the_library_keeps_no_more_chunks_than_a_step_needs(tmp_path: Path) -> N
         for name in layouts:
             assert (opened.variables[name][4] == 1.0).all()
     handles.close()
+
+
+SEVERAL = """
+import random, sys
+import numpy as np
+from hpc_bnn.data.era5 import Reader, catalogue
+
+def work(seed):
+    times = np.random.default_rng(seed)
+    for _ in range(8):
+        made = catalogue(sys.argv[1])
+        yield
+        reader = Reader(made)
+        out = np.empty(made.shape, np.float32)
+        for t in times.integers(len(made.times), size=8):
+            reader.read(int(t), out)
+            yield
+        reader.close()
+
+random.seed(0)
+works = [work(seed) for seed in range(4)]
+while works:
+    one = random.choice(works)
+    if next(one, 0) == 0:
+        works.remove(one)
+print("done")
+"""
+
+
+def test_several_readers_of_one_file(tmp_path: Path) -> None:
+    """The library crashes with several handles of one file that has text variables (expver)."""
+    write_new(tmp_path / "a.nc", hours(20), ["t2m", "msl"])
+    write_new(tmp_path / "b.nc", hours(40)[20:], ["t2m", "msl"])
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-2000:]
+
+
+def test_closing_one_reader_leaves_the_others_working(tmp_path: Path) -> None:
+    write_new(tmp_path / "a.nc", hours(4), ["t2m", "msl"])
+    made = catalogue(tmp_path)
+    first, second = Reader(made), Reader(made)
+    a, b = (np.empty(made.shape, np.float32) for _ in range(2))
+    first.read(1, a)
+    second.read(1, b)
+    first.close()
+    second.read(1, b)
+    assert (a == b).all()

@@ -1,0 +1,167 @@
+"""One run, one answer, for weather: a SWIN, the almost fair CRPS with weights of area and channels,
+toy-atmosphere batches that all ranks read together.
+
+Tolerance: 1e-10 in float64, relative to the largest loss, gradient or parameter: the order of sums.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_run import SAMPLES, Outcome, deviation
+
+from hpc_bnn.config import Settings
+from hpc_bnn.data import Batches, Source
+from hpc_bnn.data.era5 import era5
+from hpc_bnn.data.ranks import ALONE, Ranks
+from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.parallel.comms import Channel, connect, on_first
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.build import build
+from hpc_bnn.train.step import Step
+
+BATCH, STEPS = 12, 2
+TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Weather:
+    """What a run does; the names are those of the settings."""
+
+    layout: str = "gather"
+    keep_graphs: bool = False
+    samples_per_pass: int = 1
+    reduction: str = "world"
+
+
+CASES = {
+    "transposed": Weather("transposed"),
+    "transposed, graphs kept": Weather("transposed", keep_graphs=True),
+    "gather, several a pass, two-stage": Weather(samples_per_pass=3, reduction="two_stage"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A toy atmosphere, written by one rank for all."""
+    channel = connect()
+    made = Path(on_first(channel, lambda: tempfile.mkdtemp(), name="test folder"))
+    # 4 x 7 x 16 points do not divide by three ranks: the transposed CRPS pads.
+    toy: dict[str, Any] = {"years": 1, "rows": 7, "columns": 16, "step_hours": 24, "levels": [500]}
+    on_first(channel, lambda: write_toy(made, **toy, format="legacy"), name="test files")
+    yield made
+    on_first(channel, lambda: shutil.rmtree(made), name="test folder")
+
+
+def read(folder: Path, ranks: Ranks) -> Source:
+    return era5(
+        folder,
+        variables=["t2m", "u10", "v10", "msl"],
+        static=["lsm"],
+        step_hours=24,
+        train=("2001-01-01", "2001-06-30"),
+        validation=("2001-07-01", "2001-07-10"),
+        test=("2001-07-11", "2001-07-20"),
+        ranks=ranks,
+    )
+
+
+def settings(weather: Weather) -> Settings:
+    return Settings.model_validate(
+        {
+            "seed": 3,
+            "posterior": {
+                "samples": SAMPLES,
+                "initial_sigma": 0.1,
+                "keep_graphs": weather.keep_graphs,
+                "samples_per_pass": weather.samples_per_pass,
+            },
+            "loss": {
+                "name": "almost_fair_crps",
+                "layout": weather.layout,
+                "channel_weights": {"t2m": 2.0, "msl": 0.5},
+            },
+            "model": {
+                "name": "swin",
+                "width": 8,
+                "depths": [2, 0, 0, 0],
+                "heads": [2, 2, 2, 2],
+                "window": [2, 2],
+            },
+            "data": {"name": "era5"},
+            "train": {
+                "steps": STEPS,
+                "batch_size": BATCH,
+                "precision": "float64",
+                "reduction": weather.reduction,
+            },
+        }
+    )
+
+
+def run(weather: Weather, source: Source, world: World) -> Outcome:
+    """Collective over the world: train as ``hpc-bnn train`` does and return what came out."""
+    chosen = settings(weather)
+    parts = build(chosen, source)
+    optimizer = torch.optim.Adam(parts.posterior.parameters(), lr=1e-3)
+    step = Step(
+        parts.posterior,
+        parts.loss,
+        optimizer,
+        world,
+        samples=chosen.posterior.samples,
+        num_examples=len(source.train),
+        samples_per_pass=chosen.posterior.samples_per_pass,
+        keep_graphs=chosen.posterior.keep_graphs,
+        precision="float64",
+        reduction=chosen.train.reduction,
+        guard_every=1,
+    )
+    batches = Batches(source.train, batch_size=BATCH, world=world, seed=chosen.seed)
+    values = torch.stack([step(*batches.at(i)) for i in range(STEPS)])
+    trained = list(parts.posterior.parameters())
+    return Outcome(
+        values,
+        torch.cat([p.grad.flatten() for p in trained if p.grad is not None]),
+        torch.cat([p.detach().flatten() for p in trained]),
+    )
+
+
+@cache
+def reference(folder: Path) -> Outcome:
+    """Return the outcome on one rank, with the gathered CRPS."""
+    alone = World(Grid(1, 1, 0), torch.device("cpu"))
+    return run(Weather(keep_graphs=True), read(folder, ALONE), alone)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_grid_trains_the_same_swin(world: World, folder: Path, case: str) -> None:
+    weather = CASES[case]
+    source = read(folder, ChannelRanks(world.world))
+    got, expected = run(weather, source, world), reference(folder)
+    assert got.gradients.shape == expected.gradients.shape
+    assert deviation(got.losses, expected.losses) <= TOLERANCE
+    assert deviation(got.gradients, expected.gradients) <= TOLERANCE
+    assert deviation(got.parameters, expected.parameters) <= TOLERANCE
+
+
+def test_ranks_read_the_same_statistics_as_one_alone(channel: Channel, folder: Path) -> None:
+    """Bit for bit: 181 times are two blocks, so two ranks count and the others wait."""
+    together, alone = read(folder, ChannelRanks(channel)), read(folder, ALONE)
+    assert together.fields is not None
+    assert alone.fields is not None
+    for name in ("state_mean", "state_std", "tendency_std"):
+        assert torch.equal(getattr(together.fields, name), getattr(alone.fields, name)), name
+
+
+def test_files_that_cannot_be_read_end_every_rank(channel: Channel, folder: Path) -> None:
+    with pytest.raises((FileNotFoundError, RuntimeError), match="nowhere"):
+        read(folder / "nowhere", ChannelRanks(channel))
