@@ -59,7 +59,17 @@ def _parser() -> argparse.ArgumentParser:
 
     _data_parsers(commands.add_parser("data", help="tools for ERA5 files"))
 
-    commands.add_parser("doctor", help="show what is built and wired, with a collective")
+    command = commands.add_parser(
+        "doctor", help="show what is built and wired, and time exchanges; status 1 if bad"
+    )
+    command.add_argument(
+        "--run",
+        dest="run_folder",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where runs would be written (the current folder)",
+    )
     return parser
 
 
@@ -97,10 +107,9 @@ def _add_selection(tool: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return value
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
 
 
 def _names(text: str) -> list[str]:
@@ -108,4 +117,7 @@ def _names(text: str) -> list[str]:
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(number) for number in _names(text)]
+    try:
+        return [float(number) for number in _names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers such as 500,850") from None

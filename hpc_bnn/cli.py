@@ -234,7 +234,7 @@ def _data_toy(options: argparse.Namespace, channel: Channel) -> int:
 
 
 def _doctor(options: argparse.Namespace, channel: Channel) -> int:
-    findings = diagnose(channel)
+    findings = diagnose(channel, options.run_folder)
     if channel.rank == 0:
         width = max(len(finding.what) for finding in findings)
         for finding in findings:

@@ -138,6 +138,8 @@ def _weights(settings: Settings, fields: Fields) -> Tensor:
                 for name in unknown
             ]
         )
+    if given and not any(given.get(name, 1.0) for name in fields.names):
+        raise SettingsError(["loss.channel_weights: every channel has weight 0; give one more"])
     channels = torch.tensor([given.get(name, 1.0) for name in fields.names], dtype=torch.float64)
     rows = torch.ones(len(fields.latitude), dtype=torch.float64)
     if settings.loss.area_weights:

@@ -8,10 +8,11 @@ import pytest
 from tiny_run import hpc_bnn
 
 from hpc_bnn.parallel.comms import SOLO
-from hpc_bnn.study import doctor
-from hpc_bnn.study.doctor import Finding, diagnose
+from hpc_bnn.study import doctor, machine, software
+from hpc_bnn.study.doctor import diagnose
+from hpc_bnn.study.finding import Finding
 
-LISTED = ("hpc_bnn", "torch", "devices", "noise kernel (cpu)", "MPI", "Horovod", "collective")
+LISTED = ("hpc_bnn", "torch", "noise kernel (cpu)", "MPI", "Horovod", "ranks", "run folder")
 
 
 def table(out: str) -> dict[str, str]:
@@ -36,7 +37,7 @@ def test_a_whole_machine(
     for what in LISTED:
         assert any(what in name for name in found), what
     assert "noise_cpu" in found["noise kernel (cpu)"]
-    assert any("skipped" in text for name, text in found.items() if "collective" in name)
+    assert any("skipped" in text for name, text in found.items() if "exchange" in name)
 
 
 @pytest.mark.skipif(
@@ -46,16 +47,16 @@ def test_a_whole_machine(
 def test_a_collective_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("horovod")
     monkeypatch.setenv("OMPI_MCA_mpi_yield_when_idle", "1")
-    finding = doctor._collective_of_two()
+    finding = doctor.exchange_of_two()
     assert finding.good, finding.value
-    assert finding.value.startswith("correct, ")
+    assert finding.value.endswith("sums correct")
 
 
 def test_a_bad_finding_is_shown_with_its_remedy_and_status_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     findings = [Finding("torch", "2"), Finding("MPI", "none", False, "install an MPI")]
-    monkeypatch.setattr("hpc_bnn.cli.diagnose", lambda channel: findings)
+    monkeypatch.setattr("hpc_bnn.cli.diagnose", lambda channel, folder: findings)
     assert hpc_bnn("doctor") == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["ok", "torch", "2"]
@@ -65,12 +66,50 @@ def test_a_bad_finding_is_shown_with_its_remedy_and_status_one(
 
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_launcher(monkeypatch, tmp_path)
-    monkeypatch.setattr(doctor, "KNOWN_WORDS", [1, 2, 3, 4])
-    (bad,) = [finding for finding in diagnose(SOLO) if not finding.good]
+    monkeypatch.setattr(software, "KNOWN_WORDS", [1, 2, 3, 4])
+    (bad,) = [finding for finding in diagnose(SOLO, tmp_path) if not finding.good]
     assert bad.what == "noise kernel (cpu)"
     assert "wrong words" in bad.value
     assert "rebuild" in bad.remedy
 
 
-def test_the_sum_over_one_rank_is_checked() -> None:
-    assert doctor.sum_over_world(SOLO) >= 0.0
+def test_ranks_on_too_few_cores_are_found() -> None:
+    nodes = {"n1": [0, 1], "n2": [2, 3]}
+    good, bad = machine._cores(nodes, [([0, 1], 1, 8), ([2, 3], 1, 8), ([0], 1, 8), ([0], 1, 8)])
+    assert good.good and "0: 0-1; 1: 2-3 of 8" in good.value
+    assert not bad.good and "2 ranks share 1 core(s)" in bad.remedy
+    (all_there_are,) = machine._cores({"n1": [0, 1, 2]}, [([0, 1], 1, 2)] * 3)
+    assert all_there_are.good
+    (few,) = machine._cores({"n1": [0, 1]}, [([0], 8, 64), ([0, 1, 2, 3], 8, 64)])
+    assert not few.good
+
+
+def test_a_node_with_more_ranks_than_devices_is_found() -> None:
+    (bad,) = machine._devices({"n1": [0, 1]}, [["a"], ["a"]])
+    assert not bad.good and "1 different" in bad.value
+    (good,) = machine._devices({"n1": [0, 1]}, [["a", "b"], ["a", "b"]])
+    assert good.good
+
+
+def test_two_copies_of_a_library_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    monkeypatch.setattr(software, "MAPS", maps)
+    line = "7f00-7f01 r-xp 00000000 08:01 1 {}\n"
+    maps.write_text(line.format("/a/libmpi.so.40") * 3)
+    assert software._loaded_once("MPI", r"libmpi\.so").good
+    maps.write_text(line.format("/a/libmpi.so.40") + line.format("/b/libmpi.so.12"))
+    found = software._loaded_once("MPI", r"libmpi\.so")
+    assert not found.good and found.value == "/a/libmpi.so.40, /b/libmpi.so.12"
+
+
+def test_a_folder_that_cannot_hold_runs_is_found(tmp_path: Path) -> None:
+    (absent,) = machine._folder(tmp_path / "nowhere")
+    assert not absent.good and "no such folder" in absent.value
+    assert machine._folder(tmp_path)[1].value == "writable, with locks"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([3, 0, 1, 2, 8], "0-3,8"), ([5], "5"), ([], ""), ([1, 3], "1,3")]
+)
+def test_ranges(numbers: list[int], text: str) -> None:
+    assert machine.ranges(numbers) == text

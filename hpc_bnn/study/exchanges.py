@@ -1,0 +1,92 @@
+"""How fast the ranks exchange: latency and bandwidth along each axis, by MPI and by Horovod."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+
+from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.world import World, split
+from hpc_bnn.study.finding import Finding, told
+
+SMALL_BYTES, LARGE_BYTES = 8, 64 << 20
+REPEATS = 5
+REMEDY = "compare the MPI libraries above; start with the launcher of that MPI"
+
+
+def exchanges(channel: Channel) -> list[Finding]:
+    """Collective: return the findings; sums are checked as well as timed."""
+    worlds: list[World] = []
+
+    def start() -> str:
+        worlds.append(split(channel, device="auto"))
+        grid = worlds[0].grid
+        return f"{grid.sample_ranks} sample x {grid.data_ranks} data ranks, {worlds[0].device}"
+
+    found = [told("grid (hybrid)", start, REMEDY)]
+    if not worlds:
+        return found
+    world = worlds[0]
+    axes = {"world": world.world, "sample axis": world.sample, "data axis": world.data}
+    for name, axis in axes.items():
+        if axis.size > 1:
+            found.append(told(f"MPI, {name}", partial(_timed, _by_mpi(axis)), REMEDY))
+    found.append(told("Horovod, world", lambda: _timed(_by_horovod(world)), REMEDY))
+    world.stop()
+    return found
+
+
+def _by_mpi(axis: Channel) -> Callable[[int], None]:
+    def run(size: int) -> None:
+        x = torch.full((max(1, size // 4),), axis.rank + 1.0)
+        total = axis.all_reduce(x, reduction="sum", name="doctor")
+        _require(float(total[-1]), axis.size * (axis.size + 1) / 2)
+
+    return run
+
+
+def _by_horovod(world: World) -> Callable[[int], None]:
+    sizes = (SMALL_BYTES, LARGE_BYTES)
+    parameters = {
+        size: torch.nn.Parameter(torch.zeros(max(1, size // 4), device=world.device))
+        for size in sizes
+    }
+    reducers = {
+        size: world.reducer([(f"doctor {size}", parameters[size])], passes=1) for size in sizes
+    }
+    ranks = world.grid.world_size
+    # Summed over the sample axis, averaged over the data axis.
+    expected = ranks * (ranks + 1) / 2 / world.grid.data_ranks
+
+    def run(size: int) -> None:
+        parameter, reducer = parameters[size], reducers[size]
+        parameter.grad = None
+        mine = (world.grid.world_rank + 1.0) * reducer.scale
+        torch.autograd.backward(parameter.sum() * mine)
+        reducer.wait()
+        assert parameter.grad is not None
+        _require(float(parameter.grad[-1]), expected)
+
+    return run
+
+
+def _timed(run: Callable[[int], None]) -> str:
+    """Return the median time of a small exchange and the rate of a large one, on this rank."""
+    seconds = {}
+    for size in (SMALL_BYTES, LARGE_BYTES):
+        run(size)  # connects, and makes buffers
+        times = []
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            run(size)
+            times.append(time.perf_counter() - began)
+        seconds[size] = median(times)
+    rate = LARGE_BYTES / seconds[LARGE_BYTES] / 1e9
+    return f"8 B in {seconds[SMALL_BYTES] * 1e6:.0f} us, 64 MB at {rate:.2f} GB/s, sums correct"
+
+
+def _require(found: float, expected: float) -> None:
+    if abs(found - expected) > 1e-5 * expected:
+        raise RuntimeError(f"a sum over ranks came out as {found}, expected {expected}")

@@ -1,0 +1,152 @@
+"""What is built: torch, noise kernels, MPI, Horovod, NCCL, and whether they agree."""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import hpc_bnn
+from hpc_bnn.bayes.noise import Purpose, Stream, backend, words
+from hpc_bnn.parallel.comms import library_version
+from hpc_bnn.parallel.engine import describe_horovod
+from hpc_bnn.study.finding import Finding
+
+KNOWN_WORDS = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+MAPS = Path("/proc/self/maps")  # Linux: the libraries that this process has loaded
+VERSION_TIMEOUT_S = 30
+
+
+def software() -> list[Finding]:
+    """Return the findings of this process."""
+    return [
+        Finding("hpc_bnn", f"{hpc_bnn.__version__}, Python {sys.version.split()[0]}"),
+        _torch(),
+        _noise(torch.device("cpu")),
+        *([_noise(torch.device("cuda"))] if torch.cuda.is_available() else []),
+        _mpi(),
+        _horovod(),
+        _loaded_once("MPI libraries loaded", r"libmpi(?:_cray|_gnu\w*)?\.so"),
+        *([_nccl()] if torch.cuda.is_available() else []),
+        launcher(),
+    ]
+
+
+def mpirun() -> str | None:
+    """Return the mpirun beside this Python, which is of the MPI it was built with, or on PATH."""
+    beside = Path(sys.executable).parent / "mpirun"
+    return str(beside) if beside.is_file() else shutil.which("mpirun")
+
+
+def launcher() -> Finding:
+    """Return what started this process, or could start several."""
+    if "SLURM_STEP_ID" in os.environ:
+        kind = os.environ.get("SLURM_MPI_TYPE", "default")
+        return Finding("launcher", f"srun, --mpi={kind}, {_version_of('srun')}")
+    found = mpirun() or shutil.which("srun")
+    if found is None:
+        return Finding("launcher", "none on PATH")
+    version = _version_of(found)
+    ours = re.search(r"Open MPI v?([\d.]+)", library_version())
+    theirs = re.search(r"Open MPI\)? v?([\d.]+)", version)
+    same = not (ours and theirs) or ours[1].split(".")[:2] == theirs[1].split(".")[:2]
+    return Finding(
+        "launcher",
+        f"{found}, {version}",
+        same,
+        f"start with the mpirun of {ours[0] if ours else 'the same MPI'}, or rebuild with the "
+        "machine's MPI: cmake -D MPI=system",
+    )
+
+
+def _torch() -> Finding:
+    accelerator = (
+        f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda or 'no'}"
+    )
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    shown = f"{len(devices)} x {devices[0]}" if devices else "CPU only"
+    return Finding(
+        "torch",
+        f"{torch.__version__}, {torch.get_num_threads()} thread(s), {accelerator}, {shown}",
+    )
+
+
+def _noise(device: torch.device) -> Finding:
+    name = f"noise kernel ({device.type})"
+    module = getattr(backend(device), "__name__", "").rpartition(".")[2]
+    found = words(Stream(0, Purpose.WEIGHTS), 4, device=device).tolist()
+    if found != KNOWN_WORDS:
+        remedy = "rebuild the package with another compiler"
+        return Finding(name, f"{module}: wrong words {found}", False, remedy)
+    compiled = module != "noise_reference"
+    return Finding(
+        name, module, compiled, "install the package with a C compiler (CPU) or triton (GPU)"
+    )
+
+
+def _mpi() -> Finding:
+    version = library_version()
+    missing = version.startswith("none")
+    needed = importlib.util.find_spec("horovod") is not None
+    return Finding(
+        "MPI of mpi4py",
+        version,
+        not (missing and needed),
+        "install an MPI library that mpi4py finds",
+    )
+
+
+def _horovod() -> Finding:
+    try:
+        version = importlib.metadata.version("horovod")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("Horovod", "not installed: one rank only")
+    built, good = describe_horovod()
+    return Finding(
+        "Horovod",
+        f"{version}, {built}",
+        good,
+        "rebuild it with HOROVOD_WITH_MPI=1 (cmake --build build)",
+    )
+
+
+def _nccl() -> Finding:
+    """NCCL of torch, and whether Horovod brought another one into this process."""
+    of_torch = ".".join(map(str, torch.cuda.nccl.version()))
+    found = _loaded_once("", r"lib(?:nccl|rccl)\.so")
+    return Finding(
+        "NCCL",
+        f"torch {of_torch}; loaded: {found.value}",
+        found.good,
+        "build Horovod against the NCCL that torch loads (HOROVOD_NCCL_HOME)",
+    )
+
+
+def _loaded_once(what: str, pattern: str) -> Finding:
+    """Two copies of one library in a process do not see each other's ranks."""
+    if not MAPS.is_file():
+        return Finding(what, "unknown on this system")
+    paths = {line.split()[-1] for line in MAPS.read_text(errors="replace").splitlines()}
+    found = sorted({os.path.realpath(path) for path in paths if re.match(pattern, Path(path).name)})
+    return Finding(
+        what,
+        ", ".join(found) or "none",
+        len(found) <= 1,
+        "mpi4py, Horovod and torch must use one and the same; rebuild what uses the other, or set "
+        "LD_LIBRARY_PATH",
+    )
+
+
+def _version_of(command: str) -> str:
+    try:
+        done = subprocess.run(
+            [command, "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"version unknown ({error})"
+    return (done.stdout or done.stderr).strip().splitlines()[0] if done.stdout else "?"
