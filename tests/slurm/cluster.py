@@ -22,6 +22,7 @@ NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged", "unshare", "setpriv
 SBIN = ("/usr/sbin", "/sbin")  # often not on a plain user's PATH
 START_S = 60.0
 END_S = 10.0
+SMALL_DISK = "200k"
 # What launchers around this process say must not reach the jobs.
 LEFT_OUT = ("SLURM_", "SBATCH_", "SRUN_", "PMI", "OMPI_", "PRTE_", "MPIEXEC_", "HOROVOD_")
 
@@ -63,7 +64,9 @@ class Cluster:
         Raises
         ------
         Unavailable
-            If a program is missing or may not run here, with what it said.
+            If programs are missing or namespaces are refused.
+        RuntimeError
+            If a daemon does not come up, with what it said.
         """
         missing = [name for name in NEEDED if shutil.which(name, path=_path()) is None]
         if missing:
@@ -98,7 +101,10 @@ class Cluster:
         return done.stdout
 
     def attempt(
-        self, *command: str | Path, given: Mapping[str, str] | None = None
+        self,
+        *command: str | Path,
+        given: Mapping[str, str] | None = None,
+        limit_s: float = START_S,
     ) -> subprocess.CompletedProcess[str]:
         """Run one of Slurm's commands, with further variables, and return how it ended."""
         return subprocess.run(
@@ -107,23 +113,24 @@ class Cluster:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=START_S,
+            timeout=limit_s,
             check=False,
         )
 
-    def kill_node(self, name: str) -> None:
-        """End a node with all its processes, as a power failure does."""
-        daemon = self._daemons.pop(name)
-        daemon.kill()
-        daemon.wait()
-
-    def start_node(self, name: str) -> None:
-        """Start a node; Slurm takes it up as soon as it reports."""
-        shm, hosts = "mount -t tmpfs -o mode=1777 shm /dev/shm", self.folder / "hosts"
-        mounts = f"{shm}; mount --bind '{hosts}' /etc/hosts"
+    def _start_node(self, name: str) -> None:
+        mounts = (
+            "mount -t tmpfs -o mode=1777 shm /dev/shm; "
+            f"mount -t tmpfs -o mode=1777,size={SMALL_DISK} small '{self.small_disk}'; "
+            f"mount --bind '{self.folder}/hosts' /etc/hosts"
+        )
         # No exec: the shell is process 1 of the node and takes in what jobs leave behind.
         script = f"hostname {name}; {mounts}; slurmd -D -f '{self._conf}' -N {name}; exit"
         self._spawn(name, *_separate(), "sh", "-ec", script)
+
+    @property
+    def small_disk(self) -> Path:
+        """A folder on a file system of 200 kB; each node has its own."""
+        return self.folder / "small"
 
     @property
     def _conf(self) -> Path:
@@ -138,18 +145,18 @@ class Cluster:
         )
         if tried.returncode:
             raise Unavailable(f"namespaces are refused: {tried.stderr.strip()}")
-        for name in ("state", "log", "run", "munge", *(f"node/{n}" for n in self.nodes)):
+        for name in ("state", "log", "run", "munge", "gpu", "small", *(f"node/{n}" for n in self.nodes)):
             (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o755)
         self._write_files()
         munge = self.folder / "munge"
         self._spawn(
-            "munged", "munged", "--foreground", f"--key-file={munge}/key",
+            "munged", "munged", "--foreground", "--force", f"--key-file={munge}/key",
             f"--socket={munge}/socket", f"--pid-file={munge}/pid", f"--seed-file={munge}/seed",
         )  # fmt: skip
         self._until("munged", (munge / "socket").exists)
         self._spawn("slurmctld", "slurmctld", "-D", "-c", "-f", self._conf)
         for name in self.nodes:
-            self.start_node(name)
+            self._start_node(name)
         self._until("the nodes", self._all_idle)
 
     def _write_files(self) -> None:
@@ -163,9 +170,11 @@ class Cluster:
         addresses = "".join(f"127.0.0.1 {name}\n" for name in self.nodes)
         (folder / "hosts").write_text(f"{hosts}\n{addresses}", encoding="utf-8")
         (folder / "cgroup.conf").write_text("CgroupAutomount=no\n", encoding="utf-8")
-        # Slurm wants a device file for each GPU and never opens it.
-        devices = "\n".join(f"NodeName={names} Name=gpu File={d}" for d in _devices(shape.gpus))
-        (folder / "gres.conf").write_text(f"{devices}\n", encoding="utf-8")
+        devices = ""
+        for i in range(shape.gpus):  # Slurm wants a device file for each GPU and never opens it
+            (folder / "gpu" / str(i)).symlink_to("/dev/null")
+            devices += f"NodeName={names} Name=gpu File={folder}/gpu/{i}\n"
+        (folder / "gres.conf").write_text(devices, encoding="utf-8")
         partitions = "\n".join(
             f"PartitionName={name} Nodes=ALL Default={'NO' if i else 'YES'} MaxTime=7-0 State=UP"
             for i, name in enumerate(shape.partitions)
@@ -206,7 +215,8 @@ class Cluster:
         while not is_up():
             ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
             if ended or time.monotonic() > limit:
-                raise Unavailable(f"{what} did not come up; {', '.join(ended)} {self._last_words()}")
+                said = self._last_words()
+                raise RuntimeError(f"{what} did not come up; ended: {ended}\n{said}")
             time.sleep(0.05)
 
     def _last_words(self) -> str:
@@ -223,16 +233,6 @@ def _separate() -> Sequence[str]:
     own = ["--uts", "--mount", "--pid", "--mount-proc", "--propagation", "private"]
     user = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
     return ["unshare", *user, *own, "--fork", "--kill-child"]
-
-
-def _devices(count: int) -> Sequence[Path]:
-    """Return device files that every machine has."""
-    found: list[Path] = []
-    with contextlib.suppress(OSError):
-        found = sorted(path for path in Path("/dev").iterdir() if path.is_char_device())
-    if len(found) < count:
-        raise Unavailable(f"{count} device files are needed, /dev has {len(found)}")
-    return found[:count]
 
 
 def _free_ports(count: int) -> list[int]:
