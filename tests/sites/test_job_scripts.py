@@ -1,0 +1,142 @@
+"""The job scripts of every site: shell that runs, and what each machine needs in it."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from site_files import JOBS, render, shape, site_names, slurm_sites
+
+from hpc_bnn.train.stop import REQUEUE, SIGNAL
+
+ALL = sorted([*(f"{job}.sbatch" for job in JOBS), "scaling.sh"])
+
+# From the sites' own documentation: without these lines jobs do not start there, or run slowly.
+NEEDED = {
+    "frontier": [
+        "--partition=batch",
+        "--ntasks-per-node=8",
+        "--cpus-per-task=7",
+        "--network=disable_rdzv_get",
+        '"--gpus-per-task=1" "--gpu-bind=closest"',
+        "NCCL_SOCKET_IFNAME:-hsn0,hsn1,hsn2,hsn3}",
+        "FI_CXI_RDZV_PROTO:-alt_read}",
+        "LD_LIBRARY_PATH=$CRAY_LD_LIBRARY_PATH:$LD_LIBRARY_PATH",
+        "rccl-net-plugin",
+    ],
+    "generic_slurm": ["--ntasks-per-node=4", "--gres=gpu:4", '"--mpi=pmix"'],
+    "horeka": ["--partition=accelerated", "--gres=gpu:4", "--cpus-per-task=19", "module load "],
+    "juwels_booster": [
+        "--partition=booster",
+        "--threads-per-core=1",
+        "export CUDA_VISIBLE_DEVICES=0,1,2,3",
+    ],
+    "jupiter": ["--partition=booster", "--gres=gpu:4"],
+    "leonardo": ["--partition=boost_usr_prod", "--gres=gpu:4", "--exclusive", "--cpus-per-task=8"],
+    "lumi_g": [
+        "--partition=standard-g",
+        "--gpus-per-node=8",
+        "--cpus-per-task=7",
+        "mask_cpu:7e000000000000,7e00000000000000,7e0000,7e000000,7e,7e00,7e00000000,7e0000000000",
+        "NCCL_SOCKET_IFNAME:-hsn}",
+        "MIOPEN_USER_DB_PATH=/tmp/",
+        "aws-ofi-rccl",
+    ],
+    "perlmutter": ["--constraint=gpu", "--gpus-per-node=4", "--cpus-per-task=32"],
+}
+
+
+def lines(folder: Path, name: str) -> list[str]:
+    return (folder / "jobscripts" / name).read_text(encoding="utf-8").splitlines()
+
+
+def test_every_site_with_slurm_has_every_job_script(rendered: dict[str, Path]) -> None:
+    for site in slurm_sites():
+        assert sorted(path.name for path in (rendered[site] / "jobscripts").iterdir()) == ALL
+    assert not (rendered["local"] / "jobscripts").exists()
+    assert sorted(NEEDED) == slurm_sites()
+
+
+@pytest.mark.parametrize("site", slurm_sites())
+def test_nothing_is_left_to_fill_in(site: str, rendered: dict[str, Path]) -> None:
+    for name in ALL:
+        assert "@HPC_BNN" not in "\n".join(lines(rendered[site], name)), name
+
+
+@pytest.mark.parametrize("site", slurm_sites())
+def test_shell_syntax(site: str, rendered: dict[str, Path]) -> None:
+    for name in ALL:
+        script = rendered[site] / "jobscripts" / name
+        done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), name
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck on this machine")
+@pytest.mark.parametrize("site", slurm_sites())
+def test_shellcheck(site: str, rendered: dict[str, Path]) -> None:
+    scripts = [rendered[site] / "jobscripts" / name for name in ALL]
+    done = subprocess.run(["shellcheck", "-S", "warning", *scripts], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("site", slurm_sites())
+@pytest.mark.parametrize("job", JOBS)
+def test_what_every_job_needs(job: str, site: str, rendered: dict[str, Path]) -> None:
+    script = lines(rendered[site], f"{job}.sbatch")
+    text = "\n".join(script)
+    directives = [line for line in script if line.startswith("#SBATCH")]
+    commands = next(i for i, line in enumerate(script) if line and not line.startswith("#"))
+    assert script[0] == "#!/bin/bash -l"  # a login shell has `module`
+    assert not any(line.startswith("#SBATCH") for line in script[commands:])  # Slurm would not see
+    assert len({line.split("=")[0] for line in directives}) == len(directives)
+    assert f"#SBATCH --job-name={job}" in directives
+    assert "#SBATCH --output=%x-%j.out" in directives  # in the folder of sbatch, which exists
+    assert "#SBATCH --open-mode=append" in directives
+    assert f"#SBATCH --ntasks-per-node={shape(site)['gpus']}" in directives
+    assert "set -u" not in text  # site's module functions read unset variables
+    assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"' in script
+    assert any(line.startswith("export OMP_NUM_THREADS=") for line in script)
+    assert "HDF5_USE_FILE_LOCKING" in text
+    assert "HOROVOD_STALL_CHECK_TIME_SECONDS" in text
+    assert '"--kill-on-bad-exit=1"' in text
+    assert "program=(python -u -m mpi4py -m hpc_bnn)" in script
+    for needed in NEEDED[site]:
+        assert needed in text, needed
+
+
+@pytest.mark.parametrize("site", slurm_sites())
+def test_ranks_fit_on_a_node(site: str, rendered: dict[str, Path]) -> None:
+    text = "\n".join(lines(rendered[site], "train.sbatch"))
+    node = {key: int(shape(site)[key]) for key in ("cores", "threads", "gpus")}
+    cpus = int(text.split("--cpus-per-task=")[1].split()[0])
+    one_thread = "--hint=nomultithread" in text or "--threads-per-core=1" in text
+    threads = 1 if one_thread else node["threads"]
+    assert cpus * node["gpus"] <= node["cores"] * threads
+
+
+def test_training_ends_and_goes_on_as_the_program_does(rendered: dict[str, Path]) -> None:
+    text = "\n".join(lines(rendered["generic_slurm"], "train.sbatch"))
+    assert "#SBATCH --signal=B:USR1@120" in text
+    assert "#SBATCH --requeue" in text
+    assert f"kill -{SIGNAL.name.removeprefix('SIG')} " in text
+    assert f'trap "" {SIGNAL.name.removeprefix("SIG")}' in text
+    assert f"-ne {REQUEUE} " in text
+
+
+def test_folder_with_a_space(tmp_path: Path) -> None:
+    script = render("generic_slurm", tmp_path / "my runs") / "jobscripts" / "doctor.sbatch"
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", script], capture_output=True, text=True, env={"PATH": path}, cwd=tmp_path
+    )
+    assert done.stdout.endswith("python -u -m mpi4py -m hpc_bnn doctor\n"), done.stderr
+
+
+@pytest.mark.parametrize("site", site_names())
+def test_shape(site: str) -> None:
+    found = shape(site)
+    assert sorted(found) == [
+        "cores", "features", "gpus", "gres", "nodes", "partitions", "threads"
+    ]  # fmt: skip
