@@ -92,6 +92,19 @@ if ((${#missing[@]})); then
   install_packages "missing on this machine: ${missing[*]}" "${missing[@]}"
 fi
 
+# What only tests use: where it is missing and may not be installed, they are skipped by name.
+if [[ $target == check ]] && command -v apt-get >/dev/null &&
+  { [[ $(id -u) -eq 0 ]] || sudo -n true 2>/dev/null; }; then
+  missing=()
+  [[ -x /usr/sbin/slurmctld && -e /usr/lib/$(uname -m)-linux-gnu/pmix2/lib/libpmix.so ]] ||
+    missing+=(slurm-wlm munge libpmix-dev)
+  command -v shellcheck >/dev/null || missing+=(shellcheck)
+  # lmod and environment-modules exclude each other.
+  [[ -e /etc/profile.d/lmod.sh || -e /etc/profile.d/modules.sh ]] || missing+=(lmod)
+  ((${#missing[@]} == 0)) || (install_packages "for some tests" "${missing[@]}") ||
+    printf 'local.sh: their tests will be skipped\n' >&2
+fi
+
 if ! has_cmake_325; then
   bootstrap=$PWD/build/bootstrap
   PATH=$bootstrap/bin:$PATH

@@ -248,19 +248,20 @@ def abort(channel: Channel, status: int) -> None:
 
 
 def leave_together(channel: Channel, status: int) -> None:
-    """Collective: end MPI in good order and this process with any status; one alone just returns.
+    """Collective: end MPI in good order and this process with any status.
+
+    Returns where there is no MPI to end.
 
     ``python -m mpi4py`` aborts all ranks where one exits with an error while MPI is running, and
     srun --kill-on-bad-exit terminates those that are not gone when the first one is: its own status
     would then be 143, so they finish first, and fast.
     """
-    if channel.native() is None:
+    mpi = sys.modules.get("mpi4py.MPI")  # a rank alone has it, too
+    if mpi is None or not mpi.Is_initialized():
         return
-    from mpi4py import MPI
-
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     all_arrive(channel, within_s=LEAVE_S)
-    MPI.Finalize()
+    mpi.Finalize()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -127,7 +127,12 @@ def split(
     """Collective: as ``start``, on a world that is already connected."""
     world = limited(world, stall_timeout_s)
     node = world.split_by_node()
-    chosen = choose_sample_ranks(world.size, node.size, mode=mode, sample_ranks=sample_ranks)
+    # Together: nodes with different numbers of ranks fail on some ranks only.
+    chosen = together(
+        world,
+        lambda: choose_sample_ranks(world.size, node.size, mode=mode, sample_ranks=sample_ranks),
+        name="grid",
+    )
     grid = Grid(chosen, world.size // chosen, world.rank)
     node_rank = together(world, lambda: node_rank_of(node, os.environ), name="node rank")
     picked = together(world, lambda: _pick_device(device, node_rank, node), name="device")

@@ -133,7 +133,7 @@ def test_unfinished_is_requeued(desk: Desk) -> None:
     assert status == 0
     assert desk.requeued() == "requeue 7\n"
     assert "restart 19 of at most 20" in output
-    assert not (desk.folder / "runs" / "x" / ".requeue").exists()
+    assert not (desk.folder / "runs" / "x" / ".requeue-7").exists()
 
 
 def test_unfinished_is_requeued_though_a_rank_crashed_on_its_way_out(desk: Desk) -> None:
@@ -144,7 +144,7 @@ def test_unfinished_is_requeued_though_a_rank_crashed_on_its_way_out(desk: Desk)
 
 def test_a_note_of_an_earlier_job_counts_for_nothing(desk: Desk) -> None:
     (desk.folder / "runs" / "x").mkdir(parents=True)
-    (desk.folder / "runs" / "x" / ".requeue").touch()
+    (desk.folder / "runs" / "x" / ".requeue-7").touch()
     assert desk.run("x.yaml")[0] == 0
     assert not desk.requeued()
 

@@ -3,20 +3,20 @@
 Each node is a slurmd in namespaces of its own (host name, mounts, processes), so MPI, the job
 scripts and logs see several machines, and a node that is ended takes all its processes with it.
 Cores, memory and GPUs are what ``Shape`` says, whatever this machine has. There is no accounting
-and no control of CPUs and memory.
+and no control of CPUs and memory: a job may ask for what it likes and gets what this machine has.
 
 The daemons are children of this process and end with it, however it ends.
 """
 
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from configuration import Shape, configure
 
 NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged", "unshare", "setpriv")
 SBIN = ("/usr/sbin", "/sbin")  # often not on a plain user's PATH
@@ -29,19 +29,6 @@ LEFT_OUT = ("SLURM_", "SBATCH_", "SRUN_", "PMI", "OMPI_", "PRTE_", "MPIEXEC_", "
 
 class Unavailable(Exception):
     """This machine cannot run a private Slurm; the message says why."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The machine that Slurm shall believe in."""
-
-    nodes: int = 2
-    cores: int = 8  # of a node
-    threads_per_core: int = 1
-    gpus: int = 0  # of a node
-    memory_gb: int = 500
-    partitions: tuple[str, ...] = ("batch",)  # the first is the default
-    features: tuple[str, ...] = ()
 
 
 @dataclass
@@ -91,7 +78,7 @@ class Cluster:
 
     @property
     def nodes(self) -> list[str]:
-        return [f"n{i + 1}" for i in range(self.shape.nodes)]
+        return self.shape.names
 
     def run(self, *command: str | Path) -> str:
         """Run one of Slurm's commands to its end and return what it printed."""
@@ -145,9 +132,17 @@ class Cluster:
         )
         if tried.returncode:
             raise Unavailable(f"namespaces are refused: {tried.stderr.strip()}")
-        for name in ("state", "log", "run", "munge", "gpu", "small", *(f"node/{n}" for n in self.nodes)):
+        for name in (
+            "state",
+            "log",
+            "run",
+            "munge",
+            "gpu",
+            "small",
+            *(f"node/{n}" for n in self.nodes),
+        ):
             (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o755)
-        self._write_files()
+        configure(self.folder, self.shape)
         munge = self.folder / "munge"
         self._spawn(
             "munged", "munged", "--foreground", "--force", f"--key-file={munge}/key",
@@ -158,44 +153,6 @@ class Cluster:
         for name in self.nodes:
             self._start_node(name)
         self._until("the nodes", self._all_idle)
-
-    def _write_files(self) -> None:
-        shape, folder = self.shape, self.folder
-        names = f"n[1-{shape.nodes}]"
-        key = folder / "munge" / "key"
-        key.write_bytes(os.urandom(1024))
-        key.chmod(0o600)
-        # Each node's own name must lead to the address at which its slurmd listens.
-        hosts = Path("/etc/hosts").read_text(encoding="utf-8")
-        addresses = "".join(f"127.0.0.1 {name}\n" for name in self.nodes)
-        (folder / "hosts").write_text(f"{hosts}\n{addresses}", encoding="utf-8")
-        (folder / "cgroup.conf").write_text("CgroupAutomount=no\n", encoding="utf-8")
-        devices = ""
-        for i in range(shape.gpus):  # Slurm wants a device file for each GPU and never opens it
-            (folder / "gpu" / str(i)).symlink_to("/dev/null")
-            devices += f"NodeName={names} Name=gpu File={folder}/gpu/{i}\n"
-        (folder / "gres.conf").write_text(devices, encoding="utf-8")
-        partitions = "\n".join(
-            f"PartitionName={name} Nodes=ALL Default={'NO' if i else 'YES'} MaxTime=7-0 State=UP"
-            for i, name in enumerate(shape.partitions)
-        )
-        ports = _free_ports(1 + shape.nodes)
-        nodes = "\n".join(
-            f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} "
-            f"Sockets=1 CoresPerSocket={shape.cores} ThreadsPerCore={shape.threads_per_core} "
-            f"CPUs={shape.cores * shape.threads_per_core} RealMemory={shape.memory_gb * 1000}"
-            + (f" Gres=gpu:{shape.gpus}" if shape.gpus else "")
-            + (f" Feature={','.join(shape.features)}" if shape.features else "")
-            for name, port in zip(self.nodes, ports[1:], strict=True)
-        )
-        user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True)
-        self._conf.write_text(
-            SLURM_CONF.format(
-                folder=folder, user=user.stdout.strip(), controller=socket.gethostname(),
-                port=ports[0], nodes=nodes, partitions=partitions,
-            ),
-            encoding="utf-8",
-        )  # fmt: skip
 
     def _spawn(self, name: str, *command: str | Path) -> None:
         """Start a daemon that ends when this process does."""
@@ -233,51 +190,3 @@ def _separate() -> Sequence[str]:
     own = ["--uts", "--mount", "--pid", "--mount-proc", "--propagation", "private"]
     user = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
     return ["unshare", *user, *own, "--fork", "--kill-child"]
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-# Times: a requeued job starts again after cred_expire; KillWait lies between TERM and KILL.
-SLURM_CONF = """\
-ClusterName=hpc_bnn_tests
-SlurmctldHost={controller}(127.0.0.1)
-SlurmctldPort={port}
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-SlurmUser={user}
-SlurmdUser={user}
-AuthType=auth/munge
-CredType=cred/munge
-AuthInfo=socket={folder}/munge/socket,cred_expire=5
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/node/%n/spool
-TmpFS={folder}/node/%n
-SlurmctldPidFile={folder}/run/slurmctld.pid
-SlurmdPidFile={folder}/run/slurmd.%n.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/slurmd.%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-MailProg=/bin/true
-MpiDefault=none
-GresTypes=gpu
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,sched_min_interval=0
-EnforcePartLimits=ALL
-JobRequeue=1
-ReturnToService=2
-KillWait=2
-MinJobAge=3600
-SlurmdTimeout=10
-{nodes}
-{partitions}
-"""

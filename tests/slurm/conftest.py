@@ -1,0 +1,85 @@
+"""Jobs on a real Slurm of four nodes on this machine: ``python -m pytest tests/slurm``.
+
+All is skipped where no Slurm can be started.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster import Cluster, Unavailable
+from jobs import Job, submit
+from sites import render, shape
+from tiny_train import SETTINGS, TWO_BY_TWO, Train, summary
+
+SITE = "generic_slurm"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Four nodes of the site generic_slurm."""
+    started = Cluster(tmp_path_factory.mktemp("slurm"), shape(SITE, nodes=4))
+    try:
+        started.start()
+    except Unavailable as reason:
+        pytest.skip(f"a private Slurm: {reason}")
+    try:
+        tried = started.attempt("srun", "--mpi=pmix", "true")
+        if tried.returncode:
+            pytest.skip(f"Slurm without PMIx (Debian: libpmix-dev): {tried.stderr.strip()}")
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The job scripts of generic_slurm, for this Python's environment."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "env").symlink_to(sys.prefix)
+    return render(SITE, folder)
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def train(cluster: Cluster, scripts: Path, config: Path) -> Train:
+    """Submit train.sbatch: ``train(TWO_BY_TWO, folder, "train.steps=3", given={...})``."""
+
+    def start(
+        options: tuple[str, ...],
+        run: Path,
+        *words: str,
+        folder: Path | None = None,
+        given: Mapping[str, str] | None = None,
+    ) -> Job:
+        script: list[str | Path] = [scripts / "train.sbatch", config, *words, "--run", run]
+        return submit(cluster, folder or run.parent, *options, *script, given=given)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The summary of a run of two nodes with two ranks each."""
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    job = train(TWO_BY_TWO, run)
+    ended = job.ended()
+    assert ended["ExitCode"] == "0:0", job.report()
+    return summary(run)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End the jobs of a test that failed before their end."""
+    yield
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").attempt("scancel", "--quiet", "--me")
