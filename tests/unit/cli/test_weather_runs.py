@@ -304,10 +304,10 @@ def test_toy_of_too_small_a_grid(tmp_path: Path, told: Any) -> None:
         (["data", "check", "x", "y"], "unrecognized arguments: y"),
         (["data", "check", "x", "a=1"], "unrecognized arguments: a=1"),
         (["data", "statistics", "x"], "required: --start, --end, --step-hours, -o/--output"),
-        (["data", "toy", "x", "--rows", "0"], "0: must be at least 1"),
-        (["data", "toy", "x", "--rows", "many"], "invalid _positive value: 'many'"),
+        (["data", "toy", "x", "--rows", "0"], "expected a whole number of at least 1"),
+        (["data", "toy", "x", "--rows", "many"], "'many': expected a whole number of at least 1"),
         (["forecast", "x", "--start", "2001-01-01"], "required: --steps, --members, -o/--output"),
-        (["forecast", "x", "--steps", "0"], "0: must be at least 1"),
+        (["forecast", "x", "--steps", "0"], "expected a whole number of at least 1"),
     ],
 )
 def test_usage_of_weather_commands(
