@@ -110,7 +110,7 @@ def test_channel_weights_that_nothing_takes_are_refused() -> None:
     options = {"name": "categorical_nll", "channel_weights": {"a": 2}}
     assert "loss.name = 'categorical_nll' takes no weights" in refused(options)
     nothing = {"name": "crps", "channel_weights": {"a": 0.0, "b": 0.0}}
-    with pytest.raises(ValueError, match="not all of them 0"):
+    with pytest.raises(ValueError, match="channel_weights: every channel has weight 0"):
         made(nothing)
 
 
