@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from hpc_bnn.data.augment import AUGMENTATIONS
 from hpc_bnn.data.batches import Batches
+from hpc_bnn.data.cifar10 import cifar10
 from hpc_bnn.data.digits import digits
 from hpc_bnn.data.era5 import era5
 from hpc_bnn.data.series import series
@@ -13,6 +14,7 @@ from hpc_bnn.data.source import Examples, InMemory, Source
 from hpc_bnn.data.synthetic_series import synthetic_series
 
 DATA_SETS: dict[str, Callable[..., Source]] = {
+    "cifar10": cifar10,
     "digits": digits,
     "era5": era5,
     "series": series,

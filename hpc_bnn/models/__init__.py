@@ -8,7 +8,8 @@ from torch import nn
 
 from hpc_bnn.models.mlp import MLP
 from hpc_bnn.models.swin import Swin
+from hpc_bnn.models.vit import ViT
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "swin": Swin}
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "swin": Swin, "vit": ViT}
 
-__all__ = ["MLP", "MODELS", "Swin"]
+__all__ = ["MLP", "MODELS", "Swin", "ViT"]

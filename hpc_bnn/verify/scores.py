@@ -44,6 +44,17 @@ def correct(log_prob: Tensor, y: Tensor) -> Tensor:
     return torch.where(log_prob.isnan().any(dim=1), torch.nan, hit)
 
 
+def log_odds(log_prob: Tensor) -> Tensor:
+    """Compute log(p / (1 - p)) (B,) of the most probable class from log_prob (B, C).
+
+    1 - p is summed from the other classes, so that it keeps its digits where p rounds to 1.
+    """
+    log_prob = log_prob.double()
+    top = log_prob.argmax(dim=1, keepdim=True)
+    others = log_prob.scatter(1, top, -torch.inf)
+    return log_prob.gather(1, top).squeeze(1) - others.logsumexp(dim=1)
+
+
 def crps_ensemble(members: Tensor, truth: Tensor, alpha: float = 0.0) -> Tensor:
     """Compute the CRPS (...) of members (S, ...) by sorting, O(S log S).
 

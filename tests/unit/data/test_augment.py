@@ -60,6 +60,19 @@ def test_all_translations_are_equally_likely() -> None:
     assert torch.equal(Shift(2)(x, u).sum(dim=0)[0], torch.full((5, 5), 100.0))
 
 
+def test_all_crops_and_mirrors_are_equally_likely() -> None:
+    """Over an even grid of uniforms a pixel lands equally often on 9 x 9 places, on both sides."""
+    grid = (torch.arange(18) / 18).float()
+    u = torch.cartesian_prod(grid, grid, torch.tensor([0.25, 0.75]))
+    x = torch.zeros(len(u), 3, 32, 32)
+    x[:, 1, 16, 10] = 1
+    landed = CropFlip(4)(x, u).sum(dim=0)
+    assert landed[0].sum() == landed[2].sum() == 0
+    assert torch.equal(landed[1, 12:21, 6:15], torch.full((9, 9), 4.0))
+    assert torch.equal(landed[1, 12:21, 17:26], torch.full((9, 9), 4.0))
+    assert landed.sum() == len(u)
+
+
 @pytest.mark.parametrize("pixels", [1, 2, 3, 7, 15])
 def test_the_biggest_uniform_stays_in_range(pixels: int) -> None:
     x = torch.zeros(2, 1, 32, 32)

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hpc_bnn.verify.calibration import (
+    FINE_BINS,
     adaptive_calibration_error,
+    auroc,
     coverage,
     expected_calibration_error,
+    fine_adaptive_error,
+    fine_bins,
     flatness,
     pit_histogram,
     rank_histogram,
@@ -110,6 +114,40 @@ def test_adaptive_error_does_not_depend_on_order_even_with_ties(seed: int, bins:
     value = adaptive_calibration_error(confidence, correct, bins)
     assert adaptive_calibration_error(confidence[order], correct[order], bins) == value
     assert 0 <= value <= 1
+
+
+def test_fine_bins_by_hand() -> None:
+    """Width 1/256 from -8 to 24; what lies outside goes to the ends."""
+    log_odds = torch.tensor([0.0, 0.0039, 0.00391, -9.0, -math.inf, 23.9999, 30.0, math.inf])
+    record = fine_bins(log_odds.double(), torch.tensor([1, 0, 1, 0, 0, 1, 1, 0]))
+    assert record.count.nonzero().flatten().tolist() == [0, 2048, 2049, FINE_BINS - 1]
+    assert record.count[[0, 2048, 2049, FINE_BINS - 1]].tolist() == [2, 2, 1, 3]
+    assert record.correct_sum[[0, 2048, 2049, FINE_BINS - 1]].tolist() == [0, 1, 1, 2]
+    assert record.confidence_sum[2049].item() == pytest.approx(1 / (1 + math.exp(-0.00391)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 999), sharp=st.floats(0.1, 20), bins=st.integers(1, 20))
+def test_fine_adaptive_error_is_near_the_exact_one(seed: int, sharp: float, bins: int) -> None:
+    """Also for networks so confident that their probabilities hardly differ from 1."""
+    log_odds = sharp * (uniform(2000, seed=seed) - 0.2).clamp(-7, 23)
+    correct = uniform(2000, seed=seed + 1) < torch.sigmoid(log_odds / 2)
+    exact = adaptive_calibration_error(torch.sigmoid(log_odds), correct, bins)
+    record = fine_bins(log_odds, correct)
+    parts = fine_bins(log_odds[:700], correct[:700]) + fine_bins(log_odds[700:], correct[700:])
+    bound = 2 * (bins - 1) * float(record.count.max()) / 2000
+    assert fine_adaptive_error(record, bins) == pytest.approx(exact, abs=bound + 1e-12)
+    assert fine_adaptive_error(parts, bins) == pytest.approx(fine_adaptive_error(record, bins))
+
+
+def test_auroc_by_hand() -> None:
+    """Pairs (low, high): bins 0 and 2 against 1 and 2: won, won, lost, drawn."""
+    assert auroc(torch.tensor([1, 0, 1]), torch.tensor([0, 1, 1])) == 2.5 / 4
+    assert auroc(torch.tensor([4, 0]), torch.tensor([0, 9])) == 1.0
+    assert auroc(torch.tensor([0, 4]), torch.tensor([9, 0])) == 0.0
+    for bad in (torch.zeros(2), torch.ones(3)):
+        with pytest.raises(ValueError, match=r"auroc: counts .* expected \(K,\) and \(K,\)"):
+            auroc(torch.ones(2), bad)
 
 
 def test_rank_histogram_without_ties() -> None:

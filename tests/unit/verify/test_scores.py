@@ -92,6 +92,15 @@ def test_nan_goes_out_as_nan_at_its_place() -> None:
     assert quantile.isnan().nonzero().flatten().tolist() == [1]
 
 
+def test_log_odds_keep_their_digits_where_the_probability_rounds_to_one() -> None:
+    logits = torch.tensor([[50.0, 0.0, 0.0], [0.0, 1.0, 0.0], [2.0, 2.0, -math.inf]]).double()
+    got = scores.log_odds(logits.log_softmax(dim=1))
+    assert close(got, [50 - math.log(2), 1 - math.log(2), 0.0])
+    log_prob, _ = predictions()
+    assert close(scores.log_odds(log_prob), log_prob.exp().amax(1).logit())
+    assert scores.log_odds(torch.zeros(1, 1)).item() == math.inf
+
+
 def test_categorical_bad_input() -> None:
     log_prob, y = predictions()
     logits = log_prob.clone()

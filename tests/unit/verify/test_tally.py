@@ -7,9 +7,10 @@ import pytest
 import scoringrules
 import torch
 from scipy import stats
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from torch import Tensor
 
+from hpc_bnn.verify.calibration import adaptive_calibration_error
 from hpc_bnn.verify.tally import TALLIES, ClassificationTally, RegressionTally, Tally
 
 S, B, C, P = 5, 60, 4, 3
@@ -54,6 +55,56 @@ def test_classification_against_direct_computation() -> None:
         if (bins == k).any()
     )
     assert result["expected_calibration_error"] == pytest.approx(float(error), **TIGHT)
+
+
+def test_entropies_and_adaptive_calibration_against_direct_computation() -> None:
+    logits, y = classified()
+    # One example of each fine bin: so the histogram loses nothing.
+    place = (torch.softmax(logits, -1).mean(0).amax(1).logit() * 256).floor().numpy()
+    logits, y = (logits[:, np.unique(place, return_index=True)[1]], y[: len(np.unique(place))])
+    result = tallied(ClassificationTally(), logits, None, y).result()
+    assert result["examples"] > 40
+    of_samples = torch.softmax(logits, -1)
+    p = of_samples.mean(0)
+    whole = stats.entropy(p.numpy(), axis=1)
+    aleatoric = stats.entropy(of_samples.numpy(), axis=2).mean(0)
+    information = float((whole - aleatoric).mean())
+    assert result["mutual_information"] == pytest.approx(information, **TIGHT)
+    assert 0 < result["mutual_information"] < result["entropy"]
+    confidence, predicted = p.max(1)
+    exact = adaptive_calibration_error(confidence, predicted == y)
+    assert result["adaptive_calibration_error"] == pytest.approx(exact, rel=1e-11)
+
+
+def test_disagreement_is_epistemic_and_indecision_is_not() -> None:
+    """Samples certain of different classes: ln 2; equal samples, however uncertain: 0."""
+    certain = torch.tensor([[[40.0, 0.0]], [[0.0, 40.0]]])
+    for logits, information in [(certain, math.log(2)), (torch.zeros(2, 1, 2), 0.0)]:
+        result = tallied(ClassificationTally(), logits, None, torch.tensor([0])).result()
+        assert result["entropy"] == pytest.approx(math.log(2), abs=1e-14)
+        assert result["mutual_information"] == pytest.approx(information, abs=1e-14)
+
+
+def test_fewer_examples_than_bins_have_no_adaptive_error() -> None:
+    logits, y = classified()
+    few = tallied(ClassificationTally(), logits[:, :14], None, y[:14]).result()
+    assert math.isnan(few["adaptive_calibration_error"])
+    enough = tallied(ClassificationTally(), logits[:, :15], None, y[:15]).result()
+    assert math.isfinite(enough["adaptive_calibration_error"])
+
+
+def test_auroc_of_confidence_against_scikit_learn() -> None:
+    logits, y = classified()
+    foreign = torch.randn(S, 40, C, generator=generator(8), dtype=torch.float64)
+    ours, theirs = ClassificationTally(), ClassificationTally()
+    ours.add(logits, None, y)
+    theirs.add(foreign, None, torch.zeros(40, dtype=torch.int64))
+    score = [torch.softmax(x, -1).mean(0).amax(1) for x in (logits, foreign)]
+    expected = roc_auc_score([1] * B + [0] * 40, torch.cat(score).numpy())
+    # A pair that shares a fine bin counts a half.
+    assert ours.auroc(theirs) == pytest.approx(float(expected), abs=1e-3)
+    assert ours.auroc(theirs) + theirs.auroc(ours) == pytest.approx(1.0, abs=1e-14)
+    assert ours.auroc(ours) == pytest.approx(0.5, abs=1e-14)
 
 
 def test_mixture_against_direct_computation() -> None:
