@@ -8,9 +8,12 @@ Shape letters: H history rows, P horizon rows, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from hpc_bnn.data.series_csv import read_csv_series
+from hpc_bnn.data.calendar import Feature
+from hpc_bnn.data.series_csv import Missing, read_csv_series
+from hpc_bnn.data.series_times import time_zone as zone_of
 from hpc_bnn.data.series_windows import windowed_source
 from hpc_bnn.data.source import Source
 
@@ -26,6 +29,10 @@ def series(
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     group_column: str | None = None,
     time_format: str | None = None,
+    time_zone: str | None = None,
+    missing: Missing = "refuse",
+    calendar: Sequence[Feature] = (),
+    calendar_zone: str | None = None,
     units: str = "",
 ) -> Source:
     """Offer the named columns of a CSV file as windows x (H, C) -> y (P, C), float32, normalised.
@@ -38,7 +45,16 @@ def series(
     stride: rows between the starts of neighbouring windows.
     fractions: shares of the rows for training, validation and test.
     group_column: tells several series in one file apart; windows never cross from one to the next.
-    time_format: notation of the times as in `datetime.strptime`; ISO 8601 if None.
+    time_format: notation of the times as in `datetime.strptime`; ISO 8601 if None. Ranges
+        ("01.01.2020 00:00 - 01.01.2020 01:00") count from their beginning.
+    time_zone: of local times, such as "Europe/Berlin": the clock changes are then taken care of. A
+        column named like "Time (CET/CEST)" or "MTU (UTC)" says its zone itself.
+    missing: numbers that are empty, "n/e", "-" or "N/A": "refuse" the file, or "skip" the windows
+        that hold one.
+    calendar: "hour_of_day", "day_of_week", "day_of_year" of the targets as further inputs; then x
+        has one dimension (series_windows.py).
+    calendar_zone: whose clock the calendar goes by; `time_zone` if None, and without either the
+        times as they are written (UTC where they have an offset).
     units: text for axes and files.
 
     Raises
@@ -67,7 +83,12 @@ def series(
         value_columns=value_columns,
         group_column=group_column,
         time_format=time_format,
+        zone=time_zone,
+        missing=missing,
     )
+    if calendar_zone is not None:
+        clock = zone_of(calendar_zone, "calendar_zone")
+        many = [replace(one, zone=clock) for one in many]
     return windowed_source(
         str(path),
         many,
@@ -77,4 +98,5 @@ def series(
         horizon=horizon,
         stride=stride,
         fractions=fractions,
+        calendar=calendar,
     )

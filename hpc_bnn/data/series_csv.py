@@ -3,6 +3,7 @@
 One row per time (and per series, where a group column tells several series apart); a header names
 the columns. Every series must be sorted, without duplicate and without missing times, with one step
 for the whole file, because a window is a number of rows and must always be the same span of time.
+How times are written: series_times.py.
 
 Shape letters: T rows of a series, C channels.
 """
@@ -10,19 +11,29 @@ Shape letters: T rows of a series, C channels.
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import Tensor
 
+from hpc_bnn.data.series_times import Notation, SkippedHourError, headed_zone, time_zone
 from hpc_bnn.data.series_windows import RegularSeries
 
+logger = logging.getLogger(__name__)
+
 DELIMITERS = (",", ";", "\t", "|")
+# What stands for a missing number, in any case; ENTSO-E: "n/e" (not expected), "-", "N/A".
+MISSING = ("", "-", "n/e", "n/a", "na", "nan", "null", "none")
+
+Missing = Literal["refuse", "skip"]
 
 
 @dataclass(eq=False)
@@ -41,12 +52,17 @@ def read_csv_series(
     value_columns: Sequence[str],
     group_column: str | None = None,
     time_format: str | None = None,
+    zone: str | None = None,
+    missing: Missing = "refuse",
 ) -> list[RegularSeries]:
     """Read the named columns of a CSV file as regular series, one per value of `group_column`.
 
     The delimiter (comma, semicolon, tab or bar) is the one that splits the header into the named
-    columns. Times are ISO 8601 or, with `time_format`, in the notation of `datetime.strptime`;
-    zones are converted to UTC.
+    columns. Times are ISO 8601 or, with `time_format`, in the notation of `datetime.strptime`, or
+    ranges of these; those with an offset or a zone are converted to UTC.
+
+    zone: of times without an offset, an IANA name; else what the name of the column says.
+    missing: "refuse" it, or "skip": NaN; rows without any number at both ends are dropped.
 
     Raises
     ------
@@ -60,7 +76,9 @@ def read_csv_series(
         what = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {what}; expected a CSV file with a header line")
     wanted = [time_column, *value_columns, *([group_column] if group_column is not None else [])]
+    notation = Notation(time_format, _zone(path, time_column, zone))
     rows: dict[str, _Rows] = {}
+    skipped = 0
     try:
         # utf-8-sig drops the byte order mark that spreadsheet programs write.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -69,7 +87,6 @@ def read_csv_series(
             names = next(csv.reader([header], delimiter=delimiter), [])
             positions = [_position(path, names, name) for name in wanted]
             for line, cells in _cells(path, csv.reader(file, delimiter=delimiter), len(names)):
-                time = _time(path, line, time_column, cells[positions[0]], time_format)
                 group = cells[positions[-1]].strip() if group_column is not None else ""
                 if group_column is not None and not group:
                     raise ValueError(
@@ -77,10 +94,22 @@ def read_csv_series(
                         "expected the name of the series; fill it in or remove the row"
                     )
                 one = rows.setdefault(group, _Rows())
+                texts = [cells[position] for position in positions[1 : 1 + len(value_columns)]]
+                time = _time(path, line, time_column, cells[positions[0]], notation, one)
+                # Some files hold the hour that spring leaves out, without values.
+                if time is None and all(_is_missing(text) for text in texts):
+                    skipped += 1
+                    continue
+                if time is None:
+                    raise ValueError(
+                        f"{path}: line {line}: column '{time_column}': '{cells[positions[0]]}' did "
+                        f"not exist in {notation.zone}: the clock was put forward; expected no "
+                        "value in this row; remove it, or set the time_zone of the file"
+                    )
                 one.lines.append(line)
                 one.times.append(time)
-                for name, position in zip(value_columns, positions[1:], strict=False):
-                    one.values.append(_number(path, line, name, cells[position]))
+                for name, text in zip(value_columns, texts, strict=True):
+                    one.values.append(_number(path, line, name, text, missing))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: byte 0x{error.object[error.start]:02x} is not UTF-8 text; "
@@ -90,20 +119,43 @@ def read_csv_series(
         raise ValueError(
             f"{path}: not readable as CSV ({error}); expected text with one row per line"
         ) from error
+    rows = {group: one for group, one in rows.items() if one.lines}
     if not rows:
         raise ValueError(f"{path}: no rows below the header; expected one row per time")
+    if skipped:
+        logger.info("%s: %d rows of times that the clock skipped, left out", path, skipped)
     step = _common_step(path, rows)
     for group, one in rows.items():
         _require_regular(path, one, step, _where(time_column, group_column, group), group_column)
-    return [
-        RegularSeries(
-            name=group,
-            start=one.times[0],
-            step=step,
-            values=torch.frombuffer(one.values, dtype=torch.float64).reshape(len(one.times), -1),
+    return [_regular(group, one, step, notation, len(value_columns)) for group, one in rows.items()]
+
+
+def _regular(
+    group: str, one: _Rows, step: timedelta, notation: Notation, columns: int
+) -> RegularSeries:
+    """Make a series of its rows, from the first to the last that holds a number."""
+    values: Tensor = torch.frombuffer(one.values, dtype=torch.float64).reshape(-1, columns)
+    held = values.isfinite().any(dim=1).nonzero().flatten()
+    first, last = (int(held[0]), int(held[-1])) if len(held) else (0, -1)
+    return RegularSeries(
+        name=group,
+        start=one.times[first],
+        step=step,
+        values=values[first : last + 1],
+        zone=notation.zone,
+    )
+
+
+def _zone(path: Path, time_column: str, zone: str | None) -> tzinfo | None:
+    """Choose the zone of the times: that of the settings, else that of the column's name."""
+    headed = headed_zone(time_column)
+    if zone is not None and headed == "UTC" and zone != "UTC":
+        raise ValueError(
+            f"{path}: column '{time_column}': its times are UTC but time_zone = {zone!r}; leave "
+            "time_zone out (calendar_zone says which clock the calendar goes by)"
         )
-        for group, one in rows.items()
-    ]
+    chosen = zone or headed
+    return time_zone(chosen) if chosen is not None else None
 
 
 def _delimiter(header: str, wanted: Sequence[str]) -> str:
@@ -143,34 +195,47 @@ def _cells(path: Path, reader: Iterator[list[str]], width: int) -> Iterator[tupl
             )
 
 
-def _time(path: Path, line: int, column: str, text: str, time_format: str | None) -> datetime:
-    """Parse a time; one with a zone becomes UTC."""
+def _time(
+    path: Path, line: int, column: str, text: str, notation: Notation, before: _Rows
+) -> datetime | None:
+    """Read the time of a row behind others; None for one that the clock skipped."""
     try:
-        if time_format is None:
-            time = datetime.fromisoformat(text.strip())
-        else:
-            time = datetime.strptime(text.strip(), time_format)
+        return notation.read(text, after=before.times[-1] if before.times else None)
+    except SkippedHourError:
+        return None
     except ValueError as error:
-        notation = "ISO 8601, such as 2020-01-31 13:00" if time_format is None else time_format
-        raise ValueError(
-            f"{path}: line {line}: column '{column}': '{text}' is not a time; expected {notation}; "
-            "correct it or give time_format in the notation of datetime.strptime"
-        ) from error
-    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+        raise ValueError(f"{path}: line {line}: column '{column}': '{text}' is {error}") from error
 
 
-def _number(path: Path, line: int, column: str, text: str) -> float:
-    """Parse a finite number."""
+def _is_missing(text: str) -> bool:
+    """Say whether a field holds no number on purpose."""
+    return text.strip().lower() in MISSING
+
+
+def _number(path: Path, line: int, column: str, text: str, missing: Missing) -> float:
+    """Parse a finite number; NaN for a missing one that may be skipped."""
+    absent = _is_missing(text)
+    if absent and missing == "skip":
+        return math.nan
     try:
-        value = float(text)
+        # Python's own 1_000 is no number of a CSV file.
+        value = math.nan if "_" in text else float(text)
     except ValueError:
         value = math.nan
     if math.isfinite(value):
         return value
-    what = "is empty" if not text.strip() else f"'{text}' is not a finite number"
+    if absent:
+        what = "is empty" if not text.strip() else f"'{text}' stands for a missing number"
+        remedy = (
+            "fill it in, cut the file before it, or set missing: skip, which leaves out the "
+            "windows that hold it"
+        )
+    else:
+        what = f"'{text}' is not a finite number"
+        remedy = "correct it, or write the file with a decimal point and no other separators"
     raise ValueError(
         f"{path}: line {line}: column '{column}': {what}; expected a number with a decimal point; "
-        "fill the missing value or cut the file before it"
+        f"{remedy}"
     )
 
 
@@ -211,13 +276,13 @@ def _require_regular(
         )
         if difference == timedelta(0):
             problem = "a duplicate time"
-            remedy = f"remove one of the two (clock change: use UTC){several}"
+            remedy = f"remove one of the two (clock change: set time_zone){several}"
         elif difference < timedelta(0):
             problem = "not sorted by time"
-            remedy = f"sort the file by time (clock change: use UTC){several}"
+            remedy = f"sort the file by time (clock change: set time_zone){several}"
         elif difference % step == timedelta(0):
             problem = f"{difference // step - 1} times missing"
-            remedy = "fill the gap, cut the file there (clock change: use UTC)"
+            remedy = "fill the gap or cut the file there (clock change: set time_zone)"
         else:
             problem = "an irregular step"
             remedy = "resample the series to one step"

@@ -5,9 +5,15 @@ training window lies with history and targets before the first cut. The targets 
 window lie between the cuts, those of a test window behind the second. So no window of an earlier
 part, history or target, touches a target of a later part, and the normalisation uses rows before
 the first cut only. The history of a validation or test window may reach back over its cut: at the
-time of a forecast the past is known.
+time of a forecast the past is known. Windows that hold a missing value (NaN) are left out.
 
-Shape letters: T rows of all series, C channels, B batch, H history rows, P horizon rows.
+With a calendar the input also says when the targets are: x is the history (H, C) and behind it the
+features (P, F) of every target row, in one row of H C + P F numbers. The features of the history
+would say nothing more, as the step is fixed; one row of features would be wrong behind a clock
+change within the horizon.
+
+Shape letters: T rows of all series, C channels, F calendar features, B batch, H history rows,
+P horizon rows.
 """
 
 from __future__ import annotations
@@ -16,12 +22,14 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 
 import torch
 from torch import Tensor
 
-from hpc_bnn.data.source import Scale, Source
+from hpc_bnn.data.calendar import Feature, calendar_features
+from hpc_bnn.data.series_scale import training_scale
+from hpc_bnn.data.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +43,15 @@ class RegularSeries:
     """Hold one series without gaps: row i of values (T, C) float64 is of time start + i * step.
 
     start: without time zone; UTC where the file gave zones.
+    values: NaN where missing.
+    zone: of the clock that the calendar goes by; None: that of `start`.
     """
 
     name: str
     start: datetime
     step: timedelta
     values: Tensor
+    zone: tzinfo | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +61,7 @@ class Windows:
     values: (T, C) float32, normalised, the rows of all series one after the other.
     times: (T,) int64, microseconds since 1970.
     starts: (number of windows,) int64, first row of each window.
+    calendar: (T, F) float32, what is known of each row beforehand; F = 0 without a calendar.
     """
 
     values: Tensor
@@ -57,16 +69,43 @@ class Windows:
     starts: Tensor
     history: int
     horizon: int
+    calendar: Tensor
 
     def __len__(self) -> int:
         """Count the windows."""
         return len(self.starts)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy the windows at `indices` (B,) as history (B, H, C) and targets (B, P, C)."""
+        """Copy the windows at `indices` (B,) as inputs and targets (B, P, C).
+
+        Inputs are the history (B, H, C), with a calendar (B, H C + P F).
+        """
         rows = self.starts[indices].unsqueeze(-1) + torch.arange(self.history + self.horizon)
         window = self.values[rows]
-        return window[..., : self.history, :], window[..., self.history :, :]
+        x, y = window[..., : self.history, :], window[..., self.history :, :]
+        if self.calendar.shape[1]:
+            known = self.calendar[rows[..., self.history :]]
+            x = torch.cat([x.flatten(-2), known.flatten(-2)], dim=-1)
+        return x, y
+
+    @property
+    def step(self) -> timedelta:
+        """The time from one row to the next."""
+        return int(self.times[1] - self.times[0]) * _TICK
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of the input of one window."""
+        channels, features = self.values.shape[1], self.calendar.shape[1]
+        if not features:
+            return self.history, channels
+        return (self.history * channels + self.horizon * features,)
+
+    def histories(self, x: Tensor) -> Tensor:
+        """Return the history (B, H, C) that the inputs x of a batch hold."""
+        channels = self.values.shape[1]
+        flat = x.flatten(1)[:, : self.history * channels]
+        return flat.reshape(-1, self.history, channels)
 
     def target_times(self, index: int) -> list[datetime]:
         """List the P times of the targets of one window."""
@@ -85,11 +124,13 @@ def windowed_source(
     horizon: int,
     stride: int,
     fractions: tuple[float, float, float],
+    calendar: Sequence[Feature] = (),
 ) -> Source:
     """Normalise series, split them by time and offer their windows; `name` stands in every error.
 
     stride: rows between the starts of neighbouring windows.
     fractions: shares of the rows whose times fall before, between and behind the cuts.
+    calendar: what the inputs say of the times of the targets (calendar.py).
 
     Raises
     ------
@@ -133,20 +174,26 @@ def windowed_source(
                 f"{rows_needed(history, horizon, fractions)} rows in one series; "
                 "give more rows, a shorter history or horizon, or other fractions"
             )
-    scale = _scale(name, torch.cat(training_rows), channels, units)
+    scale = training_scale(name, torch.cat(training_rows), channels, units)
     values = torch.cat([one.values for one in many])
     normalised = ((values - scale.mean) / scale.std).float()
-    parts = {
-        part: Windows(normalised, torch.cat(times), torch.cat(starts[part]), history, horizon)
-        for part in PARTS
-    }
+    known = torch.cat(
+        [
+            calendar_features(ticks, calendar, zone=one.zone)
+            for one, ticks in zip(many, times, strict=True)
+        ]
+    )
+    parts = {}
+    for part in PARTS:
+        whole = _whole(name, part, values, torch.cat(starts[part]), history + horizon)
+        parts[part] = Windows(normalised, torch.cat(times), whole, history, horizon, known)
     return Source(
         name=name,
         task="regression",
         train=parts["training"],
         validation=parts["validation"],
         test=parts["test"],
-        input_shape=(history, len(channels)),
+        input_shape=parts["training"].input_shape,
         output_shape=(horizon, len(channels)),
         scale=scale,
     )
@@ -188,19 +235,27 @@ def _ticks(one: RegularSeries) -> Tensor:
     return start + step * torch.arange(len(one.values))
 
 
-def _scale(name: str, training: Tensor, channels: Sequence[str], units: str) -> Scale:
-    """Compute mean and standard deviation (ddof=0) of the training rows (T, C)."""
-    std = training.std(dim=0, correction=0)
-    constant = training.amin(dim=0) == training.amax(dim=0)
-    for channel, is_constant in zip(channels, constant.tolist(), strict=True):
-        if is_constant:
-            logger.warning(
-                "%s: column '%s' is constant in the training part; it is centred, not scaled",
-                name,
-                channel,
-            )
-    std = torch.where(constant, torch.ones_like(std), std)
-    return Scale(mean=training.mean(dim=0), std=std, channels=tuple(channels), units=units)
+def _whole(name: str, part: str, values: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Choose the starts (number of windows,) of windows without a missing value."""
+    missing = values.isnan().any(dim=1).long()
+    if not bool(missing.any()):
+        return starts
+    before = torch.cat([torch.zeros(1, dtype=torch.int64), missing.cumsum(0)])
+    whole = starts[before[starts + length] == before[starts]]
+    if len(whole) == 0:
+        raise ValueError(
+            f"{name}: each of the {len(starts)} windows of the {part} part holds a missing value: "
+            "expected some without; fill the values, or give a shorter history or horizon"
+        )
+    if len(whole) < len(starts):
+        logger.info(
+            "%s: %d of %d windows of the %s part hold a missing value and are left out",
+            name,
+            len(starts) - len(whole),
+            len(starts),
+            part,
+        )
+    return whole
 
 
 def _require_settings(

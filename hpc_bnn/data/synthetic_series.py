@@ -10,12 +10,14 @@ Shape letters: T hours, C channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hpc_bnn.data.calendar import Feature
 from hpc_bnn.data.series_windows import RegularSeries, windowed_source
 from hpc_bnn.data.source import Source
 
@@ -35,6 +37,7 @@ def synthetic_series(
     horizon: int = HOURS_PER_DAY,
     stride: int = 1,
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    calendar: Sequence[Feature] = (),
 ) -> Source:
     """Offer synthetic hourly loads as windows x (history, C) -> y (horizon, C).
 
@@ -43,6 +46,7 @@ def synthetic_series(
     length: hours.
     noise: standard deviation of the noise as a share of the level.
     correlation: of the noise from one hour to the next.
+    calendar: of the targets, as further inputs (series_windows.py).
 
     Raises
     ------
@@ -70,6 +74,7 @@ def synthetic_series(
         horizon=horizon,
         stride=stride,
         fractions=fractions,
+        calendar=calendar,
     )
 
 

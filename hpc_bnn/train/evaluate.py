@@ -3,27 +3,21 @@
 import logging
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from hpc_bnn.config import Settings
 from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import Parts
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.log import read_metrics
-from hpc_bnn.train.scoring import as_input, physical, score
+from hpc_bnn.train.scoring import score
+from hpc_bnn.train.series_report import draw_series, series_details, series_tally
 from hpc_bnn.train.summary import write_json
 from hpc_bnn.train.trained import load_trained
 from hpc_bnn.train.weather_report import report_weather, weather_table
-from hpc_bnn.verify.plots import plot_forecast, plot_loss, plot_pit, plot_reliability
-from hpc_bnn.verify.scores import mixture_quantile
+from hpc_bnn.verify.plots import plot_loss, plot_pit, plot_reliability
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 
 log = logging.getLogger(__name__)
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-EXAMPLES_DRAWN = 4
 
 
 def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
@@ -50,6 +44,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         scale=source.scale,
         samples=settings.posterior.predict_samples,
         batch_size=settings.train.batch_size,
+        tally=series_tally(source),
     )
     result = {
         "data": source.name,
@@ -58,6 +53,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         "samples": settings.posterior.predict_samples,
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
+        **series_details(source, tally),
     }
 
     def write() -> None:
@@ -91,35 +87,5 @@ def _draw(
         plot_reliability(tally.reliability(), folder.plots / "reliability.png")
         return
     plot_pit(tally.pit_counts(), folder.plots / "pit.png")
-    if len(parts.source.output_shape) == 2 and len(parts.source.input_shape) == 2:
-        _draw_series(folder, settings, parts, world)
-
-
-def _draw_series(folder: RunFolder, settings: Settings, parts: Parts, world: World) -> None:
-    """Draw a few forecasts of the first channel, evenly spaced over the test split."""
-    source, scale = parts.source, parts.source.scale
-    count = min(EXAMPLES_DRAWN, len(source.test))
-    x, y = source.test.batch(torch.linspace(0, len(source.test) - 1, count).long())
     samples = settings.posterior.predict_samples
-    outputs = parts.posterior.predict(as_input(parts.posterior, x, world.device), samples=samples)
-    mean, sigma, truth = physical(*parts.loss.forecast(outputs), y, scale)
-    history = (scale.physical(x) if scale else x)[..., 0]
-    num_history, horizon = x.shape[1], y.shape[1]
-    shown = min(num_history, 3 * horizon)
-    quantiles = {q: _quantile(mean, sigma, q)[..., 0].cpu() for q in QUANTILES}
-    label = f"{scale.channels[0]} [{scale.units}]" if scale else "value"
-    plot_forecast(
-        torch.arange(-shown + 1, horizon + 1),
-        history[:, -shown:].cpu(),
-        truth[..., 0].cpu(),
-        quantiles,
-        folder.plots / "forecast.png",
-        time_label="lead time [steps]",
-        value_label=label,
-    )
-
-
-def _quantile(mean: Tensor, sigma: Tensor | None, probability: float) -> Tensor:
-    if sigma is None:
-        return torch.quantile(mean.double(), probability, dim=0)
-    return mixture_quantile(mean, sigma, probability)
+    draw_series(folder.plots, parts, tally, world, samples=samples)

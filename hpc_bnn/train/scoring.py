@@ -23,13 +23,15 @@ def score(
     scale: Scale | None,
     samples: int,
     batch_size: int,
+    tally: ClassificationTally | RegressionTally | None = None,
 ) -> ClassificationTally | RegressionTally:
     """Collective over the world: return the tally of ``examples`` under ``samples`` weight samples.
 
     The same on every rank and on any grid. ``samples`` must be a multiple of the sample ranks.
+    ``tally``: an empty one to fill, where that of the task is not enough.
     """
     own = world.grid.own_samples(samples)
-    tally = TALLIES[task]()
+    tally = TALLIES[task]() if tally is None else tally
     indices = in_turn(
         len(examples), data_rank=world.grid.data_rank, data_ranks=world.grid.data_ranks
     )

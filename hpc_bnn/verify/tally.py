@@ -7,6 +7,8 @@ Letters: S weight samples, B batch, C classes.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -27,6 +29,7 @@ from hpc_bnn.verify.calibration import (
 
 BINS = 15
 PIT_BINS = 10
+HEAD = 8  # sums of a RegressionTally before its PIT histogram
 
 
 class Tally(Protocol):
@@ -104,24 +107,48 @@ class ClassificationTally:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class PointScores:
+    """Hold mean scores per point of a target, (...), in the units of the outputs.
+
+    pinball: the mean over the tally's levels; NaN without levels.
+    """
+
+    rmse: Tensor
+    crps: Tensor
+    coverage_90: Tensor
+    pinball: Tensor
+
+
 class RegressionTally:
     """RMSE, CRPS, NLL, spread and coverage, in the units of the outputs.
 
     With standard deviations the forecast is the Gaussian mixture of the weight samples; without,
     their ensemble, whose CRPS is the fair one, whose PIT is the middle of the truth's rank, and
     which has no NLL.
+
+    Parameters
+    ----------
+    points
+        Shape of a target whose points are to be scored one by one too (``by_point``), such as
+        (lead times, channels).
+    levels
+        Probabilities of the quantiles whose pinball loss is scored. It costs more than everything
+        else, so there are none by default.
     """
 
-    def __init__(self) -> None:
-        self.sums = torch.zeros(8 + PIT_BINS, dtype=torch.float64)
-        self._samples = 0
+    def __init__(self, *, points: tuple[int, ...] | None = None, levels: Sequence[float] = ()):
+        self.levels = tuple(levels)
+        self._points = points
+        single = 4 * math.prod(points) if points is not None else 0
+        length = HEAD + PIT_BINS + len(self.levels) + single
+        self.sums = torch.zeros(length, dtype=torch.float64)
 
     def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
         """Add means or members (S, B, ...) and standard deviations (S, B, ...) for targets (B,
         ...).
         """
         mu, truth = outputs.double().cpu(), target.double().cpu()
-        self._samples = len(mu)
         nll = torch.full_like(truth, math.nan)
         if sigma is None:
             crps = scores.crps_ensemble(mu, truth, 1.0 if len(mu) > 1 else 0.0)
@@ -134,28 +161,80 @@ class RegressionTally:
             pit = scores.mixture_pit(mu, sigma, truth)
             aleatoric = sigma.square().mean(0)
         epistemic = mu.var(0, correction=1) if len(mu) > 1 else torch.zeros_like(truth)
+        error = (mu.mean(0) - truth).square()
+        inside = ((pit - 0.5).abs() <= 0.45).double()
+        pinball = self._pinball(mu, sigma, truth)
         head = [
             torch.ones_like(truth).sum(),
-            (mu.mean(0) - truth).square().sum(),
+            error.sum(),
             crps.sum(),
             nll.sum(),
             ((pit - 0.5).abs() <= 0.25).double().sum(),
-            ((pit - 0.5).abs() <= 0.45).double().sum(),
+            inside.sum(),
             epistemic.sum(),
             aleatoric.sum(),
         ]
-        self.sums += torch.cat([torch.stack(head), pit_histogram(pit, PIT_BINS).double()])
+        parts = [
+            torch.stack(head),
+            pit_histogram(pit, PIT_BINS).double(),
+            pinball.flatten(1).sum(1),
+        ]
+        if self._points is not None:
+            single = torch.stack([error, crps, inside, pinball.mean(0)])
+            if single.shape[2:] != self._points:
+                raise ValueError(
+                    f"RegressionTally: targets {tuple(truth.shape)}: expected (B, "
+                    f"{', '.join(map(str, self._points))}), the points it was made for"
+                )
+            parts.append(single.sum(1).flatten())
+        self.sums += torch.cat(parts)
+
+    def _pinball(self, mu: Tensor, sigma: Tensor | None, truth: Tensor) -> Tensor:
+        """Compute the pinball loss (levels, B, ...)."""
+        losses = torch.empty(len(self.levels), *truth.shape, dtype=torch.float64)
+        for loss, level in zip(losses, self.levels, strict=True):
+            quantile = (
+                scores.ensemble_quantile(mu, level)
+                if sigma is None
+                else scores.mixture_quantile(mu, sigma, level)
+            )
+            loss[:] = scores.pinball(quantile, truth, level)
+        return losses
 
     def pit_counts(self) -> Tensor:
         """Return the counts of the PIT histogram."""
-        return self.sums[8:]
+        return self.sums[HEAD : HEAD + PIT_BINS]
+
+    def pinball(self) -> list[float]:
+        """Return the mean pinball loss at each of the levels."""
+        first = HEAD + PIT_BINS
+        mean: list[float] = (self.sums[first : first + len(self.levels)] / self.sums[0]).tolist()
+        return mean
+
+    def by_point(self) -> PointScores:
+        """Return the scores of each point of a target.
+
+        Raises
+        ------
+        ValueError
+            If the tally was made without ``points``.
+        """
+        if self._points is None:
+            raise ValueError("RegressionTally: by_point: expected points; give their shape first")
+        number = math.prod(self._points)
+        examples = self.sums[0] / number
+        error, crps, inside, pinball = self.sums[-4 * number :].reshape(4, *self._points) / examples
+        return PointScores(error.sqrt(), crps, inside, pinball)
 
     def result(self) -> dict[str, float]:
-        points, error, crps, nll, half, most, epistemic, aleatoric = self.sums[:8].tolist()
+        points, error, crps, nll, half, most, epistemic, aleatoric = self.sums[:HEAD].tolist()
+        levels = self.pinball()
+        pinball = {"pinball": math.fsum(levels) / len(levels)} if levels else {}
         return {
             "points": points,
             "rmse": math.sqrt(error / points),
             "crps": crps / points,
+            **pinball,
             "nll_per_point": nll / points,
             "coverage_50": half / points,
             "coverage_90": most / points,

@@ -226,7 +226,7 @@ def test_evaluate_scores_the_test_split(evaluated: Path) -> None:
 
 def test_evaluate_draws_pictures(evaluated: Path) -> None:
     pictures = sorted((evaluated / "plots").iterdir())
-    assert [path.name for path in pictures] == ["forecast.png", "loss.png", "pit.png"]
+    assert [path.name for path in pictures] == ["forecast.png", "loss.png", "pit.png", "scores.png"]
     assert all(path.read_bytes().startswith(PNG) for path in pictures)
 
 

@@ -1,0 +1,70 @@
+"""Pictures of the scores of time series forecasts, each a function (data, path) -> path of a PNG.
+
+Shape letters: P lead times, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpc_bnn.verify.plots import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    legend_above,
+    make_panels,
+    save_figure,
+)
+from hpc_bnn.verify.tally import PointScores
+
+MOST_CHANNELS = 6
+
+
+def plot_lead_scores(
+    scores: PointScores,
+    lead_times: Sequence[float],
+    channels: Sequence[str],
+    path: Path,
+    *,
+    time_label: str = "lead time [h]",
+    units: str = "",
+) -> Path:
+    """Draw RMSE and CRPS, and the coverage of the 90 % interval, over lead time.
+
+    scores: of points (P, C). At most six channels are drawn, the first ones.
+    """
+    expected = (len(lead_times), len(channels))
+    if scores.rmse.shape != expected or 0 in expected:
+        raise ValueError(
+            f"plot_lead_scores: scores {tuple(scores.rmse.shape)} of {len(lead_times)} lead times "
+            f"and {len(channels)} channels: expected (P, C), some of each"
+        )
+    shown = channels[:MOST_CHANNELS]
+    figure, panels = make_panels(
+        len(shown), 2, height_in=1.8 if len(shown) > 1 else 3.2, share_x=True
+    )
+    # A single lead time is a point, not a curve.
+    marker = "o" if len(lead_times) <= 24 else ""
+    for c, name in enumerate(shown):
+        left, right = panels[2 * c : 2 * c + 2]
+        curves = (("RMSE of the mean", scores.rmse, BLACK), ("CRPS", scores.crps, BLUE))
+        for label, values, colour in curves:
+            left.plot(
+                lead_times, values[:, c].tolist(), f"{marker}-", color=colour, label=label, ms=4
+            )
+        left.set_ylim(bottom=0)
+        left.set_ylabel(f"[{units}]" if units else "score")
+        left.set_title(name, loc="left")
+        right.axhline(0.9, color=GREY, linewidth=1.2, linestyle="--", label="nominal")
+        observed = scores.coverage_90[:, c].tolist()
+        right.plot(lead_times, observed, f"{marker}-", color=ORANGE, label="coverage of 90 %", ms=4)
+        # What is near 0.9 is seen to be near 0.9.
+        right.set_ylim(max(0.0, min(0.75, *observed) - 0.05), 1.0)
+        right.set_ylabel("coverage")
+    for axes in panels[-2:]:
+        axes.set_xlabel(time_label)
+    figure.align_ylabels(panels)
+    legend_above(figure, panels)
+    return save_figure(figure, path)
