@@ -21,8 +21,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
-    if options.command == "data":
-        options.command = f"data {options.tool}"
+    if options.command in ("data", "scaling"):
+        options.command = f"{options.command} {options.tool}"
     return options
 
 
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 
     _data_parsers(commands.add_parser("data", help="tools for ERA5 files"))
+
+    _scaling_parsers(commands.add_parser("scaling", help="scaling studies: speed against ranks"))
 
     command = commands.add_parser(
         "doctor", help="show what is built and wired, and time exchanges; status 1 if bad"
@@ -99,6 +101,45 @@ def _data_parsers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _scaling_parsers(parser: argparse.ArgumentParser) -> None:
+    tools = parser.add_subparsers(dest="tool", required=True)
+
+    tool = tools.add_parser("plan", help="turn a study file into runs, checked, one folder")
+    tool.add_argument("study", type=Path, help="YAML file, or a bundled one (scaling_local.yaml)")
+    tool.add_argument("--runs", dest="folder", type=Path, required=True, metavar="DIR")
+
+    tool = tools.add_parser("run", help="run what is not finished here, by mpirun, in turn")
+    _add_folder(tool)
+    tool.add_argument(
+        "--launcher", default="", help="words before -n RANKS, in quotes; default: mpirun here"
+    )
+
+    tool = tools.add_parser("collect", help="write scaling.csv; status 1 if points are missing")
+    _add_folder(tool)
+    tool.add_argument(
+        "--allow-mixed", action="store_true", help="mark points of other machines or versions"
+    )
+
+    _add_folder(tools.add_parser("plot", help="draw scaling.csv and the losses"))
+
+    tool = tools.add_parser("project", help="fit a model of the step time, predict more ranks")
+    _add_folder(tool)
+    tool.add_argument("--ranks-per-node", type=_positive, help="of the machine that is projected")
+    tool.add_argument("--max-ranks", type=_positive, default=4096, help="(%(default)s)")
+    tool.add_argument(
+        "--hold-out", type=_counts, default=[], metavar="3,4", help="predict these ranks, unseen"
+    )
+    tool.add_argument("--latency-us", type=_above_zero, help="between nodes, of one message")
+    tool.add_argument("--bandwidth-gbs", type=_above_zero, help="between nodes, of one rank")
+    tool.add_argument(
+        "--measure", action="store_true", help="first time exchanges of the ranks it runs on"
+    )
+
+
+def _add_folder(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument("folder", type=Path, metavar="DIR", help="of a plan")
+
+
 def _add_selection(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("path", help=ERA5_PATH)
     tool.add_argument("--variables", type=_names, help="such as t2m,z,u; all if left out")
@@ -110,6 +151,20 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
     return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_positive(number) for number in _names(text)]
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return value
 
 
 def _names(text: str) -> list[str]:

@@ -6,6 +6,7 @@ from world rank 0; all others end with a traceback.
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,18 +27,21 @@ from hpc_bnn.data.era5 import (
 )
 from hpc_bnn.data.toy_atmosphere import write_toy
 from hpc_bnn.parallel.comms import (
+    SOLO,
     Channel,
     LaunchError,
     RankError,
     abort,
     all_arrive,
     connect,
+    launched_size,
     leave_together,
     on_first,
 )
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World, split
+from hpc_bnn.study.commands import SCALING
 from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.train.build import check_choices
 from hpc_bnn.train.checkpoint import CheckpointError
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     options.began = began
     try:
-        world = connect()
+        world = _alone(options) if _is_alone(options) else connect()
     except LaunchError as error:  # each rank is alone, and each says so
         print(f"hpc-bnn {options.command}: {error}", file=sys.stderr, flush=True)
         return 2
@@ -95,6 +99,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
         leave_together(world, REQUEUE)
         return REQUEUE
+    return status
+
+
+def _is_alone(options: argparse.Namespace) -> bool:
+    return options.command in SCALING and not getattr(options, "measure", False)
+
+
+def _alone(options: argparse.Namespace) -> Channel:
+    """Return the channel of a command that starts ranks or reads files: it never touches MPI, which
+    login nodes may not have.
+    """
+    variable, size = launched_size(os.environ)
+    if size > 1 or variable.startswith(("OMPI", "PMI")):
+        raise LaunchError(f"{variable} = {size}: start this command without mpirun or srun")
+    return SOLO
+
+
+def _scaling(options: argparse.Namespace, channel: Channel) -> int:
+    lines, status = SCALING[options.command](options, channel)
+    if channel.rank == 0:
+        for line in lines:
+            print(line)
     return status
 
 
@@ -283,4 +309,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Channel], int]] = {
     "data statistics": _data_statistics,
     "data toy": _data_toy,
     "doctor": _doctor,
+    **dict.fromkeys(SCALING, _scaling),
 }
