@@ -69,7 +69,11 @@ class Notation:
             except SkippedHourError:
                 return start
             if stop <= start:
-                raise ValueError("a range that does not end after it begins; correct it")
+                advice = " or, at a clock change, set time_zone" if self.zone is None else ""
+                raise ValueError(
+                    "a range that ends before it has begun; expected a later end; "
+                    f"correct it{advice}"
+                )
             return start
         return self._instant(text, after)
 

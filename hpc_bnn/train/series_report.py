@@ -2,6 +2,7 @@
 lead time, and pictures.
 """
 
+import textwrap
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def draw_series(
         quantiles,
         plots / "forecast.png",
         time_label=label,
-        value_label=f"{names[0]} [{units}]" if units else names[0],
+        value_label=textwrap.fill(f"{names[0]} [{units}]" if units else names[0], 26),
         titles=[f"from {windows.target_times(i)[0]:%Y-%m-%d %H:%M}" for i in drawn.tolist()],
     )
 

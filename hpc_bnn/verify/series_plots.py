@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.ticker import MaxNLocator
+
 from hpc_bnn.verify.plots import (
     BLACK,
     BLUE,
@@ -20,6 +22,7 @@ from hpc_bnn.verify.plots import (
 from hpc_bnn.verify.tally import PointScores
 
 MOST_CHANNELS = 6
+ROUND_HOURS = (1, 1.2, 2.4, 3, 6, 10)  # ticks at parts and multiples of a day: 3, 6, 12, 24 h
 
 
 def plot_lead_scores(
@@ -65,6 +68,8 @@ def plot_lead_scores(
         right.set_ylabel("coverage")
     for axes in panels[-2:]:
         axes.set_xlabel(time_label)
+        if "[h]" in time_label:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=ROUND_HOURS))
     figure.align_ylabels(panels)
     legend_above(figure, panels)
     return save_figure(figure, path)

@@ -1,0 +1,151 @@
+"""Runs on time series with a calendar: from a CSV file to the scores and pictures of it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import pytest
+import yaml
+from tiny_run import SERIES, hpc_bnn, read_json, written
+
+import hpc_bnn as package
+
+COLUMNS = ["Actual Total Load [MW] - BZN|DE-LU", "Wind [MW]"]
+CSV: dict[str, Any] = {
+    "name": "series",
+    "path": "load.csv",
+    "time_column": "MTU (CET/CEST)",
+    "time_format": "%d.%m.%Y %H:%M",
+    "value_columns": COLUMNS,
+    "missing": "skip",
+    "units": "MW",
+    "history": 12,
+    "horizon": 4,
+    "calendar": ["hour_of_day", "day_of_week"],
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train and evaluate on half-hourly values of very different size, one of them missing."""
+    folder = tmp_path_factory.mktemp("series")
+    lines = [",".join(f'"{name}"' for name in ("MTU (CET/CEST)", *COLUMNS))]
+    for i in range(480):
+        day, hour, minute = 1 + i // 48, i % 48 // 2, 30 * (i % 2)
+        load = "n/e" if i == 100 else f"{50000 + 9000 * math.sin(i * math.pi / 24):.1f}"
+        lines.append(f'"{day:02d}.01.2020 {hour:02d}:{minute:02d}","{load}","{i % 7}"')
+    (folder / "load.csv").write_text("\n".join(lines), encoding="utf-8")
+    data = {**CSV, "path": str(folder / "load.csv")}
+    settings = written(folder / "csv.yaml", {**SERIES, "data": data})
+    assert hpc_bnn("train", settings, "--run", folder / "run") == 0
+    assert hpc_bnn("evaluate", folder / "run") == 0
+    return folder / "run"
+
+
+def test_scores_by_level_channel_and_lead_time(run: Path) -> None:
+    result = read_json(run / "evaluation.json")
+    assert result["lead_time_h"] == [0.5, 1.0, 1.5, 2.0]
+    levels, losses = result["pinball"]["levels"], result["pinball"]["loss"]
+    assert levels == [0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95]
+    total = result["scores"]
+    assert total["pinball"] == pytest.approx(np.mean(losses), rel=1e-12)
+    assert list(result["channels"]) == COLUMNS
+    channels = [result["channels"][name] for name in COLUMNS]
+    # In units of the file, each channel its own: a load in tens of thousands, wind below ten.
+    assert channels[0]["rmse"] > 1000 > 10 > channels[1]["rmse"]
+    assert total["rmse"] ** 2 == pytest.approx(np.mean([c["rmse"] ** 2 for c in channels]))
+    for name in ("crps", "coverage_90", "pinball"):
+        assert total[name] == pytest.approx(np.mean([c[name] for c in channels])), name
+        for channel in channels:
+            over = channel["by_lead_time"][name]
+            assert len(over) == 4
+            assert np.mean(over) == pytest.approx(channel[name])
+    for channel in channels:
+        squares = np.square(channel["by_lead_time"]["rmse"])
+        assert np.mean(squares) == pytest.approx(channel["rmse"] ** 2)
+
+
+def test_the_fan_chart_shows_the_history_of_the_first_channel(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[matplotlib.figure.Figure] = []
+    save = matplotlib.figure.Figure.savefig
+
+    def collect(figure: matplotlib.figure.Figure, *arguments: Any, **settings: Any) -> None:
+        figures.append(figure)
+        save(figure, *arguments, **settings)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", collect)
+    assert hpc_bnn("evaluate", run) == 0
+    names = sorted(path.name for path in (run / "plots").iterdir())
+    assert names == ["forecast.png", "loss.png", "pit.png", "scores.png"]
+    fans = [
+        axes
+        for figure in figures
+        for axes in figure.axes
+        if "history" in [line.get_label() for line in axes.lines]
+    ]
+    assert len(fans) == 4
+    for axes in fans:
+        lines = {line.get_label(): line for line in axes.lines}
+        begin = axes.get_title("left")
+        day, clock = int(begin.split("-")[2][:2]), begin.split()[2]
+        # Times are kept in UTC, an hour behind the file.
+        first = 48 * (day - 1) + 2 * int(clock[:2]) + int(clock[3:]) // 30 + 2
+        rows = np.arange(first - 12, first + 4)
+        expected = 50000 + 9000 * np.sin(rows * np.pi / 24)
+        assert np.asarray(lines["history"].get_ydata()) == pytest.approx(expected[:12], abs=0.1)
+        assert np.asarray(lines["truth"].get_ydata())[1:] == pytest.approx(expected[12:], abs=0.1)
+        assert np.asarray(lines["history"].get_xdata()).tolist() == [
+            -5.5 + 0.5 * i for i in range(12)
+        ]
+    assert axes.get_xlabel() == "lead time [h]"
+
+
+def test_members_have_a_pinball_loss_too(run: Path, tmp_path: Path) -> None:
+    settings = {**SERIES, "loss": {"name": "almost_fair_crps"}}
+    settings["data"] = {**SERIES["data"], "calendar": ["day_of_year"]}
+    assert hpc_bnn("train", written(tmp_path / "a.yaml", settings), "--run", tmp_path / "a") == 0
+    assert hpc_bnn("evaluate", tmp_path / "a") == 0
+    result = read_json(tmp_path / "a" / "evaluation.json")
+    assert 0 < result["scores"]["pinball"] < result["scores"]["rmse"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.calendar=[hour]", "'hour_of_day', 'day_of_week' or 'day_of_year'"),
+        ("data.calendar=hour_of_day", "data.calendar"),
+        ("data.missing=fill", "'refuse' or 'skip'"),
+        ("data.time_zone=Berlin", "no such time zone"),
+        ("data.missing=refuse", "line 102: column 'Actual Total Load [MW] - BZN|DE-LU': 'n/e'"),
+    ],
+)
+def test_settings_that_cannot_be_used(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: str
+) -> None:
+    path = run.parent / "csv.yaml"
+    assert hpc_bnn("train", path, override, "--run", tmp_path / "run") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_what_the_bundled_example_says_of_csv_files_is_true() -> None:
+    """The sections in its comments are settings that the program takes."""
+    from hpc_bnn.config import check_options
+    from hpc_bnn.data.series import series
+
+    bundled = Path(package.__file__).parent / "configs" / "mlp_series.yaml"
+    lines = bundled.read_text(encoding="utf-8").splitlines()
+    starts = [i for i, line in enumerate(lines) if line == "# data:"]
+    assert len(starts) == 2
+    for start in starts:
+        section = []
+        for line in lines[start:]:
+            if line != "# data:" and not line.startswith("#   "):
+                break
+            section.append(line[2:])
+        options = yaml.safe_load("\n".join(section))["data"]
+        assert options.pop("name") == "series"
+        assert check_options("data", series, options) == []

@@ -1,0 +1,65 @@
+"""Scores over lead time: the drawn curves are the given ones; what does not fit is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from hpc_bnn.verify.series_plots import MOST_CHANNELS, plot_lead_scores
+from hpc_bnn.verify.tally import PointScores
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Collect the figures that are saved, at a resolution that keeps the tests fast."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def collect(figure: Figure, *arguments: object, **settings: object) -> None:
+        figures.append(figure)
+        save(figure, *arguments, **{**settings, "dpi": 40})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Figure, "savefig", collect)
+    return figures
+
+
+def scores(leads: int, channels: int) -> PointScores:
+    ramp = torch.arange(leads * channels, dtype=torch.float64).reshape(leads, channels)
+    return PointScores(ramp + 2, ramp + 1, 0.9 + 0 * ramp, ramp)
+
+
+@pytest.mark.parametrize(("leads", "channels"), [(24, 1), (1, 2), (96, 9)])
+def test_curves(tmp_path: Path, drawn: list[Figure], leads: int, channels: int) -> None:
+    names = [f"load {c}" for c in range(channels)]
+    times = [0.25 * (p + 1) for p in range(leads)]
+    path = plot_lead_scores(scores(leads, channels), times, names, tmp_path / "s.png", units="MW")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    panels = drawn[0].axes
+    shown = min(channels, MOST_CHANNELS)
+    assert len(panels) == 2 * shown
+    assert [panels[2 * c].get_title("left") for c in range(shown)] == names[:shown]
+    for c in range(shown):
+        curves = {
+            str(line.get_label()): np.asarray(line.get_ydata()).tolist()
+            for axes in panels[2 * c : 2 * c + 2]
+            for line in axes.lines
+        }
+        given = scores(leads, channels)
+        assert curves["RMSE of the mean"] == given.rmse[:, c].tolist()
+        assert curves["CRPS"] == given.crps[:, c].tolist()
+        assert curves["coverage of 90 %"] == given.coverage_90[:, c].tolist()
+        assert panels[2 * c].get_ylabel() == "[MW]"
+    assert np.asarray(panels[0].lines[0].get_xdata()).tolist() == times
+
+
+def test_low_coverage_stays_in_the_picture(tmp_path: Path, drawn: list[Figure]) -> None:
+    low = PointScores(*(torch.full((3, 1), v) for v in (1.0, 1.0, 0.2, 1.0)))
+    plot_lead_scores(low, [1, 2, 3], ["load"], tmp_path / "s.png")
+    assert drawn[0].axes[1].get_ylim()[0] < 0.2
+
+
+def test_scores_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"plot_lead_scores: scores \(4, 2\) of 3 lead times"):
+        plot_lead_scores(scores(4, 2), [1, 2, 3], ["a", "b"], tmp_path / "s.png")
