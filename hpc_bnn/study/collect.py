@@ -30,7 +30,8 @@ COLUMNS = (
     "step_time_q3_s", "step_time_max_s", "spread_of_repeats", "examples_per_s",
     "sample_examples_per_s", "baseline", "definition", "speedup", "efficiency", "efficiency_low",
     "efficiency_high", *(f"{phase}_s" for phase in PHASES), "communication_share",
-    "peak_memory_bytes", "energy_j", "final_loss", "parameters", "flags", "runs",
+    "peak_memory_bytes", "energy_j", "final_loss", "parameters", "device", "hosts", "cores",
+    "threads", "flags", "runs",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -175,6 +176,10 @@ def _measured(
         "peak_memory_bytes": max((o.summary.get("peak_memory_bytes") or 0) for o in done) or None,
         "energy_j": _median([outcome.summary.get("energy_j") for outcome in done]),
         "final_loss": _median([outcome.summary.get("final_loss") for outcome in done]),
+        "device": done[0].summary.get("device"),
+        "hosts": " ".join(sorted({str(h) for o in done for h in o.summary.get("hosts") or ()})),
+        "cores": done[0].cores,
+        "threads": done[0].threads,
         "flags": " ".join(sorted(flags)),
         "runs": " ".join(outcome.point.name for outcome in done),
     }

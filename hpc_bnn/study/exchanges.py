@@ -72,8 +72,21 @@ def _by_horovod(world: World) -> Callable[[int], None]:
     return run
 
 
-def _timed(run: Callable[[int], None]) -> str:
-    """Return the median time of a small exchange and the rate of a large one, on this rank."""
+def measure(channel: Channel) -> tuple[World, dict[int, float]]:
+    """Collective: time Horovod's reduction over the world; return the seconds by number of bytes,
+    of the slowest rank.
+    """
+    world = split(channel, device="auto")
+    try:
+        mine = _seconds(_by_horovod(world))
+    finally:
+        world.stop()
+    everyone = channel.gather_objects(mine, name="times of exchanges")
+    return world, {size: max(times[size] for times in everyone) for size in mine}
+
+
+def _seconds(run: Callable[[int], None]) -> dict[int, float]:
+    """Return the median time of a small and of a large exchange, on this rank."""
     seconds = {}
     for size in (SMALL_BYTES, LARGE_BYTES):
         run(size)  # connects, and makes buffers
@@ -83,6 +96,12 @@ def _timed(run: Callable[[int], None]) -> str:
             run(size)
             times.append(time.perf_counter() - began)
         seconds[size] = median(times)
+    return seconds
+
+
+def _timed(run: Callable[[int], None]) -> str:
+    """Return what ``_seconds`` found as text."""
+    seconds = _seconds(run)
     rate = LARGE_BYTES / seconds[LARGE_BYTES] / 1e9
     return f"8 B in {seconds[SMALL_BYTES] * 1e6:.0f} us, 64 MB at {rate:.2f} GB/s, sums correct"
 

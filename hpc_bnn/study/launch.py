@@ -4,6 +4,7 @@ What is finished is skipped, so the same command goes on where it was broken off
 leaves a note and its output; the rest goes on.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -163,11 +164,12 @@ def _run(plan: Plan, point: Point, launcher: Sequence[str], there: int) -> Attem
             start_new_session=True,
         )
         try:
-            status: int | None = process.wait(plan.study.timeout_s)
+            with _terminated_like_ctrl_c():
+                status: int | None = process.wait(plan.study.timeout_s)
         except subprocess.TimeoutExpired:
             status = None
             _end(process)
-        except BaseException:  # such as Ctrl-C: leave no ranks behind
+        except BaseException:  # leave no ranks behind
             _end(process)
             raise
     return Attempt(
@@ -180,6 +182,20 @@ def _run(plan: Plan, point: Point, launcher: Sequence[str], there: int) -> Attem
         oversubscribed=point.ranks * threads > there,
         said=path.read_text(encoding="utf-8", errors="replace")[-TAIL:] if status else "",
     )
+
+
+@contextlib.contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """Make SIGTERM an exception, so that it ends the ranks as well."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -32,6 +32,8 @@ class Outcome:
     flags
         What a reader of the numbers must know: ``nan_loss``, ``truncated``, ``restarted``,
         ``oversubscribed``.
+    cores, threads
+        Cores of the host and threads of a rank, where ``scaling run`` started it.
     changed
         Settings in which the run differs from its plan, as texts.
     """
@@ -43,6 +45,8 @@ class Outcome:
     step_times_s: tuple[float, ...] = ()
     losses: tuple[tuple[int, float, float, float], ...] = ()
     flags: frozenset[str] = frozenset()
+    cores: int | None = None
+    threads: int | None = None
     changed: tuple[str, ...] = ()
 
 
@@ -99,6 +103,8 @@ def _read(plan: Plan, point: Point, settings: Settings) -> Outcome:
         step_times_s=tuple(timed),
         losses=_losses(rows),
         flags=frozenset(name for name, is_so in flags.items() if is_so),
+        cores=attempt.cores if attempt else None,
+        threads=attempt.threads if attempt else None,
         changed=_changed(plan, point, settings),
     )
 

@@ -1,0 +1,323 @@
+"""What a study says about more ranks than it measured, and how far that can be believed.
+
+The model (``step_model``) is fitted to the rows of ``scaling.csv``. Its error is told three ways:
+on the points it was fitted to, on each point left out in turn, and on numbers of ranks held out.
+The range of a prediction is that of all fits which leave out one point.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from hpc_bnn.config import Settings
+from hpc_bnn.losses import LOSSES
+from hpc_bnn.losses.base import JointLoss
+from hpc_bnn.parallel.grid import divisors
+from hpc_bnn.study.collect import Row, is_fixed
+from hpc_bnn.study.points import scaled
+from hpc_bnn.study.step_model import Exchange, Host, StepModel, Work, fit, work_of
+
+GRADIENT_BYTES = {"float32": 4, "bf16": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The distinct points of a table, and what the model is told about the machine."""
+
+    works: tuple[Work, ...]
+    times: tuple[float, ...]
+    host: Host
+    exchanges: tuple[Exchange, ...] = ()
+    given: dict[str, float] = field(default_factory=dict)
+
+    def fit(self, keep: Callable[[Work], bool] = lambda work: True) -> StepModel:
+        """Fit the points that are kept."""
+        kept = [(w, t) for w, t in zip(self.works, self.times, strict=True) if keep(w)]
+        works, times = [w for w, _ in kept], [t for _, t in kept]
+        return fit(works, times, self.host, exchanges=self.exchanges, given=self.given)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Relative errors of predictions against measured step times."""
+
+    median: float
+    largest: float
+    worst: str
+    count: int
+
+    def told(self) -> str:
+        """Return them as text."""
+        where = f" ({self.worst})" if self.worst else ""
+        return f"median {self.median:.1%}, largest {self.largest:.1%}{where}, {self.count} points"
+
+
+@dataclass(frozen=True)
+class Projected:
+    """The best grid at one number of ranks, and its predicted step time with its range."""
+
+    kind: str
+    ranks: int
+    nodes: int
+    sample_ranks: int
+    data_ranks: int
+    samples: int
+    batch_size: int
+    step_time_s: float
+    low_s: float
+    high_s: float
+    efficiency: float
+    parts_s: dict[str, float]
+
+
+def measured(
+    rows: Sequence[Row],
+    settings: Settings,
+    *,
+    exchanges: Sequence[Exchange] = (),
+    given: dict[str, float] | None = None,
+) -> Measured:
+    """Return the points of a table; a run that belongs to several series counts once."""
+    times = {work_of(row): float(row["step_time_s"]) for row in rows}
+    first = rows[0] if rows else {}
+    size = GRADIENT_BYTES[settings.train.precision] * float(first.get("parameters") or 0)
+    if settings.train.compression == "fp16":
+        size /= 2
+    loss = LOSSES[settings.loss.name](**settings.loss.options)
+    joint = isinstance(loss, JointLoss) and settings.loss.exact
+    # Cores are those of CPUs: ranks on GPUs do not share them.
+    on_cpu = settings.train.device == "cpu" or str(first.get("device") or "cpu").startswith("cpu")
+    cores = float(first.get("cores") or math.inf) if on_cpu else math.inf
+    host = Host(cores, int(first.get("threads") or 1), size or 1.0, joint)
+    return Measured(tuple(times), tuple(times.values()), host, tuple(exchanges), dict(given or {}))
+
+
+def errors(model: StepModel, works: Sequence[Work], times: Sequence[float]) -> Errors:
+    """Compare predictions with measured times."""
+    return _errors([(w, model.predict(w) / t - 1) for w, t in zip(works, times, strict=True)])
+
+
+def leave_one_out(points: Measured) -> tuple[Errors, list[StepModel]]:
+    """Predict each point from all others; return the errors and the fits."""
+    fits = [points.fit(lambda work, left=work: work != left) for work in points.works]  # type: ignore[misc]
+    found = [
+        (work, model.predict(work) / time - 1)
+        for work, time, model in zip(points.works, points.times, fits, strict=True)
+    ]
+    return _errors(found), fits
+
+
+def hold_out(points: Measured, ranks: Sequence[int]) -> Errors:
+    """Predict the points on ``ranks`` ranks from the others.
+
+    Raises
+    ------
+    ValueError
+        If no point has so many ranks, or too few others are left.
+    """
+    unknown = sorted(set(ranks) - {work.ranks for work in points.works})
+    if unknown:
+        there = sorted({work.ranks for work in points.works})
+        raise ValueError(f"--hold-out {unknown}: not measured; there are {there} ranks")
+    model = points.fit(lambda work: work.ranks not in ranks)
+    held = [i for i, work in enumerate(points.works) if work.ranks in ranks]
+    return errors(model, [points.works[i] for i in held], [points.times[i] for i in held])
+
+
+def project(
+    rows: Sequence[Row],
+    model: StepModel,
+    others: Sequence[StepModel],
+    *,
+    ranks_per_node: int,
+    max_ranks: int,
+) -> list[Projected]:
+    """Return the best grid for each kind and doubling of ranks, as far as K and B can be shared."""
+    found: list[Projected] = []
+    for kind in _problems(rows):
+        base = min((row for row in rows if row["kind"] == kind), key=lambda row: int(row["ranks"]))
+        first: float | None = None
+        for ranks in _doublings(base["ranks"], max_ranks):
+            works = list(candidates(kind, base, ranks, ranks_per_node))
+            if not works:
+                continue
+            best = min(works, key=model.predict)
+            time = model.predict(best)
+            first = time if first is None else first
+            growth = ranks / base["ranks"] if is_fixed(kind) else 1.0
+            spread = [time, *(other.predict(best) for other in others)]
+            found.append(
+                Projected(
+                    kind, ranks, best.nodes, best.sample_ranks, best.data_ranks, best.samples,
+                    best.batch_size, time, min(spread), max(spread), first / time / growth,
+                    model.parts(best),
+                )
+            )  # fmt: skip
+    return found
+
+
+def candidates(kind: str, base: Row, ranks: int, ranks_per_node: int) -> Iterator[Work]:
+    """Yield the grids of so many ranks that share K and B equally."""
+    samples, rest = base["samples"], 0
+    batch = base["batch_size"]
+    if kind == "proportional_samples":
+        samples, rest = scaled(samples, ranks, base["ranks"])
+    if kind == "growing_batch":
+        batch, rest = scaled(batch, ranks, base["ranks"])
+    nodes, uneven = divmod(ranks, min(ranks, ranks_per_node))
+    if rest or uneven:
+        return
+    for sample_ranks in divisors(ranks):
+        if samples % sample_ranks == 0 and batch % (ranks // sample_ranks) == 0:
+            yield Work(nodes, sample_ranks, ranks // sample_ranks, samples, batch)
+
+
+def overtaking(
+    rows: Sequence[Row], model: StepModel, *, ranks_per_node: int, max_ranks: int
+) -> list[str]:
+    """Say for each kind where data parallelism overtakes sampling parallelism, if anywhere."""
+    texts = []
+    for kind in _problems(rows):
+        base = min((row for row in rows if row["kind"] == kind), key=lambda row: int(row["ranks"]))
+        both, last_sample = [], 0
+        for ranks in _doublings(base["ranks"], max_ranks):
+            if ranks == 1:
+                continue
+            works = {w.sample_ranks: w for w in candidates(kind, base, ranks, ranks_per_node)}
+            last_sample = ranks if ranks in works else last_sample
+            if ranks in works and 1 in works:
+                both.append((ranks, model.predict(works[1]) < model.predict(works[ranks])))
+        over = [ranks for ranks, data_wins in both if data_wins]
+        if not both:
+            text = "no number of ranks has both a pure sample and a pure data grid"
+        elif over:
+            text = f"data parallelism overtakes sampling parallelism at {over[0]} ranks"
+        else:
+            text = (
+                "data parallelism does not overtake sampling parallelism, compared up to "
+                f"{both[-1][0]} ranks"
+            )
+        if last_sample and last_sample * 2 <= max_ranks:
+            text += f"; pure sampling ends at {last_sample} ranks, where K has no more divisors"
+        texts.append(f"{kind}: {text}")
+    return texts
+
+
+def assumptions(points: Measured, model: StepModel, ranks_per_node: int) -> list[str]:
+    """Return what the projection takes for granted."""
+    texts = []
+    if not any(work.nodes > 1 for work in points.works):
+        if points.given:
+            texts.append("between nodes: as given with --latency-us and --bandwidth-gbs")
+        elif any(exchange.nodes > 1 for exchange in points.exchanges):
+            texts.append("between nodes: as timed exchanges say")
+        else:
+            texts.append(
+                "one node was measured: exchanges between nodes are assumed to cost what they "
+                "cost within it (else give --latency-us and --bandwidth-gbs)"
+            )
+    widest = max(work.ranks_per_node for work in points.works)
+    if ranks_per_node > widest:
+        texts.append(f"{ranks_per_node} ranks a node share it as the fit to {widest:g} says")
+    crowded = max(work.ranks_per_node for work in points.works) * points.host.threads
+    if crowded > points.host.cores:
+        texts.append(
+            f"points of more than {points.host.cores:g} ranks a node share cores: their step is "
+            f"slowed by ranks / {points.host.cores:g}"
+        )
+    if model.contention:
+        texts.append(
+            f"each further rank on a node with a core left slows it by {model.contention:.0%}"
+        )
+    if model.undetermined:
+        texts.append(
+            f"the points do not tell apart: {', '.join(model.undetermined)}; measure other kinds, "
+            "modes or ranks, or exchanges (--measure)"
+        )
+    return texts
+
+
+def read_exchanges(path: Path) -> list[Exchange]:
+    """Return the exchanges that ``--measure`` has stored, if any."""
+    if not path.is_file():
+        return []
+    content: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["exchanges"]
+    return [Exchange(**entry) for entry in content]
+
+
+def record(model: StepModel, projected: Sequence[Projected], **more: Any) -> dict[str, Any]:
+    """Return what ``projection.json`` holds."""
+    return {
+        "coefficients_s": model.coefficients,
+        "contention": model.contention,
+        "undetermined": list(model.undetermined),
+        "host": asdict(model.host),
+        **more,
+        "projected": [asdict(entry) for entry in projected],
+    }
+
+
+def projection_table(projected: Sequence[Projected]) -> list[str]:
+    """Return the projection as a table."""
+    head = f"{'kind':21}{'ranks':>5} {'nodes':>5} {'best S x D':>12} {'K':>6} {'B':>7} "
+    lines = [head + f"{'step [ms]':>10} {'range [ms]':>19} {'efficiency':>10}"]
+    for p in projected:
+        grid = f"{p.sample_ranks} x {p.data_ranks}"
+        spread = f"{p.low_s * 1e3:.2f} to {p.high_s * 1e3:.2f}"
+        lines.append(
+            f"{p.kind:21}{p.ranks:5d} {p.nodes:5d} {grid:>12} {p.samples:6d} {p.batch_size:7d} "
+            f"{p.step_time_s * 1e3:10.2f} {spread:>19} {p.efficiency:10.3f}"
+        )
+    return lines
+
+
+def coefficients(model: StepModel) -> list[str]:
+    """Return the fitted model as lines."""
+    units = {
+        "fixed": (1e3, "ms a step (optimizer, KL, what no rank saves)"),
+        "examples": (1e6, "us an own example"),
+        "draw": (1e3, "ms an own sample"),
+        "compute": (1e6, "us an own sample and example"),
+        "latency": (1e3, "ms a doubling of ranks in a node"),
+        "payload": (1e9, "s a GB and rank in a node"),
+        "latency_between": (1e3, "ms a doubling of nodes"),
+        "payload_between": (1e9, "s a GB and node"),
+        "exchange": (1e6, "us a sample and example exchanged"),
+    }
+    return [
+        f"model: {name:16s} {model.coefficients.get(name, 0.0) * scale:10.4g} {unit}"
+        for name, (scale, unit) in units.items()
+        if name in model.coefficients
+    ]
+
+
+def usual_ranks_per_node(points: Measured) -> int:
+    """Return the most ranks on a node that were measured without sharing cores."""
+    places = points.host.cores / points.host.threads
+    found = {work.ranks_per_node for work in points.works}
+    return int(max([n for n in found if n <= places] or found))
+
+
+def _problems(rows: Sequence[Row]) -> list[str]:
+    """Return the kinds; fixed_batch is the same problem as fixed_samples."""
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    return [kind for kind in kinds if kind != "fixed_batch" or "fixed_samples" not in kinds]
+
+
+def _doublings(first: int, last: int) -> Iterator[int]:
+    while first <= last:
+        yield first
+        first *= 2
+
+
+def _errors(found: Sequence[tuple[Work, float]]) -> Errors:
+    sizes = [abs(error) for _, error in found]
+    if not sizes:
+        return Errors(0.0, 0.0, "", 0)
+    worst, _ = max(found, key=lambda pair: abs(pair[1]))
+    name = f"{worst.sample_ranks} x {worst.data_ranks}, K {worst.samples}, B {worst.batch_size}"
+    return Errors(median(sizes), max(sizes), name, len(sizes))
