@@ -130,8 +130,13 @@ class Gaussian(nn.Module):
         batch a sample. Several samples run in one pass by ``torch.vmap``; a single one runs as the
         plain module.
         """
-        weights = self.draw(draws)
-        if len(draws.samples) == 1:
+        return self.apply_weights(x, self.draw(draws), views=views)
+
+    def apply_weights(
+        self, x: Tensor, weights: dict[str, Tensor], *, views: bool = False
+    ) -> Tensor:
+        """Return the outputs (S, B, ...) of the module on ``weights``, as ``draw`` returns them."""
+        if len(next(iter(weights.values()))) == 1:
             single = {name: weight.squeeze(0) for name, weight in weights.items()}
             output: Tensor = functional_call(self.module, single, (x[0] if views else x,))
             return output.unsqueeze(0)

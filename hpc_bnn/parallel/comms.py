@@ -7,6 +7,7 @@ microseconds here, where Horovod's cycle would add a millisecond.
 
 import logging
 import os
+import pickle
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,8 +106,9 @@ class Solo:
 class MPIChannel:
     """A channel over an mpi4py communicator.
 
-    With ``stall_timeout_s`` an exchange that some rank does not join in that time raises
-    ``TimeoutError``; 0: it waits for ever.
+    With ``stall_timeout_s`` an exchange that some rank does not finish in that time raises
+    ``TimeoutError``; 0: it waits for ever. Exchanges are non-blocking calls that are waited for:
+    a barrier before a blocking one would leave ranks waiting for one that stops in between.
     """
 
     def __init__(self, mpi: Any, comm: Any, *, stall_timeout_s: float = 0.0) -> None:
@@ -114,35 +117,42 @@ class MPIChannel:
         self.size: int = comm.Get_size()
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
-        self._meet(name)
         x = x.contiguous()
         out = torch.empty_like(x)
         op = self._mpi.SUM if reduction == "sum" else self._mpi.MAX
-        self._comm.Allreduce(x.numpy(), out.numpy(), op=op)
+        self._finish(self._comm.Iallreduce(x.numpy(), out.numpy(), op=op), name)
         return out
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
-        self._meet(name)
         x = x.contiguous()
         out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
-        self._comm.Allgather(x.numpy(), out.numpy())
+        self._finish(self._comm.Iallgather(x.numpy(), out.numpy()), name)
         return out
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
-        self._meet(name)
         x = x.contiguous()
         out = torch.empty_like(x)
-        self._comm.Alltoall(x.numpy(), out.numpy())
+        self._finish(self._comm.Ialltoall(x.numpy(), out.numpy()), name)
         return out
 
     def gather_objects(self, value: T, *, name: str) -> list[T]:
-        self._meet(name)
-        gathered: list[T] = self._comm.allgather(value)
-        return gathered
+        mine = np.frombuffer(pickle.dumps(value), dtype=np.uint8)
+        sizes = np.empty(self.size, dtype=np.int64)
+        own_size = np.array([mine.size], dtype=np.int64)
+        self._finish(self._comm.Iallgather(own_size, sizes), name)
+        all_bytes = np.empty(int(sizes.sum()), dtype=np.uint8)
+        self._finish(self._comm.Iallgatherv(mine, (all_bytes, sizes.tolist())), name)
+        ends = sizes.cumsum().tolist()
+        return [pickle.loads(part.tobytes()) for part in np.split(all_bytes, ends[:-1])]
 
     def broadcast(self, value: T, *, name: str) -> T:
-        self._meet(name)
-        result: T = self._comm.bcast(value, root=0)
+        content = np.frombuffer(pickle.dumps(value if self.rank == 0 else None), dtype=np.uint8)
+        size = np.array([content.size], dtype=np.int64)
+        self._finish(self._comm.Ibcast(size, root=0), name)
+        if self.rank != 0:
+            content = np.empty(int(size[0]), dtype=np.uint8)
+        self._finish(self._comm.Ibcast(content, root=0), name)
+        result: T = value if self.rank == 0 else pickle.loads(content.tobytes())
         return result
 
     def split(self, color: int, key: int) -> "Channel":
@@ -161,13 +171,27 @@ class MPIChannel:
     def _on(self, comm: Any) -> "MPIChannel":
         return MPIChannel(self._mpi, comm, stall_timeout_s=self._stall_timeout_s)
 
-    def _meet(self, name: str) -> None:
-        if self._stall_timeout_s and not all_arrive(self, within_s=self._stall_timeout_s):
+    def _finish(self, request: Any, name: str) -> None:
+        if not self._stall_timeout_s:
+            request.Wait()
+        elif not _completes(request, within_s=self._stall_timeout_s):
             raise TimeoutError(
                 f"{name}: rank {self.rank} of {self.size} has waited {self._stall_timeout_s:g} s "
                 "for the others: one of them is stuck or gone (Horovod's warnings name it where "
                 "its gradients are missing); raise train.stall_timeout if it was only slow"
             )
+
+
+def _completes(request: Any, *, within_s: float) -> bool:
+    """Wait for an exchange; False: not in time."""
+    began = time.monotonic()
+    while not request.Test():
+        waited = time.monotonic() - began
+        if waited > within_s:
+            return False
+        if waited > SPIN_S:
+            time.sleep(SPIN_S)
+    return True
 
 
 SOLO = Solo()
@@ -231,14 +255,7 @@ def all_arrive(channel: Channel, *, within_s: float) -> bool:
     comm = channel.native()
     if comm is None:
         return True
-    request, began = comm.Ibarrier(), time.monotonic()
-    while not request.Test():
-        waited = time.monotonic() - began
-        if waited > within_s:
-            return False
-        if waited > SPIN_S:
-            time.sleep(SPIN_S)
-    return True
+    return _completes(comm.Ibarrier(), within_s=within_s)
 
 
 def abort(channel: Channel, status: int) -> None:

@@ -5,6 +5,7 @@ spans the world, no set at all where it has one rank, and a process set of its o
 Horovod refuses duplicate sets.
 """
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -14,13 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.losses.axis import Reduction
-from hpc_bnn.parallel.comms import Channel, LaunchError
+from hpc_bnn.parallel.comms import Channel, LaunchError, abort
 from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 GradientReduction = Literal["world", "two_stage"]
 Compression = Literal["none", "fp16"]
 
 WARN_AFTER_S = 60
+# Horovod's own limit comes first: its message names tensor and ranks.
+PATIENCE = 2.0
 
 
 class Reducer(Protocol):
@@ -92,6 +98,9 @@ class Engine:
                 "use different MPI libraries; hpc-bnn doctor shows both"
             )
         self._grid = grid
+        self._watchdog = Watchdog(
+            stall_timeout_s * PATIENCE, lambda waited: _give_up(world, waited)
+        )
         whole = hvd.global_process_set
         self._sample_set = own.get(id(sample), whole if sample.size > 1 else None)
         self._data_set = own.get(id(data), whole if data.size > 1 else None)
@@ -102,7 +111,8 @@ class Engine:
 
     def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
         """Collective: overwrite the tensors of ``state`` with those of world rank 0."""
-        self._hvd.broadcast_parameters(state, root_rank=0)
+        with self._watchdog.watching():
+            self._hvd.broadcast_parameters(state, root_rank=0)
 
     def reducer(
         self,
@@ -118,28 +128,45 @@ class Engine:
             compression
         ]
         if reduction == "world":
-            return _WorldReducer(self._hvd, named, passes, codec, self._grid.sample_ranks)
+            ranks = self._grid.sample_ranks
+            return _Watched(_WorldReducer(self._hvd, named, passes, codec, ranks), self._watchdog)
         if reduction == "two_stage":
-            return _TwoStageReducer(
-                self._hvd, named, passes, codec, self._sample_set, self._data_set
+            sets = self._sample_set, self._data_set
+            return _Watched(
+                _TwoStageReducer(self._hvd, named, passes, codec, *sets), self._watchdog
             )
         raise ValueError(f"train.reduction = {reduction!r}: expected world or two_stage")
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
         op = self._hvd.Sum if reduction == "sum" else self._hvd.Max
-        result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
+        with self._watchdog.watching():
+            result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
         return result
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
+        with self._watchdog.watching():
+            result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
         return result
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
+        with self._watchdog.watching():
+            result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
         return result
+
+
+class _Watched:
+    """A reducer whose wait ends the job when it takes too long."""
+
+    def __init__(self, reducer: Reducer, watchdog: Watchdog) -> None:
+        self._reducer, self._watchdog = reducer, watchdog
+        self.scale = reducer.scale
+
+    def wait(self) -> None:
+        with self._watchdog.watching():
+            self._reducer.wait()
 
 
 class _WorldReducer:
@@ -232,6 +259,17 @@ class _TwoStageReducer:
                 if stage + 1 < len(self._stages):
                     self._started[name] = self._start(name, parameter, stage + 1)
         self._left = {name: self._passes for name, _ in self._named}
+
+
+def _give_up(world: Channel, waited_s: float) -> None:
+    log.error(
+        "rank %d of %d has waited %.0f s in a reduction of gradients: another rank is stopped or "
+        "its node hangs; ending all ranks. Raise train.stall_timeout if it was only slow",
+        world.rank,
+        world.size,
+        waited_s,
+    )
+    abort(world, 2)
 
 
 def _warn_after(stall_timeout_s: float) -> int:

@@ -15,6 +15,7 @@ from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import Parts, build, read_source
+from hpc_bnn.train.energy import EnergyMeter
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.lock import release
 from hpc_bnn.train.log import Metrics, Progress, read_metrics
@@ -155,6 +156,8 @@ class _Run:
         reports: list[Report] = []
         waits: list[float] = []
         validation: dict[str, float] = {}
+        energy_j: float | None = None
+        meter = EnergyMeter(self._world.device, packages=self._world.node_rank == 0)
         ahead = Prefetch(self._batches.at(step) for step in range(first, self._total))
         try:
             for step in range(first, self._total):
@@ -166,6 +169,7 @@ class _Run:
                 report = self._step.report
                 assert report is not None
                 reports.append(report)
+                energy_j = meter.read()
                 if metrics is not None:
                     metrics.write(self._row(report, lr, waits[-1]))
                 done = step + 1
@@ -195,7 +199,7 @@ class _Run:
                 metrics.close()
         if not validation:
             validation = self._validate()
-        return self._summarise(reports, waits, validation)
+        return self._summarise(reports, waits, validation, energy_j)
 
     def _finished(self, first: int) -> dict[str, Any] | None:
         """Return the summary of a run that had ended before this job started."""
@@ -215,8 +219,8 @@ class _Run:
             "kl": report.kl,
             "lr": lr,
             "step_time_s": report.step_time_s,
-            "wait_time_s": report.wait_time_s,
             "data_wait_time_s": data_wait_s,
+            **{f"{phase}_time_s": seconds for phase, seconds in report.phases_s.items()},
         }
 
     def _epoch(self, step: int) -> float:
@@ -279,7 +283,11 @@ class _Run:
         return on_first(self._world.world, read, name="last loss")
 
     def _summarise(
-        self, reports: list[Report], waits: list[float], validation: Mapping[str, float]
+        self,
+        reports: list[Report],
+        waits: list[float],
+        validation: Mapping[str, float],
+        energy_j: float | None,
     ) -> dict[str, Any]:
         summary = summarise(
             self._world,
@@ -291,6 +299,7 @@ class _Run:
             reports=reports,
             data_waits=waits,
             validation=dict(validation),
+            energy_j=energy_j,
         )
         restarts = on_first(
             self._world.world, lambda: read_metrics(self._folder.restarts), name="restarts"

@@ -16,6 +16,7 @@ from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.phases import Phases
 
 Views = Literal["per_sample", "per_rank", "shared"]
 Precision = Literal["float32", "bf16", "float64"]
@@ -45,6 +46,8 @@ class Passes:
     views
         ``per_sample``: every weight sample sees its own random view of the batch; ``per_rank``: the
         samples of a sample rank share one, so the run depends on the grid; ``shared``: all do.
+    phases
+        Clock that is told when weights are drawn.
 
     Raises
     ------
@@ -62,6 +65,7 @@ class Passes:
         augment: Augment | None,
         views: Views,
         precision: Precision,
+        phases: Phases,
     ) -> None:
         if samples_per_pass < 1:
             raise ValueError(f"posterior.samples_per_pass = {samples_per_pass}: must be at least 1")
@@ -69,6 +73,7 @@ class Passes:
         self.parts = [own[i : i + samples_per_pass] for i in range(0, len(own), samples_per_pass)]
         self._posterior, self._world = posterior, world
         self._augment, self._views, self._precision = augment, views, precision
+        self._phases = phases
         self._refuse_batched_dropout()
 
     def run(self, x: Tensor, step: int, part: range) -> Tensor:
@@ -76,8 +81,9 @@ class Passes:
         examples = len(x)
         x, views = self._augmented(x, step, part)
         with self._dropout(step, part, examples), self._autocast():
-            outputs: Tensor = self._posterior(x, self._posterior.draws(step, part), views=views)
-        return outputs
+            with self._phases.within("draw"):
+                weights = self._posterior.draw(self._posterior.draws(step, part))
+            return self._posterior.apply_weights(x, weights, views=views)
 
     def first_draw(self, step: int) -> Tensor:
         """Return the first weights that this rank draws at ``step``."""

@@ -23,6 +23,7 @@ from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.parameters import all_tensors, named_parameters, plain_attributes
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
+from hpc_bnn.train.phases import Phases
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Report:
         The complexity term, KL(q || p) at temperature 1.
     gradient_norm
         Norm of the reduced gradient before clipping.
-    step_time_s, wait_time_s
-        Duration on this rank, and the part of it that waited for other ranks.
+    step_time_s
+        Duration on this rank.
+    phases_s
+        Its parts (``hpc_bnn.train.phases``); communication: what waited for other ranks.
     """
 
     step: int
@@ -49,7 +52,7 @@ class Report:
     kl: float
     gradient_norm: float
     step_time_s: float
-    wait_time_s: float
+    phases_s: dict[str, float]
 
 
 class Step:
@@ -129,6 +132,7 @@ class Step:
         self._clip_norm, self._precision, self._exact = clip_norm, precision, exact
         self._guard_every = guard_every
         self._keep_graphs = keep_graphs
+        self._phases = Phases(world.device, self._waited)
         self._passes = Passes(
             posterior,
             world,
@@ -137,6 +141,7 @@ class Step:
             augment=augment,
             views=views,
             precision=precision,
+            phases=self._phases,
         )
         self._check()
         posterior.to(world.device)
@@ -161,7 +166,8 @@ class Step:
         """Collective: train on this rank's examples and return the objective over the whole grid, a
         scalar.
         """
-        began, waited = time.perf_counter(), self._waited()
+        began = time.perf_counter()
+        self._phases.begin()
         device = self._world.device
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         if self._precision == "float64":
@@ -170,32 +176,26 @@ class Step:
         if self.step == 0 or (self._guard_every and self.step % self._guard_every == 0):
             self._guard(x, y)
         self._optimizer.zero_grad(set_to_none=True)
+        self._phases.enter("forward")
         if isinstance(self._loss, SeparableLoss):
             data_share, kl = self._backward_separable(x, y)
         elif self._one_backward():
             data_share, kl = self._backward_joint_kept(x, y)
         else:
             data_share, kl = self._backward_joint_recomputed(x, y)
-        exchange = time.perf_counter()
+        self._phases.enter("communication")
         data_loss = self._data_loss(data_share, len(x))
         self._reducer.wait()
-        exchanged = time.perf_counter() - exchange
+        self._phases.enter("optimizer")
         loss = data_loss + self._kl_factor() * kl
         norm = self._gradient_norm()
         self._require_finite(loss, float(norm))
         if self._clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._named.values(), self._clip_norm, norm)
         self._optimizer.step()
-        ended = time.perf_counter()
-        self.report = Report(
-            self.step,
-            loss,
-            data_loss,
-            kl,
-            float(norm),
-            ended - began,
-            exchanged + self._waited() - waited,
-        )
+        phases = self._phases.end()
+        took = time.perf_counter() - began
+        self.report = Report(self.step, loss, data_loss, kl, float(norm), took, phases)
         self.step += 1
         return torch.tensor(loss, dtype=torch.float64)
 
@@ -206,7 +206,7 @@ class Step:
             outputs = self._passes.run(x, self.step, samples)
             share = separable_share(self._loss, outputs, y, self._samples)
             objective, kl = self._with_kl(share, i, kl)
-            torch.autograd.backward(objective * self._reducer.scale)
+            self._backward(objective)
             total = total + share.detach()
         return total, kl
 
@@ -219,7 +219,7 @@ class Step:
         outputs = [self._passes.run(x, self.step, samples) for samples in self._passes.parts]
         share = self._joint(torch.cat(outputs), y)
         objective, kl = self._with_kl(share, 0, 0.0)
-        torch.autograd.backward(objective * self._reducer.scale)
+        self._backward(objective)
         return share.detach(), kl
 
     def _backward_joint_recomputed(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
@@ -229,7 +229,7 @@ class Step:
             )
         outputs.requires_grad_()
         share = self._joint(outputs, y)
-        torch.autograd.backward(share * self._reducer.scale)
+        self._backward(share)
         assert outputs.grad is not None
         gradients = torch.split(outputs.grad, [len(part) for part in self._passes.parts])
         kl = 0.0
@@ -238,8 +238,12 @@ class Step:
             # A scalar whose gradient to the outputs is the loss's: one backward call covers data
             # term and KL.
             objective, kl = self._with_kl((again * (gradient / self._reducer.scale)).sum(), i, kl)
-            torch.autograd.backward(objective * self._reducer.scale)
+            self._backward(objective)
         return share.detach(), kl
+
+    def _backward(self, objective: Tensor) -> None:
+        with self._phases.within("backward"):
+            torch.autograd.backward(objective * self._reducer.scale)
 
     def _joint(self, outputs: Tensor, y: Tensor) -> Tensor:
         assert isinstance(self._loss, JointLoss)

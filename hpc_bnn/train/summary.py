@@ -15,6 +15,7 @@ from torch import Tensor
 import hpc_bnn
 from hpc_bnn.parallel.comms import library_version
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.phases import PHASES
 from hpc_bnn.train.step import Report
 
 WARMUP_STEPS = 2  # the first steps allocate memory and connect ranks
@@ -38,6 +39,18 @@ def peak_memory_bytes(device: torch.device) -> int:
     return int(kilobytes) * (1 if platform.system() == "Darwin" else 1024)
 
 
+def device_name(device: torch.device) -> str:
+    """Return the model of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what computed the run."""
     return {
@@ -59,14 +72,19 @@ def summarise(
     reports: Sequence[Report],
     data_waits: Sequence[float],
     validation: dict[str, float],
+    energy_j: float | None = None,
 ) -> dict[str, Any]:
     """Collective over the world: return the summary; times and memory are those of the slowest and
-    largest rank.
+    largest rank, ``phases_s`` the mean over ranks of their median times.
+
+    ``energy_j``: what this rank's meter read.
     """
     timed = reports[WARMUP_STEPS:] or reports
     times = sorted(report.step_time_s for report in timed)
-    waits = sum(report.wait_time_s for report in timed)
-    data_wait = sum(data_waits[-len(timed) :]) if timed else 0.0
+    data_times = data_waits[-len(timed) :] if timed else []
+    waits, data_wait = sum(r.phases_s["communication"] for r in timed), sum(data_times)
+    of_phases: dict[str, list[float]] = {p: [r.phases_s[p] for r in timed] for p in PHASES}
+    phases = {"data": data_times, **of_phases}
     mine = torch.tensor(
         [
             median(times) if times else 0.0,
@@ -80,6 +98,15 @@ def summarise(
     middle, high, share, memory, data_share = world.world.all_reduce(
         mine, reduction="max", name="summary"
     ).tolist()
+    middles = torch.tensor(
+        [median(each) if each else 0.0 for each in phases.values()], dtype=torch.float64
+    )
+    summed = world.world.all_reduce(middles, reduction="sum", name="summary of phases")
+    phases_s = dict(zip(phases, (summed / world.grid.world_size).tolist(), strict=True))
+    machines = world.world.gather_objects(
+        (platform.node(), device_name(world.device), energy_j), name="summary of machines"
+    )
+    joules = [energy for _, _, energy in machines if energy is not None]
     return {
         "steps": steps,
         "final_loss": final_loss,
@@ -96,6 +123,10 @@ def summarise(
         "peak_memory_bytes": int(memory),
         "communication_share": share,
         "data_wait_share": data_share,
+        "phases_s": phases_s,
+        "energy_j": sum(joules) if joules else None,
+        "hosts": sorted({host for host, _, _ in machines}),
+        "device": ", ".join(sorted({device for _, device, _ in machines})),
         "validation": validation,
         "versions": versions(),
     }

@@ -14,7 +14,8 @@ machine for itself (``alone``); all ranks with their shares under each reduction
 their shares without any communication, which is what the shared caches, memory and clock of the
 machine leave of the ideal. A step's time is that of the slowest rank. Columns ``of_all`` and
 ``of_share`` are wall times over those of one rank with all samples (fixed work) and with its share
-(proportional work); ``wait_ms`` is ``Report.wait_time_s`` of the rank that waited least.
+(proportional work); ``wait_ms`` is the communication in ``Report.phases_s`` of the rank that
+waited least.
 
 The multilayer perceptron has no targets: at 1.7 million weights and 64 rows its parts that do not
 shrink with the samples (KL, update, reduction) and the memory that the cores share decide.
@@ -51,7 +52,7 @@ class Waits:
     def __call__(self) -> None:
         self._step(self._task.x, self._task.y)
         assert self._step.report is not None
-        self.waited_s.append(self._step.report.wait_time_s)
+        self.waited_s.append(self._step.report.phases_s["communication"])
 
 
 def sleeping_barrier(comm: MPI.Comm) -> None:
