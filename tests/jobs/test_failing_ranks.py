@@ -45,6 +45,14 @@ def test_a_rank_that_never_comes(tmp_path: Path, loss: str) -> None:
         assert "module.layers.0.weight" in ended.err, ended.text
 
 
+def test_a_rank_that_is_stopped_in_a_reduction(tmp_path: Path) -> None:
+    """Horovod's own limit does not work then: its threads wait for those of the stopped rank."""
+    ended = run(SCRIPT, "stop", "gaussian_nll", "5", ranks=4, cwd=tmp_path)
+    assert ended.status != 0
+    assert ended.seconds < SOON_S
+    assert "of 4 has waited 10 s in a reduction of gradients" in ended.err, ended.text
+
+
 def test_a_loss_that_is_not_finite(train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ended = train(folder, "train.lr=1e30", "train.checkpoint_every=1", ranks=2)

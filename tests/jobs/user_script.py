@@ -6,10 +6,14 @@
     raise    world rank 1 raises
     exit     world rank 1 leaves with status 3
     sleep    world rank 1 never comes
+    stop     world rank 1 of 2 x 2 is stopped by the system between the two stages of the reduction
 """
 
+import os
+import signal
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -29,18 +33,37 @@ def misbehave(mode: str) -> None:
         time.sleep(600)
 
 
+def stop_between_stages(step: hb.Step) -> None:
+    """Stop this process after it has told its loss, before it sends gradients along the data axis.
+
+    No thread of it goes on, so Horovod, whose ranks meet all the time, cannot end the job either.
+    """
+    step._reducer.wait = lambda: os.kill(os.getpid(), signal.SIGSTOP)  # type: ignore[method-assign]
+
+
 def main(mode: str, loss_name: str, stall_timeout_s: float) -> None:
-    world = hb.start(sample_ranks="auto", stall_timeout_s=stall_timeout_s)
+    sample_ranks: Any = 2 if mode == "stop" else "auto"
+    world = hb.start(sample_ranks=sample_ranks, stall_timeout_s=stall_timeout_s)
     torch.manual_seed(0)
     examples = InMemory(torch.randn(64, 5), torch.randn(64, 3))
     loss = hb.losses.LOSSES[loss_name]()
     posterior = hb.Gaussian(MODELS["mlp"]((5,), (3,), hidden=(8,)))
     optimizer = torch.optim.Adam(posterior.parameters(), lr=1e-3)
-    step = hb.Step(posterior, loss, optimizer, world, samples=4, num_examples=len(examples))
+    step = hb.Step(
+        posterior,
+        loss,
+        optimizer,
+        world,
+        samples=4,
+        num_examples=len(examples),
+        reduction="two_stage" if mode == "stop" else "world",
+    )
     loader = hb.Batches(examples, batch_size=8, world=world)
     for i in range(STEPS):
         if i == MISBEHAVES_AT and world.grid.world_rank == 1:
             misbehave(mode)
+            if mode == "stop":
+                stop_between_stages(step)
         value = step(*loader.at(i))
         if world.is_first:
             print(f"step {i} loss {float(value):.17g}", flush=True)
