@@ -22,7 +22,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ class Windows:
     times: (T,) int64, microseconds since 1970.
     starts: (number of windows,) int64, first row of each window.
     calendar: (T, F) float32, what is known of each row beforehand; F = 0 without a calendar.
+    zone: of the clocks, where it is known and one; then times are UTC.
     """
 
     values: Tensor
@@ -70,6 +71,7 @@ class Windows:
     history: int
     horizon: int
     calendar: Tensor
+    zone: tzinfo | None = None
 
     def __len__(self) -> int:
         """Count the windows."""
@@ -108,10 +110,17 @@ class Windows:
         return flat.reshape(-1, self.history, channels)
 
     def target_times(self, index: int) -> list[datetime]:
-        """List the P times of the targets of one window."""
+        """List the P times of the targets of one window, without time zone."""
         first = int(self.starts[index]) + self.history
         ticks = self.times[first : first + self.horizon].tolist()
         return [_EPOCH + tick * _TICK for tick in ticks]
+
+    def clock_times(self, index: int) -> list[datetime]:
+        """List the P times of the targets of one window as a clock shows them."""
+        times = self.target_times(index)
+        if self.zone is None:
+            return times
+        return [time.replace(tzinfo=UTC).astimezone(self.zone) for time in times]
 
 
 def windowed_source(
@@ -183,10 +192,12 @@ def windowed_source(
             for one, ticks in zip(many, times, strict=True)
         ]
     )
+    zones = {one.zone for one in many}
+    zone = zones.pop() if len(zones) == 1 else None
     parts = {}
     for part in PARTS:
         whole = _whole(name, part, values, torch.cat(starts[part]), history + horizon)
-        parts[part] = Windows(normalised, torch.cat(times), whole, history, horizon, known)
+        parts[part] = Windows(normalised, torch.cat(times), whole, history, horizon, known, zone)
     return Source(
         name=name,
         task="regression",

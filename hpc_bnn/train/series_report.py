@@ -103,9 +103,14 @@ def draw_series(
         quantiles,
         plots / "forecast.png",
         time_label=label,
-        value_label=textwrap.fill(f"{names[0]} [{units}]" if units else names[0], 26),
-        titles=[f"from {windows.target_times(i)[0]:%Y-%m-%d %H:%M}" for i in drawn.tolist()],
+        value_label=textwrap.fill(names[0], 26) + (f"\n[{units}]" if units else ""),
+        titles=[_title(windows, i) for i in drawn.tolist()],
     )
+
+
+def _title(windows: Windows, index: int) -> str:
+    """Return the time of the first target, with the name of its zone where that is known."""
+    return f"from {windows.clock_times(index)[0]:%Y-%m-%d %H:%M %Z}".rstrip()
 
 
 def _names(source: Source) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 from torch import Tensor
 
 from hpc_bnn.verify.calibration import Reliability, expected_calibration_error
@@ -116,6 +116,7 @@ def plot_forecast(
         axes.plot([*past[-1:], *future], joined, "--", color=BLACK, linewidth=1.4, label="truth")
         axes.axvline((past[-1] + future[0]) / 2 if past else future[0], color=GREY, linewidth=0.8)
         axes.margins(x=0.01)
+        tick_times(axes, time_label, float(time[-1] - time[0]))
         if titles is not None:
             axes.set_title(titles[e], loc="left")
         if e % columns == 0:
@@ -215,6 +216,16 @@ def clean_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def tick_times(axes: Axes, label: str, span: float) -> None:
+    """Put the ticks of times over a span in hours, as the label says, at parts or multiples of a
+    day.
+    """
+    if "[h]" in label:
+        steps = (0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 168)
+        step = next((s for s in steps if span / s <= 8), 7 * 24 * math.ceil(span / 1344))
+        axes.xaxis.set_major_locator(MultipleLocator(step))
 
 
 def legend_above(figure: Figure, panels: Sequence[Axes]) -> None:

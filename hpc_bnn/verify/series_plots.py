@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.ticker import MaxNLocator
-
 from hpc_bnn.verify.plots import (
     BLACK,
     BLUE,
@@ -18,11 +16,11 @@ from hpc_bnn.verify.plots import (
     legend_above,
     make_panels,
     save_figure,
+    tick_times,
 )
 from hpc_bnn.verify.tally import PointScores
 
 MOST_CHANNELS = 6
-ROUND_HOURS = (1, 1.2, 2.4, 3, 6, 10)  # ticks at parts and multiples of a day: 3, 6, 12, 24 h
 
 
 def plot_lead_scores(
@@ -68,8 +66,7 @@ def plot_lead_scores(
         right.set_ylabel("coverage")
     for axes in panels[-2:]:
         axes.set_xlabel(time_label)
-        if "[h]" in time_label:
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=ROUND_HOURS))
+        tick_times(axes, time_label, lead_times[-1])
     figure.align_ylabels(panels)
     legend_above(figure, panels)
     return save_figure(figure, path)

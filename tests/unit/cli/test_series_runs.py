@@ -90,10 +90,10 @@ def test_the_fan_chart_shows_the_history_of_the_first_channel(
     assert len(fans) == 4
     for axes in fans:
         lines = {line.get_label(): line for line in axes.lines}
-        begin = axes.get_title("left")
-        day, clock = int(begin.split("-")[2][:2]), begin.split()[2]
-        # Times are kept in UTC, an hour behind the file.
-        first = 48 * (day - 1) + 2 * int(clock[:2]) + int(clock[3:]) // 30 + 2
+        # Such as "from 2020-01-08 13:30 CET", the first target.
+        _, date, clock, zone = axes.get_title("left").split()
+        assert zone == "CET"
+        first = 48 * (int(date[-2:]) - 1) + 2 * int(clock[:2]) + int(clock[3:]) // 30
         rows = np.arange(first - 12, first + 4)
         expected = 50000 + 9000 * np.sin(rows * np.pi / 24)
         assert np.asarray(lines["history"].get_ydata()) == pytest.approx(expected[:12], abs=0.1)

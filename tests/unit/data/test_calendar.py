@@ -117,6 +117,7 @@ def test_an_input_is_the_history_and_the_calendar_of_every_target() -> None:
         assert torch.equal(x[:, :10].reshape(-1, 5, 2), history)
         for i in range(len(part)):
             local = [time.replace(tzinfo=UTC).astimezone(BERLIN) for time in part.target_times(i)]
+            assert part.clock_times(i) == local
             expected = torch.tensor([directly(time) for time in local])
             assert torch.allclose(x[i, 10:].reshape(3, 6), expected, atol=1e-6)
 
@@ -127,8 +128,10 @@ def test_several_series_have_each_their_own_times_and_zones() -> None:
     train = cut(first, second).train
     assert isinstance(train, Windows)
     x, _ = train.batch(torch.arange(len(train)))
+    assert train.zone is None
     for i in range(len(train)):
         (time, *_) = train.target_times(i)
+        assert train.clock_times(i)[0] == time
         if int(train.starts[i]) < 60:
             time = time.replace(tzinfo=UTC).astimezone(BERLIN)
         assert x[i, 10:16].tolist() == pytest.approx(directly(time), abs=1e-6)

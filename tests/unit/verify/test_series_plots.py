@@ -54,6 +54,19 @@ def test_curves(tmp_path: Path, drawn: list[Figure], leads: int, channels: int) 
     assert np.asarray(panels[0].lines[0].get_xdata()).tolist() == times
 
 
+@pytest.mark.parametrize(
+    ("hours", "step"), [(1, 0.25), (24, 3), (36, 6), (96, 12), (192, 24), (720, 168), (8766, 1176)]
+)
+def test_ticks_are_parts_or_multiples_of_a_day(
+    tmp_path: Path, drawn: list[Figure], hours: int, step: float
+) -> None:
+    times = [hours / 4 * (p + 1) for p in range(4)]
+    plot_lead_scores(scores(4, 1), times, ["load"], tmp_path / "s.png")
+    ticks = drawn[0].axes[0].get_xticks()
+    assert np.diff(ticks).tolist() == pytest.approx([step] * (len(ticks) - 1))
+    assert float(ticks[0] % step) == 0
+
+
 def test_low_coverage_stays_in_the_picture(tmp_path: Path, drawn: list[Figure]) -> None:
     low = PointScores(*(torch.full((3, 1), v) for v in (1.0, 1.0, 0.2, 1.0)))
     plot_lead_scores(low, [1, 2, 3], ["load"], tmp_path / "s.png")
