@@ -40,9 +40,10 @@ from hpc_bnn.parallel.comms import (
 )
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.ranks import ChannelRanks
-from hpc_bnn.parallel.world import World, split
+from hpc_bnn.parallel.world import split
 from hpc_bnn.study.commands import SCALING
 from hpc_bnn.study.doctor import diagnose
+from hpc_bnn.train.auto_grid import start_auto
 from hpc_bnn.train.build import check_choices
 from hpc_bnn.train.checkpoint import CheckpointError
 from hpc_bnn.train.evaluate import evaluate, told
@@ -147,10 +148,21 @@ def _explain(error: Exception, command: str, world: Channel) -> None:
 
 def _train(options: argparse.Namespace, channel: Channel) -> int:
     settings = _settings(options.config, options.overrides)
-    world = _world(settings, channel)
-    folder = RunFolder(options.run_folder)
+    folder, auto = RunFolder(options.run_folder), None
+    if settings.grid.mode == "auto":
+        world, auto = start_auto(settings, channel, folder, resume=options.resume)
+    else:
+        world = split(
+            channel,
+            sample_ranks=settings.grid.sample_ranks,
+            mode=settings.grid.mode,
+            device=settings.train.device,
+            stall_timeout_s=settings.train.stall_timeout,
+        )
     try:
-        summary = train(settings, world, folder, resume=options.resume, began=options.began)
+        summary = train(
+            settings, world, folder, resume=options.resume, began=options.began, auto=auto
+        )
     except Unfinished:
         world.stop()  # Horovod ends before MPI does
         raise
@@ -278,16 +290,6 @@ def _settings(config: Path, overrides: Sequence[str]) -> Settings:
     settings = load_settings(path, overrides)
     check_choices(settings, f"{path} with the command line" if overrides else str(path))
     return settings
-
-
-def _world(settings: Settings, channel: Channel) -> World:
-    return split(
-        channel,
-        sample_ranks=settings.grid.sample_ranks,
-        mode=settings.grid.mode,
-        device=settings.train.device,
-        stall_timeout_s=settings.train.stall_timeout,
-    )
 
 
 def _log_to_stderr(world: Channel) -> None:

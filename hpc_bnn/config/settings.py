@@ -62,13 +62,22 @@ class _Choice(_Section):
 class GridSettings(_Section):
     """How the ranks are laid out."""
 
-    mode: Literal["local", "sample", "data", "hybrid"] = Field(
+    mode: Literal["local", "sample", "data", "hybrid", "auto"] = Field(
         "hybrid",
-        description="sample: S = world; data: S = 1; hybrid: S = ranks per node; local: one rank",
+        description="sample: S = world; data: S = 1; hybrid: S = ranks per node; local: one rank; "
+        "auto: the fastest, measured when a run starts",
     )
     sample_ranks: Literal["auto"] | PositiveInt = Field(
         "auto", description="S, ranks of the sample axis; auto: from mode"
     )
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "GridSettings":
+        if self.mode == "auto" and self.sample_ranks != "auto":
+            raise ValueError(
+                f"mode = auto chooses sample_ranks, which is {self.sample_ranks}; leave one out"
+            )
+        return self
 
 
 class PosteriorSettings(_Section):

@@ -130,5 +130,32 @@ def choose_sample_ranks(
     return sample_ranks
 
 
+def fitting_grids(world_size: int, *, samples: int, batch_size: int) -> list[tuple[int, int]]:
+    """Return every S x D = world_size whose S divides the samples and D the batch, S rising.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message names the nearest numbers that fit.
+    """
+
+    def grids(ranks: int) -> list[tuple[int, int]]:
+        pairs = [(s, ranks // s) for s in divisors(ranks)]
+        return [(s, d) for s, d in pairs if samples % s == 0 and batch_size % d == 0]
+
+    found = grids(world_size)
+    if found:
+        return found
+    below = next((n for n in range(world_size - 1, 0, -1) if grids(n)), 1)
+    above = next((n for n in range(world_size + 1, samples * batch_size + 1) if grids(n)), None)
+    ranks = f"{below} or {above}" if above else str(below)
+    more = [-(-number // world_size) * world_size for number in (samples, batch_size)]
+    raise ValueError(
+        f"grid.mode = auto: no S x D = {world_size} ranks has an S that divides posterior.samples "
+        f"= {samples} and a D that divides train.batch_size = {batch_size}; use {ranks} ranks, "
+        f"posterior.samples={more[0]} or train.batch_size={more[1]}"
+    )
+
+
 def _listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))

@@ -14,6 +14,7 @@ from hpc_bnn.parallel.comms import on_first, together
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.auto_grid import AutoGrid
 from hpc_bnn.train.build import Parts, build, read_source
 from hpc_bnn.train.energy import EnergyMeter
 from hpc_bnn.train.folder import RunFolder
@@ -37,11 +38,13 @@ def train(
     *,
     resume: bool = False,
     began: float | None = None,
+    auto: AutoGrid | None = None,
 ) -> dict[str, Any]:
     """Collective over the world: train as the settings say and return what ``summary.json`` holds.
 
     Every rank ends if any fails; the last good checkpoint stays. ``began`` is the time
     (``time.monotonic()``) from which ``train.max_time`` counts, now if left out.
+    ``auto`` tells how the grid was chosen.
 
     Raises
     ------
@@ -58,19 +61,27 @@ def train(
     """
     began = time.monotonic() if began is None else began
     with Stop(world.world, max_time_s=settings.train.max_time, began=began) as stop:
-        return _train(settings, world, folder, stop, resume=resume, began=began)
+        return _train(settings, world, folder, stop, auto, resume=resume, began=began)
 
 
 def _train(
-    settings: Settings, world: World, folder: RunFolder, stop: Stop, *, resume: bool, began: float
+    settings: Settings,
+    world: World,
+    folder: RunFolder,
+    stop: Stop,
+    auto: AutoGrid | None,
+    *,
+    resume: bool,
+    began: float,
 ) -> dict[str, Any]:
     agree(world.world, {"settings": dump_settings(settings), "resume": resume}, name="settings")
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
     on_first(world.world, lambda: folder.check(settings, resume=resume), name="run folder")
-    source = read_source(settings, ChannelRanks(world.world))
+    source = auto.source if auto else None
+    source = source or read_source(settings, ChannelRanks(world.world))
     parts = together(world.world, lambda: build(settings, source), name="building the model")
-    run = _Run(settings, world, folder, parts, stop, began)
+    run = _Run(settings, world, folder, parts, stop, began, auto)
     # Claimed last: settings that failed so far do not bind the folder.
     lock = together(
         world.world,
@@ -94,9 +105,10 @@ class _Run:
         parts: Parts,
         stop: Stop,
         began: float,
+        auto: AutoGrid | None,
     ) -> None:
         self._settings, self._world, self._folder, self._parts = settings, world, folder, parts
-        self._stop, self._began = stop, began
+        self._stop, self._began, self._auto = stop, began, auto
         self._taken_up: TakenUp | None = None
         chosen = settings.train
         self._batches = Batches(
@@ -301,6 +313,8 @@ class _Run:
             validation=dict(validation),
             energy_j=energy_j,
         )
+        if self._auto is not None:
+            summary["grid"]["mode_auto"] = self._auto.record()
         restarts = on_first(
             self._world.world, lambda: read_metrics(self._folder.restarts), name="restarts"
         )

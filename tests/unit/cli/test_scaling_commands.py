@@ -113,7 +113,7 @@ def test_a_command_that_starts_ranks_is_not_started_by_mpirun(
 def test_several_nodes_are_for_a_batch_system(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = {**STUDY, "nodes": [1, 2], "ranks_per_node": 2}
+    content = {**STUDY, "nodes": [1, 2], "ranks_per_node": 1}
     del content["ranks"]
     study.write_text(yaml.safe_dump(content), encoding="utf-8")
     runs = study.parent / "runs"

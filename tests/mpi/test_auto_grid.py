@@ -1,0 +1,116 @@
+"""``grid.mode: auto`` on every number of ranks: all agree; the run is that of the chosen grid.
+
+Tolerance: none in float64 for the same grid; 1e-10 relative to another one, as the contract says.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_bnn.config import Settings
+from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.grid import divisors
+from hpc_bnn.parallel.world import split
+from hpc_bnn.train.auto_grid import AutoGrid, start_auto
+from hpc_bnn.train.folder import RunFolder
+from hpc_bnn.train.loop import train
+
+# Everything that makes noise is on, and a loss that joins the samples.
+CONTENT: dict[str, Any] = {
+    "seed": 3,
+    "grid": {"mode": "auto"},
+    "posterior": {"samples": 12, "initial_sigma": 0.05},
+    "loss": {"name": "gaussian_nll", "variance": "predicted", "predictive": True},
+    "model": {"name": "mlp", "hidden": [8], "dropout": 0.1},
+    "data": {
+        "name": "synthetic_series",
+        "length": 300,
+        "history": 12,
+        "horizon": 4,
+        "transform": {"name": "jitter", "sigma": 0.1},
+    },
+    "train": {"steps": 5, "batch_size": 12, "precision": "float64", "device": "cpu"},
+}
+LOSSES = {
+    "expected": {"name": "gaussian_nll", "variance": "predicted"},
+    "predictive": CONTENT["loss"],
+    "crps": {"name": "almost_fair_crps", "layout": "transposed"},
+}
+
+
+@pytest.fixture
+def folder(channel: Channel, tmp_path: Path) -> Iterator[Path]:
+    """A folder of rank 0 that all ranks use."""
+    yield Path(channel.broadcast(str(tmp_path), name="folder"))
+
+
+def run_auto(
+    channel: Channel, folder: Path, settings: Settings, *, resume: bool = False
+) -> tuple[dict[str, Any], AutoGrid]:
+    world, auto = start_auto(settings, channel, RunFolder(folder), resume=resume)
+    try:
+        return train(settings, world, RunFolder(folder), resume=resume, auto=auto), auto
+    finally:
+        world.stop()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_run_is_that_of_the_chosen_grid(channel: Channel, folder: Path, loss: str) -> None:
+    settings = Settings.model_validate({**CONTENT, "loss": LOSSES[loss]})
+    got, auto = run_auto(channel, folder / "auto", settings)
+    assert len(set(channel.gather_objects(auto.sample_ranks, name="chosen"))) == 1
+    candidates = [(c.sample_ranks, c.data_ranks) for c in auto.candidates]
+    assert candidates == [(s, channel.size // s) for s in divisors(channel.size)]
+    if len(candidates) > 1:
+        times = {c.sample_ranks: c.step_time_s for c in auto.candidates}
+        assert min(times, key=lambda s: times[s]) == auto.sample_ranks
+        assert all(0 < time < 60 for time in times.values())
+    assert got["grid"]["sample_ranks"] == auto.sample_ranks
+    assert got["grid"]["mode_auto"] == auto.record()
+
+    chosen = {"mode": "hybrid", "sample_ranks": auto.sample_ranks}
+    explicit = Settings.model_validate({**CONTENT, "loss": LOSSES[loss], "grid": chosen})
+    world = split(channel, sample_ranks=auto.sample_ranks, device="cpu")
+    try:
+        expected = train(explicit, world, RunFolder(folder / "explicit"))
+    finally:
+        world.stop()
+    assert got["parameter_checksum"] == pytest.approx(expected["parameter_checksum"], rel=1e-13)
+    assert got["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-13)
+    assert got["validation"] == pytest.approx(expected["validation"], rel=1e-12, nan_ok=True)
+
+
+def test_resumed_runs_measure_again(channel: Channel, folder: Path) -> None:
+    half = {**CONTENT, "train": {**CONTENT["train"], "checkpoint_every": 2}}
+    settings = Settings.model_validate(half)
+    whole, _ = run_auto(channel, folder / "whole", settings)
+    first, _ = run_auto(channel, folder / "run", settings)
+    if channel.rank == 0:
+        # As if the job had ended after step 4.
+        (folder / "run" / "summary.json").unlink()
+        max((folder / "run" / "checkpoints").iterdir()).unlink()
+    channel.broadcast(0, name="cut")
+    again, auto = run_auto(channel, folder / "run", settings, resume=True)
+    assert again["grid"]["mode_auto"] == auto.record()
+    assert again["steps"] == whole["steps"] == first["steps"]
+    for key, value in whole["parameter_checksum"].items():
+        scale = whole["parameter_checksum"]["sum_of_squares"]
+        assert again["parameter_checksum"][key] == pytest.approx(value, abs=1e-10 * scale)
+
+
+def test_no_grid_is_possible(channel: Channel, folder: Path) -> None:
+    odd = {
+        **CONTENT,
+        "posterior": {"samples": 5},
+        "train": {**CONTENT["train"], "batch_size": 7},
+    }
+    settings = Settings.model_validate(odd)
+    if channel.size == 1:
+        run_auto(channel, folder / "run", settings)
+        return
+    with pytest.raises(ValueError, match=r"posterior\.samples = 5 .* train\.batch_size = 7") as no:
+        start_auto(settings, channel, RunFolder(folder / "run"), resume=False)
+    assert f"{channel.size} ranks" in str(no.value)
+    assert not (folder / "run").exists()
