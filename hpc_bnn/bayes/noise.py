@@ -48,6 +48,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 3
     DROPOUT = 4
     OBSERVATION = 5
+    FOREIGN = 6
 
 
 @dataclass(frozen=True)

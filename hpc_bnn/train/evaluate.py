@@ -4,6 +4,8 @@ import logging
 from typing import Any
 
 from hpc_bnn.config import Settings
+from hpc_bnn.data.foreign import FOREIGN
+from hpc_bnn.data.source import Examples
 from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import Parts
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
     """Collective over the world: score the test split with the newest checkpoint; write
-    evaluation.json and plots.
+    evaluation.json and plots. Classifiers also see inputs that do not belong to the data set.
 
     Raises
     ------
@@ -35,17 +37,21 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
     if trained.parts.source.fields is not None:
         return report_weather(world, folder, trained)
     settings, source = trained.settings, trained.parts.source
-    tally = score(
-        trained.parts.posterior,
-        trained.parts.loss,
-        source.test,
-        world,
-        task=source.task,
-        scale=source.scale,
-        samples=settings.posterior.predict_samples,
-        batch_size=settings.train.batch_size,
-        tally=series_tally(source),
-    )
+
+    def scored(examples: Examples) -> ClassificationTally | RegressionTally:
+        return score(
+            trained.parts.posterior,
+            trained.parts.loss,
+            examples,
+            world,
+            task=source.task,
+            scale=source.scale,
+            samples=settings.posterior.predict_samples,
+            batch_size=settings.train.batch_size,
+            tally=series_tally(source),
+        )
+
+    tally = scored(source.test)
     result = {
         "data": source.name,
         "split": "test",
@@ -55,6 +61,9 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         "scores": tally.result(),
         **series_details(source, tally),
     }
+    if isinstance(tally, ClassificationTally):
+        foreign = {name: scored(made(source.test)) for name, made in FOREIGN.items()}
+        result["foreign"] = {name: _told_apart(tally, of) for name, of in foreign.items()}
 
     def write() -> None:
         write_json(folder.evaluation, result)
@@ -69,7 +78,23 @@ def told(result: dict[str, Any]) -> list[str]:
     if "lead_hours" in result:
         return weather_table(result)
     head = f"{result['data']}, test split, {result['samples']} weight samples"
-    return [head, *(f"  {name:28s} {value:.6g}" for name, value in result["scores"].items())]
+    scores = dict(result["scores"])
+    for name, of in result.get("foreign", {}).items():
+        scores |= {f"{name}: {key}": value for key, value in of.items()}
+    return [head, *(f"  {name:28s} {value:.6g}" for name, value in scores.items())]
+
+
+def _told_apart(
+    own: ClassificationTally, foreign: ClassificationTally | RegressionTally
+) -> dict[str, float]:
+    """Return how well the confidence tells inputs that do not belong to the data set."""
+    assert isinstance(foreign, ClassificationTally)
+    scores = foreign.result()
+    return {
+        "auroc": own.auroc(foreign),
+        "entropy": scores["entropy"],
+        "mutual_information": scores["mutual_information"],
+    }
 
 
 def _draw(

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from settings_run import run_settings
 from small_run import SAMPLES, Outcome, deviation
 
 from hpc_bnn.config import Settings
-from hpc_bnn.data import Batches, Source
+from hpc_bnn.data import Source
 from hpc_bnn.data.era5 import era5
 from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.data.toy_atmosphere import write_toy
@@ -25,8 +26,6 @@ from hpc_bnn.parallel.comms import Channel, connect, on_first
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.build import build
-from hpc_bnn.train.step import Step
 
 BATCH, STEPS = 12, 2
 TOLERANCE = 1e-10
@@ -107,46 +106,18 @@ def settings(weather: Weather) -> Settings:
     )
 
 
-def run(weather: Weather, source: Source, world: World) -> Outcome:
-    """Collective over the world: train as ``hpc-bnn train`` does and return what came out."""
-    chosen = settings(weather)
-    parts = build(chosen, source)
-    optimizer = torch.optim.Adam(parts.posterior.parameters(), lr=1e-3)
-    step = Step(
-        parts.posterior,
-        parts.loss,
-        optimizer,
-        world,
-        samples=chosen.posterior.samples,
-        num_examples=len(source.train),
-        samples_per_pass=chosen.posterior.samples_per_pass,
-        keep_graphs=chosen.posterior.keep_graphs,
-        precision="float64",
-        reduction=chosen.train.reduction,
-        guard_every=1,
-    )
-    batches = Batches(source.train, batch_size=BATCH, world=world, seed=chosen.seed)
-    values = torch.stack([step(*batches.at(i)) for i in range(STEPS)])
-    trained = list(parts.posterior.parameters())
-    return Outcome(
-        values,
-        torch.cat([p.grad.flatten() for p in trained if p.grad is not None]),
-        torch.cat([p.detach().flatten() for p in trained]),
-    )
-
-
 @cache
 def reference(folder: Path) -> Outcome:
     """Return the outcome on one rank, with the gathered CRPS."""
     alone = World(Grid(1, 1, 0), torch.device("cpu"))
-    return run(Weather(keep_graphs=True), read(folder, ALONE), alone)
+    return run_settings(settings(Weather(keep_graphs=True)), read(folder, ALONE), alone)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_grid_trains_the_same_swin(world: World, folder: Path, case: str) -> None:
     weather = CASES[case]
     source = read(folder, ChannelRanks(world.world))
-    got, expected = run(weather, source, world), reference(folder)
+    got, expected = run_settings(settings(weather), source, world), reference(folder)
     assert got.gradients.shape == expected.gradients.shape
     assert deviation(got.losses, expected.losses) <= TOLERANCE
     assert deviation(got.gradients, expected.gradients) <= TOLERANCE
