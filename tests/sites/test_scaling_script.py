@@ -44,12 +44,39 @@ def test_independent_points_with_more_samples(rendered: dict[str, Path]) -> None
         assert command[-1].startswith("r/")
 
 
+def test_points_of_a_plan(rendered: dict[str, Path], tmp_path: Path) -> None:
+    plan = tmp_path / "a study"
+    (plan / "points" / "done").mkdir(parents=True)
+    (plan / "points" / "done" / "summary.json").touch()
+    (plan / "settings.yaml").touch()
+    lines = ["done\t1\t4\tseed=1", "small\t1\t4\tseed=1\ttrain.steps=3", "large\t8\t4\tseed=1"]
+    (plan / "points.tsv").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    folder = rendered["horeka"]
+    script = folder / "jobscripts" / "scaling.sh"
+    words = ["bash", script, "--print", "--plan", plan, "--", "-A", "project"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stderr == "scaling.sh: done is finished\n"
+    # --print shows words, it does not quote them.
+    small, large = done.stdout.splitlines()
+    train = folder / "jobscripts" / "train.sbatch"
+    assert small == (
+        "sbatch --job-name=scaling-a study --nodes=1 --ntasks-per-node=4 --dependency=singleton "
+        f"-A project {train} {plan}/settings.yaml seed=1 train.steps=3 --run {plan}/points/small"
+    )
+    assert "--nodes=8 --ntasks-per-node=4" in large and large.endswith(f"{plan}/points/large")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "usage: scaling.sh"),
         (["--nodes", "1 two", "a.yaml"], "two: must be a whole number"),
         (["--modes", "local", "a.yaml"], "local: no grid.mode of many ranks"),
+        (["--plan", "absent"], "absent: no plan; make one with hpc-bnn scaling plan"),
+        (
+            ["--plan", "p", "a.yaml", "seed=1"],
+            "--plan p holds its settings: leave out a.yaml seed=1",
+        ),
         (["-A", "project", "a.yaml"], "-A: unknown option; options of sbatch go after --"),
     ],
 )
