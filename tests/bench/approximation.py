@@ -173,7 +173,7 @@ def draw(curves: dict[tuple[str, str, int], dict[int, float]], path: Path) -> No
     panels[1, 0].set_ylabel("distance from one rank")
     panels[0, 0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=75)
     plt.close(figure)
 
 
@@ -192,13 +192,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
+    parser.add_argument("--collect", action="store_true", help="show the last runs again")
     parser.add_argument("--rank-of-job", action="store_true", help="used by this script itself")
     arguments = parser.parse_args()
     (FOLDER / "approximation").mkdir(parents=True, exist_ok=True)
     if arguments.rank_of_job:
         on_ranks(arguments.steps)
         return
-    for count in arguments.ranks:
+    for count in [] if arguments.collect else arguments.ranks:
         run_ranks(count, __file__, ["--rank-of-job", "--steps", str(arguments.steps)])
     rows, curves = collect(arguments.ranks)
     publish("approximation", rows)

@@ -278,6 +278,7 @@ def main() -> None:
     parser.add_argument("--config", default="vit_digits.yaml", help="a bundled one, or a file")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--collect", action="store_true", help="show the last runs again")
     parser.add_argument("--rank-of-job", action="store_true", help="used by this script itself")
     arguments = parser.parse_args()
     bundled = CONFIGS / arguments.config
@@ -289,10 +290,11 @@ def main() -> None:
         return
     load_settings(config, arguments.overrides)  # errors before a job starts
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.json"):
-        old.unlink()
-    options = ["--rank-of-job", "--config", str(config), "--seeds", str(arguments.seeds)]
-    run_ranks(arguments.ranks, __file__, [*options, *arguments.overrides])
+    if not arguments.collect:
+        for old in folder.glob("*.json"):
+            old.unlink()
+        options = ["--rank-of-job", "--config", str(config), "--seeds", str(arguments.seeds)]
+        run_ranks(arguments.ranks, __file__, [*options, *arguments.overrides])
     runs = collect(folder)
     publish(name, summary(runs))
     draw(runs, FOLDER / f"{name}.png")
