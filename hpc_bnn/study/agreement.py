@@ -36,7 +36,9 @@ class Mixture:
         names = list(self.others)
         shown = "; ".join(f"{name}: {self.others[name]}" for name in names[:SHOWN])
         more = f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        return f"mixed {self.what}: most points have {self.usual}, but {shown}{more}"
+        told = f"mixed {self.what}: most points have {self.usual}, but {shown}{more}"
+        advice = "; submit all points with one --nodelist, or mark them"
+        return told + (advice if self.what == "hosts" else "")
 
 
 def mixtures(outcomes: Sequence[Outcome]) -> list[Mixture]:

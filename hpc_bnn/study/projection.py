@@ -19,7 +19,7 @@ from hpc_bnn.losses.base import JointLoss
 from hpc_bnn.parallel.grid import divisors
 from hpc_bnn.study.collect import Row, is_fixed
 from hpc_bnn.study.points import scaled
-from hpc_bnn.study.step_model import Exchange, Host, StepModel, Work, fit, work_of
+from hpc_bnn.study.step_model import FEWEST, Exchange, Host, StepModel, Work, fit, work_of
 
 GRADIENT_BYTES = {"float32": 4, "bf16": 4, "float64": 8}
 
@@ -52,6 +52,8 @@ class Errors:
 
     def told(self) -> str:
         """Return them as text."""
+        if not self.count:
+            return "unknown: too few points"
         where = f" ({self.worst})" if self.worst else ""
         return f"median {self.median:.1%}, largest {self.largest:.1%}{where}, {self.count} points"
 
@@ -89,9 +91,7 @@ def measured(
         size /= 2
     loss = LOSSES[settings.loss.name](**settings.loss.options)
     joint = isinstance(loss, JointLoss) and settings.loss.exact
-    # Cores are those of CPUs: ranks on GPUs do not share them.
-    on_cpu = settings.train.device == "cpu" or str(first.get("device") or "cpu").startswith("cpu")
-    cores = float(first.get("cores") or math.inf) if on_cpu else math.inf
+    cores = float(first.get("cores") or math.inf)
     host = Host(cores, int(first.get("threads") or 1), size or 1.0, joint)
     return Measured(tuple(times), tuple(times.values()), host, tuple(exchanges), dict(given or {}))
 
@@ -102,7 +102,11 @@ def errors(model: StepModel, works: Sequence[Work], times: Sequence[float]) -> E
 
 
 def leave_one_out(points: Measured) -> tuple[Errors, list[StepModel]]:
-    """Predict each point from all others; return the errors and the fits."""
+    """Predict each point from all others; return the errors and the fits, none where the others are
+    too few.
+    """
+    if len(points.works) <= FEWEST:
+        return _errors([]), []
     fits = [points.fit(lambda work, left=work: work != left) for work in points.works]  # type: ignore[misc]
     found = [
         (work, model.predict(work) / time - 1)

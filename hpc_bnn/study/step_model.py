@@ -27,6 +27,7 @@ from hpc_bnn.study.nonnegative import Array, nonnegative_least_squares
 COMPUTE = ("fixed", "examples", "draw", "compute")
 WITHIN = ("latency", "payload")
 BETWEEN = ("latency_between", "payload_between")
+FEWEST = 3  # points of a fit
 # Contention of two ranks is at most that of one core for both.
 CONTENTIONS = np.linspace(0.0, 1.0, 101)
 
@@ -137,10 +138,12 @@ def fit(
     Raises
     ------
     ValueError
-        If there are fewer than three points.
+        If there are fewer than ``FEWEST`` points.
     """
-    if len(works) < 3:
-        raise ValueError(f"{len(works)} point(s): the model needs at least three; measure more")
+    if len(works) < FEWEST:
+        raise ValueError(
+            f"{len(works)} point(s): the model needs at least {FEWEST}; measure more of them"
+        )
     known = dict(given or {})
     best: tuple[float, float, Array, list[str], Array] | None = None
     together = {work.ranks_per_node for work in works}

@@ -51,7 +51,7 @@ def test_from_plan_to_projection(config: Path, tmp_path: Path) -> None:
     # The exchanges of two ranks are timed first.
     words = ("project", runs, "--measure", "--max-ranks", "64", "--hold-out", "2")
     measured = scaling(*words, cwd=tmp_path, ranks=2)
-    assert measured.status == 2 and "needs at least three" in measured.text  # one point is left
+    assert measured.status == 2 and "needs at least 3" in measured.text  # one point is left
     projected = scaling("project", runs, "--max-ranks", "64", cwd=tmp_path)
     assert projected.status == 0, projected.text
     assert "error leaving one point out: median" in projected.out

@@ -81,7 +81,7 @@ def test_plan_run_collect_plot(
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     assert hpc_bnn("scaling", "project", runs) == 2
-    assert "needs at least three" in capsys.readouterr().err
+    assert "needs at least 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

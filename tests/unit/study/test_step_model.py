@@ -95,7 +95,7 @@ def test_terms_of_one_rank_are_compute_only() -> None:
 
 
 def test_too_few_points() -> None:
-    with pytest.raises(ValueError, match="needs at least three"):
+    with pytest.raises(ValueError, match="needs at least 3"):
         fit([Work(1, 1, 1, 1, 1)], [1.0], LOCAL)
 
 
