@@ -21,6 +21,7 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
+import hpc_bnn.data._decode as _decode  # type: ignore[import-not-found]
 from hpc_bnn.data.era5.header import VariableHeader
 
 SANE = 1e28  # no normalised value is larger; what was never written is 1e36 over any std
@@ -116,8 +117,18 @@ class Affine:
     would change nothing.
     """
 
+    levels: int
+
     shift: NDArray[Any] | None
     factor: NDArray[np.float32] | None
+
+    @cached_property
+    def floats(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Both for L levels as float32 (L,), for raw numbers of that type."""
+        levels = self.levels
+        shift = np.zeros(levels) if self.shift is None else self.shift
+        factor = np.ones(levels) if self.factor is None else self.factor
+        return shift.astype(np.float32).reshape(-1), factor.astype(np.float32).reshape(-1)
 
 
 def affine(pack: Packing, mean: NDArray[np.float64], std: NDArray[np.float64]) -> Affine:
@@ -130,6 +141,7 @@ def affine(pack: Packing, mean: NDArray[np.float64], std: NDArray[np.float64]) -
         shift = shift.astype(np.float32)
     factor = (pack.scale / std).astype(np.float32)
     return Affine(
+        len(factor),
         shift.reshape(-1, 1, 1) if shift.any() else None,
         factor.reshape(-1, 1, 1) if (factor != 1).any() else None,
     )
@@ -142,12 +154,32 @@ def unpack(
     out: NDArray[np.float32],
     *,
     written: bool = False,
-) -> None:
+) -> bool:
     """Fill `out` (L, H, W) from raw numbers (L, H, W), which may be overwritten; missing values
-    become NaN.
+    become NaN. Tell whether all values are numbers smaller than `SANE`.
 
     written: take floats as written; values that never were then come out larger than `SANE`.
     """
+    if written and not pack.marks_missing and _plain(raw) and _plain(out):
+        sane: bool = _decode.floats(raw, *coefficients.floats, out, SANE)
+        return sane
+    _unpack(raw, pack, coefficients, out, written=written)
+    # Sums of channels show it, since what was never written has one sign in a channel.
+    return bool((np.abs(np.einsum("lhw->l", out)) < SANE).all())
+
+
+def _plain(values: NDArray[Any]) -> bool:
+    return values.dtype == np.float32 and values.dtype.isnative and values.flags.c_contiguous
+
+
+def _unpack(
+    raw: NDArray[Any],
+    pack: Packing,
+    coefficients: Affine,
+    out: NDArray[np.float32],
+    *,
+    written: bool,
+) -> None:
     if raw.dtype.kind == "i" and "u" in pack.dtype:  # _Unsigned
         raw = raw.view(raw.dtype.str.replace("i", "u"))
     missing = None

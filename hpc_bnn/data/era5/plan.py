@@ -79,27 +79,28 @@ def runs(
     return tuple(made)
 
 
-def place(raw: NDArray[Any], run: Run, out: NDArray[np.float32], *, written: bool) -> None:
+def place(raw: NDArray[Any], run: Run, out: NDArray[np.float32], *, written: bool) -> bool:
     """Decode raw numbers (L, H, W) as stored into their channels of `out` (C, H, W), in canonical
-    order; they may be overwritten.
+    order; they may be overwritten. Tell whether all are sane (`unpack`).
     """
     pack, turned = run.cut.part.packing, run.cut.part.file.orientation
     if run.as_stored and run.target is not None:
-        unpack(raw, pack, run.coefficients, out[run.target], written=written)
-        return
+        return unpack(raw, pack, run.coefficients, out[run.target], written=written)
     if turned.flip_rows:
         raw = raw[:, ::-1]
     if turned.flip_columns:
         raw = raw[:, :, ::-1]
     target = np.empty(raw.shape, np.float32) if run.target is None else out[run.target]
+    sane = True
     if turned.roll:
         west = raw.shape[2] - turned.roll
         for stored, placed in (
             (raw[:, :, turned.roll :], target[:, :, :west]),
             (raw[:, :, : turned.roll], target[:, :, west:]),
         ):
-            unpack(stored, pack, run.coefficients, placed, written=written)
+            sane &= unpack(stored, pack, run.coefficients, placed, written=written)
     else:
-        unpack(raw, pack, run.coefficients, target, written=written)
+        sane = unpack(raw, pack, run.coefficients, target, written=written)
     if run.target is None:
         out[list(run.positions)] = target
+    return sane

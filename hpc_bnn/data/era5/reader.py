@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.catalogue import Catalogue
 from hpc_bnn.data.era5.handles import Handles, library_lock
-from hpc_bnn.data.era5.packing import SANE
 from hpc_bnn.data.era5.part import read_cut
 from hpc_bnn.data.era5.plan import Run, grouped, place, runs
 
@@ -72,8 +71,8 @@ class Reader:
         """
         self._check(out)
         places = self._places(time_index)
-        self._fill(places, [out], written=True)
-        self._settle(places, time_index, out)
+        if not self._fill(places, [out], written=True):
+            self._settle(places, time_index, out)
 
     def read_all(self, time_indices: Sequence[int], outs: Sequence[NDArray[np.float32]]) -> None:
         """Do what `read` does for several steps, whose order does not matter: faster for small
@@ -88,9 +87,9 @@ class Reader:
         while steps:
             count = self._together([places for places, _, _ in steps])
             now, steps = steps[:count], steps[count:]
-            self._fill(now[0][0], [out for _, _, out in now], written=True)
-            for places, index, out in now:
-                self._settle(places, index, out)
+            if not self._fill(now[0][0], [out for _, _, out in now], written=True):
+                for places, index, out in now:
+                    self._settle(places, index, out)
 
     def static(self) -> NDArray[np.float32]:
         """Read the static fields (channels, H, W) in physical units; missing values are NaN."""
@@ -154,19 +153,21 @@ class Reader:
             ]
         return [(run, places[number][1]) for run, number in known]
 
-    def _fill(self, places: _Places, outs: Sequence[NDArray[np.float32]], *, written: bool) -> None:
-        """Read steps that are stored one after another, the first of them at `places`."""
+    def _fill(self, places: _Places, outs: Sequence[NDArray[np.float32]], *, written: bool) -> bool:
+        """Read steps that are stored one after another, the first of them at `places`; tell
+        whether nothing is missing, infinite or never written.
+        """
+        sane = True
         with np.errstate(over="ignore"):  # of the number that stands for "never written"
             for run, step in self._runs(places):
                 with library_lock():
                     raw = read_cut(run.cut, self._handles, step, count=len(outs))
                 for one, out in zip(raw, outs, strict=True):
-                    place(one, run, out, written=written)
+                    sane &= place(one, run, out, written=written)
+        return sane
 
     def _settle(self, places: _Places, time_index: int, out: NDArray[np.float32]) -> None:
-        """Find missing values in a step just read, and do with them what was asked for."""
-        if _sane(out):
-            return  # one look at all channels where nothing is missing
+        """Do with missing values of a step just read what was asked for."""
         self._fill(places, [out], written=False)
         if np.isinf(out).any():
             self._refuse(time_index, out)
@@ -190,15 +191,6 @@ class Reader:
             f"longitude {grid.longitude[column]:g}; expected none: set missing = 'mean' to fill "
             "them with the mean, leave the variable out, or repair the file"
         )
-
-
-def _sane(out: NDArray[np.float32]) -> bool:
-    """Tell, in one pass, that nothing is missing, infinite or never written.
-
-    Sums of channels show it, since what was never written has one sign in a channel.
-    """
-    sums = np.einsum("chw->c", out)
-    return bool((np.abs(sums) < SANE).all())
 
 
 def read(catalogue: Catalogue, time_index: int, out: NDArray[np.float32]) -> None:
