@@ -15,6 +15,7 @@ from hpc_bnn.study.plan_file import make_plan, read_plan, table, write_plan
 from hpc_bnn.study.projection import (
     assumptions,
     coefficients,
+    ends,
     errors,
     hold_out,
     leave_one_out,
@@ -108,7 +109,8 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
     )
     lines = [f"error {name}: {found.told()}" for name, found in told_errors.items()]
     lines += [*coefficients(model), *(f"assumed: {text}" for text in taken)]
-    return [*projection_table(projected), *crossing, *lines, f"{picture}"], 0
+    told_ends = ends(projected, options.max_ranks)
+    return [*projection_table(projected), *told_ends, *crossing, *lines, f"{picture}"], 0
 
 
 def _measure(channel: Channel, stored: Path) -> None:

@@ -211,6 +211,16 @@ def overtaking(
     return texts
 
 
+def ends(projected: Sequence[Projected], max_ranks: int) -> list[str]:
+    """Say for each kind where its problem is too small for more ranks."""
+    last = {entry.kind: entry.ranks for entry in projected}
+    return [
+        f"{kind}: beyond {ranks} ranks no S x D shares K and B equally (in doublings of ranks)"
+        for kind, ranks in last.items()
+        if 2 * ranks <= max_ranks
+    ]
+
+
 def assumptions(points: Measured, model: StepModel, ranks_per_node: int) -> list[str]:
     """Return what the projection takes for granted."""
     texts = []

@@ -14,6 +14,7 @@ from hpc_bnn.study.projection import (
     Measured,
     assumptions,
     candidates,
+    ends,
     hold_out,
     leave_one_out,
     measured,
@@ -85,6 +86,8 @@ def test_projected_grids_are_the_best_and_fit(study: Plan) -> None:
         assert sum(p.parts_s.values()) == pytest.approx(p.step_time_s)
     # 12 samples and 12 examples: 144 shares at most, on 1, 2, 4, 8 and 16 ranks.
     assert [p.ranks for p in found if p.kind == "fixed_samples"] == [1, 2, 4, 8, 16]
+    (text,) = [text for text in ends(found, 64) if text.startswith("fixed_samples")]
+    assert "beyond 16 ranks" in text
 
 
 def test_candidates() -> None:
