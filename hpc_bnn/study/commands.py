@@ -13,19 +13,21 @@ from hpc_bnn.study.launch import run_plan
 from hpc_bnn.study.outcomes import read_outcomes
 from hpc_bnn.study.plan_file import make_plan, read_plan, table, write_plan
 from hpc_bnn.study.projection import (
-    assumptions,
-    coefficients,
-    ends,
     errors,
     hold_out,
     leave_one_out,
     measured,
     overtaking,
     project,
-    projection_table,
     read_exchanges,
-    record,
     usual_ranks_per_node,
+)
+from hpc_bnn.study.projection_report import (
+    assumptions,
+    coefficients,
+    ends,
+    projection_table,
+    record,
 )
 from hpc_bnn.study.scaling_plots import plot_projection, plot_study
 from hpc_bnn.study.step_model import Exchange

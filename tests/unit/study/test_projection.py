@@ -12,17 +12,15 @@ from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.points import Point
 from hpc_bnn.study.projection import (
     Measured,
-    assumptions,
     candidates,
-    ends,
     hold_out,
     leave_one_out,
     measured,
     overtaking,
     project,
     read_exchanges,
-    record,
 )
+from hpc_bnn.study.projection_report import assumptions, ends, record
 from hpc_bnn.study.step_model import Exchange, Host, StepModel, Work
 
 COEFFICIENTS = {"fixed": 2e-3, "examples": 1e-4, "draw": 1e-3, "compute": 1e-4, "latency": 2e-4}
