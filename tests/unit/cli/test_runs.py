@@ -242,13 +242,18 @@ def test_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["step"] for row in metrics(run) if "loss" in row] == list(range(5))
     assert checkpoints(run) == ["step-00000005.pt"]
     assert hpc_bnn("evaluate", run) == 0
-    scores = read_json(run / "evaluation.json")["scores"]
+    evaluation = read_json(run / "evaluation.json")
+    scores = evaluation["scores"]
     assert scores["examples"] == 360
+    assert set(evaluation["foreign"]) == {"noise", "shuffled"}
+    assert all(0 <= of["auroc"] <= 1 for of in evaluation["foreign"].values())
     assert scores["accuracy"] > 0.2  # five steps: better than chance, 0.1
     assert set(scores) >= {"nll", "accuracy", "brier", "expected_calibration_error"}
     names = sorted(path.name for path in (run / "plots").iterdir())
     assert names == ["loss.png", "reliability.png"]
-    assert "accuracy" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "accuracy" in told
+    assert "shuffled: auroc" in told
 
 
 @pytest.mark.parametrize("loss", ["almost_fair_crps", "gaussian_moments"])
