@@ -1,5 +1,6 @@
 """A fault ends the job on all nodes, soon, with a message, and is not repeated by requeueing."""
 
+import re
 import signal
 import sys
 import time
@@ -48,7 +49,9 @@ def test_stuck_rank(train: Train, tmp_path: Path, fault: int, what: str) -> None
     job = train(TWO_BY_ONE, tmp_path / "run", FOR_EVER, "train.stall_timeout=6")
     job.said("step 2 of")
     assert_ends(job, job.signal_rank(1, fault), what)
-    assert "rank 0 of 2 has waited 6 s" in job.text, job.report()
+    # Where it is stuck decides: in an exchange, or in a reduction, which Horovod may end first.
+    said = r"rank 0 of 2 has waited (6 s for the others|12 s in a reduction)"
+    assert re.search(said, job.text), job.report()
 
 
 def test_full_disk(cluster: Cluster, train: Train, tmp_path: Path) -> None:
