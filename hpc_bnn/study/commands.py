@@ -28,6 +28,7 @@ from hpc_bnn.study.projection_report import (
     ends,
     projection_table,
     record,
+    warnings,
 )
 from hpc_bnn.study.scaling_plots import plot_projection, plot_study
 from hpc_bnn.study.step_model import Exchange
@@ -94,12 +95,14 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
     if options.hold_out:
         held = ", ".join(map(str, options.hold_out))
         told_errors[f"holding out {held} ranks"] = hold_out(points, options.hold_out)
+    doubts = warnings(rows, model, left_out)
     content = record(
         model,
         projected,
         errors={name: asdict(found) for name, found in told_errors.items()},
         overtaking=crossing,
         assumptions=taken,
+        warnings=doubts,
         **sizes,
     )
     write_json(plan.folder / "projection.json", content)
@@ -111,6 +114,7 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
     )
     lines = [f"error {name}: {found.told()}" for name, found in told_errors.items()]
     lines += [*coefficients(model), *(f"assumed: {text}" for text in taken)]
+    lines += [f"warning: {text}" for text in doubts]
     told_ends = ends(projected, options.max_ranks)
     return [*projection_table(projected), *told_ends, *crossing, *lines, f"{picture}"], 0
 

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hpc_bnn.study.projection import Measured, Projected
-from hpc_bnn.study.step_model import StepModel
+from hpc_bnn.study.collect import Row
+from hpc_bnn.study.projection import Errors, Measured, Projected
+from hpc_bnn.study.step_model import CONTENTIONS, StepModel
+
+GOOD_ERROR = 0.15
 
 
 def ends(projected: Sequence[Projected], max_ranks: int) -> list[str]:
@@ -16,6 +19,22 @@ def ends(projected: Sequence[Projected], max_ranks: int) -> list[str]:
         for kind, ranks in last.items()
         if 2 * ranks <= max_ranks
     ]
+
+
+def warnings(rows: Sequence[Row], model: StepModel, left_out: Errors) -> list[str]:
+    """Return what speaks against believing a projection."""
+    found = []
+    noisy = [row for row in rows if "noisy" in str(row["flags"])]
+    if noisy:
+        found.append(f"{len(noisy)} of {len(rows)} rows are noisy: measure on a quiet machine")
+    if left_out.count and left_out.median > GOOD_ERROR:
+        found.append(
+            f"points left out are predicted with a median error of {left_out.median:.0%}, above "
+            f"{GOOD_ERROR:.0%}: the model does not describe this study"
+        )
+    if model.contention >= CONTENTIONS[-1]:
+        found.append("contention is at its limit: two ranks are slower than one after the other")
+    return found
 
 
 def assumptions(points: Measured, model: StepModel, ranks_per_node: int) -> list[str]:

@@ -11,7 +11,13 @@ from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FormatStrFormatter,
+    LogLocator,
+    NullLocator,
+    ScalarFormatter,
+)
 
 from hpc_bnn.study.collect import PHASES, Row
 from hpc_bnn.study.outcomes import Outcome
@@ -173,7 +179,7 @@ def plot_projection(
         efficiency.plot(list(known), list(known.values()), marker, color=color, markersize=5)
     for axes in (time, efficiency):
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%d"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("ranks (points: measured, best grid)")
     time.set_yscale("log")

