@@ -90,7 +90,32 @@ def chunked(folder: Path) -> Path:
     return folder
 
 
-MAKES = {f.__name__: f for f in (new, turned, legacy, holes, absent, chunked)}
+def versions(folder: Path) -> Path:
+    """ERA5 and ERA5T along an axis of their own, each with holes where the other has values."""
+    with netCDF4.Dataset(folder / "a.nc", "w", format="NETCDF3_64BIT_OFFSET") as dataset:
+        axes = {
+            "time": hours(6) // 3600,
+            "expver": np.array([1, 5]),
+            "latitude": np.linspace(90, -90, 7),
+            "longitude": np.linspace(0, 330, 12),
+        }
+        for name, values in axes.items():
+            dataset.createDimension(name, len(values))
+            kind = "f8" if values.dtype.kind == "f" else "i4"
+            dataset.createVariable(name, kind, (name,))[:] = values
+        dataset.variables["time"].units = "hours since 1970-01-01"
+        dataset.variables["latitude"].units = "degrees_north"
+        dataset.variables["longitude"].units = "degrees_east"
+        v = dataset.createVariable("t2m", "f4", tuple(axes), fill_value=-1.0)
+        v.units = "K"
+        values = np.full(v.shape, -1.0)
+        for at, seconds in enumerate(hours(6)):
+            values[at, int(at in (3, 5))] = field("t2m", int(seconds))
+        v[:] = values
+    return folder
+
+
+MAKES = {f.__name__: f for f in (new, turned, legacy, holes, absent, chunked, versions)}
 
 
 @pytest.fixture(params=MAKES)
