@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +20,8 @@ from hpc_bnn.data.era5.cache.header import (
     read_request,
     request_of,
     sync_folder,
-    write_json,
+    to_json,
+    unwritable,
 )
 from hpc_bnn.data.era5.cache.records import Done
 from hpc_bnn.data.era5.cache.sources import fingerprints
@@ -53,20 +55,35 @@ def begin(
         clear(folder)
         return request, finished
     partial = partial_path(folder)
-    if partial.exists():
-        _require_same(
-            folder, read_request(partial), request, "was begun with other settings: it differs"
-        )
-    else:
-        there = sorted(p.name for p in folder.iterdir() if not p.name.endswith(".json.partial.new"))
+    if not partial.exists():
+        there = sorted(path.name for path in folder.iterdir())
         if there:
             raise ValueError(
                 f"{folder}: is not empty (it has {', '.join(there[:5])}) and holds no cache; give "
                 "a new folder"
             )
-        write_json(partial, request)
     held.append(_locked(partial, folder))
+    _write_or_compare(held[0], request, folder)
     return request, None
+
+
+def _write_or_compare(file: IO[bytes], request: Request, folder: Path) -> None:
+    """Write the request into the locked file, or compare it with the one that is there."""
+    partial = partial_path(folder)
+    file.seek(0)
+    if file.read().endswith(b"\n"):
+        _require_same(
+            folder, read_request(partial), request, "was begun with other settings: it differs"
+        )
+        return
+    try:
+        file.truncate(0)  # what is there was cut off
+        file.write(to_json(request))
+        file.flush()
+        os.fsync(file.fileno())
+        sync_folder(folder)
+    except OSError as error:
+        raise unwritable(error, partial) from error
 
 
 def _require_same(folder: Path, there: Request, wanted: Request, what: str) -> None:
@@ -79,7 +96,8 @@ def _require_same(folder: Path, there: Request, wanted: Request, what: str) -> N
 
 
 def _locked(partial: Path, folder: Path) -> IO[bytes]:
-    file = partial.open("rb")
+    """Open the file of the request, new if need be, for one job only."""
+    file = partial.open("a+b")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -141,9 +141,9 @@ def partial_path(folder: Path) -> Path:
     return folder / f"{HEADER}.partial"
 
 
-def write_json(path: Path, record: Request | Header) -> None:
-    """Write a record so that the file is there as a whole or not at all."""
-    write_whole(path, json.dumps(asdict(record), indent=None).encode() + b"\n")
+def to_json(record: Request | Header) -> bytes:
+    """Turn a record into one line of JSON; a line without its end was cut off."""
+    return json.dumps(asdict(record)).encode() + b"\n"
 
 
 def write_whole(path: Path, content: bytes) -> None:

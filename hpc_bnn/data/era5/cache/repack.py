@@ -29,7 +29,7 @@ from hpc_bnn.data.era5.cache.header import (
     Header,
     Request,
     header_path,
-    write_json,
+    to_json,
     write_whole,
 )
 from hpc_bnn.data.era5.cache.progress import Progress
@@ -214,7 +214,7 @@ class _Job:
             tuple(whole[at] for at in range(len(self._request.blocks))),
             zlib.crc32(content.getvalue()),
         )
-        write_json(header_path(self._folder), header)
+        write_whole(header_path(self._folder), to_json(header))
         clear(self._folder)
         return header
 

@@ -1,5 +1,6 @@
 """Whatever ends a job that writes a cache, the next one goes on and gives the same bytes."""
 
+import fcntl
 import logging
 import os
 import resource
@@ -231,6 +232,29 @@ def test_what_is_there_must_be_the_same(source: Path, tmp_path: Path) -> None:
         make(source, source)
     with pytest.raises(ValueError, match="dtype = 'int8': expected one of float32"):
         make(source, tmp_path / "other", "int8")
+
+
+def test_one_job_at_a_time(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    killed_at(lambda: make(source, folder), 20)
+    with (folder / "cache.json.partial").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="another job is repacking into this folder"):
+            make(source, folder)
+    make(source, folder)
+
+
+@pytest.mark.parametrize("size", [0, 10, 500])
+def test_a_request_that_was_cut_off_is_written_again(
+    source: Path, tmp_path: Path, size: int
+) -> None:
+    make(source, tmp_path / "whole")
+    folder = tmp_path / "cache"
+    killed_at(lambda: make(source, folder), 2)
+    request = folder / "cache.json.partial"
+    request.write_bytes(request.read_bytes()[:size])
+    make(source, folder)
+    assert content(folder) == content(tmp_path / "whole")
 
 
 def test_a_source_that_changes_meanwhile_is_refused(source: Path, tmp_path: Path) -> None:
