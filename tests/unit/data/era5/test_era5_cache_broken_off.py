@@ -89,7 +89,7 @@ def test_killed_at_any_call_it_goes_on(source: Path, tmp_path: Path, dtype: str)
         folder = tmp_path / f"cache{number}"
         died = killed_at(lambda folder=folder: make(source, folder, dtype), number)
         if died and not (folder / "cache.json").exists() and folder.exists():
-            with pytest.raises((FileNotFoundError, ValueError), match="not finished|no netCDF"):
+            with pytest.raises((FileNotFoundError, ValueError), match=r"not finished|no netCDF"):
                 catalogue(folder)
         make(source, folder, dtype)
         assert content(folder) == whole, number
@@ -228,7 +228,7 @@ def test_what_is_there_must_be_the_same(source: Path, tmp_path: Path) -> None:
     make(source, folder)
     with pytest.raises(ValueError, match="holds a cache that differs in dtype"):
         make(source, folder, "float16")
-    with pytest.raises(ValueError, match="is not empty .*and holds no cache"):
+    with pytest.raises(ValueError, match=r"is not empty .*and holds no cache"):
         make(source, source)
     with pytest.raises(ValueError, match="dtype = 'int8': expected one of float32"):
         make(source, tmp_path / "other", "int8")
