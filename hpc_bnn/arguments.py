@@ -6,7 +6,7 @@ from pathlib import Path
 
 import hpc_bnn
 
-ERA5_PATH = "a netCDF file, a folder, or a pattern in quotes"
+ERA5_PATH = "a netCDF file, a folder, a pattern in quotes, or a repacked folder"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -87,6 +87,24 @@ def _data_parsers(parser: argparse.ArgumentParser) -> None:
     tool.add_argument("--end", required=True, metavar="TIME", help="last time, included")
     tool.add_argument("--step-hours", type=_positive, required=True, help="of the tendencies")
     tool.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
+
+    tool = tools.add_parser("repack", help="rewrite fields as plain arrays, fast at any step")
+    _add_selection(tool)
+    tool.add_argument("--static", type=_names, help="such as lsm; all without time if left out")
+    tool.add_argument("--start", metavar="TIME", help="first time; the first there is if left out")
+    tool.add_argument("--end", metavar="TIME", help="last time, included")
+    tool.add_argument(
+        "--dtype",
+        choices=["float32", "float16", "int16"],
+        default="float32",
+        help="the short ones round; the errors are printed (%(default)s)",
+    )
+    tool.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    tool.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare FOLDER with PATH and its checksums; PATH = FOLDER: checksums only",
+    )
 
     tool = tools.add_parser("toy", help="write files of a made-up atmosphere, for trying things")
     tool.add_argument("folder", type=Path)

@@ -25,6 +25,7 @@ from hpc_bnn.data.era5 import (
     times,
     write_statistics,
 )
+from hpc_bnn.data.era5.cache.commands import repack_command, verify_command
 from hpc_bnn.data.toy_atmosphere import write_toy
 from hpc_bnn.parallel.comms import (
     SOLO,
@@ -251,6 +252,15 @@ def _data_statistics(options: argparse.Namespace, channel: Channel) -> int:
     return 0
 
 
+def _data_repack(options: argparse.Namespace, channel: Channel) -> int:
+    work = verify_command if options.verify else repack_command
+    lines, status = work(options, ChannelRanks(channel))
+    if channel.rank == 0:
+        for line in lines:
+            print(line)
+    return status
+
+
 def _data_toy(options: argparse.Namespace, channel: Channel) -> int:
     written = on_first(
         channel,
@@ -309,6 +319,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Channel], int]] = {
     "forecast": _forecast,
     "data check": _data_check,
     "data statistics": _data_statistics,
+    "data repack": _data_repack,
     "data toy": _data_toy,
     "doctor": _doctor,
     **dict.fromkeys(SCALING, _scaling),

@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from hpc_bnn.data.era5.header import Header, VariableHeader
 from hpc_bnn.data.era5.netcdf3 import read_netcdf3
 from hpc_bnn.data.forecast_header import CELL, forecast_header
+from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.data.source import FieldChannel
 
 WRITTEN = b"\x01"
@@ -92,7 +93,7 @@ def create_forecast(
         ) from None
     try:
         with file:
-            _put(file.fileno(), head[:4] + pack(">Q", members) + head[12:], 0)
+            put(file.fileno(), head[:4] + pack(">Q", members) + head[12:], 0)
             file.truncate(len(head) + members * record)
             header = read_netcdf3(str(partial))  # refuses short files, so this one is too long
             number, layout = header.variables["member"], _layout(header)
@@ -100,7 +101,7 @@ def create_forecast(
             file.truncate(layout.end + layout.cells)
             for member in range(members):
                 place = number.offset + member * number.strides[0]
-                _put(file.fileno(), pack(">i", member), place)
+                put(file.fileno(), pack(">i", member), place)
             os.fsync(file.fileno())
     except OSError as error:
         partial.unlink()
@@ -120,10 +121,7 @@ class ForecastFile:
     def __init__(self, path: Path) -> None:
         self._path = partial_path(path)
         self._layout = _opened(self._path)
-        flags = os.O_DSYNC if _on_nfs(self._path) else 0
-        self._file = open(  # noqa: SIM115  closed by close()
-            self._path, "r+b", buffering=0, opener=lambda name, mode: os.open(name, mode | flags)
-        )
+        self._file = os.fdopen(open_shared(self._path), "r+b", buffering=0)  # closed by close()
         self._written: set[int] = set()
 
     def write(self, member: int, lead: int, fields: NDArray[np.float32]) -> None:
@@ -162,7 +160,7 @@ class ForecastFile:
         for variable, field in zip(variables, fields, strict=True):
             place = variable.offset + member * variable.strides[0] + lead * variable.strides[1]
             try:
-                _put(self._file.fileno(), field.astype(">f4").tobytes(), place)
+                put(self._file.fileno(), field.astype(">f4").tobytes(), place)
             except OSError as error:
                 raise self._failure(error, f"variable '{variable.name}', {where}") from error
         self._written.add(member * leads + lead)
@@ -175,7 +173,7 @@ class ForecastFile:
             with self._file:
                 os.fsync(self._file.fileno())
                 for cell in sorted(self._written):
-                    _put(self._file.fileno(), WRITTEN, self._layout.end + cell)
+                    put(self._file.fileno(), WRITTEN, self._layout.end + cell)
                 os.fsync(self._file.fileno())
         except OSError as error:
             some = self._layout.names(sorted(self._written))
@@ -265,27 +263,3 @@ def _opened(partial: Path) -> _Layout:
             "before its finish; remove it and forecast again"
         )
     return layout
-
-
-def _put(descriptor: int, raw: bytes, place: int) -> None:
-    """Write in as many calls as it takes: one writes at most 2 GiB, and less on a full disk."""
-    view = memoryview(raw)
-    while view:
-        done = os.pwrite(descriptor, view, place)
-        view, place = view[done:], place + done
-
-
-def _on_nfs(path: Path) -> bool:
-    """Tell whether a file lies on NFS, as far as Linux says.
-
-    There a client may widen a write to the whole page in its memory, and so undo what another node
-    wrote beside it, unless the file is open with O_DSYNC (nfs_can_extend_write in fs/nfs/write.c).
-    """
-    device = path.stat().st_dev
-    key = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    rows = [line.partition(" - ") for line in mounts.splitlines()]
-    return any(row[0].split()[2] == key and row[2].startswith("nfs") for row in rows)

@@ -2,10 +2,12 @@
 
 `catalogue` finds what files hold, `describe` and `defects` say it, `Reader` and `read` give fields,
 `statistics` (or `tally`, `finish` for shares of it) what normalisation needs, `era5` and
-`source_of` the data set.
+`source_of` the data set; `repack` writes what they read into a cache, `verify` compares it.
 """
 
 from hpc_bnn.data.era5.assemble import catalogue
+from hpc_bnn.data.era5.cache.repack import repack
+from hpc_bnn.data.era5.cache.verify import verify
 from hpc_bnn.data.era5.calendar_fields import CALENDAR_CHANNELS, calendar
 from hpc_bnn.data.era5.catalogue import Catalogue, Channel
 from hpc_bnn.data.era5.era5 import era5, source_of
@@ -38,9 +40,11 @@ __all__ = [
     "no_tally",
     "read",
     "read_statistics",
+    "repack",
     "source_of",
     "statistics",
     "tally",
+    "verify",
     "within_range",
     "write_statistics",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
+from hpc_bnn.data.era5.cache.catalogue import cache_catalogue, is_cache
 from hpc_bnn.data.era5.catalogue import Catalogue, Channel
 from hpc_bnn.data.era5.consistency import differing_files, out_of_range, same_values
 from hpc_bnn.data.era5.files import find_files, read_header
@@ -31,15 +32,16 @@ def catalogue(
     *,
     variables: Sequence[str] = (),
     levels: Sequence[float] = (),
-    static: Sequence[str] = (),
+    static: Sequence[str] | None = (),
     member: int | None = None,
     strict: bool = True,
 ) -> Catalogue:
-    """Make the catalogue of the netCDF files of a file name, a folder or a pattern.
+    """Make the catalogue of the netCDF files of a file name, a folder or a pattern, or of a cache.
 
     variables: short names or aliases, or channels such as "z500"; everything where empty.
     levels: pressure levels in hPa of the variables that lie on levels.
-    static: fields without time, or of which the first time is taken, such as "lsm".
+    static: fields without time, or of which the first time is taken, such as "lsm"; None: all
+        without time.
     member: of files with an ensemble.
     strict: raise on any problem; else leave the file out and list it in `problems`.
 
@@ -50,6 +52,10 @@ def catalogue(
     ValueError
         With every problem, each naming the file and what to do.
     """
+    if is_cache(path):
+        return cache_catalogue(
+            path, variables=variables, levels=levels, static=static, member=member, strict=strict
+        )
     source = str(path)
     problems: list[str] = []
     notices: list[str] = []
@@ -60,11 +66,13 @@ def catalogue(
         if surveys:
             there = available(surveys)
             chosen = wanted(source, there, variables, levels, skipped)
-            fixed = [static_key(source, there, name, skipped) for name in static]
+            fixed = [static_key(source, there, name, skipped) for name in static or ()]
             builder = _Builder(source, surveys, handles, problems, notices)
             if not variables and not static:
                 fixed = [k for k in chosen if builder.is_timeless(k)]
                 chosen = [k for k in chosen if k not in fixed]
+            elif static is None:
+                fixed = [k for k in there if builder.is_timeless(k)]
             made = builder.build(chosen, fixed, skipped)
             problems += out_of_range(made, handles)
             problems += differing_files(made)

@@ -102,6 +102,19 @@ class Catalogue:
                 raise ValueError(missing_channel(self.source, name, there, self.skipped))
         return replace(self, channels=tuple(there[name] for name in wanted))
 
+    def between(self, start: int, end: int) -> Catalogue:
+        """Return the catalogue of the times in a range of seconds, both ends included."""
+        within = (self.times >= start) & (self.times <= end)
+        kept = {id(a): a[within] for c in self.channels for a in (c.part, c.step)}
+        return replace(
+            self,
+            times=self.times[within],
+            preliminary=self.preliminary[within],
+            channels=tuple(
+                replace(c, part=kept[id(c.part)], step=kept[id(c.step)]) for c in self.channels
+            ),
+        )
+
     def fingerprint(self) -> str:
         """Hash names and sizes of the files, channels and times: what statistics were made of."""
         digest = hashlib.sha256()

@@ -49,7 +49,7 @@ def era5(
 
     The headers of the files are read on one rank, statistics by all ranks together.
 
-    path: a netCDF file, a folder, or a pattern.
+    path: a netCDF file, a folder, a pattern, or a folder of `hpc-bnn data repack`.
     variables: short names or aliases ("t2m", "2m_temperature", "z"), or channels ("z500").
     step_hours: from a state to its target, and between the states of the history.
     train, validation, test: first and last time, both included; a date means its whole day. A

@@ -131,15 +131,25 @@ class Affine:
         return shift.astype(np.float32).reshape(-1), factor.astype(np.float32).reshape(-1)
 
 
-def affine(pack: Packing, mean: NDArray[np.float64], std: NDArray[np.float64]) -> Affine:
-    """Compute the coefficients for channels of mean and std (L,); 0 and 1 for physical values."""
-    shift: NDArray[Any] = np.asarray((mean - pack.offset) / pack.scale, np.float64)
+def affine(
+    pack: Packing,
+    mean: NDArray[np.float64],
+    std: NDArray[np.float64],
+    *,
+    scaling: tuple[NDArray[np.float64], ...] | None = None,
+) -> Affine:
+    """Compute the coefficients for channels of mean and std (L,); 0 and 1 for physical values.
+
+    scaling: scale and offset (L,) of each, in place of those of `pack`.
+    """
+    scale, offset = scaling or (pack.scale, pack.offset)
+    shift: NDArray[Any] = np.asarray((mean - offset) / scale, np.float64)
     dtype = np.dtype(pack.dtype)
     if (
         dtype.itemsize <= 2 or dtype.newbyteorder("=") == np.float32
     ):  # wider numbers are subtracted in float64
         shift = shift.astype(np.float32)
-    factor = (pack.scale / std).astype(np.float32)
+    factor = (scale / std).astype(np.float32)
     return Affine(
         len(factor),
         shift.reshape(-1, 1, 1) if shift.any() else None,

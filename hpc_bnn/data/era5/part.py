@@ -17,6 +17,7 @@ from hpc_bnn.data.era5.packing import Packing
 # Steps are read together up to this many bytes: beyond, the numbers leave the cache of a core
 # before they are decoded, and the cost of a call no longer matters.
 TOGETHER_BYTES = 1 << 20
+MAPPED = ("netCDF-3", "cache")  # formats that are read through a memory map
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Part:
     axes: role of each dimension: "time", "level", "version", "latitude", "longitude", or "fixed".
     fixed: index along each dimension, used where the role is "fixed".
     version_of: legacy files only: index along the version axis for each stored time.
-    offset, strides: netCDF-3 only, as in `VariableHeader`.
+    offset, strides: netCDF-3 and caches only, as in `VariableHeader`.
+    scaling: scale and offset of each level, in place of the one of `packing`.
     """
 
     file: File
@@ -51,6 +53,7 @@ class Part:
     version_of: NDArray[np.int8] | None
     offset: int
     strides: tuple[int, ...]
+    scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def axis(self, role: str) -> int | None:
         """Return the position of an axis, None where the variable has none."""
@@ -116,7 +119,7 @@ def read_cut(
     """Read raw numbers (T, L, H, W) of `count` stored steps from `step` on, rows and columns as
     stored; more than one only where `most_steps` says so.
 
-    Must be called under `library_lock()`. netCDF-3: a view of the mapped file, read when used.
+    Must be called under `library_lock()`. Mapped formats: a view of the file, read when used.
     """
     part = one.part
     steps = step if count == 1 else slice(step, step + count)
@@ -129,7 +132,7 @@ def read_cut(
             assert part.version_of is not None
             place[one.version] = int(part.version_of[step]) if version is None else version
         index = tuple(place)
-    if part.file.format == "netCDF-3":
+    if part.file.format in MAPPED:
         memory = handles.memory(part.file.path, part.file.size)
         raw = view(memory, part.raw_dtype, part.shape, part.offset, part.strides)[index]
     else:

@@ -21,7 +21,7 @@ from hpc_bnn.data.era5.part import Cut, Part, cut
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Channels of one variable that always lie in the same parts and steps."""
+    """Channels that always lie in the same parts and steps: levels of a variable, or of a cache."""
 
     channels: tuple[Channel, ...]
     positions: tuple[int, ...]
@@ -44,9 +44,9 @@ class Run:
 
 def grouped(channels: tuple[Channel, ...]) -> tuple[Group, ...]:
     """Sort channels into groups, keeping their positions."""
-    found: dict[tuple[str, int, int], list[int]] = {}
+    found: dict[tuple[int, int], list[int]] = {}
     for position, channel in enumerate(channels):
-        key = (channel.variable, id(channel.part), id(channel.step))
+        key = (id(channel.part), id(channel.step))
         found.setdefault(key, []).append(position)
     return tuple(Group(tuple(channels[p] for p in ps), tuple(ps)) for ps in found.values())
 
@@ -68,7 +68,13 @@ def runs(
     made = []
     for run in neighbours:
         positions = tuple(position for _, position in run)
-        coefficients = affine(part.packing, mean[list(positions)], std[list(positions)])
+        coefficients = affine(
+            part.packing,
+            mean[list(positions)],
+            std[list(positions)],
+            scaling=part.scaling
+            and tuple(np.array(values[run[0][0] : run[-1][0] + 1]) for values in part.scaling),
+        )
         first, last = positions[0], positions[-1]
         in_order = positions == tuple(range(first, last + 1))
         target = slice(first, last + 1) if in_order else None

@@ -1,0 +1,83 @@
+"""The files a cache was made of: recorded with it, compared when it is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hpc_bnn.data.era5.files import find_files
+
+END_BYTES = 1 << 16  # the first and last so many bytes of a file are hashed: its header and size
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """Identify the content of a file without reading all of it.
+
+    path: absolute. mtime_ns: of its last change. ends: hash of its first and last bytes.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    ends: str
+
+
+def fingerprint(path: str | Path) -> SourceFile:
+    """Identify a file as it is now."""
+    full = os.path.abspath(path)  # noqa: PTH100  links are kept: they may be what stays
+    digest = hashlib.blake2b(digest_size=16)
+    with Path(full).open("rb") as file:
+        state = os.fstat(file.fileno())
+        digest.update(file.read(END_BYTES))
+        file.seek(max(0, state.st_size - END_BYTES))
+        digest.update(file.read(END_BYTES))
+    return SourceFile(full, state.st_size, state.st_mtime_ns, digest.hexdigest())
+
+
+def fingerprints(path: str | Path) -> tuple[SourceFile, ...]:
+    """Identify all files of a path as `catalogue` takes it."""
+    return tuple(fingerprint(one) for one in find_files(path))
+
+
+def changes(source: str, recorded: Sequence[SourceFile]) -> list[str] | None:
+    """Say what happened to the files since they were recorded; None if none is here any more.
+
+    source: the path that all files are found by.
+    """
+    there = {one.path: one for one in recorded}
+    if not any(Path(path).exists() for path in there):
+        return None
+    found = []
+    for path, before in there.items():
+        try:
+            now = fingerprint(path)
+        except FileNotFoundError:
+            found.append(f"{path} is gone")
+            continue
+        except OSError as error:
+            found.append(f"{path} cannot be read ({error.strerror})")
+            continue
+        if now.size != before.size:
+            found.append(f"{path} has {now.size} bytes, it had {before.size}")
+        elif now.ends != before.ends:
+            found.append(f"{path} has other content")
+        elif now.mtime_ns != before.mtime_ns:
+            found.append(
+                f"{path} was written at {_when(now.mtime_ns)}, it was last written at "
+                f"{_when(before.mtime_ns)}"
+            )
+    try:
+        listed = [os.path.abspath(path) for path in find_files(source)]  # noqa: PTH100
+    except FileNotFoundError:
+        listed = []
+    found += [f"{path} was added" for path in listed if path not in there]
+    return found
+
+
+def _when(mtime_ns: int) -> str:
+    return f"{datetime.fromtimestamp(mtime_ns / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
