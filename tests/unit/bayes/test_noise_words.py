@@ -163,6 +163,7 @@ def test_purposes_keep_their_published_numbers() -> None:
         "AUGMENTATION": 3,
         "DROPOUT": 4,
         "OBSERVATION": 5,
+        "FOREIGN": 6,
     }
 
 

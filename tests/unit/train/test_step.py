@@ -17,6 +17,7 @@ from hpc_bnn.losses.base import SeparableLoss
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.passes import Passes
+from hpc_bnn.train.phases import Phases
 from hpc_bnn.train.step import Step
 
 
@@ -275,6 +276,7 @@ def passes_on(grid: Grid, views: str, *, dropout: float = 0.0) -> Passes:
         augment=Jitter(0.5),
         views=views,  # type: ignore[arg-type]
         precision="float64",
+        phases=Phases(torch.device("cpu")),
     )
 
 
