@@ -1,7 +1,7 @@
 """Step time and memory of hb.Step beside other ways to train the same Bayesian network.
 
     pip install --no-deps torch-blue==1.1.0 bayesian-torch==0.5.0
-    python tests/bench/peers.py                       three networks, twenty minutes
+    python tests/bench/peers.py                       three networks, a quarter of an hour
     python tests/bench/peers.py mlp --rounds 20
     python tests/bench/peers.py --no-memory           times only
 
@@ -19,6 +19,7 @@ error.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -33,15 +34,8 @@ import torch
 from contenders import adam
 from interleave import interleave, spread
 from networks import Task, mlp
-from peer_models import (
-    BayesianTorch,
-    Deterministic,
-    HpcBnn,
-    OptimizerOf,
-    Peer,
-    PlainTorch,
-    TorchBlue,
-)
+from peer_libraries import BayesianTorch, TorchBlue
+from peer_models import Deterministic, HpcBnn, OptimizerOf, Peer, PlainTorch
 from report import FOLDER, Row, Target, publish
 from torch import distributed
 
@@ -65,7 +59,7 @@ def vit() -> Task:
 
 
 def swin() -> Task:
-    """Return the SWIN transformer of the demo, 0.9 million weights, on 4 states of 32 x 64.
+    """Return the SWIN transformer of the demo, 0.6 million weights, on 4 states of 32 x 64.
 
     Its loss is the Gaussian NLL here, not the CRPS, which peers do not have.
     """
@@ -167,8 +161,8 @@ def peak_mib(contender: str, network: str, measure: str) -> float:
     return int(done.stdout.split()[-1]) / memory.MIB
 
 
-def measure(network: str, findings: dict[str, Row], *, rounds: int, with_memory: bool) -> list[Row]:
-    """Time the contenders of one network, publish them as ``peers-NETWORK`` and return the rows."""
+def measure(network: str, findings: dict[str, Row], *, rounds: int, with_memory: bool) -> None:
+    """Time the contenders of one network and publish them as ``peers-NETWORK``."""
     workload = WORKLOADS[network]
     steps, errors = runnable(workload)
     timings = interleave(steps, rounds=rounds, warmup=1)
@@ -192,7 +186,16 @@ def measure(network: str, findings: dict[str, Row], *, rounds: int, with_memory:
             }
         rows.append(row | findings.get(name, {}) | {"error": errors.get(name, "")})
     publish(f"peers-{network}", rows, targets(rows))
-    return rows
+
+
+def published() -> dict[str, list[Row]]:
+    """Return the newest rows of each network that has been measured."""
+    files = {network: FOLDER / f"peers-{network}.json" for network in WORKLOADS}
+    return {
+        network: json.loads(path.read_text())["rows"]
+        for network, path in files.items()
+        if path.is_file()
+    }
 
 
 def targets(rows: list[Row]) -> list[Target]:
@@ -284,13 +287,9 @@ def main() -> None:
             parser.error(f"{network}: expected one of {', '.join(WORKLOADS)}")
     with process_group():
         findings = examined()
-        tables = {
-            network: measure(
-                network, findings, rounds=arguments.rounds, with_memory=not arguments.no_memory
-            )
-            for network in arguments.networks or list(WORKLOADS)
-        }
-    draw(tables, FOLDER / "peers.png")
+        for network in arguments.networks or list(WORKLOADS):
+            measure(network, findings, rounds=arguments.rounds, with_memory=not arguments.no_memory)
+    draw(published(), FOLDER / "peers.png")
     print(f"picture: {FOLDER / 'peers.png'}")
 
 

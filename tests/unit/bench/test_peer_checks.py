@@ -6,15 +6,8 @@ import peer_checks
 import pytest
 import torch
 from networks import NUM_EXAMPLES, Task
-from peer_models import (
-    BayesianTorch,
-    HpcBnn,
-    OptimizerOf,
-    Peer,
-    PlainTorch,
-    Reparametrised,
-    TorchBlue,
-)
+from peer_libraries import BayesianTorch, TorchBlue
+from peer_models import HpcBnn, OptimizerOf, Peer, PlainTorch, Reparametrised
 from peers import process_group
 from torch import Tensor, nn
 from torch.nn import functional
