@@ -34,10 +34,15 @@ class EnergyMeter:
             self._counters += _gpu_counter(str(torch.cuda.get_device_properties(device).uuid))
 
     def read(self) -> float | None:
-        """Return the joules since the meter was made; None where there is no counter."""
-        if not self._counters:
+        """Return the joules since the meter was made; None where there is no counter, or one of
+        them failed since: no run ends for that.
+        """
+        try:
+            joules = [counter.read() for counter in self._counters]
+        except (OSError, ValueError):
+            self._counters = []
             return None
-        return sum(counter.read() for counter in self._counters)
+        return sum(joules) if joules else None
 
 
 class _Counter:

@@ -103,10 +103,12 @@ def summarise(
     )
     summed = world.world.all_reduce(middles, reduction="sum", name="summary of phases")
     phases_s = dict(zip(phases, (summed / world.grid.world_size).tolist(), strict=True))
+    metered = world.node_rank == 0 or world.device.type == "cuda"
     machines = world.world.gather_objects(
-        (platform.node(), device_name(world.device), energy_j), name="summary of machines"
+        (platform.node(), device_name(world.device), [energy_j] if metered else []),
+        name="summary of machines",
     )
-    joules = [energy for _, _, energy in machines if energy is not None]
+    joules = [energy for _, _, own in machines for energy in own]
     return {
         "steps": steps,
         "final_loss": final_loss,
@@ -124,7 +126,8 @@ def summarise(
         "communication_share": share,
         "data_wait_share": data_share,
         "phases_s": phases_s,
-        "energy_j": sum(joules) if joules else None,
+        # Of some nodes only it would be half a figure.
+        "energy_j": None if None in joules else sum(joules),
         "hosts": sorted({host for host, _, _ in machines}),
         "device": ", ".join(sorted({device for _, device, _ in machines})),
         "validation": validation,

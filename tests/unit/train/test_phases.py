@@ -95,3 +95,15 @@ def test_no_energy_without_every_counter(tmp_path: Path) -> None:
     assert EnergyMeter(cpu, packages=False, powercap=tmp_path).read() is None
     package(tmp_path, "intel-rapl:1", 5).unlink()
     assert EnergyMeter(cpu, packages=True, powercap=tmp_path).read() is None
+
+
+def test_a_counter_that_fails_during_the_run_ends_the_figure_and_not_the_run(
+    tmp_path: Path,
+) -> None:
+    counter = package(tmp_path, "intel-rapl:0", 5)
+    meter = EnergyMeter(torch.device("cpu"), packages=True, powercap=tmp_path)
+    assert meter.read() == 0.0
+    counter.unlink()
+    assert meter.read() is None
+    counter.write_text("7\n")
+    assert meter.read() is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -216,15 +217,4 @@ def _channel(
     step: NDArray[np.int32],
     level_index: dict[int, int],
 ) -> Channel:
-    return Channel(
-        name=cached.name,
-        variable=cached.variable,
-        level_hpa=cached.level_hpa,
-        units=cached.units,
-        standard_name=cached.standard_name,
-        long_name=cached.long_name,
-        vector=cached.vector,
-        part=part,
-        step=step,
-        level_index=level_index,
-    )
+    return Channel(**asdict(cached), part=part, step=step, level_index=level_index)
