@@ -9,6 +9,7 @@ With ``keep`` the term exp(log_sigma) * eps of the forward pass is held until ba
 array of the size of the weights for one noise pass less.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hpc_bnn.bayes.flat import flatten, unflatten
 from hpc_bnn.bayes.noise import Purpose, Stream, backend
 
 
@@ -50,14 +52,23 @@ def draw(mu: Tensor, log_sigma: Tensor, draws: Draws, offset: int) -> Tensor:
     The noise belongs to the position of an element in C order, whatever the memory format of
     ``mu``.
     """
-    weights: Tensor = _Draw.apply(mu, log_sigma, draws, offset)  # type: ignore[no-untyped-call]
+    (weights,) = draw_together([mu], [log_sigma], draws, offset)
+    return weights
+
+
+def draw_together(
+    mus: Sequence[Tensor], log_sigmas: Sequence[Tensor], draws: Draws, offset: int
+) -> tuple[Tensor, ...]:
+    """Return the drawn weights (S, *mu.shape) of tensors whose noise follows on each other."""
+    weights: tuple[Tensor, ...] = _Draw.apply(draws, offset, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
     return weights
 
 
 class _Draw(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mu: Tensor, log_sigma: Tensor, draws: Draws, offset: int) -> Tensor:
-        mu, log_sigma = mu.contiguous(), log_sigma.contiguous()
+    def forward(ctx: Any, draws: Draws, offset: int, *parameters: Tensor) -> tuple[Tensor, ...]:
+        mus, log_sigmas = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
+        mu, log_sigma = flatten(mus), flatten(log_sigmas)
         streams = draws.streams()
         out = mu.new_empty((len(streams), *mu.shape))
         kept = torch.empty_like(out) if draws.keep else None
@@ -71,24 +82,34 @@ class _Draw(torch.autograd.Function):
                 if keep is not None:
                     keep.copy_(shift)
         ctx.streams, ctx.offset, ctx.kept = streams, offset, kept
-        ctx.save_for_backward(log_sigma)
-        return out
+        ctx.save_for_backward(*log_sigmas)
+        return tuple(unflatten(out, [mu.shape for mu in mus]))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad = grads[0].contiguous()
-        (log_sigma,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        log_sigmas = ctx.saved_tensors
+        grad = flatten(grads, samples=True)
         if ctx.kept is not None:
-            pulled, ctx.kept = ctx.kept.mul_(grad), None
-            return _over_samples(grad), _over_samples(pulled), None, None
-        total = torch.empty_like(log_sigma)
-        _pull(total, grad[0], log_sigma, ctx.streams[0], ctx.offset)
-        for i in range(1, len(ctx.streams)):
-            part = torch.empty_like(log_sigma)
-            _pull(part, grad[i], log_sigma, ctx.streams[i], ctx.offset)
-            total += part
-        return _over_samples(grad), total, None, None
+            pulled, ctx.kept = _over_samples(ctx.kept.mul_(grad)), None
+        else:
+            pulled = _pulled(grad, flatten(log_sigmas), ctx.streams, ctx.offset)
+        shapes = [log_sigma.shape for log_sigma in log_sigmas]
+        to_mus, to_log_sigmas = unflatten(_over_samples(grad), shapes), unflatten(pulled, shapes)
+        return None, None, *to_mus, *to_log_sigmas
+
+
+def _pulled(
+    grad: Tensor, log_sigma: Tensor, streams: Sequence[tuple[Stream, float]], offset: int
+) -> Tensor:
+    """Return the gradient of log_sigma (N,), summed over the samples of ``grad`` (S, N)."""
+    total = torch.empty_like(log_sigma)
+    _pull(total, grad[0], log_sigma, streams[0], offset)
+    for i in range(1, len(streams)):
+        part = torch.empty_like(log_sigma)
+        _pull(part, grad[i], log_sigma, streams[i], offset)
+        total += part
+    return total
 
 
 def _over_samples(grad: Tensor) -> Tensor:

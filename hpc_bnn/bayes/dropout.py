@@ -42,6 +42,14 @@ _GENERATED = frozenset(
 )
 
 
+def generator_states(device: torch.device) -> list[bytes]:
+    """Return the states of torch's own generators: they move where a layer takes numbers there."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return [state.numpy().tobytes() for state in states]
+
+
 class KeyedDropout(TorchFunctionMode):
     """Replace the dropout of one forward pass by keyed masks.
 

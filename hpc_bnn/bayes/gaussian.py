@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from hpc_bnn.bayes.draw import Draws, draw
+from hpc_bnn.bayes.draw import Draws, draw_together
+from hpc_bnn.bayes.flat import flatten, groups, unflatten
 from hpc_bnn.bayes.noise import Purpose
 from hpc_bnn.bayes.selection import fan_in, random_names
 
@@ -96,21 +97,22 @@ class Gaussian(nn.Module):
                 for name, mu in mus.items()
             }
         )
-        self._tau = {
-            name: 1 / math.sqrt(fan_in(module, name))
-            if prior_sigma == "fan_in"
-            else float(prior_sigma)
+        self._taus = [
+            1 / math.sqrt(fan_in(module, name)) if prior_sigma == "fan_in" else float(prior_sigma)
             for name in self.names
-        }
+        ]
         sizes = (mu.numel() for mu in mus.values())
-        self._offsets = dict(zip(self.names, accumulate(sizes, initial=0), strict=False))
+        self._owners = [
+            (module.get_submodule(path), name)
+            for path, _, name in (name.rpartition(".") for name in self.names)
+        ]
+        self._offsets = list(accumulate(sizes, initial=0))
 
-    def _random(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Yield name, mu and log_sigma of each random weight."""
-        for name in self.names:
-            # Looked up anew: Module.to() may have replaced the parameter that was there at the
-            # start.
-            yield name, self.module.get_parameter(name), self.log_sigma[_key(name)]
+    def _random(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return mu and log_sigma of the random weights."""
+        # Looked up anew: Module.to() may have replaced the parameters that were there at the start.
+        mus: list[Tensor] = [getattr(layer, name) for layer, name in self._owners]
+        return mus, [getattr(self.log_sigma, _key(name)) for name in self.names]
 
     def draws(self, step: int, samples: Sequence[int], purpose: Purpose = Purpose.WEIGHTS) -> Draws:
         """Name the weight samples of global indices ``samples`` at ``step``."""
@@ -118,10 +120,12 @@ class Gaussian(nn.Module):
 
     def draw(self, draws: Draws) -> dict[str, Tensor]:
         """Return the drawn weights by name, each (S, *shape)."""
-        return {
-            name: draw(mu, log_sigma, draws, self._offsets[name])
-            for name, mu, log_sigma in self._random()
-        }
+        mus, log_sigmas = self._random()
+        weights: list[Tensor] = []
+        for group in groups(mus, [None] * len(mus)):
+            offset = self._offsets[group.start]
+            weights += draw_together(mus[group], log_sigmas[group], draws, offset)
+        return dict(zip(self.names, weights, strict=True))
 
     def forward(self, x: Tensor, draws: Draws, *, views: bool = False) -> Tensor:
         """Return the outputs (S, B, ...) of the module on drawn weights.
@@ -150,12 +154,12 @@ class Gaussian(nn.Module):
 
     def kl(self) -> Tensor:
         """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""
-        total: Tensor | None = None
-        for name, mu, log_sigma in self._random():
-            term: Tensor = _KL.apply(mu, log_sigma, self._tau[name], self.temperature)  # type: ignore[no-untyped-call]
-            total = term if total is None else total + term
-        assert total is not None
-        return total
+        mus, log_sigmas = self._random()
+        terms: list[Tensor] = [
+            _KL.apply(self._taus[group.start], self.temperature, *mus[group], *log_sigmas[group])  # type: ignore[no-untyped-call]
+            for group in groups(mus, self._taus)
+        ]
+        return torch.stack(terms).sum()
 
     @torch.no_grad()
     def predict(
@@ -216,14 +220,15 @@ def _key(name: str) -> str:
 
 
 class _KL(torch.autograd.Function):
-    """E_q[-log p] - T H(q) of one tensor, with its closed-form gradient: two passes where autograd
-    takes eight.
+    """E_q[-log p] - T H(q) of tensors with one tau, with its closed-form gradient: two passes where
+    autograd takes eight.
     """
 
     @staticmethod
-    def forward(ctx: Any, mu: Tensor, log_sigma: Tensor, tau: float, temperature: float) -> Tensor:
-        ctx.save_for_backward(mu, log_sigma)
+    def forward(ctx: Any, tau: float, temperature: float, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
         ctx.tau, ctx.temperature = tau, temperature
+        mu, log_sigma = _halves(parameters)
         # In float64: the sums of a large network are far larger than their difference.
         scratch = log_sigma.mul(2).exp_()
         squares = scratch.sum(dtype=torch.float64)
@@ -234,8 +239,16 @@ class _KL(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        mu, log_sigma = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        mu, log_sigma = _halves(ctx.saved_tensors)
+        shapes = [part.shape for part in ctx.saved_tensors[: len(ctx.saved_tensors) // 2]]
         scale = grads[0] / ctx.tau**2
         to_log_sigma = log_sigma.mul(2).exp_().mul_(scale).sub_(grads[0] * ctx.temperature)
-        return mu * scale, to_log_sigma, None, None
+        to_mus, to_log_sigmas = unflatten(mu * scale, shapes), unflatten(to_log_sigma, shapes)
+        return None, None, *to_mus, *to_log_sigmas
+
+
+def _halves(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mu and log_sigma (N,) of all tensors."""
+    count = len(parameters) // 2
+    return flatten(parameters[:count]), flatten(parameters[count:])

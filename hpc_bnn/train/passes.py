@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.dropout import KeyedDropout
+from hpc_bnn.bayes.dropout import KeyedDropout, generator_states
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.parallel.world import World
@@ -74,16 +74,30 @@ class Passes:
         self._posterior, self._world = posterior, world
         self._augment, self._views, self._precision = augment, views, precision
         self._phases = phases
-        self._refuse_batched_dropout()
+        self._drops = self._has_dropout()
 
     def run(self, x: Tensor, step: int, part: range) -> Tensor:
         """Return the outputs (S, B, ...) of one pass over ``x`` (B, ...)."""
         examples = len(x)
         x, views = self._augmented(x, step, part)
-        with self._dropout(step, part, examples), self._autocast():
-            with self._phases.within("draw"):
-                weights = self._posterior.draw(self._posterior.draws(step, part))
-            return self._posterior.apply_weights(x, weights, views=views)
+        with self._phases.within("draw"):
+            weights = self._posterior.draw(self._posterior.draws(step, part))
+
+        def forward() -> Tensor:
+            with self._autocast():
+                return self._posterior.apply_weights(x, weights, views=views)
+
+        if len(part) > 1:
+            return forward()  # torch.vmap refuses random layers
+        if not self._drops:
+            # KeyedDropout looks at every call of the network, a tenth of a small one's time.
+            before = generator_states(x.device)
+            outputs = forward()
+            self._drops = generator_states(x.device) != before
+        if self._drops:
+            with self._dropout(step, part[0], examples):
+                outputs = forward()
+        return outputs
 
     def first_draw(self, step: int) -> Tensor:
         """Return the first weights that this rank draws at ``step``."""
@@ -109,12 +123,8 @@ class Passes:
             x, uniforms(stream, (len(x), count), offset=first * count, device=x.device)
         )
 
-    def _dropout(
-        self, step: int, part: range, examples: int
-    ) -> contextlib.AbstractContextManager[object]:
-        if len(part) > 1:
-            return contextlib.nullcontext()  # a network with dropout never gets here
-        stream = Stream(self._posterior.seed, Purpose.DROPOUT, step, part[0])
+    def _dropout(self, step: int, sample: int, examples: int) -> KeyedDropout:
+        stream = Stream(self._posterior.seed, Purpose.DROPOUT, step, sample)
         first = self._world.grid.data_rank * examples
         return KeyedDropout(stream, examples=examples, first_example=first)
 
@@ -123,7 +133,7 @@ class Passes:
             return contextlib.nullcontext()
         return torch.autocast(self._world.device.type, dtype=torch.bfloat16)
 
-    def _refuse_batched_dropout(self) -> None:
+    def _has_dropout(self) -> bool:
         drops = [
             name
             for name, layer in self._posterior.module.named_modules()
@@ -134,3 +144,4 @@ class Passes:
                 f"posterior.samples_per_pass: {drops[0]} is dropout, which needs the weight "
                 "samples one at a time; set samples_per_pass to 1"
             )
+        return bool(drops)

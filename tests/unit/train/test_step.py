@@ -1,6 +1,8 @@
 """The training step on one process: gradients against direct computation, and what it refuses."""
 
 import math
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.func import functional_call
 from toy_step import BATCH, LOSSES, NUM_EXAMPLES, Toy, alone, batch, posterior_of
 
 from hpc_bnn import losses
+from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data.augment import Jitter
 from hpc_bnn.losses.axis import LocalAxis
@@ -268,13 +271,17 @@ def test_views_do_not_depend_on_samples_per_pass(loss: str, views: str) -> None:
 
 def passes_on(grid: Grid, views: str, *, dropout: float = 0.0) -> Passes:
     posterior = posterior_of(losses.gaussian_nll(), dropout=dropout)
+    return passes_of(posterior, grid, augment=Jitter(0.5), views=views)
+
+
+def passes_of(posterior: Gaussian, grid: Grid, **options: Any) -> Passes:
+    given: dict[str, Any] = {"augment": None, "views": "shared", **options}
     return Passes(
         posterior,
         World(grid, torch.device("cpu")),
         samples=6,
         samples_per_pass=1,
-        augment=Jitter(0.5),
-        views=views,  # type: ignore[arg-type]
+        **given,
         precision="float64",
         phases=Phases(torch.device("cpu")),
     )
@@ -295,6 +302,45 @@ def test_outputs_of_all_ranks_are_those_of_one(grid: tuple[int, int], views: str
         outputs = torch.cat([passes.run(x[list(part)], 5, p) for p in passes.parts])
         mine = expected[samples.start : samples.stop, part.start : part.stop]
         assert torch.allclose(outputs, mine, rtol=1e-12, atol=1e-14)
+
+
+class Functional(nn.Module):
+    """A linear layer after a dropout that is no layer of its own, from ``first_call`` on."""
+
+    def __init__(self, drop: Callable[[Tensor], Tensor], first_call: int) -> None:
+        super().__init__()
+        self.linear, self.drop, self.first_call, self.calls = nn.Linear(3, 2), drop, first_call, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return cast(Tensor, self.linear(self.drop(x) if self.calls > self.first_call else x))
+
+
+def outputs_of(network: nn.Module) -> list[Tensor]:
+    torch.manual_seed(2)
+    nn.init.normal_(cast(nn.Parameter, network.get_parameter("linear.weight")))
+    nn.init.zeros_(cast(nn.Parameter, network.get_parameter("linear.bias")))
+    passes = passes_of(Gaussian(network, seed=4), Grid(1, 1, 0))
+    return [passes.run(batch()[0], 5, part) for part in passes.parts]
+
+
+@pytest.mark.parametrize("first_call", [0, 2])
+def test_dropout_that_is_no_layer_is_keyed_from_its_first_call_on(first_call: int) -> None:
+    layer = nn.Dropout(0.4)
+    layered, drawn = (outputs_of(Functional(layer, 0)), outputs_of(Functional(nn.Identity(), 0)))
+    functional = Functional(lambda x: nn.functional.dropout(x, 0.4), first_call)
+    outputs = outputs_of(functional)
+    for i, output in enumerate(outputs):
+        assert torch.equal(output, (layered if i >= first_call else drawn)[i])
+    assert functional.calls == len(outputs) + 1, "the first pass that drops runs again"
+
+
+@pytest.mark.parametrize("first_call", [0, 2])
+def test_numbers_of_the_generator_of_torch_are_refused_at_their_first_pass(
+    first_call: int,
+) -> None:
+    with pytest.raises(NotImplementedError, match="rand_like takes its numbers from torch's own"):
+        outputs_of(Functional(lambda x: x + torch.rand_like(x), first_call))
 
 
 def test_per_rank_views_belong_to_the_sample_rank() -> None:
