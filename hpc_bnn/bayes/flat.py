@@ -40,5 +40,5 @@ def flatten(tensors: Sequence[Tensor], *, samples: bool = False) -> Tensor:
 
 def unflatten(row: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     """Return the tensors (..., *shape) of ``row`` (..., N) as views."""
-    parts = row.split([shape.numel() for shape in shapes], -1)
-    return [part.view(*row.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
+    parts = torch.split_with_sizes(row, [shape.numel() for shape in shapes], -1)
+    return [part.view((*row.shape[:-1], *shape)) for part, shape in zip(parts, shapes, strict=True)]
