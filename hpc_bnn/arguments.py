@@ -38,9 +38,22 @@ def _parser() -> argparse.ArgumentParser:
         "config", type=Path, help="YAML file, or the name of a bundled one (demo.yaml)"
     )
     command.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.lr=0.001")
-    command.add_argument("--run", dest="run_folder", type=Path, required=True, metavar="DIR")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", dest="run_folder", type=Path, metavar="DIR")
+    what.add_argument(
+        "--estimate", action="store_true", help="only tell the memory of a rank; status 1: too much"
+    )
     command.add_argument(
         "--resume", action="store_true", help="go on from the newest good checkpoint"
+    )
+    estimate = command.add_argument_group("with --estimate")
+    estimate.add_argument("--ranks", type=_positive, help="of the run; default: those it runs on")
+    estimate.add_argument("--ranks-per-node", type=_positive, help="of the run")
+    estimate.add_argument(
+        "--points", type=_points, metavar="ROWSxCOLUMNS", help="era5: grid of files not here yet"
+    )
+    estimate.add_argument(
+        "--device-memory", type=_above_zero, metavar="GIB", help="of a GPU that is not here"
     )
 
     command = commands.add_parser(
@@ -106,6 +119,14 @@ def _data_parsers(parser: argparse.ArgumentParser) -> None:
         help="compare FOLDER with PATH and its checksums; PATH = FOLDER: checksums only",
     )
 
+    tool = tools.add_parser("request", help="write a script that downloads what settings need")
+    tool.add_argument("config", type=Path, help="YAML file, or the name of a bundled one")
+    tool.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.levels=[500]")
+    tool.add_argument("--degrees", type=_above_zero, required=True, help="of the grid, such as 1.5")
+    tool.add_argument("--every", type=_positive, default=6, help="hours (%(default)s)")
+    tool.add_argument("--folder", default="era5", help="for the files (%(default)s)")
+    tool.add_argument("-o", "--output", type=Path, help="of the script; printed if left out")
+
     tool = tools.add_parser("toy", help="write files of a made-up atmosphere, for trying things")
     tool.add_argument("folder", type=Path)
     tool.add_argument("--years", type=_positive, default=2, help="from 2001 on (%(default)s)")
@@ -169,6 +190,13 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
     return int(text)
+
+
+def _points(text: str) -> tuple[int, int]:
+    rows, cross, columns = text.partition("x")
+    if not cross:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected rows x columns such as 721x1440")
+    return _positive(rows), _positive(columns)
 
 
 def _counts(text: str) -> list[int]:

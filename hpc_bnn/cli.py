@@ -26,6 +26,7 @@ from hpc_bnn.data.era5 import (
     write_statistics,
 )
 from hpc_bnn.data.era5.cache.commands import repack_command, verify_command
+from hpc_bnn.data.era5.request import request_command
 from hpc_bnn.data.toy_atmosphere import write_toy
 from hpc_bnn.parallel.comms import (
     SOLO,
@@ -47,6 +48,7 @@ from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.train.auto_grid import start_auto
 from hpc_bnn.train.build import check_choices
 from hpc_bnn.train.checkpoint import CheckpointError
+from hpc_bnn.train.estimate_command import estimate_command
 from hpc_bnn.train.evaluate import evaluate, told
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.forecast import forecast
@@ -105,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_alone(options: argparse.Namespace) -> bool:
-    return options.command in SCALING and not getattr(options, "measure", False)
+    if options.command in SCALING:
+        return not getattr(options, "measure", False)
+    return str(options.command) == "data request"
 
 
 def _alone(options: argparse.Namespace) -> Channel:
@@ -119,7 +123,11 @@ def _alone(options: argparse.Namespace) -> Channel:
 
 
 def _scaling(options: argparse.Namespace, channel: Channel) -> int:
-    lines, status = SCALING[options.command](options, channel)
+    return _print(SCALING[options.command](options, channel), channel)
+
+
+def _print(result: tuple[Sequence[str], int], channel: Channel) -> int:
+    lines, status = result
     if channel.rank == 0:
         for line in lines:
             print(line)
@@ -149,6 +157,8 @@ def _explain(error: Exception, command: str, world: Channel) -> None:
 
 def _train(options: argparse.Namespace, channel: Channel) -> int:
     settings = _settings(options.config, options.overrides)
+    if options.estimate:
+        return _print(estimate_command(options, settings, channel), channel)
     folder, auto = RunFolder(options.run_folder), None
     if settings.grid.mode == "auto":
         world, auto = start_auto(settings, channel, folder, resume=options.resume)
@@ -254,11 +264,12 @@ def _data_statistics(options: argparse.Namespace, channel: Channel) -> int:
 
 def _data_repack(options: argparse.Namespace, channel: Channel) -> int:
     work = verify_command if options.verify else repack_command
-    lines, status = work(options, ChannelRanks(channel))
-    if channel.rank == 0:
-        for line in lines:
-            print(line)
-    return status
+    return _print(work(options, ChannelRanks(channel)), channel)
+
+
+def _data_request(options: argparse.Namespace, channel: Channel) -> int:
+    settings = _settings(options.config, options.overrides)
+    return _print(request_command(options, settings.data.name, settings.data.options), channel)
 
 
 def _data_toy(options: argparse.Namespace, channel: Channel) -> int:
@@ -320,6 +331,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Channel], int]] = {
     "data check": _data_check,
     "data statistics": _data_statistics,
     "data repack": _data_repack,
+    "data request": _data_request,
     "data toy": _data_toy,
     "doctor": _doctor,
     **dict.fromkeys(SCALING, _scaling),

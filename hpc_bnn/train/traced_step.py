@@ -1,0 +1,154 @@
+"""A training step that computes nothing: tensors without numbers go through the real network and
+loss, so that its memory is known before there is a machine that could hold it.
+
+Letters: S samples of a pass, K of the step, B examples of this rank.
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hpc_bnn.bayes import Gaussian
+from hpc_bnn.config import Settings
+from hpc_bnn.losses.axis import Reduction
+from hpc_bnn.losses.base import JointLoss, SeparableLoss
+from hpc_bnn.losses.objective import joint_share, separable_share
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.train.build import Parts
+from hpc_bnn.train.live_memory import LiveMemory
+
+
+def step_bytes(parts: Parts, settings: Settings, grid: Grid) -> int:
+    """Return the most memory that a step of one rank takes beyond parameters, optimizer and batch:
+    gradients, drawn weights, activations and work space.
+
+    ``parts`` cannot be used afterwards: their tensors lose their numbers.
+    """
+    step = _TracedStep(parts, settings, grid)
+    with step.mode, LiveMemory() as live:
+        step.run()
+    return int(live.peak)
+
+
+class _TracedStep:
+    """What ``Step`` does between two optimizer steps, as far as it takes memory."""
+
+    def __init__(self, parts: Parts, settings: Settings, grid: Grid) -> None:
+        self.mode = FakeTensorMode()
+        self._posterior, self._loss = parts.posterior, parts.loss
+        self._settings = settings
+        own = len(grid.own_samples(settings.posterior.samples))
+        together = settings.posterior.samples_per_pass
+        self._sizes = [min(together, own - first) for first in range(0, own, together)]
+        examples = len(grid.own_examples(settings.train.batch_size))
+        self._views = bool(settings.data.transform) and settings.data.augmentation == "per_sample"
+        self._axis = _Axis(grid.sample_ranks)
+        x, y = parts.source.train.batch(torch.tensor([0]))
+        for module in (self._posterior, self._loss):
+            _forget_numbers(module, self.mode)
+        with self.mode:
+            self._x, self._y = (self._batch(tensor, examples) for tensor in (x, y))
+
+    def _batch(self, one: Tensor, examples: int) -> Tensor:
+        double = self._settings.train.precision == "float64" and one.is_floating_point()
+        return torch.empty((examples, *one.shape[1:]), dtype=torch.float64 if double else one.dtype)
+
+    def run(self) -> None:
+        """Go through the forward and backward passes."""
+        if isinstance(self._loss, SeparableLoss):
+            for first, size in enumerate(self._sizes[:2]):  # the later ones are like the second
+                outputs = self._pass(size)
+                total = separable_share(
+                    self._loss, outputs, self._y, self._settings.posterior.samples
+                )
+                torch.autograd.backward(self._with_kl(total, first))
+        elif self._settings.posterior.keep_graphs or len(self._sizes) == 1:
+            outputs = torch.cat([self._pass(size) for size in self._sizes])
+            torch.autograd.backward(self._with_kl(self._joint(outputs), 0))
+        else:
+            self._recomputed()
+
+    def _recomputed(self) -> None:
+        with torch.no_grad():
+            outputs = torch.cat([self._pass(size) for size in self._sizes])
+        outputs.requires_grad_()
+        torch.autograd.backward(self._joint(outputs))
+        assert outputs.grad is not None
+        gradients = torch.split(outputs.grad, self._sizes)
+        for first, size in enumerate(self._sizes[:2]):
+            again = (self._pass(size) * gradients[first]).sum()
+            torch.autograd.backward(self._with_kl(again, first))
+
+    def _joint(self, outputs: Tensor) -> Tensor:
+        assert isinstance(self._loss, JointLoss)
+        exact = self._settings.loss.exact
+        return joint_share(self._loss, outputs, self._y, self._axis, exact=exact)
+
+    def _with_kl(self, share: Tensor, index: int) -> Tensor:
+        return share + self._posterior.kl() if index == 0 else share
+
+    def _pass(self, samples: int) -> Tensor:
+        bf16 = self._settings.train.precision == "bf16"
+        x = self._x.expand(samples, *self._x.shape).clone() if self._views else self._x
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
+            weights = _drawn(self._posterior, samples)
+            return self._posterior.apply_weights(x, weights, views=self._views)
+
+
+class _Axis:
+    """A sample axis whose exchanges have the right shapes."""
+
+    rank = 0
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
+        return x.clone()
+
+    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
+        return x.new_empty((self.size * len(x), *x.shape[1:]))
+
+    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
+        return torch.empty_like(x)
+
+
+def _drawn(posterior: Gaussian, samples: int) -> dict[str, Tensor]:
+    """Return drawn weights without the kernel, which needs numbers."""
+    mus = [posterior.module.get_parameter(name) for name in posterior.names]
+    log_sigmas = list(posterior.log_sigma.values())
+    weights = _Drawn.apply(samples, posterior.keep_noise, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
+    return dict(zip(posterior.names, weights, strict=True))
+
+
+class _Drawn(torch.autograd.Function):
+    """The memory of ``hpc_bnn.bayes.draw``."""
+
+    @staticmethod
+    def forward(ctx: Any, samples: int, keep: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
+        mus = parameters[: len(parameters) // 2]
+        ctx.save_for_backward(*parameters[len(mus) :])
+        ctx.kept = [mu.new_empty((samples, *mu.shape)) for mu in mus] if keep else []
+        return tuple(mu.new_empty((samples, *mu.shape)) for mu in mus)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        to_mus = [grad[0] if len(grad) == 1 else grad.sum(0) for grad in grads]
+        to_log_sigmas = [torch.empty_like(log_sigma) for log_sigma in ctx.saved_tensors]
+        ctx.kept = []
+        return None, None, *to_mus, *to_log_sigmas
+
+
+def _forget_numbers(module: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace parameters and buffers by ones of the same shape that hold nothing."""
+    for layer in module.modules():
+        for name, parameter in layer._parameters.items():
+            if parameter is not None:
+                fake = mode.from_tensor(parameter.detach())
+                layer._parameters[name] = nn.Parameter(fake, parameter.requires_grad)
+        for name, buffer in layer._buffers.items():
+            if buffer is not None:
+                layer._buffers[name] = mode.from_tensor(buffer)

@@ -1,0 +1,68 @@
+"""``train --estimate`` and ``data request`` as commands."""
+
+from pathlib import Path
+
+import pytest
+from tiny_run import SERIES, hpc_bnn, written
+
+WEATHER = (
+    "swin_era5.yaml",
+    "model={name: swin, width: 8, depths: [2, 0, 0, 0], heads: [1, 1, 1, 1], window: [2, 4]}",
+    "data.variables=[t2m]",
+    "data.levels=[]",
+    "loss={name: almost_fair_crps}",
+)
+
+
+def test_an_estimate_writes_nothing_and_tells_that_it_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = written(tmp_path / "tiny.yaml", SERIES)
+    assert hpc_bnn("train", config, "--estimate", "train.device=cpu") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("one rank of 1 x 1: ")
+    assert "fits: " in out
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_an_estimate_for_files_and_gpus_that_are_not_here(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ("--estimate", "--points", "16x32", "--ranks", "8", "--ranks-per-node", "4")
+    assert hpc_bnn("train", *WEATHER, *asked, "--device-memory", "1") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("one rank of 4 x 2: 4 of 16 samples, 1 a pass; 16 of 32 examples; bf16")
+    assert "on the GPU" in out
+    assert hpc_bnn("train", *WEATHER, *asked, "--device-memory", "0.001") == 1
+    assert "does not fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mlp_series.yaml", "--points", "8x16"], "--points: for data.name = era5"),
+        ([*WEATHER, "--points", "16x32", "--ranks", "3"], "posterior.samples = 16: must be a"),
+        ([*WEATHER, "data.variables=[tp]", "--points", "16x32"], "'tp' is a sum"),
+    ],
+)
+def test_estimates_that_cannot_be_made(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mode = ["grid.mode=sample"] if "--ranks" in arguments else []
+    assert hpc_bnn("train", *arguments, *mode, "--estimate") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_request_is_printed_or_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hpc_bnn("data", "request", "swin_era5_5.625.yaml", "--degrees", "5.625") == 0
+    printed = capsys.readouterr().out
+    compile(printed, "request.py", "exec")
+    assert "'grid'" in printed.replace('"', "'")
+    path = tmp_path / "get.py"
+    assert hpc_bnn("data", "request", "swin_era5.yaml", "--degrees", "1.5", "-o", path) == 0
+    assert "python get.py" in path.read_text()
+    assert hpc_bnn("data", "request", "mlp_series.yaml", "--degrees", "1.5") == 2
+    assert "only era5 is downloaded" in capsys.readouterr().err

@@ -1,0 +1,164 @@
+"""The memory that is told before a run, against the memory that the same step takes."""
+
+import copy
+import platform
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from hpc_bnn.config import CONFIGS, Settings, load_settings
+from hpc_bnn.data.era5.wanted import source_without_files
+from hpc_bnn.data.ranks import ALONE
+from hpc_bnn.data.source import InMemory, Source
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.build import build, read_source
+from hpc_bnn.train.estimate import GIB, Estimate, estimate, verdict
+from hpc_bnn.train.live_memory import LiveMemory
+from hpc_bnn.train.step import Step
+from hpc_bnn.train.traced_step import step_bytes
+
+MIB = 1 << 20
+VIT = ["data={name: digits}", "model.patch=2", "model.width=24", "model.depth=2"]
+SWIN = [
+    "model={name: swin, width: 16, depths: [2, 0, 0, 0], heads: [2, 2, 2, 2], window: [2, 4]}",
+    "data.variables=[t2m, z500]",
+    "data.levels=[]",
+    "data.static=[]",
+    "loss={name: almost_fair_crps}",
+    "train.precision=float32",
+]
+COMMON = ["train.batch_size=6", "posterior.samples=4", "train.guard_every=0"]
+
+
+def settings_of(config: str, *overrides: str) -> Settings:
+    return load_settings(CONFIGS / config, [*COMMON, *overrides])
+
+
+def source_of(settings: Settings) -> Source:
+    if settings.data.name != "era5":
+        return read_source(settings, ALONE)
+    wanted: dict[str, Any] = {"variables": ["t2m", "z500"], "step_hours": 24}
+    source = source_without_files(16, 32, **wanted)
+    x, y = source.train.batch(torch.tensor([0]))
+    return replace(source, train=InMemory(torch.randn(12, *x.shape[1:]), y.repeat(12, 1, 1, 1)))
+
+
+def measured(settings: Settings, source: Source) -> int:
+    """Return the most that the tensors of a second step take: the first makes Adam's state."""
+    parts = build(settings, source)
+    chosen = settings.posterior
+    step = Step(
+        parts.posterior,
+        parts.loss,
+        parts.optimizer(1e-3),
+        World(Grid(1, 1, 0), torch.device("cpu")),
+        samples=chosen.samples,
+        num_examples=len(source.train),
+        samples_per_pass=chosen.samples_per_pass,
+        keep_graphs=chosen.keep_graphs,
+        augment=parts.augment,
+        views=settings.data.augmentation,
+        precision=settings.train.precision,
+        exact=settings.loss.exact,
+        guard_every=0,
+    )
+    x, y = source.train.batch(torch.arange(settings.train.batch_size))
+    step(x, y)
+    with LiveMemory() as live:
+        step(x, y)
+    return live.peak
+
+
+CASES = {
+    "swin, every sample twice": ("swin_era5.yaml", SWIN),
+    "swin, graphs and noise kept": (
+        "swin_era5.yaml",
+        [*SWIN, "posterior.keep_graphs=true", "posterior.keep_noise=true"],
+    ),
+    "swin, recomputed": ("swin_era5.yaml", [*SWIN, "model.recompute=true"]),
+    "swin, bf16": ("swin_era5.yaml", [*SWIN, "train.precision=bf16"]),
+    "swin, nll, float64": (
+        "swin_era5.yaml",
+        [*SWIN, "loss={name: gaussian_nll, variance: learned}", "train.precision=float64"],
+    ),
+    "vit": ("vit_cifar10.yaml", VIT),
+    "vit, samples together": ("vit_cifar10.yaml", [*VIT, "posterior.samples_per_pass=4"]),
+    "mlp": ("mlp_series.yaml", ["model.hidden=[512, 512]"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_takes_what_was_told(case: str) -> None:
+    config, overrides = CASES[case]
+    settings = settings_of(config, *overrides)
+    source = source_of(settings)
+    expected = measured(settings, source)
+    found = step_bytes(build(settings, source), settings, Grid(1, 1, 0))
+    assert found == pytest.approx(expected, rel=0.06)
+
+
+def test_more_ranks_need_less_each_and_a_buffer_for_exchanges() -> None:
+    settings = settings_of("vit_cifar10.yaml", *VIT)
+    source = source_of(settings)
+    one = estimate(settings, source, Grid(1, 1, 0))
+    four = estimate(settings, source, Grid(2, 2, 0))
+    assert one.exchange == 0
+    assert four.exchange == one.optimizer // 2, "the gradients are one fused message"
+    assert four.batch == one.batch // 2
+    assert one.step > four.step > 0
+    parts = build(settings, source)
+    values = [*parts.posterior.parameters(), *parts.loss.parameters()]
+    assert one.optimizer == 8 * sum(p.numel() for p in values if p.requires_grad)
+
+
+def test_on_cpus_what_malloc_loses_is_added_where_it_loses_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = settings_of("mlp_series.yaml")
+    source = source_of(settings)
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    losing = estimate(settings, source, Grid(1, 1, 0))
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    keeping = estimate(settings, source, Grid(1, 1, 0))
+    assert keeping.lost == 0
+    assert losing.lost == (losing.step // 3 if platform.libc_ver()[0] == "glibc" else 0)
+    assert losing.gpu_bytes == keeping.gpu_bytes
+
+
+def test_the_source_and_the_settings_stay_as_they_were() -> None:
+    settings = settings_of("mlp_series.yaml")
+    source = source_of(settings)
+    before = copy.deepcopy(source.train.batch(torch.tensor([3])))
+    estimate(settings, source, Grid(1, 1, 0))
+    assert all(map(torch.equal, before, source.train.batch(torch.tensor([3]))))
+
+
+def test_live_memory_counts_what_is_alive_and_the_most_there_was() -> None:
+    with LiveMemory() as live:
+        a = torch.zeros(MIB, dtype=torch.uint8)
+        b = a + 1
+        c = b[:5]  # shares the memory of b
+        del a
+        assert live.now == MIB
+        del b
+        assert live.now == MIB
+        del c
+    assert (live.now, live.peak) == (0, 2 * MIB)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_the_verdict_says_whether_a_rank_fits(gpu: bool) -> None:
+    found = Estimate(GIB, GIB, 2 * GIB, 3 * GIB, GIB, 0, lost=GIB)
+    need = 7 if gpu else 12  # on a CPU four batches, the process itself, what malloc loses
+    assert verdict(found, gpu=gpu, capacity=need * GIB)[1]
+    text, fits = verdict(found, gpu=gpu, capacity=need * GIB - 1)
+    assert not fits
+    assert "does not fit: 100% of the" in text
+    assert "model.recompute" in text
+    assert verdict(found, gpu=gpu, capacity=0) == (
+        "no device to compare with: give --device-memory GIB",
+        True,
+    )
