@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpc_bnn.bayes import Gaussian
 from hpc_bnn.config import Settings
-from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.losses.base import JointLoss, SeparableLoss
 from hpc_bnn.losses.objective import joint_share, separable_share
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.build import Parts
+from hpc_bnn.train.counting_axis import CountingAxis
 from hpc_bnn.train.live_memory import LiveMemory
 
 
@@ -45,7 +45,7 @@ class _TracedStep:
         self._sizes = [min(together, own - first) for first in range(0, own, together)]
         examples = len(grid.own_examples(settings.train.batch_size))
         self._views = bool(settings.data.transform) and settings.data.augmentation == "per_sample"
-        self._axis = _Axis(grid.sample_ranks)
+        self._axis = CountingAxis(grid.sample_ranks)
         x, y = parts.source.train.batch(torch.tensor([0]))
         for module in (self._posterior, self._loss):
             _forget_numbers(module, self.mode)
@@ -96,24 +96,6 @@ class _TracedStep:
         with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
             weights = _drawn(self._posterior, samples)
             return self._posterior.apply_weights(x, weights, views=self._views)
-
-
-class _Axis:
-    """A sample axis whose exchanges have the right shapes."""
-
-    rank = 0
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
-        return x.clone()
-
-    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
-        return x.new_empty((self.size * len(x), *x.shape[1:]))
-
-    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
-        return torch.empty_like(x)
 
 
 def _drawn(posterior: Gaussian, samples: int) -> dict[str, Tensor]:

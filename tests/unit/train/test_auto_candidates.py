@@ -8,7 +8,8 @@ from hpc_bnn import losses
 from hpc_bnn.config import Settings
 from hpc_bnn.losses.base import JointLoss
 from hpc_bnn.parallel.grid import fitting_grids
-from hpc_bnn.train.auto_grid import AutoGrid, Candidate, CountingAxis
+from hpc_bnn.train.auto_grid import AutoGrid, Candidate
+from hpc_bnn.train.counting_axis import CountingAxis
 
 JOINT = {
     "predictive": lambda: losses.categorical_nll(predictive=True),
