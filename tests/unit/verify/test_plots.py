@@ -22,20 +22,6 @@ from hpc_bnn.verify.calibration import reliability_bins
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Collect the figures that are saved, at a resolution that keeps the tests fast."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def collect(figure: Figure, *arguments: object, **settings: object) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **{**settings, "dpi": 40})  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Figure, "savefig", collect)
-    return figures
-
-
 def records(count: int = 300) -> list[dict[str, float]]:
     found: list[dict[str, float]] = []
     for step in range(1, count + 1):

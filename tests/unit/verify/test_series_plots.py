@@ -11,20 +11,6 @@ from hpc_bnn.verify.series_plots import MOST_CHANNELS, plot_lead_scores
 from hpc_bnn.verify.tally import PointScores
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Collect the figures that are saved, at a resolution that keeps the tests fast."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def collect(figure: Figure, *arguments: object, **settings: object) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **{**settings, "dpi": 40})  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Figure, "savefig", collect)
-    return figures
-
-
 def scores(leads: int, channels: int) -> PointScores:
     ramp = torch.arange(leads * channels, dtype=torch.float64).reshape(leads, channels)
     return PointScores(ramp + 2, ramp + 1, 0.9 + 0 * ramp, ramp)

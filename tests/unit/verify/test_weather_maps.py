@@ -16,20 +16,6 @@ from hpc_bnn.verify.weather_maps import plot_maps
 START_S = 1_500_000_000 // 86400 * 86400
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Collect the figures that are saved, at a resolution that keeps the tests fast."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def collect(figure: Figure, *arguments: object, **settings: object) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **{**settings, "dpi": 40})  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Figure, "savefig", collect)
-    return figures
-
-
 def draw(members: Tensor, truth: Tensor, latitude: Tensor, longitude: Tensor, path: Path) -> Path:
     return plot_maps(
         members,

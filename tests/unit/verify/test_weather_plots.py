@@ -18,20 +18,6 @@ from hpc_bnn.verify.weather import ChannelScores, WeatherTally
 UNITS = {"z500": "m2 s-2", "t2m": "K"}
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Collect the figures that are saved, at a resolution that keeps the tests fast."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def collect(figure: Figure, *arguments: object, **settings: object) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **{**settings, "dpi": 40})  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Figure, "savefig", collect)
-    return figures
-
-
 def scores(leads: int, members: int = 3, starts: int = 2) -> dict[str, ChannelScores]:
     g = torch.Generator().manual_seed(0)
     tally = WeatherTally(
