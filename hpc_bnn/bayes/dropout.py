@@ -61,6 +61,8 @@ class KeyedDropout(TorchFunctionMode):
         Number of examples B in the batch of this rank.
     first_example
         Position of the first of them in the global batch.
+    first_call
+        Dropout calls of the forward pass before the mode is entered.
 
     Raises
     ------
@@ -70,10 +72,28 @@ class KeyedDropout(TorchFunctionMode):
         From the forward pass, for random layers whose mask cannot be keyed.
     """
 
-    def __init__(self, stream: Stream, *, examples: int, first_example: int) -> None:
+    def __init__(
+        self, stream: Stream, *, examples: int, first_example: int, first_call: int = 0
+    ) -> None:
         super().__init__()
         self._stream, self._examples, self._first = stream, examples, first_example
-        self._calls = 0
+        self._first_call = self._calls = first_call
+
+    def __enter__(self) -> "KeyedDropout":
+        self._calls = self._first_call
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def again(self) -> "KeyedDropout":
+        """Return a mode that repeats the masks of the calls from now on, for a part of a forward
+        pass that backward runs again.
+        """
+        return KeyedDropout(
+            self._stream,
+            examples=self._examples,
+            first_example=self._first,
+            first_call=self._calls,
+        )
 
     def __torch_function__(
         self,

@@ -6,6 +6,7 @@ keyword arguments of what was chosen (``options``).
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -40,6 +41,20 @@ def _seconds(value: object) -> object:
         raise ValueError("expected seconds, or a time such as 23:50:00 or 1-23:50:00")
     days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def _rollout(value: object) -> object:
+    """Return steps by first epoch, with epochs as numbers, which JSON and key=value make texts."""
+    if isinstance(value, dict):
+        epochs = [int(e) if isinstance(e, str) and e.isdecimal() else e for e in value]
+        whole = all(type(number) is int for number in (*epochs, *value.values()))
+        rises = whole and epochs[:1] == [0] and all(a < b for a, b in pairwise(epochs))
+        if rises and min(value.values()) >= 1:
+            return dict(zip(epochs, value.values(), strict=True))
+    raise ValueError(
+        "expected steps by first epoch, epochs that increase from 0 and at least 1 step, such as "
+        "{0: 1, 10: 4}"
+    )
 
 
 class _Section(BaseModel):
@@ -142,6 +157,11 @@ class TrainSettings(_Section):
     steps: NonNegativeInt = Field(0, description="steps to train; 0: by epochs")
     epochs: NonNegativeInt = Field(0, description="epochs to train; 0: by steps")
     batch_size: PositiveInt = Field(64, description="B, examples per step over the whole grid")
+    rollout: Annotated[dict[int, int], BeforeValidator(_rollout)] = Field(
+        {0: 1},
+        description="fields: steps of the forecasts that are trained on, by first epoch, such as "
+        "{0: 1, 10: 4}",
+    )
     lr: PositiveFloat = Field(1e-3, description="peak learning rate of Adam")
     lr_min: NonNegativeFloat = Field(0.0, description="learning rate at the end of the cosine")
     warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
@@ -174,6 +194,11 @@ class TrainSettings(_Section):
         "checkpoint takes; 0: for ever",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+
+    @property
+    def longest_rollout(self) -> int:
+        """The largest number of steps of ``rollout``."""
+        return max(self.rollout.values())
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainSettings":

@@ -1,6 +1,6 @@
 """This rank's part of the global batches, in the keyed order of each epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, cast
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from hpc_bnn.data.sharding import epoch_order, steps_per_epoch
-from hpc_bnn.data.source import Examples
+from hpc_bnn.data.source import Examples, RolloutExamples
 
 
 class Grid(Protocol):
@@ -39,6 +39,8 @@ class Batches:
         B, examples per step over the whole grid: a multiple of the data ranks.
     world
         Where this rank stands.
+    rollout
+        Steps of the forecasts of an epoch, for ``RolloutExamples``; None: one step.
 
     Attributes
     ----------
@@ -58,12 +60,13 @@ class Batches:
         batch_size: int,
         world: HasGrid,
         seed: int = 0,
+        rollout: Callable[[int], int] | None = None,
     ) -> None:
         self._examples = cast(
             Examples, examples if hasattr(examples, "batch") else _MapStyle(examples)
         )
         self._own = world.grid.own_examples(batch_size)
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._rollout = batch_size, seed, rollout
         self.steps_per_epoch = steps_per_epoch(len(self._examples), batch_size)
         self._next_epoch = 0
         self._order: tuple[int, Tensor] | None = None
@@ -90,7 +93,10 @@ class Batches:
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this rank's (x, y) at a training step, counted over all epochs."""
-        return self._examples.batch(self.indices(step))
+        if self._rollout is None:
+            return self._examples.batch(self.indices(step))
+        examples = cast(RolloutExamples, self._examples)
+        return examples.batch(self.indices(step), self._rollout(step // self.steps_per_epoch))
 
 
 class _MapStyle:

@@ -26,6 +26,14 @@ class Examples(Protocol):
         ...
 
 
+class RolloutExamples(Examples, Protocol):
+    """Examples with targets of several steps."""
+
+    def batch(self, indices: Tensor, rollout: int = 1) -> tuple[Tensor, Tensor]:
+        """Read examples for so many steps: y (B, ...) of one step, (B, rollout, ...) of several."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class InMemory:
     """Hold examples as two tensors x (N, ...) and y (N, ...).
@@ -133,7 +141,7 @@ class Fields:
     state_mean, state_std, tendency_std: (C,) float64, of the training part, in `units`.
     step_hours: from a state to the next.
     train_times, test_times: (n,) int64, the times of the newest input of all training and test
-        windows, seconds since 1970, sorted.
+        windows of one step, seconds since 1970, sorted.
     """
 
     channels: tuple[FieldChannel, ...]

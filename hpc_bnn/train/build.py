@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,11 @@ from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
 from hpc_bnn.train.passes import Augment
+from hpc_bnn.train.unroll import Unroll
 
 log = logging.getLogger(__name__)
 
-GIVEN_TO_DATA = ("ranks",)
+GIVEN_TO_DATA = ("ranks", "rollout")
 GIVEN_TO_MODELS = ("input_shape", "output_shape")
 
 
@@ -32,6 +34,7 @@ class Parts:
     posterior: Gaussian
     loss: Loss
     augment: Augment | None
+    unroll: Unroll | None = None
 
     def optimizer(self, lr: float) -> torch.optim.Adam:
         """Return Adam over everything that is trained."""
@@ -65,6 +68,12 @@ def check_choices(settings: Settings, origin: str) -> None:
         problems += (
             [wrong] if wrong else check_options("data.transform", AUGMENTATIONS[name], transform)
         )
+    longest, data = settings.train.longest_rollout, settings.data.name
+    if longest > 1 and data in DATA_SETS and not _takes(DATA_SETS[data], "rollout"):
+        problems.append(
+            f"train.rollout = {settings.train.rollout}: data.name = {data!r} has no states to step "
+            "forward; leave it out, or choose a data set of fields (era5)"
+        )
     if problems:
         raise SettingsError([f"{origin}: {problem}" for problem in problems])
 
@@ -78,8 +87,10 @@ def read_source(settings: Settings, ranks: Ranks) -> Source:
         If the data set needs a package that is not installed.
     """
     function, options = DATA_SETS[settings.data.name], settings.data.options
+    if _takes(function, "rollout"):
+        options["rollout"] = settings.train.longest_rollout
     try:
-        if "ranks" in inspect.signature(function).parameters:
+        if _takes(function, "ranks"):
             return function(**options, ranks=ranks)
         return ranks.together(lambda: function(**options), name="reading the data")
     except ImportError as error:
@@ -108,13 +119,20 @@ def build(settings: Settings, source: Source) -> Parts:
     )
     transform = dict(settings.data.transform)
     augment = AUGMENTATIONS[transform.pop("name")](**transform) if transform else None
-    return Parts(source, posterior, loss, augment)
+    unroll = None
+    if settings.train.longest_rollout > 1 and source.fields is not None:
+        unroll = Unroll(source.fields)
+    return Parts(source, posterior, loss, augment, unroll)
+
+
+def _takes(function: Callable[..., object], parameter: str) -> bool:
+    return parameter in inspect.signature(function).parameters
 
 
 def _loss(settings: Settings, source: Source) -> Loss:
     """Make the loss; the points of fields count by cell area and by the weight of their channel."""
     chosen, function = settings.loss, LOSSES[settings.loss.name]
-    takes_weights = "weights" in inspect.signature(function).parameters
+    takes_weights = _takes(function, "weights")
     if source.fields is None or not takes_weights:
         if chosen.channel_weights:
             reason = "takes no weights" if source.fields else "are for data sets of fields"

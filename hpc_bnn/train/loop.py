@@ -21,7 +21,7 @@ from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.lock import release
 from hpc_bnn.train.log import Metrics, Progress, read_metrics
 from hpc_bnn.train.restarts import TakenUp, take_up, tell_restart
-from hpc_bnn.train.schedule import learning_rate
+from hpc_bnn.train.schedule import learning_rate, rollout_steps
 from hpc_bnn.train.scoring import score
 from hpc_bnn.train.snapshots import Snapshots
 from hpc_bnn.train.step import Report, Step
@@ -112,7 +112,11 @@ class _Run:
         self._taken_up: TakenUp | None = None
         chosen = settings.train
         self._batches = Batches(
-            parts.source.train, batch_size=chosen.batch_size, world=world, seed=settings.seed
+            parts.source.train,
+            batch_size=chosen.batch_size,
+            world=world,
+            seed=settings.seed,
+            rollout=None if parts.unroll is None else self._rollout,
         )
         per_epoch = self._batches.steps_per_epoch
         agree(world.world, {"batches per epoch": per_epoch}, name="data")
@@ -134,6 +138,7 @@ class _Run:
             keep_graphs=settings.posterior.keep_graphs,
             augment=parts.augment,
             views=settings.data.augmentation,
+            unroll=parts.unroll,
             clip_norm=chosen.clip_norm or None,
             precision=chosen.precision,
             exact=settings.loss.exact,
@@ -223,6 +228,8 @@ class _Run:
         return {**summary, "validation": scores}
 
     def _row(self, report: Report, lr: float, data_wait_s: float) -> dict[str, Any]:
+        epoch = report.step // self._batches.steps_per_epoch
+        rollout = {"rollout": self._rollout(epoch)} if self._parts.unroll else {}
         return {
             "step": report.step,
             "epoch": self._epoch(report.step),
@@ -230,6 +237,7 @@ class _Run:
             "nll": report.data_loss,
             "kl": report.kl,
             "lr": lr,
+            **rollout,
             "step_time_s": report.step_time_s,
             "data_wait_time_s": data_wait_s,
             **{f"{phase}_time_s": seconds for phase, seconds in report.phases_s.items()},
@@ -237,6 +245,9 @@ class _Run:
 
     def _epoch(self, step: int) -> float:
         return step / self._batches.steps_per_epoch
+
+    def _rollout(self, epoch: int) -> int:
+        return rollout_steps(epoch, self._settings.train.rollout)
 
     def _set_learning_rate(self, step: int) -> float:
         chosen = self._settings.train
@@ -283,7 +294,12 @@ class _Run:
             self._settings.posterior.samples // grid.sample_ranks,
             len(self._parts.source.train),
         )
-        log.info("steps %d to %d, %d an epoch", first, self._total, self._batches.steps_per_epoch)
+        per_epoch = self._batches.steps_per_epoch
+        log.info("steps %d to %d, %d an epoch", first, self._total, per_epoch)
+        for epoch, steps in self._settings.train.rollout.items() if self._parts.unroll else ():
+            at = epoch * per_epoch
+            never = "" if at < self._total else ", which this run does not reach"
+            log.info("rollouts of %d from epoch %d (step %d) on%s", steps, epoch, at, never)
 
     def _last_loss(self) -> float:
         """Collective: return the newest loss on file, for a run killed before its summary."""

@@ -17,9 +17,11 @@ from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.phases import Phases
+from hpc_bnn.train.unroll import Unroll
 
 Views = Literal["per_sample", "per_rank", "shared"]
 Precision = Literal["float32", "bf16", "float64"]
+_Context = contextlib.AbstractContextManager[object]
 
 
 class Augment(Protocol):
@@ -48,6 +50,8 @@ class Passes:
         samples of a sample rank share one, so the run depends on the grid; ``shared``: all do.
     phases
         Clock that is told when weights are drawn.
+    unroll
+        Runs the network along the steps of a forecast; None: inputs are of one step.
 
     Raises
     ------
@@ -66,6 +70,7 @@ class Passes:
         views: Views,
         precision: Precision,
         phases: Phases,
+        unroll: Unroll | None = None,
     ) -> None:
         if samples_per_pass < 1:
             raise ValueError(f"posterior.samples_per_pass = {samples_per_pass}: must be at least 1")
@@ -73,19 +78,31 @@ class Passes:
         self.parts = [own[i : i + samples_per_pass] for i in range(0, len(own), samples_per_pass)]
         self._posterior, self._world = posterior, world
         self._augment, self._views, self._precision = augment, views, precision
-        self._phases = phases
+        self._phases, self._unroll = phases, unroll
         self._drops = self._has_dropout()
 
     def run(self, x: Tensor, step: int, part: range) -> Tensor:
-        """Return the outputs (S, B, ...) of one pass over ``x`` (B, ...)."""
+        """Return the outputs (S, B, ...) of one pass over ``x`` (B, ...); of n steps of a forecast
+        (S, B n, ...).
+        """
         examples = len(x)
         x, views = self._augmented(x, step, part)
         with self._phases.within("draw"):
             weights = self._posterior.draw(self._posterior.draws(step, part))
 
-        def forward() -> Tensor:
+        def network(x: Tensor, views: bool) -> Tensor:
             with self._autocast():
                 return self._posterior.apply_weights(x, weights, views=views)
+
+        def forward(dropout: KeyedDropout | None = None) -> Tensor:
+            if self._unroll is None:
+                return network(x, views)
+
+            def contexts() -> tuple[_Context, _Context]:
+                nothing = contextlib.nullcontext()
+                return nothing, nothing if dropout is None else dropout.again()
+
+            return self._unroll(x, network, views=views, contexts=contexts)
 
         if len(part) > 1:
             return forward()  # torch.vmap refuses random layers
@@ -95,8 +112,8 @@ class Passes:
             outputs = forward()
             self._drops = generator_states(x.device) != before
         if self._drops:
-            with self._dropout(step, part[0], examples):
-                outputs = forward()
+            with self._dropout(step, part[0], examples) as dropout:
+                outputs = forward(dropout)
         return outputs
 
     def first_draw(self, step: int) -> Tensor:
@@ -128,7 +145,7 @@ class Passes:
         first = self._world.grid.data_rank * examples
         return KeyedDropout(stream, examples=examples, first_example=first)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+    def _autocast(self) -> _Context:
         if self._precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(self._world.device.type, dtype=torch.bfloat16)

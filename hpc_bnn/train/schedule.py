@@ -1,6 +1,9 @@
-"""The learning rate as a pure function of the step: a resumed run needs no scheduler state."""
+"""The learning rate as a pure function of the step, the length of rollouts of the epoch: a resumed
+run needs no scheduler state.
+"""
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 Schedule = Literal["constant", "cosine"]
@@ -24,3 +27,10 @@ def learning_rate(
         return lr
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return lr_min + (lr - lr_min) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def rollout_steps(epoch: int, rollout: Mapping[int, int]) -> int:
+    """Return the steps of the forecasts of an epoch; ``rollout``: steps by first epoch, which
+    increase from 0.
+    """
+    return [steps for first, steps in rollout.items() if first <= epoch][-1]

@@ -23,6 +23,7 @@ from hpc_bnn.parallel.world import World
 from hpc_bnn.train.parameters import all_tensors, named_parameters, plain_attributes
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
 from hpc_bnn.train.phases import Phases
+from hpc_bnn.train.unroll import Unroll
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Step:
     augment
         An augmentation of ``hpc_bnn.data.augment``; ``views`` says who sees which random view of
         the batch.
+    unroll
+        Fields: runs the network along the steps of a forecast that a batch has targets for.
     clip_norm
         Largest norm of the reduced gradient; None: no clipping.
     precision
@@ -111,6 +114,7 @@ class Step:
         keep_graphs: bool = False,
         augment: Augment | None = None,
         views: Views = "per_sample",
+        unroll: Unroll | None = None,
         clip_norm: float | None = None,
         precision: Precision = "float32",
         exact: bool = True,
@@ -130,7 +134,7 @@ class Step:
         self._kl_weight, self._kl_warmup_steps = kl_weight, kl_warmup_steps
         self._clip_norm, self._precision, self._exact = clip_norm, precision, exact
         self._guard_every = guard_every
-        self._keep_graphs = keep_graphs
+        self._keep_graphs, self._unroll = keep_graphs, unroll
         self._phases = Phases(world.device, self._waited)
         self._passes = Passes(
             posterior,
@@ -141,6 +145,7 @@ class Step:
             views=views,
             precision=precision,
             phases=self._phases,
+            unroll=unroll,
         )
         self._check()
         posterior.to(world.device)
@@ -173,6 +178,8 @@ class Step:
             y = y.double() if y.is_floating_point() else y
         if self.step == 0 or (self._guard_every and self.step % self._guard_every == 0):
             self._guard(x, y)
+        if self._unroll is not None:
+            y = self._unroll.targets(y)
         self._optimizer.zero_grad(set_to_none=True)
         self._phases.enter("forward")
         if isinstance(self._loss, SeparableLoss):

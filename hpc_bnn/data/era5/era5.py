@@ -42,6 +42,7 @@ def era5(
     calendar: bool = True,
     missing: Literal["error", "mean"] = "error",
     member: int | None = None,
+    rollout: int = 1,
     ranks: Ranks = ALONE,
 ) -> Source:
     """Collective: offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see
@@ -61,6 +62,8 @@ def era5(
     calendar: add sine and cosine of the time of day and of the year.
     missing: refuse missing values, or fill them with the mean.
     member: of ensemble files.
+    rollout: most steps of the forecasts that are trained on: so many targets of every training
+        window lie in its range, however many of them are read.
     ranks: those that read the data set together.
 
     Raises
@@ -87,6 +90,7 @@ def era5(
         statistics=given,
         calendar=calendar,
         missing=missing,
+        rollout=rollout,
         ranks=ranks,
     )
 
@@ -102,19 +106,25 @@ def source_of(
     statistics: Statistics | None = None,
     calendar: bool = True,
     missing: Literal["error", "mean"] = "error",
+    rollout: int = 1,
     ranks: Ranks = ALONE,
 ) -> Source:
     """Collective: offer a catalogue, the same on every rank, as a data set; see `era5`."""
-    if step_hours < 1 or history < 1:
+    if step_hours < 1 or history < 1 or rollout < 1:
         raise ValueError(
-            f"{catalogue.source}: step_hours = {step_hours}, history = {history}: expected at "
-            "least 1 each"
+            f"{catalogue.source}: step_hours = {step_hours}, history = {history}, rollout = "
+            f"{rollout}: expected at least 1 each"
         )
     if missing not in ("error", "mean"):
         raise ValueError(f"{catalogue.source}: missing = '{missing}': expected 'error' or 'mean'")
     parts = {"train": train, "validation": validation, "test": test}
     ranges = _ranges(catalogue, parts)
     steps = {name: _windows(catalogue, name, ranges[name], step_hours, history) for name in parts}
+    train_times = catalogue.times[steps["train"][:, history - 1]]
+    if rollout > 1:
+        steps["train"] = _windows(
+            catalogue, "train", ranges["train"], step_hours, history, rollout=rollout
+        )
     made = _normalisation(catalogue, statistics, train, step_hours, ranks)
     std = _positive(catalogue, made.std, "", ranks)
     tendency_std = _positive(catalogue, made.tendency_std, "tendency of ", ranks)
@@ -127,7 +137,9 @@ def source_of(
     atmosphere = Atmosphere(reader, static, use_calendar=calendar)
     ratio = (std / tendency_std).astype(np.float32)
     examples = {
-        name: ForecastWindows(atmosphere, torch.from_numpy(rows), ratio, fill=missing == "mean")
+        name: ForecastWindows(
+            atmosphere, torch.from_numpy(rows), history, ratio, fill=missing == "mean"
+        )
         for name, rows in steps.items()
     }
     channels, rows, columns = catalogue.shape
@@ -145,7 +157,7 @@ def source_of(
         state_std=torch.from_numpy(std),
         tendency_std=torch.from_numpy(tendency_std),
         step_hours=step_hours,
-        train_times=examples["train"].times,
+        train_times=torch.from_numpy(train_times),
         test_times=examples["test"].times,
         record=atmosphere,
     )
@@ -184,12 +196,22 @@ def _ranges(catalogue: Catalogue, parts: dict[str, tuple[str, str]]) -> dict[str
 
 
 def _windows(
-    catalogue: Catalogue, name: str, span: tuple[int, int], step_hours: int, history: int
+    catalogue: Catalogue,
+    name: str,
+    span: tuple[int, int],
+    step_hours: int,
+    history: int,
+    *,
+    rollout: int = 1,
 ) -> NDArray[np.int64]:
     """Find the windows of one part and require that there are any."""
     inside = within_range(catalogue, *span)
     steps = window_steps(
-        catalogue.times, catalogue.present() & inside, step_hours=step_hours, history=history
+        catalogue.times,
+        catalogue.present() & inside,
+        step_hours=step_hours,
+        history=history,
+        rollout=rollout,
     )
     if not len(steps):
         there = catalogue.times[catalogue.present()]
@@ -197,9 +219,14 @@ def _windows(
         covers = (
             f"{times.text(int(there[0]))} to {times.text(int(there[-1]))}" if len(there) else ""
         )
+        wanted = (
+            f"a complete step after {step_hours} h"
+            if rollout == 1
+            else f"{rollout} complete steps {step_hours} h apart (train.rollout)"
+        )
         raise ValueError(
             f"{catalogue.source}: no window for data.{name}: {int(inside.sum())} times lie in its "
-            f"range, and none is followed by a complete step after {step_hours} h with a history "
+            f"range, and none is followed by {wanted} with a history "
             f"of {history}; the files have {len(there)} complete times"
             f"{', ' + covers if covers else ''}"
             f"{f', {int(gaps.min()) / 3600:g} h apart' if len(gaps) else ''}; choose another range "

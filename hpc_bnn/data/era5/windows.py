@@ -3,6 +3,12 @@
     x = [state(t - (h - 1) step), ..., state(t), static fields, calendar(t)]    normalised
     y = (state(t + step) - state(t)) / tendency std                             of physical states
 
+A rollout of n > 1 steps has n targets, and the forcing of its later steps behind x (one channel of
+zeros each where there is none, so that the number of channels tells n):
+
+    x = [..., static fields, calendar(t + step), ..., static fields, calendar(t + (n - 1) step)]
+    y_l = (state(t + l step) - state(t)) / tendency std,   l = 1 ... n
+
 A window exists only where every step is present, at exactly these times: never across a gap.
 
 Shape letters: B batch, C channels, F forcing channels, H latitude, W longitude, T time, h history.
@@ -89,14 +95,16 @@ class Atmosphere:
 class ForecastWindows:
     """Read forecast windows by index; see the top of the file.
 
-    steps: (number of windows, h + 1) int64, positions in the times of the atmosphere: history from
-        the oldest, then the target.
+    steps: (number of windows, h + n) int64, positions in the times of the atmosphere: history from
+        the oldest, then the targets.
+    history: h, states in the input.
     ratio: (C,) float32, std of the states over std of the tendencies.
     fill: put 0, the mean, in place of missing values.
     """
 
     atmosphere: Atmosphere
     steps: Tensor
+    history: int
     ratio: NDArray[np.float32]
     fill: bool
 
@@ -107,30 +115,40 @@ class ForecastWindows:
     @property
     def times(self) -> Tensor:
         """The times (number of windows,) of the newest input, seconds since 1970."""
-        return self.atmosphere.times[self.steps[:, -2]]
+        return self.atmosphere.times[self.steps[:, self.history - 1]]
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Read the windows at `indices` (B,): x (B, h C + F, H, W) and y (B, C, H, W), float32."""
-        steps = self.steps[indices]
-        channels, rows, columns = self.atmosphere.shape
-        history = steps.shape[1] - 1
+    def batch(self, indices: Tensor, rollout: int = 1) -> tuple[Tensor, Tensor]:
+        """Read the states that a rollout of n steps needs of windows (B,) as x and y, float32.
+
+        One step: x (B, h C + F, H, W), y (B, C, H, W).
+        More: x (B, h C + F + (n - 1) max(F, 1), H, W), y (B, n, C, H, W).
+        """
+        history = self.history
+        steps = self.steps[indices, : history + rollout]
+        shape = channels, rows, columns = self.atmosphere.shape
         forced = self.atmosphere.forcing_channels
-        x = torch.empty((len(steps), history * channels + forced, rows, columns))
-        y = torch.empty((len(steps), channels, rows, columns))
+        inputs_of_first = history * channels + forced
+        later = (rollout - 1) * max(forced, 1)
+        x = torch.empty((len(steps), inputs_of_first + later, rows, columns))
+        y = torch.empty((len(steps), rollout, *shape))
         inputs, targets = x.numpy(), y.numpy()
-        states = inputs[:, : history * channels].reshape(len(steps), history, *targets.shape[1:])
-        outs = [out for b in range(len(steps)) for out in (*states[b], targets[b])]
+        states = inputs[:, : history * channels].reshape(len(steps), history, *shape)
+        outs = [out for b in range(len(steps)) for out in (*states[b], *targets[b])]
         self.atmosphere.read_all(steps.flatten().tolist(), outs)
-        for state, target in zip(states[:, -1], targets, strict=True):
-            target -= state
-            target *= self.ratio[:, None, None]
-        self.atmosphere.fill_forcing(
-            self.atmosphere.times[steps[:, -2]].numpy(), inputs[:, history * channels :]
-        )
+        for state, of_window in zip(states[:, -1], targets, strict=True):
+            of_window -= state
+            of_window *= self.ratio[:, None, None]
+        times = self.atmosphere.times[steps].numpy()
+        inputs[:, inputs_of_first:] = 0.0
+        for step in range(rollout if forced else 1):
+            first = history * channels + step * forced
+            self.atmosphere.fill_forcing(
+                times[:, history - 1 + step], inputs[:, first : first + forced]
+            )
         if self.fill:
             np.nan_to_num(inputs, copy=False, nan=0.0)
             np.nan_to_num(targets, copy=False, nan=0.0)
-        return x, y
+        return x, y if rollout > 1 else y[:, 0]
 
 
 def window_steps(
@@ -139,13 +157,14 @@ def window_steps(
     *,
     step_hours: int,
     history: int,
+    rollout: int = 1,
 ) -> NDArray[np.int64]:
-    """Find all windows (number, history + 1) whose steps are all usable and exactly step_hours
-    apart.
+    """Find all windows (number, history + rollout) whose steps are all usable and exactly
+    step_hours apart.
     """
     later = positions_after(sorted_times, step_hours * 3600)
     columns = [np.flatnonzero(usable)]
-    for _ in range(history):
+    for _ in range(history + rollout - 1):
         after = np.where(columns[-1] >= 0, later[columns[-1]], -1)
         columns.append(np.where((after >= 0) & usable[after], after, -1))
     steps = np.stack(columns, axis=1)

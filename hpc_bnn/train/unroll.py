@@ -1,0 +1,98 @@
+"""Train on forecasts of several steps: the output of a step is part of the input of the next.
+
+    state_l = state_(l-1) + ratio * tendency_l,      tendency_l = first C channels of the network's
+    y_l     = tendency_1 + ... + tendency_l          output on states up to l - 1 and forcing_(l-1)
+
+as ``Rollout`` steps a forecast, with the same drawn weights at every step. y_l is the change since
+the start, which the windows hold as the target of lead time l; further channels of the output, such
+as a predicted variance, are those of step l. Each lead time is scored as one more example, so the
+objective is the mean over lead times of the loss of one step.
+
+All steps but the last are run again in backward instead of keeping their activations: the memory of
+one step and the states between them.
+
+Letters: S samples of one pass, B examples, n steps, h states of the history, C channels, C'
+channels of the output, F forcing channels, H latitude, W longitude.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hpc_bnn.data.source import Fields
+
+Network = Callable[[Tensor, bool], Tensor]  # x, whether it holds one batch a sample -> (S, B, ...)
+Contexts = Callable[[], tuple[AbstractContextManager[object], AbstractContextManager[object]]]
+
+
+class Unroll:
+    """Run a network along the steps that an input has forcing for.
+
+    An input of n steps (B, h C + F + (n - 1) max(F, 1), H, W) is that of one step, then the forcing
+    of the later ones: one channel each where there is none, to tell n.
+    """
+
+    def __init__(self, fields: Fields) -> None:
+        self._channels, forced = len(fields.channels), len(fields.forcing)
+        self._states = self._channels * fields.history
+        self._forced, self._per_step = forced, max(1, forced)
+        self._ratio = (fields.tendency_std / fields.state_std)[:, None, None]
+
+    def steps(self, x: Tensor) -> int:
+        """Return n of an input (..., channels, H, W)."""
+        more = x.shape[-3] - self._states - self._forced
+        if more < 0 or more % self._per_step:
+            raise ValueError(
+                f"an input of {x.shape[-3]} channels: expected {self._states + self._forced}, and "
+                f"{self._per_step} more for each step of a rollout after the first"
+            )
+        return 1 + more // self._per_step
+
+    def __call__(self, x: Tensor, network: Network, *, views: bool, contexts: Contexts) -> Tensor:
+        """Return the outputs (S, B n, C', H, W) for ``x`` (B, ...), or with ``views`` (S, B, ...),
+        the lead times of an example one after the other.
+
+        contexts: what surrounds the forward pass of a step and its repetition in backward.
+        """
+        steps = self.steps(x)
+        if steps == 1:
+            return network(x, views)
+        ratio = self._ratio.to(x)
+        history, inputs = x[..., : self._states, :, :], x[..., : self._states + self._forced, :, :]
+        change, outputs = torch.zeros((), dtype=x.dtype, device=x.device), []
+        for step in range(steps):
+            own_states = views or step > 0
+            if step < steps - 1 and torch.is_grad_enabled():
+                output: Tensor = checkpoint(
+                    network,
+                    inputs,
+                    own_states,
+                    use_reentrant=False,
+                    preserve_rng_state=False,  # the noise is keyed
+                    context_fn=contexts,
+                )
+            else:
+                output = network(inputs, own_states)
+            tendency, further = output.tensor_split([self._channels], 2)
+            change = change + tendency
+            outputs.append(torch.cat([change, further], 2))
+            if step == steps - 1:
+                break
+            newest = history[..., -self._channels :, :, :] + ratio * tendency
+            older = history[..., self._channels :, :, :]
+            history = torch.cat([older.expand(*newest.shape[:2], *older.shape[-3:]), newest], 2)
+            forcing = self._forcing(x, step + 1)
+            inputs = torch.cat([history, forcing.expand(*newest.shape[:2], *forcing.shape[-3:])], 2)
+        return torch.stack(outputs, 2).flatten(1, 2)
+
+    def targets(self, y: Tensor) -> Tensor:
+        """Return targets (B, n, C, H, W) as (B n, C, H, W), and those of one step as they are."""
+        return y.flatten(0, 1) if y.dim() == 5 else y
+
+    def _forcing(self, x: Tensor, step: int) -> Tensor:
+        """Return the forcing (..., F, H, W) of a step after the first."""
+        first = self._states + self._forced + (step - 1) * self._per_step
+        return x[..., first : first + self._forced, :, :]

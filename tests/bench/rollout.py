@@ -1,0 +1,127 @@
+"""What training on forecasts of several steps is worth: errors after one day and after five.
+
+    python tests/bench/rollout.py                     2 seeds, some 20 minutes on one core
+    python tests/bench/rollout.py --seeds 3 --evaluations 2400 train.lr=0.001
+
+The network of the demo, smaller, on a toy atmosphere of 16 x 32 points. "one step" trains on
+forecasts of one day. "rollout" does so for an epoch, then on forecasts of four days. Both run the
+network forward and backward equally often (a forecast of four days counts four), so that "rollout"
+makes fewer updates; what it runs again in backward is not counted, CPU seconds are. RMSE of the
+ensemble mean over start times of the test year, as of ``hpc-bnn evaluate``, relative to that of the
+climatology: 1 is as good as knowing nothing but the date. "all" is the root of the mean square over
+channels.
+
+Writes ``build/bench/rollout.{csv,json}``.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from report import FOLDER, Row, Target, publish
+
+from hpc_bnn import cli
+from hpc_bnn.config.load import CONFIGS, load_settings
+from hpc_bnn.data.ranks import ALONE
+from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.train.build import read_source
+
+STEPS = 4
+DAYS = (1, 5)
+SMALL = (
+    "model.width=32",
+    "model.heads=[2, 4, 4, 2]",
+    "posterior.predict_samples=8",
+    "train.checkpoint_every=0",
+    "train.validate_every=0",
+    "train.warmup_steps=30",
+    "evaluation.starts=60",
+    "evaluation.steps=5",
+)
+
+
+def toy() -> Path:
+    """Write the toy atmosphere once and return its folder."""
+    folder = FOLDER / "rollout" / "toy"
+    if not folder.is_dir():
+        write_toy(folder, years=4, rows=16, columns=32, step_hours=12, levels=[500.0], seed=3)
+    return folder
+
+
+def run(name: str, overrides: list[str]) -> dict[str, Any]:
+    """Train and evaluate by the command line; return what the files tell and the CPU seconds."""
+    folder = FOLDER / "rollout" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.process_time()
+    if cli.main(["train", str(CONFIGS / "demo.yaml"), *overrides, "--run", str(folder)]):
+        raise SystemExit(f"{name}: training failed")
+    seconds = time.process_time() - began
+    if cli.main(["evaluate", str(folder)]):
+        raise SystemExit(f"{name}: evaluation failed")
+    scores = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["scores"]
+    return {"scores": scores, "cpu_s": seconds}
+
+
+def relative(scores: dict[str, Any], channel: str, day: int) -> float:
+    own = scores[channel]
+    return float(own["rmse"][day - 1] / own["climatology"]["rmse"][day - 1])
+
+
+def row(contender: str, updates: int, evaluations: int, runs: list[dict[str, Any]]) -> Row:
+    """Return the means over seeds."""
+    made: Row = {
+        "contender": contender,
+        "updates": updates,
+        "evaluations": evaluations,
+        "cpu_s": statistics.mean(run["cpu_s"] for run in runs),
+    }
+    channels = list(runs[0]["scores"])
+    for day in DAYS:
+        for channel in channels:
+            values = [relative(run["scores"], channel, day) for run in runs]
+            made[f"{channel}_{24 * day}h"] = statistics.mean(values)
+        over_channels = [
+            math.sqrt(statistics.mean(relative(run["scores"], c, day) ** 2 for c in channels))
+            for run in runs
+        ]
+        made[f"all_{24 * day}h"] = statistics.mean(over_channels)
+        made[f"all_{24 * day}h_sd"] = statistics.stdev(over_channels) if len(runs) > 1 else 0.0
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("overrides", nargs="*", help="key=value, as of hpc-bnn train")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--evaluations", type=int, default=1200, help="of the network, a sample")
+    arguments = parser.parse_args()
+    common = [*SMALL, f"data.path={toy()}", *arguments.overrides]
+    settings = load_settings(CONFIGS / "demo.yaml", [*common, f"train.rollout={{0: {STEPS}}}"])
+    epoch = len(read_source(settings, ALONE).train) // settings.train.batch_size
+    updates = epoch + (arguments.evaluations - epoch) // STEPS
+    if updates <= epoch:
+        raise SystemExit(f"--evaluations {arguments.evaluations}: an epoch takes {epoch} already")
+    evaluations = epoch + STEPS * (updates - epoch)
+    contenders = {
+        "one step": (evaluations, "{0: 1}"),
+        f"one step, then {STEPS}": (updates, f"{{0: 1, 1: {STEPS}}}"),
+    }
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for seed in range(1, arguments.seeds + 1):
+        for name, (steps, rollout) in contenders.items():
+            own = [f"seed={seed}", f"train.steps={steps}", f"train.rollout={rollout}"]
+            runs[name].append(run(f"{len(runs[name])}-{name.replace(' ', '-')}", [*common, *own]))
+    rows = [row(name, contenders[name][0], evaluations, runs[name]) for name in contenders]
+    before, after = (float(made["all_120h"]) for made in rows)
+    publish(
+        "rollout", rows, [Target("RMSE at 5 days, rollout over one step", after / before, most=1.0)]
+    )
+
+
+if __name__ == "__main__":
+    main()
