@@ -9,18 +9,17 @@ import yaml
 from tiny_run import (
     DIGITS,
     SERIES,
-    Stopped,
+    assert_equal_runs,
     checkpoints,
     hpc_bnn,
     metrics,
     read_json,
-    stopping_at,
+    stopped,
     timeless,
     written,
 )
 
 import hpc_bnn as hb
-from hpc_bnn.data import Batches
 from hpc_bnn.train.checkpoint import load
 
 SUMMARY_KEYS = {
@@ -134,26 +133,6 @@ def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
     assert hpc_bnn("train", settings_of(finished), "seed=4", "--run", tmp_path / "other") == 0
     first, second = (read_json(run / "summary.json") for run in (finished, tmp_path / "other"))
     assert first["parameter_checksum"] != second["parameter_checksum"]
-
-
-def stopped(run: Path, at: int, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train until the job ends before step ``at``."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Batches, "at", stopping_at(at, Batches.at))
-        with pytest.raises(Stopped):
-            hpc_bnn("train", config, "--run", run)
-    assert not (run / "summary.json").exists()
-
-
-def assert_equal_runs(run: Path, other: Path) -> None:
-    assert timeless(metrics(run)) == timeless(metrics(other))
-    first, second = (read_json(folder / "summary.json") for folder in (run, other))
-    for key in ("sum", "sum_of_squares"):
-        assert first["parameter_checksum"][key] == pytest.approx(
-            second["parameter_checksum"][key], rel=1e-12
-        )
-    assert first["final_loss"] == pytest.approx(second["final_loss"], rel=1e-12)
-    assert first["validation"] == pytest.approx(second["validation"], rel=1e-12)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5])

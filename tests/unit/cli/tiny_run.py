@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
 import yaml
 
 from hpc_bnn import cli
+from hpc_bnn.data import Batches
 
 SERIES: dict[str, Any] = {
     "seed": 3,
@@ -79,3 +81,27 @@ def stopping_at(step: int, at: Callable[..., Any]) -> Callable[..., Any]:
         return at(self, asked)
 
     return read
+
+
+def stopped(run: Path, at: int, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until the job ends before step ``at``."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "at", stopping_at(at, Batches.at))
+        with pytest.raises(Stopped):
+            hpc_bnn("train", config, "--run", run)
+    assert not (run / "summary.json").exists()
+
+
+def assert_equal_runs(run: Path, other: Path) -> None:
+    assert timeless(metrics(run)) == timeless(metrics(other))
+    first, second = (read_json(folder / "summary.json") for folder in (run, other))
+    for key in ("sum", "sum_of_squares"):
+        assert first["parameter_checksum"][key] == pytest.approx(
+            second["parameter_checksum"][key], rel=1e-12
+        )
+    assert first["final_loss"] == pytest.approx(second["final_loss"], rel=1e-12)
+    assert set(first["validation"]) == set(second["validation"])
+    for key, value in first["validation"].items():  # None where the loss has no such score
+        assert (value, second["validation"][key]) == (None, None) or value == pytest.approx(
+            second["validation"][key], rel=1e-12
+        ), key

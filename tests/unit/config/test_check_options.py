@@ -123,6 +123,7 @@ def wrong_choices(*overrides: str) -> list[str]:
         ("loss.variance=known", "loss.variance = 'known'"),
         ("data.length=long", "data.length = 'long'"),
         ("data.fractions=[0.5, 0.5]", "data.fractions = [0.5, 0.5]"),
+        ("train.rollout={0: 2}", "train.rollout = {0: 2}: data.name = 'synthetic_series' has no "),
     ],
 )
 def test_names_and_options_of_a_run(override: str, told: str) -> None:

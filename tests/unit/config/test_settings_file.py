@@ -264,6 +264,7 @@ def test_bundled_settings_are_good(path: Path) -> None:
         ["data.transform={name: shift, pixels: 2}", "posterior.random=['*.weight']"],
         ["data.name='1e5'", "data.path='0x10'", "loss.units='2e-3'"],
         ["model.hidden=[]", f"seed={SEED_LIMIT - 1}", "train.lr=0.1234567890123456789"],
+        ["train.rollout={0: 1, 3: 2, 12: 4}"],
     ],
 )
 def test_dump_and_load_round_trip(good: Path, tmp_path: Path, overrides: list[str]) -> None:

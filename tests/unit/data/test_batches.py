@@ -164,3 +164,20 @@ def test_errors_name_the_numbers() -> None:
 def test_the_world_of_start_is_accepted() -> None:
     world = hb.World(Grid(1, 1, 0), torch.device("cpu"))
     assert len(hb.Batches(examples(8), batch_size=4, world=world)) == 2
+
+
+def test_rollouts_change_with_the_epoch_and_nothing_else() -> None:
+    class Windows(InMemory):
+        def batch(self, indices: Tensor, rollout: int = 1) -> tuple[Tensor, Tensor]:
+            return self.x[indices], torch.full((len(indices),), rollout)
+
+    plain = examples(11)
+    windows = Windows(plain.x, plain.y)
+    place = Place(Grid(1, 2, 1))
+    one = Batches(plain, batch_size=4, world=place, seed=3)
+    rolled = Batches(windows, batch_size=4, world=place, seed=3, rollout=lambda epoch: 1 + epoch)
+    assert rolled.steps_per_epoch == 2
+    for step in (5, 0, 1, 2, 4, 3):  # in any order, as after a resume
+        x, y = rolled.at(step)
+        assert torch.equal(x, one.at(step)[0])
+        assert y.tolist() == [1 + step // 2] * 2

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hpc_bnn.train.schedule import learning_rate
+from hpc_bnn.train.schedule import learning_rate, rollout_steps
 
 
 def test_warm_up_rises_linearly_to_the_peak() -> None:
@@ -40,3 +40,9 @@ def test_short_runs_have_positive_finite_rates(total: int, warmup: int) -> None:
     for step in range(total):
         rate = learning_rate(step, total_steps=total, lr=1.0, warmup_steps=warmup)
         assert 0 < rate <= 1.0
+
+
+def test_rollouts_by_epoch() -> None:
+    rollout = {0: 2, 3: 4, 4: 1}
+    assert [rollout_steps(epoch, rollout) for epoch in range(7)] == [2, 2, 2, 4, 1, 1, 1]
+    assert {rollout_steps(epoch, {0: 1}) for epoch in range(9)} == {1}

@@ -1,0 +1,355 @@
+"""Rollouts in training against steps written out: values, gradients, memory, dropout.
+
+Letters: S samples, B examples, n steps, C channels, F forcing channels, H latitude, W longitude.
+"""
+
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from field_source import CHANNELS, COLUMNS, FORCING, ROWS, START_S, STEP_S, field_source
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from toy_step import alone
+
+from hpc_bnn import losses
+from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.data.source import Fields
+from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.losses.base import Loss
+from hpc_bnn.train.build import Parts
+from hpc_bnn.train.rollout import Rollout
+from hpc_bnn.train.step import Step
+from hpc_bnn.train.unroll import Unroll
+
+EXAMPLES, SAMPLES = 3, 4
+NUM_EXAMPLES = 50
+
+
+class Net(nn.Module):
+    """A convolution, perhaps dropout as a module or as a function, a convolution."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        width: int = 5,
+        dropout: float = 0.0,
+        hidden: bool = False,
+    ) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(inputs, width, 3, padding=1)
+        self.two = nn.Conv2d(width, outputs, 1)
+        self.drop = nn.Identity() if hidden or not dropout else nn.Dropout(dropout)
+        self._p = dropout if hidden else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(torch.tanh(self.one(x)))
+        x = functional.dropout(x, self._p, self.training) if self._p else x
+        result: Tensor = self.two(x)
+        return result
+
+
+def fields_of(*, history: int = 1, forced: bool = True) -> Fields:
+    fields = field_source(history=history).fields
+    assert fields is not None
+    return fields if forced else replace(fields, forcing=())
+
+
+def batch_of(steps: int, *, history: int = 1, forced: bool = True) -> tuple[Tensor, Tensor]:
+    """Return x and y of a rollout, float64."""
+    generator = torch.Generator().manual_seed(20 + history)
+    channels = history * CHANNELS + (FORCING if forced else 0)
+    later = torch.randn(EXAMPLES, 9, ROWS, COLUMNS, generator=generator, dtype=torch.float64)
+    if not forced:
+        later.zero_()
+    x = torch.randn(EXAMPLES, channels, ROWS, COLUMNS, generator=generator, dtype=torch.float64)
+    y = torch.randn(EXAMPLES, 9, CHANNELS, ROWS, COLUMNS, generator=generator, dtype=torch.float64)
+    return torch.cat([x, later[:, : steps - 1]], 1), y[:, :steps] if steps > 1 else y[:, 0]
+
+
+class Toy:
+    """A posterior on fields and a step over it."""
+
+    def __init__(
+        self,
+        loss: Loss,
+        *,
+        history: int = 1,
+        forced: bool = True,
+        unroll: bool = True,
+        net: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self.fields, self.loss = fields_of(history=history, forced=forced), loss.double()
+        torch.manual_seed(3)
+        inputs = history * CHANNELS + (FORCING if forced else 0)
+        outputs = loss.output_shape((CHANNELS, ROWS, COLUMNS))[0]
+        network = Net(inputs, outputs, **(net or {})).double()
+        self.posterior = Gaussian(network, initial_sigma=0.1, seed=4)
+        self.parameters = [*self.posterior.parameters(), *self.loss.parameters()]
+        self.step = Step(
+            self.posterior,
+            self.loss,
+            torch.optim.SGD(self.parameters, lr=0.0),
+            alone(),
+            samples=SAMPLES,
+            num_examples=NUM_EXAMPLES,
+            precision="float64",
+            unroll=Unroll(self.fields) if unroll else None,
+            **options,
+        )
+
+    def run(self, x: Tensor, y: Tensor) -> tuple[float, list[Tensor]]:
+        value = float(self.step(x, y))
+        return value, [p.grad.clone() for p in self.parameters if p.grad is not None]
+
+
+def written_out(
+    toy: Toy, x: Tensor, steps: int, network: Callable[[Tensor], Tensor], history: int
+) -> Tensor:
+    """Return the outputs (n, B, C', H, W) of one sample, step after step, in physical units."""
+    scale = [
+        v[:, None, None]
+        for v in (toy.fields.state_mean, toy.fields.state_std, toy.fields.tendency_std)
+    ]
+    mean, std, tendency_std = scale
+    forced = len(toy.fields.forcing)
+    normalised = list(x[:, : history * CHANNELS].split(CHANNELS, 1))
+    states = [mean + std * state for state in normalised]
+    forcing = x[:, history * CHANNELS :]
+    start, outputs = states[-1], []
+    for lead in range(steps):
+        newest = [(state - mean) / std for state in states[-history:]]
+        own = forcing[:, lead * forced : (lead + 1) * forced]
+        output = network(torch.cat([*newest, own], 1))
+        states.append(states[-1] + tendency_std * output[:, :CHANNELS])
+        change = (states[-1] - start) / tendency_std
+        outputs.append(torch.cat([change, output[:, CHANNELS:]], 1))
+    return torch.stack(outputs)
+
+
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "crps": losses.fair_crps,
+    "moments": lambda: losses.gaussian_moments(sigma=0.7, learned=True),
+    "nll predicted": lambda: losses.gaussian_nll(variance="predicted"),
+    "nll learned": lambda: losses.gaussian_nll(variance="learned"),
+    "nll predictive": lambda: losses.gaussian_nll(variance="predicted", predictive=True),
+}
+
+
+def plain_objective(toy: Toy, x: Tensor, y: Tensor, steps: int, history: int) -> Tensor:
+    """Return the objective by plain autograd: the mean over lead times of the loss of one step."""
+    weights = toy.posterior.draw(toy.posterior.draws(0, range(SAMPLES)))
+    outputs = torch.stack(
+        [
+            written_out(
+                toy,
+                x,
+                steps,
+                lambda inputs, s=s: torch.func.functional_call(  # type: ignore[misc]
+                    toy.posterior.module, {n: w[s] for n, w in weights.items()}, (inputs,)
+                ),
+                history,
+            )
+            for s in range(SAMPLES)
+        ]
+    )  # (S, n, B, C', H, W)
+    total = torch.zeros((), dtype=torch.float64)
+    for lead in range(steps):
+        members, truth = outputs[:, lead], y[:, lead] if steps > 1 else y
+        if isinstance(toy.loss, losses.SeparableLoss):
+            values = torch.stack([toy.loss(member, truth) for member in members]).mean(0)
+        else:
+            values = toy.loss(members, truth, LocalAxis())
+        total = total + values.mean() / steps
+    return total + toy.posterior.kl() / NUM_EXAMPLES
+
+
+@pytest.mark.parametrize("samples_per_pass", [1, 3, SAMPLES])
+@pytest.mark.parametrize(("history", "forced"), [(1, True), (2, True), (2, False)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_gradient_of_three_steps(
+    name: str, history: int, forced: bool, samples_per_pass: int
+) -> None:
+    toy = Toy(LOSSES[name](), history=history, forced=forced, samples_per_pass=samples_per_pass)
+    x, y = batch_of(3, history=history, forced=forced)
+    got, gradients = toy.run(x, y)
+    objective = plain_objective(toy, x, y, 3, history)
+    expected = torch.autograd.grad(objective, toy.parameters)
+    assert got == pytest.approx(objective.item(), rel=1e-12)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("keep_graphs", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_one_step_gives_the_same_bits_as_without(name: str, keep_graphs: bool) -> None:
+    x, y = batch_of(1)
+    runs = [
+        Toy(LOSSES[name](), unroll=unroll, keep_graphs=keep_graphs).run(x, y)
+        for unroll in (True, False)
+    ]
+    assert runs[0][0] == runs[1][0]
+    assert all(map(torch.equal, runs[0][1], runs[1][1]))
+
+
+def none() -> tuple[nullcontext[None], nullcontext[None]]:
+    return nullcontext(), nullcontext()
+
+
+def test_steps_are_those_of_a_forecast() -> None:
+    """What is trained on is what ``Rollout`` makes: bit for bit in the same precision."""
+    source = field_source(history=2)
+    fields = source.fields
+    assert fields is not None
+    posterior = Gaussian(Net(2 * CHANNELS + FORCING, CHANNELS))
+    rollout = Rollout(Parts(source, posterior, losses.crps(), None), torch.device("cpu"))
+    starts = START_S + STEP_S * torch.tensor([3, 6])
+    history, network = rollout.history(starts), posterior.network(0)
+    forcing = [fields.record.forcing(starts + lead * STEP_S) for lead in range(3)]
+    x, start = torch.cat([history.flatten(1, 2), *forcing], 1), history[:, -1]
+    got = Unroll(fields)(x, lambda x, views: network(x[0] if views else x)[None],
+                         views=False, contexts=none)  # fmt: skip
+    got = got.unflatten(1, (2, 3))[0]
+    ratio = (fields.state_std / fields.tendency_std)[:, None, None].float()
+    for lead in range(3):
+        history = rollout.advance(history, starts, lead, 0, network)
+        torch.testing.assert_close(got[:, lead], (history[:, -1] - start) * ratio)
+
+
+# Running steps again in backward.
+
+
+@pytest.fixture
+def keep_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what makes every step keep its activations from then on."""
+
+    def keep(function: Callable[..., Tensor], *args: Any, **_: Any) -> Tensor:
+        return function(*args)
+
+    return lambda: monkeypatch.setattr("hpc_bnn.train.unroll.checkpoint", keep)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["module", "function"])
+@pytest.mark.parametrize("name", ["crps", "nll predicted"])
+def test_backward_drops_what_forward_dropped(
+    name: str, hidden: bool, keep_steps: Callable[[], None]
+) -> None:
+    x, y, dropping = *batch_of(4), {"dropout": 0.4, "hidden": hidden}
+    loss, gradients = Toy(LOSSES[name](), net=dropping).run(x, y)
+    without, _ = Toy(LOSSES[name]()).run(x, y)
+    assert loss != without
+    keep_steps()
+    kept_loss, kept = Toy(LOSSES[name](), net=dropping).run(x, y)
+    assert loss == kept_loss
+    assert all(map(torch.equal, gradients, kept))
+
+
+def test_every_step_drops_anew() -> None:
+    """A network of dropout alone: what is kept of the forcing tells the masks of the steps."""
+
+    class Drop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(1, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.dropout(x[:, -FORCING:].expand(-1, CHANNELS, -1, -1)) + self.one.bias
+
+    toy = Toy(losses.gaussian_nll())
+    toy.posterior = Gaussian(Drop(), initial_sigma=1e-6, seed=4)
+    seen: list[Tensor] = []
+
+    class Seeing(losses.SeparableLoss):
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            seen.append(output.detach())
+            return output.square().mean((1, 2, 3))
+
+    optimizer = torch.optim.SGD(toy.posterior.parameters(), lr=0.1)
+    step = Step(toy.posterior, Seeing(), optimizer, alone(), samples=1, num_examples=1,
+                precision="float64", unroll=Unroll(toy.fields))  # fmt: skip
+    x = torch.ones(200, CHANNELS + 3 * FORCING, 1, 1, dtype=torch.float64)
+    step(x, torch.zeros(200, 3, CHANNELS, 1, 1, dtype=torch.float64))
+    changes = (
+        seen[-1].unflatten(0, (200, 3)).diff(dim=1, prepend=torch.zeros(200, 1, CHANNELS, 1, 1))
+    )
+    masks = (changes > 1).double().flatten(2)  # (B, n, C): kept values are 2, dropped ones 0
+    assert float(masks.mean()) == pytest.approx(0.5, abs=0.06)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert float((masks[:, a] == masks[:, b]).double().mean()) == pytest.approx(0.5, abs=0.1)
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, in forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return made
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def peak_bytes(steps: int) -> int:
+    toy, batch = Toy(losses.gaussian_nll(), net={"width": 64}), batch_of(steps)
+    with Ledger() as ledger:
+        toy.step(*batch)
+    return ledger.peak
+
+
+def test_memory_is_that_of_one_step(keep_steps: Callable[[], None]) -> None:
+    activation = 8 * EXAMPLES * 64 * ROWS * COLUMNS  # bytes; a step keeps some of them
+    few, many = peak_bytes(3), peak_bytes(8)
+    assert many - few < 5 * activation / 2  # states, of 2 channels instead of 64
+    keep_steps()
+    kept_few, kept_many = peak_bytes(3), peak_bytes(8)
+    assert kept_many - kept_few >= 5 * activation
+
+
+# Input that cannot be used.
+
+
+@pytest.mark.parametrize(
+    ("history", "channels", "message"),
+    [
+        (2, 4, "4 channels: expected 5, and 1 more for"),
+        (1, 2, "2 channels: expected 3, and 1 more"),
+    ],
+)
+def test_inputs_of_too_few_channels(history: int, channels: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Unroll(fields_of(history=history)).steps(torch.zeros(1, channels, ROWS, COLUMNS))
+
+
+def test_inputs_of_a_part_of_a_step() -> None:
+    fields = replace(fields_of(), forcing=("a", "b"))
+    assert Unroll(fields).steps(torch.zeros(1, CHANNELS + 6, ROWS, COLUMNS)) == 3
+    with pytest.raises(ValueError, match="7 channels: expected 4, and 2 more for each step"):
+        Unroll(fields).steps(torch.zeros(1, CHANNELS + 5, ROWS, COLUMNS))
