@@ -1,5 +1,7 @@
 """A run as ``hpc-bnn train`` does it from settings, on a given grid, without its files."""
 
+from functools import partial
+
 import torch
 from small_run import Outcome
 
@@ -7,6 +9,7 @@ from hpc_bnn.config import Settings
 from hpc_bnn.data import Batches, Source
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import build
+from hpc_bnn.train.schedule import rollout_steps
 from hpc_bnn.train.step import Step
 
 
@@ -24,12 +27,18 @@ def run_settings(chosen: Settings, source: Source, world: World) -> Outcome:
         keep_graphs=chosen.posterior.keep_graphs,
         augment=parts.augment,
         views=chosen.data.augmentation,
+        unroll=parts.unroll,
         precision=chosen.train.precision,
         reduction=chosen.train.reduction,
         guard_every=1,
     )
+    rollout = partial(rollout_steps, rollout=chosen.train.rollout)
     batches = Batches(
-        source.train, batch_size=chosen.train.batch_size, world=world, seed=chosen.seed
+        source.train,
+        batch_size=chosen.train.batch_size,
+        world=world,
+        seed=chosen.seed,
+        rollout=rollout if parts.unroll else None,
     )
     values = torch.stack([step(*batches.at(i)) for i in range(chosen.train.steps)])
     trained = [*parts.posterior.parameters(), *parts.loss.parameters()]

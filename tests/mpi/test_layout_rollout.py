@@ -1,0 +1,151 @@
+"""One run, one answer, for rollouts: an epoch of single steps, then forecasts of three, on every
+grid.
+
+Tolerance: 1e-10 in float64, relative to the largest loss, gradient or parameter: the order of sums.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from settings_run import run_settings
+from small_run import SAMPLES, Outcome, deviation
+
+from hpc_bnn.config import Settings
+from hpc_bnn.data import Source
+from hpc_bnn.data.ranks import ALONE, Ranks
+from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.parallel.comms import Channel, connect, on_first
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.auto_grid import start_auto
+from hpc_bnn.train.build import read_source
+from hpc_bnn.train.folder import RunFolder
+from hpc_bnn.train.loop import train
+
+BATCH = 12
+TOLERANCE = 1e-10
+SWIN = {
+    "name": "swin",
+    "width": 8,
+    "depths": [2, 0, 0, 0],
+    "heads": [2, 2, 2, 2],
+    "window": [2, 2],
+}
+DROPPING = {"name": "mlp", "hidden": [6], "dropout": 0.2}
+CASES: dict[str, dict[str, Any]] = {
+    "crps": {"loss": {"name": "almost_fair_crps", "layout": "transposed"}},
+    "crps, several a pass": {
+        "loss": {"name": "crps", "layout": "gather", "channel_weights": {"t2m": 2.0}},
+        "samples_per_pass": 3,
+    },
+    "nll": {"loss": {"name": "gaussian_nll", "variance": "predicted"}},
+    "nll, predictive, graphs kept": {
+        "loss": {"name": "gaussian_nll", "variance": "predicted", "predictive": True},
+        "keep_graphs": True,
+    },
+    "nll, dropout": {
+        "loss": {"name": "gaussian_nll", "variance": "predicted"},
+        "model": DROPPING,
+    },
+    "crps, dropout": {"loss": {"name": "crps"}, "model": DROPPING},
+}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A toy atmosphere, written by one rank for all."""
+    channel = connect()
+    made = Path(on_first(channel, lambda: tempfile.mkdtemp(), name="test folder"))
+    toy: dict[str, Any] = {"years": 1, "rows": 7, "columns": 16, "step_hours": 24, "levels": [500]}
+    on_first(channel, lambda: write_toy(made, **toy, format="legacy"), name="test files")
+    yield made
+    on_first(channel, lambda: shutil.rmtree(made), name="test folder")
+
+
+def settings(folder: Path, case: str, **train: Any) -> Settings:
+    chosen = dict(CASES[case])
+    return Settings.model_validate(
+        {
+            "seed": 3,
+            "loss": chosen.pop("loss"),
+            "model": chosen.pop("model", SWIN),
+            "posterior": {"samples": SAMPLES, "initial_sigma": 0.1, **chosen},
+            "data": {
+                "name": "era5",
+                "path": str(folder),
+                "variables": ["t2m", "u10", "v10"],
+                "static": ["lsm"],
+                "step_hours": 24,
+                "history": 2,
+                # 30 states, 26 windows of two and three: two batches an epoch
+                "train": ["2001-01-01", "2001-01-30"],
+                "validation": ["2001-07-01", "2001-07-10"],
+                "test": ["2001-07-11", "2001-07-20"],
+            },
+            "train": {
+                "steps": 3,
+                "batch_size": BATCH,
+                "precision": "float64",
+                "rollout": {0: 1, 1: 3},
+                "device": "cpu",
+                **train,
+            },
+        }
+    )
+
+
+def run(folder: Path, case: str, world: World, ranks: Ranks, **train: Any) -> Outcome:
+    chosen = settings(folder, case, **train)
+    source: Source = read_source(chosen, ranks)
+    assert len(source.train) // BATCH == 2
+    return run_settings(chosen, source, world)
+
+
+@cache
+def reference(folder: Path, case: str) -> Outcome:
+    return run(folder, case, World(Grid(1, 1, 0), torch.device("cpu")), ALONE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_grid_trains_the_same(world: World, folder: Path, case: str) -> None:
+    got = run(folder, case, world, ChannelRanks(world.world))
+    expected = reference(folder, case)
+    assert got.gradients.shape == expected.gradients.shape
+    assert deviation(got.losses, expected.losses) <= TOLERANCE
+    assert deviation(got.gradients, expected.gradients) <= TOLERANCE
+    assert deviation(got.parameters, expected.parameters) <= TOLERANCE
+
+
+def test_the_third_step_is_of_three(solo: World, folder: Path) -> None:
+    """Else the test above would prove nothing about rollouts."""
+    plain = run(folder, "nll", solo, ALONE, rollout={0: 1, 2: 3})
+    rolled = reference(folder, "nll")
+    assert torch.equal(plain.losses[:2], rolled.losses[:2])
+    assert abs(float(plain.losses[2] - rolled.losses[2])) > 1e-3
+
+
+@pytest.mark.parametrize("case", ["crps", "nll"])
+def test_the_grid_is_measured_with_the_first_rollout(
+    channel: Channel, folder: Path, tmp_path: Path, case: str
+) -> None:
+    own = Path(channel.broadcast(str(tmp_path), name="folder"))
+    options: dict[str, Any] = {"rollout": {0: 3, 1: 1}, "schedule": "constant"}
+    content = settings(folder, case, **options).model_dump()
+    chosen = Settings.model_validate({**content, "grid": {"mode": "auto"}})
+    world, auto = start_auto(chosen, channel, RunFolder(own), resume=False)
+    try:
+        summary = train(chosen, world, RunFolder(own), auto=auto)
+    finally:
+        world.stop()
+    assert summary["steps"] == 3
+    alone = World(Grid(1, 1, 0), torch.device("cpu"))
+    expected = run(folder, case, alone, ALONE, **options)
+    final = float(expected.losses[-1])
+    assert summary["final_loss"] == pytest.approx(final, rel=TOLERANCE)
