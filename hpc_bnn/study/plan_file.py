@@ -102,6 +102,9 @@ def make_plan(study_file: Path, folder: Path) -> tuple[Plan, Settings]:
         problems = [p.replace("command line:", f"{path}: overrides:") for p in error.problems]
         raise SettingsError(problems) from error
     check_choices(settings, origin)
+    # Every step costs the same: points of larger batches would reach longer rollouts sooner.
+    first = {"rollout": {0: settings.train.rollout[0]}}
+    settings = settings.model_copy(update={"train": settings.train.model_copy(update=first)})
     try:
         points = make_points(
             study, samples=settings.posterior.samples, batch_size=settings.train.batch_size

@@ -1,11 +1,11 @@
 """What training on forecasts of several steps is worth: errors after one day and after five.
 
-    python tests/bench/rollout.py                     2 seeds, some 20 minutes on one core
-    python tests/bench/rollout.py --seeds 3 --evaluations 2400 train.lr=0.001
+    python tests/bench/rollout.py                     one seed, some 10 minutes on one core
+    python tests/bench/rollout.py --seeds 3 --epochs 8 --evaluations 6000 train.lr=0.001
 
 The network of the demo, smaller, on a toy atmosphere of 16 x 32 points. "one step" trains on
-forecasts of one day. "rollout" does so for an epoch, then on forecasts of four days. Both run the
-network forward and backward equally often (a forecast of four days counts four), so that "rollout"
+forecasts of one day. "rollout" does so for ``--epochs``, then on forecasts of four days. Both run
+the network forward and backward equally often (a forecast of four days counts four), so "rollout"
 makes fewer updates; what it runs again in backward is not counted, CPU seconds are. RMSE of the
 ensemble mean over start times of the test year, as of ``hpc-bnn evaluate``, relative to that of the
 climatology: 1 is as good as knowing nothing but the date. "all" is the root of the mean square over
@@ -36,6 +36,7 @@ DAYS = (1, 5)
 SMALL = (
     "model.width=32",
     "model.heads=[2, 4, 4, 2]",
+    "posterior.samples=2",
     "posterior.predict_samples=8",
     "train.checkpoint_every=0",
     "train.validate_every=0",
@@ -97,19 +98,21 @@ def row(contender: str, updates: int, evaluations: int, runs: list[dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("overrides", nargs="*", help="key=value, as of hpc-bnn train")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--evaluations", type=int, default=1200, help="of the network, a sample")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=4, help="of single steps, before rollouts")
+    parser.add_argument("--evaluations", type=int, default=3000, help="of the network, a sample")
     arguments = parser.parse_args()
     common = [*SMALL, f"data.path={toy()}", *arguments.overrides]
     settings = load_settings(CONFIGS / "demo.yaml", [*common, f"train.rollout={{0: {STEPS}}}"])
-    epoch = len(read_source(settings, ALONE).train) // settings.train.batch_size
-    updates = epoch + (arguments.evaluations - epoch) // STEPS
-    if updates <= epoch:
-        raise SystemExit(f"--evaluations {arguments.evaluations}: an epoch takes {epoch} already")
-    evaluations = epoch + STEPS * (updates - epoch)
+    per_epoch = len(read_source(settings, ALONE).train) // settings.train.batch_size
+    first = arguments.epochs * per_epoch
+    updates = first + (arguments.evaluations - first) // STEPS
+    if updates <= first:
+        raise SystemExit(f"--evaluations {arguments.evaluations}: the epochs take {first} already")
+    evaluations = first + STEPS * (updates - first)
     contenders = {
         "one step": (evaluations, "{0: 1}"),
-        f"one step, then {STEPS}": (updates, f"{{0: 1, 1: {STEPS}}}"),
+        f"one step, then {STEPS}": (updates, f"{{0: 1, {arguments.epochs}: {STEPS}}}"),
     }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for seed in range(1, arguments.seeds + 1):

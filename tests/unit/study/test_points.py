@@ -175,3 +175,11 @@ def test_shared_grid_arithmetic() -> None:
         (size,) = sizes(study(ranks=[ranks], modes=[mode]))
         assert size.mode == ("local" if ranks == 1 else mode)
         assert size.data_ranks * size.sample_ranks == ranks
+
+
+def test_every_step_of_a_study_is_of_the_first_rollout(tmp_path: Path) -> None:
+    overrides = ["train.rollout={0: 3, 2: 4}"]
+    made = plan(tmp_path, config="demo.yaml", overrides=overrides, ranks=[1, 2])
+    for point in made.points:
+        own = load_settings(made.settings_file, point.overrides)
+        assert own.train.rollout == {0: 3}

@@ -23,7 +23,9 @@ from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.data.source import Fields
 from hpc_bnn.losses.axis import LocalAxis
 from hpc_bnn.losses.base import Loss
+from hpc_bnn.models.swin import Swin
 from hpc_bnn.train.build import Parts
+from hpc_bnn.train.passes import Precision
 from hpc_bnn.train.rollout import Rollout
 from hpc_bnn.train.step import Step
 from hpc_bnn.train.unroll import Unroll
@@ -86,14 +88,17 @@ class Toy:
         forced: bool = True,
         unroll: bool = True,
         net: dict[str, Any] | None = None,
+        network: nn.Module | None = None,
+        precision: Precision = "float64",
         **options: Any,
     ) -> None:
-        self.fields, self.loss = fields_of(history=history, forced=forced), loss.double()
+        dtype = torch.float64 if precision == "float64" else torch.float32
+        self.fields, self.loss = fields_of(history=history, forced=forced), loss.to(dtype)
         torch.manual_seed(3)
         inputs = history * CHANNELS + (FORCING if forced else 0)
         outputs = loss.output_shape((CHANNELS, ROWS, COLUMNS))[0]
-        network = Net(inputs, outputs, **(net or {})).double()
-        self.posterior = Gaussian(network, initial_sigma=0.1, seed=4)
+        network = network or Net(inputs, outputs, **(net or {}))
+        self.posterior = Gaussian(network.to(dtype), initial_sigma=0.1, seed=4)
         self.parameters = [*self.posterior.parameters(), *self.loss.parameters()]
         self.step = Step(
             self.posterior,
@@ -102,7 +107,7 @@ class Toy:
             alone(),
             samples=SAMPLES,
             num_examples=NUM_EXAMPLES,
-            precision="float64",
+            precision=precision,
             unroll=Unroll(self.fields) if unroll else None,
             **options,
         )
@@ -285,6 +290,35 @@ def test_every_step_drops_anew() -> None:
     assert float(masks.mean()) == pytest.approx(0.5, abs=0.06)
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert float((masks[:, a] == masks[:, b]).double().mean()) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_network_that_recomputes_its_own_blocks() -> None:
+    """Recomputation within recomputation, with the drawn weights."""
+    batch, made = batch_of(3), []
+    for recompute in (True, False):
+        torch.manual_seed(5)
+        swin = Swin(
+            (CHANNELS + FORCING, ROWS, COLUMNS),
+            (CHANNELS, ROWS, COLUMNS),
+            width=4,
+            depths=[2, 0, 0, 2],
+            heads=[2] * 4,
+            window=[1, 1],
+            recompute=recompute,
+        )
+        made.append(Toy(losses.crps(), network=swin).run(*batch))
+    assert made[0][0] == made[1][0]
+    assert all(map(torch.equal, made[0][1], made[1][1]))
+
+
+@pytest.mark.parametrize("name", ["crps", "nll predicted"])
+def test_half_precision_adds_up_in_full(name: str) -> None:
+    """2^-8 of bfloat16 an output; states and changes are summed in float32."""
+    x, y = (part.float() for part in batch_of(3))
+    half, _ = Toy(LOSSES[name](), precision="bf16").run(x, y)
+    full, _ = Toy(LOSSES[name](), precision="float32").run(x, y)
+    assert half != full
+    assert half == pytest.approx(full, rel=2e-2)
 
 
 class Ledger(TorchDispatchMode):
