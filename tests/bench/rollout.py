@@ -6,20 +6,18 @@
 The network of the demo, smaller, on a toy atmosphere of 16 x 32 points. "one step" trains on
 forecasts of one day. "rollout" does so for ``--epochs``, then on forecasts of four days. Both run
 the network forward and backward equally often (a forecast of four days counts four), so "rollout"
-makes fewer updates; what it runs again in backward is not counted, CPU seconds are. RMSE of the
+makes fewer updates; what it runs again in backward is not counted, but takes its time. RMSE of the
 ensemble mean over start times of the test year, as of ``hpc-bnn evaluate``, relative to that of the
 climatology: 1 is as good as knowing nothing but the date. "all" is the root of the mean square over
 channels.
 
-Writes ``build/bench/rollout.{csv,json}``.
+Writes ``build/bench/rollout.{csv,json}``. Runs that are there are taken up and not made again.
 """
 
 import argparse
 import json
 import math
-import shutil
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +53,20 @@ def toy() -> Path:
 
 
 def run(name: str, overrides: list[str]) -> dict[str, Any]:
-    """Train and evaluate by the command line; return what the files tell and the CPU seconds."""
+    """Train and evaluate by the command line, or resume, and return what the files tell."""
     folder = FOLDER / "rollout" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    began = time.process_time()
-    if cli.main(["train", str(CONFIGS / "demo.yaml"), *overrides, "--run", str(folder)]):
-        raise SystemExit(f"{name}: training failed")
-    seconds = time.process_time() - began
-    if cli.main(["evaluate", str(folder)]):
-        raise SystemExit(f"{name}: evaluation failed")
+    train = ["train", str(CONFIGS / "demo.yaml"), *overrides, "--run", str(folder)]
+    if cli.main([*train, "--resume"]) or cli.main(["evaluate", str(folder)]):
+        raise SystemExit(f"{name}: training or evaluation failed; remove {folder} to begin anew")
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if "loss" in row]
     scores = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["scores"]
-    return {"scores": scores, "cpu_s": seconds}
+    return {
+        "scores": scores,
+        "updates": len(rows),
+        "evaluations": sum(row.get("rollout", 1) for row in rows),
+        "train_s": sum(row["step_time_s"] for row in rows),
+    }
 
 
 def relative(scores: dict[str, Any], channel: str, day: int) -> float:
@@ -73,13 +74,13 @@ def relative(scores: dict[str, Any], channel: str, day: int) -> float:
     return float(own["rmse"][day - 1] / own["climatology"]["rmse"][day - 1])
 
 
-def row(contender: str, updates: int, evaluations: int, runs: list[dict[str, Any]]) -> Row:
+def row(contender: str, runs: list[dict[str, Any]]) -> Row:
     """Return the means over seeds."""
     made: Row = {
         "contender": contender,
-        "updates": updates,
-        "evaluations": evaluations,
-        "cpu_s": statistics.mean(run["cpu_s"] for run in runs),
+        "updates": runs[0]["updates"],
+        "evaluations": runs[0]["evaluations"],
+        "train_s": statistics.mean(run["train_s"] for run in runs),
     }
     channels = list(runs[0]["scores"])
     for day in DAYS:
@@ -99,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("overrides", nargs="*", help="key=value, as of hpc-bnn train")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=4, help="of single steps, before rollouts")
+    parser.add_argument("--epochs", type=int, default=2, help="of single steps, before rollouts")
     parser.add_argument("--evaluations", type=int, default=3000, help="of the network, a sample")
     arguments = parser.parse_args()
     common = [*SMALL, f"data.path={toy()}", *arguments.overrides]
@@ -109,17 +110,18 @@ def main() -> None:
     updates = first + (arguments.evaluations - first) // STEPS
     if updates <= first:
         raise SystemExit(f"--evaluations {arguments.evaluations}: the epochs take {first} already")
-    evaluations = first + STEPS * (updates - first)
     contenders = {
-        "one step": (evaluations, "{0: 1}"),
+        "one step": (arguments.evaluations, "{0: 1}"),
         f"one step, then {STEPS}": (updates, f"{{0: 1, {arguments.epochs}: {STEPS}}}"),
     }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for seed in range(1, arguments.seeds + 1):
         for name, (steps, rollout) in contenders.items():
             own = [f"seed={seed}", f"train.steps={steps}", f"train.rollout={rollout}"]
-            runs[name].append(run(f"{len(runs[name])}-{name.replace(' ', '-')}", [*common, *own]))
-    rows = [row(name, contenders[name][0], evaluations, runs[name]) for name in contenders]
+            runs[name].append(
+                run(f"{seed}-{name.replace(', ', '-')}".replace(" ", "-"), [*common, *own])
+            )
+    rows = [row(name, runs[name]) for name in contenders]
     before, after = (float(made["all_120h"]) for made in rows)
     publish(
         "rollout", rows, [Target("RMSE at 5 days, rollout over one step", after / before, most=1.0)]
