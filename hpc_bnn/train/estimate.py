@@ -77,6 +77,8 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
     buffers = [*parts.posterior.buffers(), *parts.loss.buffers()]
     held = sum(t.numel() * t.element_size() for t in (*every, *buffers))
     x, y = source.train.batch(torch.tensor([0]))
+    if parts.unroll is not None:
+        x, y = parts.unroll.lengthened(x, y, settings.train.longest_rollout)
     one = sum(t.numel() * t.element_size() for t in (x, y))
     step = step_bytes(parts, settings, grid)
     return Estimate(

@@ -38,6 +38,9 @@ class GridProbe:
         size = min(size, len(source.train))
         x, y = together(world.world, lambda: source.train.batch(torch.arange(size)), name="a batch")
         x, y = x.to(world.device), y.to(world.device)
+        if parts.unroll is not None:
+            x, y = parts.unroll.lengthened(x, y, settings.train.rollout[0])
+            y = parts.unroll.targets(y)
         if settings.train.precision == "float64":
             x = x.double() if x.is_floating_point() else x
             y = y.double() if y.is_floating_point() else y
@@ -50,7 +53,7 @@ class GridProbe:
         """
         chosen = self._settings.posterior
         count = self._settings.train.batch_size // data_ranks
-        x, y = self._x[:count], self._y[:count]
+        x = self._x[:count]
         alone = World(Grid(1, 1, 0), self._world.device)
         passes = Passes(
             self._parts.posterior,
@@ -61,6 +64,7 @@ class GridProbe:
             views=self._settings.data.augmentation,
             precision=self._settings.train.precision,
             phases=Phases(alone.device),
+            unroll=self._parts.unroll,
         )
         part = passes.parts[0]
         twice = self._joint and not chosen.keep_graphs
@@ -72,6 +76,7 @@ class GridProbe:
             outputs = passes.run(x, 0, part)
             self._outputs[data_ranks] = outputs.detach()
             if isinstance(self._parts.loss, SeparableLoss):
+                y = self._y[: outputs.shape[1]]
                 share = separable_share(self._parts.loss, outputs, y, chosen.samples)
             else:
                 share = outputs.sum()

@@ -38,7 +38,7 @@ class _TracedStep:
 
     def __init__(self, parts: Parts, settings: Settings, grid: Grid) -> None:
         self.mode = FakeTensorMode()
-        self._posterior, self._loss = parts.posterior, parts.loss
+        self._posterior, self._loss, self._unroll = parts.posterior, parts.loss, parts.unroll
         self._settings = settings
         own = len(grid.own_samples(settings.posterior.samples))
         together = settings.posterior.samples_per_pass
@@ -47,10 +47,14 @@ class _TracedStep:
         self._views = bool(settings.data.transform) and settings.data.augmentation == "per_sample"
         self._axis = CountingAxis(grid.sample_ranks)
         x, y = parts.source.train.batch(torch.tensor([0]))
+        if self._unroll is not None:
+            x, y = self._unroll.lengthened(x, y, settings.train.longest_rollout)
         for module in (self._posterior, self._loss):
             _forget_numbers(module, self.mode)
         with self.mode:
             self._x, self._y = (self._batch(tensor, examples) for tensor in (x, y))
+        if self._unroll is not None:
+            self._y = self._unroll.targets(self._y)
 
     def _batch(self, one: Tensor, examples: int) -> Tensor:
         double = self._settings.train.precision == "float64" and one.is_floating_point()
@@ -93,9 +97,19 @@ class _TracedStep:
     def _pass(self, samples: int) -> Tensor:
         bf16 = self._settings.train.precision == "bf16"
         x = self._x.expand(samples, *self._x.shape).clone() if self._views else self._x
-        with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
-            weights = _drawn(self._posterior, samples)
-            return self._posterior.apply_weights(x, weights, views=self._views)
+        weights = _drawn(self._posterior, samples)
+
+        def network(x: Tensor, views: bool) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
+                return self._posterior.apply_weights(x, weights, views=views)
+
+        if self._unroll is None:
+            return network(x, self._views)
+        return self._unroll(x, network, views=self._views, contexts=_no_contexts)
+
+
+def _no_contexts() -> tuple[contextlib.nullcontext[None], contextlib.nullcontext[None]]:
+    return contextlib.nullcontext(), contextlib.nullcontext()
 
 
 def _drawn(posterior: Gaussian, samples: int) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ class Unroll:
         self._channels, forced = len(fields.channels), len(fields.forcing)
         self._states = self._channels * fields.history
         self._forced, self._per_step = forced, max(1, forced)
-        self._ratio = (fields.tendency_std / fields.state_std)[:, None, None]
+        self._ratio: list[float] = (fields.tendency_std / fields.state_std).tolist()
 
     def steps(self, x: Tensor) -> int:
         """Return n of an input (..., channels, H, W)."""
@@ -60,7 +60,7 @@ class Unroll:
         steps = self.steps(x)
         if steps == 1:
             return network(x, views)
-        ratio = self._ratio.to(x)
+        ratio = x.new_tensor(self._ratio)[:, None, None]
         history, inputs = x[..., : self._states, :, :], x[..., : self._states + self._forced, :, :]
         change, outputs = torch.zeros((), dtype=x.dtype, device=x.device), []
         for step in range(steps):
@@ -91,6 +91,13 @@ class Unroll:
     def targets(self, y: Tensor) -> Tensor:
         """Return targets (B, n, C, H, W) as (B n, C, H, W), and those of one step as they are."""
         return y.flatten(0, 1) if y.dim() == 5 else y
+
+    def lengthened(self, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """Return a batch of one step with the shapes of a rollout, for what needs no numbers."""
+        if steps == 1:
+            return x, y
+        later = x[:, :1].expand(-1, (steps - 1) * self._per_step, -1, -1)
+        return torch.cat([x, later], 1), torch.stack([y] * steps, 1)
 
     def _forcing(self, x: Tensor, step: int) -> Tensor:
         """Return the forcing (..., F, H, W) of a step after the first."""

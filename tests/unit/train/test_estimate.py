@@ -61,11 +61,14 @@ def measured(settings: Settings, source: Source) -> int:
         keep_graphs=chosen.keep_graphs,
         augment=parts.augment,
         views=settings.data.augmentation,
+        unroll=parts.unroll,
         precision=settings.train.precision,
         exact=settings.loss.exact,
         guard_every=0,
     )
     x, y = source.train.batch(torch.arange(settings.train.batch_size))
+    if parts.unroll is not None:
+        x, y = parts.unroll.lengthened(x, y, settings.train.longest_rollout)
     step(x, y)
     with LiveMemory() as live:
         step(x, y)
@@ -83,6 +86,11 @@ CASES = {
     "swin, nll, float64": (
         "swin_era5.yaml",
         [*SWIN, "loss={name: gaussian_nll, variance: learned}", "train.precision=float64"],
+    ),
+    "swin, rollout": ("swin_era5.yaml", [*SWIN, "train.rollout={0: 1, 2: 3}"]),
+    "swin, rollout, samples together": (
+        "swin_era5.yaml",
+        [*SWIN, "train.rollout={0: 3}", "posterior.samples_per_pass=2"],
     ),
     "vit": ("vit_cifar10.yaml", VIT),
     "vit, samples together": ("vit_cifar10.yaml", [*VIT, "posterior.samples_per_pass=4"]),

@@ -3,7 +3,6 @@
 Letters: S samples, B examples, n steps, C channels, F forcing channels, H latitude, W longitude.
 """
 
-import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,8 +13,6 @@ import torch
 from field_source import CHANNELS, COLUMNS, FORCING, ROWS, START_S, STEP_S, field_source
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from toy_step import alone
 
 from hpc_bnn import losses
@@ -25,6 +22,7 @@ from hpc_bnn.losses.axis import LocalAxis
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.models.swin import Swin
 from hpc_bnn.train.build import Parts
+from hpc_bnn.train.live_memory import LiveMemory
 from hpc_bnn.train.passes import Precision
 from hpc_bnn.train.rollout import Rollout
 from hpc_bnn.train.step import Step
@@ -321,41 +319,11 @@ def test_half_precision_adds_up_in_full(name: str) -> None:
     assert half == pytest.approx(full, rel=2e-2)
 
 
-class Ledger(TorchDispatchMode):
-    """Counts the bytes of all tensors that are alive, in forward and backward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
-        return made
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.live += size
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-
 def peak_bytes(steps: int) -> int:
     toy, batch = Toy(losses.gaussian_nll(), net={"width": 64}), batch_of(steps)
-    with Ledger() as ledger:
+    with LiveMemory() as live:
         toy.step(*batch)
-    return ledger.peak
+    return live.peak
 
 
 def test_memory_is_that_of_one_step(keep_steps: Callable[[], None]) -> None:
