@@ -1,15 +1,15 @@
 """What training on forecasts of several steps is worth: errors after one day and after five.
 
-    python tests/bench/rollout.py                     one seed, some 10 minutes on one core
-    python tests/bench/rollout.py --seeds 3 --epochs 8 --evaluations 6000 train.lr=0.001
+    python tests/bench/rollout.py                     one seed, some 15 minutes on one core
+    python tests/bench/rollout.py --seeds 3 --first 6000 --then 2000
 
-The network of the demo, smaller, on a toy atmosphere of 16 x 32 points. "one step" trains on
-forecasts of one day. "rollout" does so for ``--epochs``, then on forecasts of four days. Both run
-the network forward and backward equally often (a forecast of four days counts four), so "rollout"
-makes fewer updates; what it runs again in backward is not counted, but takes its time. RMSE of the
-ensemble mean over start times of the test year, as of ``hpc-bnn evaluate``, relative to that of the
-climatology: 1 is as good as knowing nothing but the date. "all" is the root of the mean square over
-channels.
+The network of the demo, smaller, on a toy atmosphere of 16 x 32 points. It is trained on forecasts
+of one day; then it is trained on, from the same checkpoint and at the same small learning rate, on
+forecasts of one day or of four. Both run the network forward and backward equally often (a forecast
+of four days counts four), so the latter makes a quarter of the updates; what it runs again in
+backward is not counted, but takes its time. RMSE of the ensemble mean over start times of the test
+year, as of ``hpc-bnn evaluate``, relative to that of the climatology: 1 is as good as knowing
+nothing but the date. "all" is the root of the mean square over channels.
 
 Writes ``build/bench/rollout.{csv,json}``. Runs that are there are taken up and not made again.
 """
@@ -17,6 +17,7 @@ Writes ``build/bench/rollout.{csv,json}``. Runs that are there are taken up and 
 import argparse
 import json
 import math
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,12 @@ from hpc_bnn.config.load import CONFIGS, load_settings
 from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.data.toy_atmosphere import write_toy
 from hpc_bnn.train.build import read_source
+from hpc_bnn.train.schedule import learning_rate
+
+Run = dict[str, Any]
 
 STEPS = 4
+TUNING_LR = 2e-4  # at the start of what follows, a tenth of that before
 DAYS = (1, 5)
 SMALL = (
     "model.width=32",
@@ -52,12 +57,13 @@ def toy() -> Path:
     return folder
 
 
-def run(name: str, overrides: list[str]) -> dict[str, Any]:
+def run(folder: Path, overrides: list[str]) -> Run:
     """Train and evaluate by the command line, or resume, and return what the files tell."""
-    folder = FOLDER / "rollout" / name
     train = ["train", str(CONFIGS / "demo.yaml"), *overrides, "--run", str(folder)]
     if cli.main([*train, "--resume"]) or cli.main(["evaluate", str(folder)]):
-        raise SystemExit(f"{name}: training or evaluation failed; remove {folder} to begin anew")
+        raise SystemExit(
+            f"{folder.name}: training or evaluation failed; remove {folder} to begin anew"
+        )
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if "loss" in row]
     scores = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["scores"]
@@ -74,7 +80,7 @@ def relative(scores: dict[str, Any], channel: str, day: int) -> float:
     return float(own["rmse"][day - 1] / own["climatology"]["rmse"][day - 1])
 
 
-def row(contender: str, runs: list[dict[str, Any]]) -> Row:
+def row(contender: str, runs: list[Run]) -> Row:
     """Return the means over seeds."""
     made: Row = {
         "contender": contender,
@@ -96,36 +102,43 @@ def row(contender: str, runs: list[dict[str, Any]]) -> Row:
     return made
 
 
+def train_on(base: Path, folder: Path, total: int, rollout: str, overrides: list[str]) -> Run:
+    """Go on from the end of another run up to step ``total``."""
+    newest = max((base / "checkpoints").glob("step-*.pt"))
+    if not folder.is_dir():
+        (folder / "checkpoints").mkdir(parents=True)
+        shutil.copy(newest, folder / "checkpoints")
+    first = int(newest.stem.removeprefix("step-"))
+    lr = TUNING_LR / learning_rate(first, total_steps=total, lr=1.0)  # the rest of its cosine
+    own = [f"train.lr={lr:.8f}", f"train.steps={total}", f"train.rollout={rollout}"]
+    return run(folder, [*overrides, *own])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("overrides", nargs="*", help="key=value, as of hpc-bnn train")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=2, help="of single steps, before rollouts")
-    parser.add_argument("--evaluations", type=int, default=3000, help="of the network, a sample")
+    parser.add_argument("--first", type=int, default=3000, help="updates of one step")
+    parser.add_argument("--then", type=int, default=800, help="evaluations of the network")
     arguments = parser.parse_args()
+    first, then = arguments.first, arguments.then
     common = [*SMALL, f"data.path={toy()}", *arguments.overrides]
     settings = load_settings(CONFIGS / "demo.yaml", [*common, f"train.rollout={{0: {STEPS}}}"])
-    per_epoch = len(read_source(settings, ALONE).train) // settings.train.batch_size
-    first = arguments.epochs * per_epoch
-    updates = first + (arguments.evaluations - first) // STEPS
-    if updates <= first:
-        raise SystemExit(f"--evaluations {arguments.evaluations}: the epochs take {first} already")
-    contenders = {
-        "one step": (arguments.evaluations, "{0: 1}"),
-        f"one step, then {STEPS}": (updates, f"{{0: 1, {arguments.epochs}: {STEPS}}}"),
-    }
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    epoch = first // (len(read_source(settings, ALONE).train) // settings.train.batch_size)
+    names = ("one step", "then one step", f"then {STEPS} steps")
+    runs: dict[str, list[Run]] = {name: [] for name in names}
     for seed in range(1, arguments.seeds + 1):
-        for name, (steps, rollout) in contenders.items():
-            own = [f"seed={seed}", f"train.steps={steps}", f"train.rollout={rollout}"]
-            runs[name].append(
-                run(f"{seed}-{name.replace(', ', '-')}".replace(" ", "-"), [*common, *own])
-            )
-    rows = [row(name, runs[name]) for name in contenders]
-    before, after = (float(made["all_120h"]) for made in rows)
-    publish(
-        "rollout", rows, [Target("RMSE at 5 days, rollout over one step", after / before, most=1.0)]
-    )
+        folders = [FOLDER / "rollout" / f"{seed}-{name.replace(' ', '-')}" for name in names]
+        own = [*common, f"seed={seed}"]
+        made = [run(folders[0], [*own, f"train.steps={first}", "train.rollout={0: 1}"])]
+        made.append(train_on(folders[0], folders[1], first + then, "{0: 1}", own))
+        total, rollout = first + then // STEPS, f"{{0: 1, {epoch}: {STEPS}}}"
+        made.append(train_on(folders[0], folders[2], total, rollout, own))
+        for name, one in zip(names, made, strict=True):
+            runs[name].append(one)
+    rows = [row(name, runs[name]) for name in names]
+    before, after = (float(one["all_120h"]) for one in rows[1:])
+    publish("rollout", rows, [Target("RMSE at 5 days, 4 steps over one", after / before, most=1.0)])
 
 
 if __name__ == "__main__":
