@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from hpc_bnn.data.batch_layout import BatchLayout
 from hpc_bnn.data.sharding import epoch_order, steps_per_epoch
-from hpc_bnn.data.source import Examples
+from hpc_bnn.data.source import DirectExamples, Examples
 
 
 class Grid(Protocol):
@@ -91,6 +92,35 @@ class Batches:
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this rank's (x, y) at a training step, counted over all epochs."""
         return self._examples.batch(self.indices(step))
+
+    def layout(self, step: int) -> BatchLayout:
+        """Learn from one example of a step what this rank's batches look like."""
+        x, y = self._examples.batch(self.indices(step)[:1])
+        return BatchLayout.like(x, y, len(self._own))
+
+    def read_into(self, step: int, part: range, x: Tensor, y: Tensor) -> None:
+        """Fill x and y (len(part), ...) with some examples of this rank's batch at a step.
+
+        Raises
+        ------
+        ValueError
+            If the examples have not the shape and type of x and y.
+        """
+        if not part:
+            return
+        indices = self.indices(step)[part.start : part.stop]
+        if isinstance(self._examples, DirectExamples):
+            self._examples.batch_into(indices, x, y)
+            return
+        for name, out, read in zip("xy", (x, y), self._examples.batch(indices), strict=True):
+            if read.shape != out.shape or read.dtype != out.dtype:
+                raise ValueError(
+                    f"step {step}: {name} of examples {indices.tolist()} has shape "
+                    f"{tuple(read.shape)} and type {read.dtype}, expected {tuple(out.shape)} and "
+                    f"{out.dtype} as in the first example; set data.share = each for a data set "
+                    "whose batches differ"
+                )
+            out.copy_(read)
 
 
 class _MapStyle:

@@ -54,8 +54,8 @@ class WindowMemory:
     """An MPI window of the ranks of one node; the first rank owns all of it.
 
     The epoch that `MPI_Win_sync` needs lasts from the start to `free`. `sync` is an MPI call, but a
-    local one, a memory barrier: with MPI_THREAD_MULTIPLE, which mpi4py asks for, any thread may call
-    it while another one is in an exchange.
+    local one, a memory barrier: with MPI_THREAD_MULTIPLE, which mpi4py asks for, any thread may
+    call it while another one is in an exchange.
 
     Raises
     ------
@@ -83,11 +83,15 @@ class WindowMemory:
         self._window.Free()
 
 
+def shared_folder() -> Path:
+    """Return where the files of shared windows lie."""
+    return Path(os.environ.get(FOLDER_VARIABLE, FOLDER))
+
+
 def free_bytes() -> int:
     """Return the room where shared windows lie; 0 where there is no such place."""
-    folder = Path(os.environ.get(FOLDER_VARIABLE, FOLDER))
     try:
-        room = os.statvfs(folder)
+        room = os.statvfs(shared_folder())
     except OSError:
         return 0
     return room.f_bavail * room.f_frsize

@@ -111,12 +111,18 @@ class ForecastWindows:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Read the windows at `indices` (B,): x (B, h C + F, H, W) and y (B, C, H, W), float32."""
-        steps = self.steps[indices]
         channels, rows, columns = self.atmosphere.shape
+        inputs = (self.steps.shape[1] - 1) * channels + self.atmosphere.forcing_channels
+        x = torch.empty((len(indices), inputs, rows, columns))
+        y = torch.empty((len(indices), channels, rows, columns))
+        self.batch_into(indices, x, y)
+        return x, y
+
+    def batch_into(self, indices: Tensor, x: Tensor, y: Tensor) -> None:
+        """Fill x (B, h C + F, H, W) and y (B, C, H, W) with the windows at `indices` (B,)."""
+        steps = self.steps[indices]
+        channels = self.atmosphere.shape[0]
         history = steps.shape[1] - 1
-        forced = self.atmosphere.forcing_channels
-        x = torch.empty((len(steps), history * channels + forced, rows, columns))
-        y = torch.empty((len(steps), channels, rows, columns))
         inputs, targets = x.numpy(), y.numpy()
         states = inputs[:, : history * channels].reshape(len(steps), history, *targets.shape[1:])
         outs = [out for b in range(len(steps)) for out in (*states[b], targets[b])]
@@ -130,7 +136,6 @@ class ForecastWindows:
         if self.fill:
             np.nan_to_num(inputs, copy=False, nan=0.0)
             np.nan_to_num(targets, copy=False, nan=0.0)
-        return x, y
 
 
 def window_steps(
