@@ -8,7 +8,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -136,7 +136,8 @@ def test_every_example_is_read_once(world: World, way: str) -> None:
         digests(feed, STEPS)
     tried = 1 if world.grid.sample_ranks > 1 else 0  # what batches look like
     mine = [index for read in examples.reads[tried:] for index in read]
-    read = sum(world.sample.gather_objects(mine, name="test.reads"), [])
+    everyone = world.sample.gather_objects(mine, name="test.reads")
+    read = [index for of_rank in everyone for index in of_rank]
     wanted = [index for step in range(STEPS) for index in batches.indices(step).tolist()]
     assert sorted(read) == sorted(wanted)
     report = data_report(
@@ -161,7 +162,7 @@ def test_a_rank_that_cannot_read(world: World, way: str) -> None:
         with opened(sharing, range(STEPS)) as feed:
             digests(feed, 2)
             expected = Unreadable if here else RankError
-            with pytest.raises(expected, match="era5.nc: 't2m' at 2001-01-01T06:00") as caught:
+            with pytest.raises(expected, match=r"era5\.nc: 't2m' at 2001-01-01T06:00") as caught:
                 next(feed)
             assert here or f"rank {broken} failed" in str(caught.value)
         assert world.world.gather_objects(1, name="test.after") == [1] * world.grid.world_size
@@ -172,7 +173,7 @@ def test_a_rank_that_cannot_read_the_first_example(world: World) -> None:
         pytest.skip("a rank alone does not look at it")
     here = world.world.rank == 0
     sharing = sharing_of(world, batches_of(world, Numbered(broken=0 if here else None), 4), "auto")
-    with pytest.raises(Unreadable if here else RankError, match="era5.nc"):
+    with pytest.raises(Unreadable if here else RankError, match=r"era5\.nc"):
         sharing.open(range(STEPS))
 
 
@@ -317,6 +318,6 @@ def test_batches_that_differ_in_shape_are_refused(world: World) -> None:
             return (x if len(self.reads) == 1 else x[:, :1]), y
 
     sharing = sharing_of(world, batches_of(world, Growing(), 4), "window")
-    with opened(sharing, range(STEPS)) as feed:
-        with pytest.raises(ValueError, match="expected .*, 2, 3.* set data.share = each"):
-            next(feed)
+    refused = pytest.raises(ValueError, match=r"expected .*, 2, 3.* set data.share = each")
+    with opened(sharing, range(STEPS)) as feed, refused:
+        next(feed)
