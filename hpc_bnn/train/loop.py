@@ -162,6 +162,7 @@ class _Run:
             log.info("nothing left to do: %s is of a finished run", self._folder.summary)
             return finished
         self._describe(first)
+        self._sharing.choose(range(first, self._total))
         ahead = self._sharing.open(range(first, self._total))
         metrics = together(
             self._world.world,

@@ -92,6 +92,7 @@ def digests(feed: Feed, count: int) -> list[str]:
 @contextmanager
 def opened(sharing: Sharing, steps: Sequence[int]) -> Iterator[Feed]:
     """Collective over the world: a feed, and the end of it on all ranks."""
+    sharing.choose(steps)
     feed = sharing.open(steps)
     try:
         yield feed
@@ -174,7 +175,7 @@ def test_a_rank_that_cannot_read_the_first_example(world: World) -> None:
     here = world.world.rank == 0
     sharing = sharing_of(world, batches_of(world, Numbered(broken=0 if here else None), 4), "auto")
     with pytest.raises(Unreadable if here else RankError, match=r"era5\.nc"):
-        sharing.open(range(STEPS))
+        sharing.choose(range(STEPS))
 
 
 def test_a_rank_that_stalls(world: World) -> None:

@@ -44,7 +44,7 @@ class Sharing:
     Attributes
     ----------
     mode
-        ``each``, ``window`` or ``allgather``, once a feed is open.
+        ``each``, ``window`` or ``allgather``, once it is chosen.
     tested_s
         What a batch took in each way where it was tested.
     """
@@ -65,8 +65,8 @@ class Sharing:
         self._upload = upload_to(world.device)
         self._ring: Ring | None = None
 
-    def open(self, steps: Sequence[int]) -> Feed:
-        """Collective over the world: choose a way and start to read the batches of ``steps``.
+    def choose(self, steps: Sequence[int]) -> None:
+        """Collective over the world: choose the way in which batches of ``steps`` come.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class Sharing:
             If MPI fails to make shared memory on some ranks only.
         """
         if self._alone(steps):
-            return OwnFeed(self._batches, steps, upload=self._upload)
+            return
         self._layout = together(
             self._world.world, lambda: self._batches.layout(steps[0]), name="the first example"
         )
@@ -89,6 +89,11 @@ class Sharing:
             self.mode = "allgather"
         if self.mode != "window":
             self.free()
+
+    def open(self, steps: Sequence[int]) -> Feed:
+        """Collective over the sample axis: start to read the batches of ``steps`` in the way that
+        was chosen; the feed before must be closed on all ranks.
+        """
         return self._start(self.mode, steps)
 
     def free(self) -> None:
