@@ -1,4 +1,4 @@
-"""Batches that are copied to a GPU beside the step are the batches; memory is not used too early."""
+"""Batches copied to a GPU beside the step are the batches; no memory is used too early."""
 
 import pytest
 import torch
