@@ -227,13 +227,35 @@ def test_too_little_shared_memory(
     batches = batches_of(world, Numbered(), 5)
     sharing = sharing_of(world, batches, asked)
     with opened(sharing, range(STEPS)) as feed:
-        assert sharing.mode in ("allgather", "each" if asked == "auto" else "allgather")
+        assert sharing.mode in (("allgather", "each") if asked == "auto" else ("allgather",))
         assert "window" not in sharing.tested_s
         x, _ = next(feed)
         assert torch.equal(x, batches.at(0)[0])
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == (1 if world.is_first else 0)
-    assert all("allgather instead" in text and "/dev/shm has" in text for text in said)
+    instead = "allgather or each instead" if asked == "auto" else "allgather instead"
+    assert all(instead in text and "/dev/shm has 0 MiB free" in text for text in said)
+
+
+@pytest.mark.parametrize("asked", ["auto", "window"])
+def test_sample_ranks_on_several_nodes(
+    world: World, asked: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every rank has a node of its own: a warning only where shared memory was asked for."""
+    if world.grid.sample_ranks == 1:
+        pytest.skip("a rank alone shares nothing")
+
+    def alone(channel: Channel) -> Channel:
+        return channel.split(channel.rank, 0)
+
+    monkeypatch.setattr(type(world.world), "split_by_node", alone)
+    sharing = sharing_of(world, batches_of(world, Numbered(), 4), asked)
+    with opened(sharing, range(STEPS)) as feed:
+        assert sharing.mode != "window"
+        next(feed)
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == (1 if world.is_first and asked == "window" else 0)
+    assert all("on several nodes" in text for text in said)
 
 
 @dataclass

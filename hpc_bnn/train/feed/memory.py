@@ -13,6 +13,7 @@ from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed.ring import Ring
 
 MOST_SHARE = 0.9  # of what is free: MPI and others on the node need some, too
+APART = "the sample ranks are on several nodes"
 PATIENCE_S = 30.0  # for ranks whose MPI does not return from making the memory
 
 
@@ -26,9 +27,9 @@ def make_ring(world: World, layout: BatchLayout, *, slots: int) -> Ring | str:
         If MPI fails on some ranks of a node and never returns on the others.
     """
     node = world.sample.split_by_node()
-    split = "" if node.size == world.sample.size else "the sample ranks are on several nodes"
+    apart = "" if node.size == world.sample.size else APART
     size = Ring.bytes_needed(layout, ranks=node.size, slots=slots)
-    reason = _first(world, split) or _first(world, _no_room(world, size))
+    reason = _first(world, apart) or _first(world, _no_room(world, size))
     if reason:
         return reason
     memory: SharedMemory | None = None

@@ -18,7 +18,7 @@ from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed.feed import Feed, OwnFeed
 from hpc_bnn.train.feed.gathered import GatheredFeed
-from hpc_bnn.train.feed.memory import make_ring
+from hpc_bnn.train.feed.memory import APART, make_ring
 from hpc_bnn.train.feed.ring import Ring
 from hpc_bnn.train.feed.upload import upload_to
 from hpc_bnn.train.feed.window import SLOTS, WindowFeed
@@ -116,8 +116,14 @@ class Sharing:
         if isinstance(made, Ring):
             self._ring = made
         elif self._world.is_first:
-            log.warning(
-                "data.share = %s: no shared memory, allgather instead: %s", self._asked, made
+            # Where nobody asked for it and it cannot be, that is no news.
+            expected = self._asked == "auto" and made == APART
+            log.log(
+                logging.INFO if expected else logging.WARNING,
+                "data.share = %s: no shared memory, %s instead: %s",
+                self._asked,
+                "allgather or each" if self._asked == "auto" else "allgather",
+                made,
             )
 
     def _start(self, mode: str, steps: Sequence[int]) -> Feed:

@@ -17,7 +17,8 @@ from hpc_bnn.train.feed.feed import AHEAD, Batch, Reads, Upload
 from hpc_bnn.train.feed.ring import Ring
 
 SLOTS = AHEAD + 1  # and the one in use
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5e-5, 2e-3
+# A look at the counters comes late by at most so much, and by at most a quarter of the wait.
+FIRST_PAUSE_S, LONGEST_PAUSE_S, GROWTH = 5e-5, 1e-2, 1.25
 
 
 class WindowFeed:
@@ -106,5 +107,5 @@ class WindowFeed:
                     "train.stall_timeout if it was only slow"
                 )
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+            pause = min(GROWTH * pause, LONGEST_PAUSE_S)
         return True
