@@ -7,7 +7,7 @@ a page without room ends the process.
 import torch
 
 from hpc_bnn.data.batch_layout import BatchLayout
-from hpc_bnn.parallel.comms import all_arrive
+from hpc_bnn.parallel.comms import Channel, all_arrive
 from hpc_bnn.parallel.shared_memory import SharedMemory, claim, free_bytes, shared_folder
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed.ring import Ring
@@ -29,7 +29,7 @@ def make_ring(world: World, layout: BatchLayout, *, slots: int) -> Ring | str:
     node = world.sample.split_by_node()
     apart = "" if node.size == world.sample.size else APART
     size = Ring.bytes_needed(layout, ranks=node.size, slots=slots)
-    reason = _first(world, apart) or _first(world, _no_room(world, size))
+    reason = _first(world.world, apart) or _first(world.world, _no_room(world, size))
     if reason:
         return reason
     memory: SharedMemory | None = None
@@ -43,10 +43,11 @@ def make_ring(world: World, layout: BatchLayout, *, slots: int) -> Ring | str:
             f"data.share: shared memory of {size} bytes cannot be made ({failure or 'elsewhere'}); "
             "set data.share = allgather"
         ) from failure
-    made = all(node.gather_objects(failure is None, name="shared memory"))
-    reason = _first(world, "" if made else f"MPI cannot make shared memory ({failure})")
-    if memory is not None and made:
-        reason = reason or _first(world, _unclaimed(memory) if node.rank == 0 else "")
+    said = "" if failure is None else f"MPI cannot make it ({failure})"
+    on_node = _first(node, said)
+    reason = _first(world.world, on_node)
+    if memory is not None and not on_node:
+        reason = reason or _first(world.world, _unclaimed(memory) if node.rank == 0 else "")
         if not reason:
             return Ring(memory, layout, node, slots=slots)
         memory.free()
@@ -75,7 +76,7 @@ def _unclaimed(memory: SharedMemory) -> str:
     return ""
 
 
-def _first(world: World, reason: str) -> str:
-    """Collective over the world: return the reason of the first rank that has one."""
-    reasons = world.world.gather_objects(reason, name="shared memory")
+def _first(channel: Channel, reason: str) -> str:
+    """Collective: return the reason of the first rank that has one."""
+    reasons = channel.gather_objects(reason, name="shared memory")
     return next(filter(None, reasons), "")
