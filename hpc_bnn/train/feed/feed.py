@@ -14,6 +14,7 @@ Batch = tuple[Tensor, Tensor]
 Upload = Callable[[Batch], Batch]
 
 AHEAD = 2  # batches that wait to be used
+COPIED_AHEAD = 1  # of them on a GPU, whose memory is scarcer
 
 
 @dataclass
@@ -35,6 +36,11 @@ class Reads:
         read()
         self.bytes += bytes_read() - before
         self.items += 1
+
+
+def depth(upload: Upload | None) -> int:
+    """Return how many batches wait to be used."""
+    return AHEAD if upload is None else COPIED_AHEAD
 
 
 class Feed(Protocol):
@@ -68,7 +74,7 @@ class OwnFeed:
     def __init__(self, batches: Batches, steps: Sequence[int], *, upload: Upload | None) -> None:
         self.reads = Reads()
         self._batches, self._upload = batches, upload
-        self._ahead = Prefetch((self._read(step) for step in steps), depth=AHEAD)
+        self._ahead = Prefetch((self._read(step) for step in steps), depth=depth(upload))
 
     def __next__(self) -> Batch:
         return next(self._ahead)

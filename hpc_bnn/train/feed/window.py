@@ -13,7 +13,7 @@ from hpc_bnn.data import Batches
 from hpc_bnn.data.prefetch import Prefetch
 from hpc_bnn.data.sharding import part
 from hpc_bnn.parallel.comms import RankError
-from hpc_bnn.train.feed.feed import AHEAD, Batch, Reads, Upload
+from hpc_bnn.train.feed.feed import AHEAD, Batch, Reads, Upload, depth
 from hpc_bnn.train.feed.ring import Ring
 
 SLOTS = AHEAD + 1  # and the one in use
@@ -49,7 +49,7 @@ class WindowFeed:
         self._asked_at: float | None = None
         self._stop = threading.Event()
         ring.begin()
-        self._ahead = Prefetch(self._complete(), depth=AHEAD)
+        self._ahead = Prefetch(self._complete(), depth=depth(upload))
 
     def __next__(self) -> Batch:
         if self._upload is None:
