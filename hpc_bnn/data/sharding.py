@@ -37,6 +37,12 @@ def in_turn(num_examples: int, *, data_rank: int, data_ranks: int) -> Tensor:
     """Return this data rank's part (n,) int64 of a pass over all examples in order: contiguous,
     sizes differ by at most 1.
     """
-    first = num_examples * data_rank // data_ranks
-    last = num_examples * (data_rank + 1) // data_ranks
-    return torch.arange(first, last)
+    own = part(num_examples, data_rank, data_ranks)
+    return torch.arange(own.start, own.stop)
+
+
+def part(total: int, number: int, parts: int) -> range:
+    """Return what belongs to part `number` of `total` things: contiguous, sizes differ by at most
+    1.
+    """
+    return range(total * number // parts, total * (number + 1) // parts)

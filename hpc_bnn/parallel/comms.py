@@ -21,13 +21,12 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
+from hpc_bnn.parallel.shared_memory import OwnMemory, SharedMemory, WindowMemory
 
 T = TypeVar("T")
 
 # What launchers say about the number of ranks they started in this step.
 LAUNCHER_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-LAUNCHER_NODE_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
-
 
 LEAVE_S = 10.0
 SPIN_S = 2e-4  # a rank that waits longer leaves the core to others
@@ -68,6 +67,9 @@ class Channel(Protocol):
     def split_by_node(self) -> "Channel":
         """Collective: return the channel of the ranks that share this node's memory."""
 
+    def shared_memory(self, size: int) -> SharedMemory:
+        """Collective over ranks of one node: return ``size`` bytes that all of them see."""
+
     def native(self) -> Any:
         """Return the mpi4py communicator, or None for a process alone."""
 
@@ -98,6 +100,9 @@ class Solo:
 
     def split_by_node(self) -> "Channel":
         return self
+
+    def shared_memory(self, size: int) -> SharedMemory:
+        return OwnMemory(size)
 
     def native(self) -> Any:
         return None
@@ -160,6 +165,9 @@ class MPIChannel:
 
     def split_by_node(self) -> "Channel":
         return self._on(self._comm.Split_type(self._mpi.COMM_TYPE_SHARED))
+
+    def shared_memory(self, size: int) -> SharedMemory:
+        return WindowMemory(self._mpi, self._comm, size)
 
     def native(self) -> Any:
         return self._comm
@@ -333,25 +341,3 @@ def on_first(channel: Channel, action: Callable[[], T], *, name: str) -> T:
     """
     result = together(channel, lambda: action() if channel.rank == 0 else None, name=name)
     return cast(T, channel.broadcast(result, name=name))
-
-
-def node_rank_of(node: Channel, environment: Mapping[str, str]) -> int:
-    """Collective over the node: return this rank's place on it, the launcher's word where it gives
-    one.
-
-    MPI libraries have taken NUMA domains for nodes; a launcher that numbers the ranks of this
-    shared memory other than 0, 1, ... is an error, not a guess.
-    """
-    said = [environment.get(name, "") for name in LAUNCHER_NODE_RANKS]
-    if "SLURM_STEP_ID" not in environment:
-        said[0] = ""  # a leftover of the batch script, not of this step
-    word = next((int(value) for value in said if value.isdigit()), node.rank)
-    words = node.gather_objects(word, name="node rank")
-    if sorted(words) != list(range(node.size)):
-        raise LaunchError(
-            f"the launcher numbers the {node.size} ranks that share this memory "
-            f"{sorted(words)}, expected 0 to "
-            f"{node.size - 1}: MPI and launcher disagree on what a node is; compare "
-            f"{', '.join(LAUNCHER_NODE_RANKS)}"
-        )
-    return word

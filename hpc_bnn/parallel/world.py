@@ -16,11 +16,11 @@ from hpc_bnn.parallel.comms import (
     LaunchError,
     connect,
     limited,
-    node_rank_of,
     together,
 )
 from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, NoReducer, Reducer
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
+from hpc_bnn.parallel.node_rank import node_rank_of
 
 
 @dataclass(frozen=True)

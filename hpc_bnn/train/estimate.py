@@ -27,6 +27,7 @@ from hpc_bnn.train.build import build
 from hpc_bnn.train.traced_step import step_bytes
 
 AHEAD = 4  # batches at a time: one in use, two ready, one being read
+ON_GPU = 3  # one in use, one ready, one being copied
 FUSION_BYTES = 128 << 20  # Horovod's largest buffer, HOROVOD_FUSION_THRESHOLD
 GIB = 1 << 30
 LOST = 3  # one part in so many of a step's memory lies between tensors in glibc's heap
@@ -64,7 +65,7 @@ class Estimate:
     @property
     def gpu_bytes(self) -> int:
         """What a rank with a GPU holds there."""
-        return self.cpu_bytes - self.process - self.lost - (AHEAD - 1) * self.batch
+        return self.cpu_bytes - self.process - self.lost - (AHEAD - ON_GPU) * self.batch
 
 
 def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
@@ -95,7 +96,7 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
 def told(found: Estimate, settings: Settings, grid: Grid, *, gpu: bool) -> list[str]:
     """Return the estimate as lines of text."""
     samples, batch = settings.posterior.samples, settings.train.batch_size
-    ahead = "" if gpu else f" (with those prepared ahead: {_size(AHEAD * found.batch)})"
+    ahead = f" (with those prepared ahead: {_size((ON_GPU if gpu else AHEAD) * found.batch)})"
     head = (
         f"one rank of {grid.sample_ranks} x {grid.data_ranks}: {samples // grid.sample_ranks} of "
         f"{samples} samples, {settings.posterior.samples_per_pass} a pass; "

@@ -9,7 +9,7 @@ from typing import Any
 
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Batches
-from hpc_bnn.data.prefetch import Prefetch
+from hpc_bnn.data.source import in_memory
 from hpc_bnn.parallel.comms import on_first, together
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks
@@ -17,6 +17,9 @@ from hpc_bnn.parallel.world import World
 from hpc_bnn.train.auto_grid import AutoGrid
 from hpc_bnn.train.build import Parts, build, read_source
 from hpc_bnn.train.energy import EnergyMeter
+from hpc_bnn.train.feed.feed import Reads
+from hpc_bnn.train.feed.report import data_report
+from hpc_bnn.train.feed.sharing import Sharing
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.lock import release
 from hpc_bnn.train.log import Metrics, Progress, read_metrics
@@ -26,7 +29,7 @@ from hpc_bnn.train.scoring import score
 from hpc_bnn.train.snapshots import Snapshots
 from hpc_bnn.train.step import Report, Step
 from hpc_bnn.train.stop import Stop, Unfinished
-from hpc_bnn.train.summary import summarise, write_json
+from hpc_bnn.train.summary import WARMUP_STEPS, summarise, write_json
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +121,13 @@ class _Run:
             seed=settings.seed,
             rollout=None if parts.unroll is None else self._rollout,
         )
+        self._sharing = Sharing(
+            world,
+            self._batches,
+            asked=settings.data.share,
+            reads_files=not in_memory(parts.source.train),
+            stall_timeout_s=chosen.stall_timeout,
+        )
         per_epoch = self._batches.steps_per_epoch
         agree(world.world, {"batches per epoch": per_epoch}, name="data")
         self._total = chosen.steps or chosen.epochs * per_epoch
@@ -157,6 +167,8 @@ class _Run:
             log.info("nothing left to do: %s is of a finished run", self._folder.summary)
             return finished
         self._describe(first)
+        self._sharing.choose(range(first, self._total))
+        ahead = self._sharing.open(range(first, self._total))
         metrics = together(
             self._world.world,
             lambda: (
@@ -175,7 +187,6 @@ class _Run:
         validation: dict[str, float] = {}
         energy_j: float | None = None
         meter = EnergyMeter(self._world.device, packages=self._world.node_rank == 0)
-        ahead = Prefetch(self._batches.at(step) for step in range(first, self._total))
         try:
             for step in range(first, self._total):
                 lr = self._set_learning_rate(step)
@@ -209,14 +220,19 @@ class _Run:
                         f"{reason}: stopped after step {done} of {self._total}, with a checkpoint; "
                         "run the same command with --resume"
                     )
+        except Unfinished:  # on all ranks, which end MPI together
+            ahead.close()
+            self._sharing.free()
+            raise
         finally:
             ahead.close()
             progress.close()
             if metrics is not None:
                 metrics.close()
+        self._sharing.free()
         if not validation:
             validation = self._validate()
-        return self._summarise(reports, waits, validation, energy_j)
+        return self._summarise(reports, waits, validation, energy_j, ahead.reads)
 
     def _finished(self, first: int) -> dict[str, Any] | None:
         """Return the summary of a run that had ended before this job started."""
@@ -316,6 +332,7 @@ class _Run:
         waits: list[float],
         validation: Mapping[str, float],
         energy_j: float | None,
+        reads: Reads,
     ) -> dict[str, Any]:
         summary = summarise(
             self._world,
@@ -328,6 +345,16 @@ class _Run:
             data_waits=waits,
             validation=dict(validation),
             energy_j=energy_j,
+        )
+        warm = WARMUP_STEPS if len(reports) > WARMUP_STEPS else 0
+        summary["data"] = data_report(
+            self._world,
+            self._sharing,
+            reads,
+            batch_size=self._settings.train.batch_size,
+            samples=self._settings.posterior.samples,
+            times_s=[report.step_time_s for report in reports[warm:]],
+            waits_s=waits[warm:],
         )
         if self._auto is not None:
             summary["grid"]["mode_auto"] = self._auto.record()

@@ -70,6 +70,8 @@ class Cut:
     add_level: whether the part has no axis of levels.
     time_only: whether the index holds nothing but the step.
     most_steps: how many stored steps, one after another, it pays to read by one call.
+    touched_bytes: bytes of the chunks that one step lies in, which are read whole, of the values
+        themselves where it has no chunks or its own; time_chunk: steps in them.
     """
 
     part: Part
@@ -80,6 +82,13 @@ class Cut:
     add_level: bool
     time_only: bool
     most_steps: int
+    touched_bytes: int
+    time_chunk: int
+
+    def bytes_read(self, step: int, count: int) -> int:
+        """Count the bytes of the file that reading `count` stored steps from `step` on takes."""
+        chunks = (step + count - 1) // self.time_chunk - step // self.time_chunk + 1
+        return chunks * self.touched_bytes
 
 
 def cut(part: Part, levels: slice) -> Cut:
@@ -100,16 +109,22 @@ def cut(part: Part, levels: slice) -> Cut:
     step_bytes = np.dtype(part.raw_dtype).itemsize * prod(
         sizes[role] for role in ("level", "latitude", "longitude")
     )
+    time = part.axis("time")
+    time_chunk = part.chunks[time] if part.chunks is not None and time is not None else 1
+    # What is neither compressed nor in chunks of several steps goes straight from file to array.
+    straight = time_chunk == 1 and not part.compression
     in_a_row = part.axes[0] == "time" and "version" not in part.axes
     return Cut(
         part,
         tuple(index),
-        part.axis("time"),
+        time,
         part.axis("version"),
         None if order == (0, 1, 2) else order,
         part.axis("level") is None,
         in_a_row and len(index) == 1,
         max(1, TOGETHER_BYTES // step_bytes) if in_a_row else 1,
+        step_bytes if straight else round(step_bytes * amplification(part, wanted)),
+        time_chunk,
     )
 
 

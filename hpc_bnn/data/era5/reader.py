@@ -16,6 +16,7 @@ from hpc_bnn.data.era5.catalogue import Catalogue
 from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.part import read_cut
 from hpc_bnn.data.era5.plan import Run, grouped, place, runs
+from hpc_bnn.data.read_count import count_read
 
 Missing = Literal["error", "mean", "keep"]
 
@@ -162,6 +163,7 @@ class Reader:
             for run, step in self._runs(places):
                 with library_lock():
                     raw = read_cut(run.cut, self._handles, step, count=len(outs))
+                count_read(run.cut.bytes_read(step, len(outs)))
                 for one, out in zip(raw, outs, strict=True):
                     sane &= place(one, run, out, written=written)
         return sane

@@ -123,14 +123,24 @@ class ForecastWindows:
         One step: x (B, h C + F, H, W), y (B, C, H, W).
         More: x (B, h C + F + (n - 1) max(F, 1), H, W), y (B, n, C, H, W).
         """
-        history = self.history
-        steps = self.steps[indices, : history + rollout]
         shape = channels, rows, columns = self.atmosphere.shape
         forced = self.atmosphere.forcing_channels
+        inputs = self.history * channels + forced + (rollout - 1) * max(forced, 1)
+        x = torch.empty((len(indices), inputs, rows, columns))
+        several = (rollout,) if rollout > 1 else ()
+        y = torch.empty((len(indices), *several, *shape))
+        self.batch_into(indices, x, y)
+        return x, y
+
+    def batch_into(self, indices: Tensor, x: Tensor, y: Tensor) -> None:
+        """Fill x and y with the windows at `indices` (B,), for the steps that y has targets of."""
+        rollout = y.shape[1] if y.dim() == 5 else 1
+        history = self.history
+        steps = self.steps[indices, : history + rollout]
+        shape, channels = self.atmosphere.shape, self.atmosphere.shape[0]
+        forced = self.atmosphere.forcing_channels
         inputs_of_first = history * channels + forced
-        later = (rollout - 1) * max(forced, 1)
-        x = torch.empty((len(steps), inputs_of_first + later, rows, columns))
-        y = torch.empty((len(steps), rollout, *shape))
+        y = y.view(len(steps), rollout, *shape)
         inputs, targets = x.numpy(), y.numpy()
         states = inputs[:, : history * channels].reshape(len(steps), history, *shape)
         outs = [out for b in range(len(steps)) for out in (*states[b], *targets[b])]
@@ -148,7 +158,6 @@ class ForecastWindows:
         if self.fill:
             np.nan_to_num(inputs, copy=False, nan=0.0)
             np.nan_to_num(targets, copy=False, nan=0.0)
-        return x, y if rollout > 1 else y[:, 0]
 
 
 def window_steps(

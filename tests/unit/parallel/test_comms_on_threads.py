@@ -11,7 +11,6 @@ import torch
 from thread_channel import on_world, outcomes, rank_tensor
 
 from hpc_bnn.parallel.comms import (
-    LAUNCHER_NODE_RANKS,
     LAUNCHER_SIZES,
     SOLO,
     Channel,
@@ -19,11 +18,11 @@ from hpc_bnn.parallel.comms import (
     connect,
     launched_size,
     library_version,
-    node_rank_of,
     on_first,
     together,
 )
 from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.node_rank import LAUNCHER_NODE_RANKS, node_rank_of
 
 
 @pytest.mark.parametrize(

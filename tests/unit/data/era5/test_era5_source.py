@@ -21,6 +21,7 @@ from hpc_bnn.data.era5 import (
     write_statistics,
 )
 from hpc_bnn.data.era5.windows import ForecastWindows
+from hpc_bnn.data.source import DirectExamples
 
 RANGES: dict[str, Any] = {
     "train": ("2017-01-01", "2017-01-04"),
@@ -91,6 +92,19 @@ def test_a_batch_reads_each_time_once(folder: Path, monkeypatch: pytest.MonkeyPa
     for k, index in enumerate(chosen.tolist()):
         assert torch.equal(x[k], alone[index][0][0])
         assert torch.equal(y[k], alone[index][1][0])
+
+
+def test_windows_are_read_into_given_memory(folder: Path) -> None:
+    """Also where it is a part of a larger batch and holds something."""
+    train = source(folder, history=2).train
+    chosen = torch.tensor([3, 0, 2])
+    x, y = train.batch(chosen)
+    into = torch.full((5, *x.shape[1:]), 7.0), torch.full((5, *y.shape[1:]), 7.0)
+    assert isinstance(train, DirectExamples)
+    train.batch_into(chosen, into[0][1:4], into[1][1:4])
+    for got, expected in zip(into, (x, y), strict=True):
+        assert torch.equal(got[1:4], expected)
+        assert bool((got[[0, 4]] == 7).all())
 
 
 def test_windows_never_cross_a_gap_or_a_range(folder: Path) -> None:
