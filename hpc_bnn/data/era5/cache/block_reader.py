@@ -134,7 +134,10 @@ class BlockReader:
             else:
                 dataset = self._handles.dataset(path, size)
                 try:
-                    raw = dataset.variables[part.variable][index]
+                    variable = dataset.variables[part.variable]
+                    if part.chunks is not None:  # every chunk is read once: none is kept
+                        variable.set_var_chunk_cache(size=1)
+                    raw = variable[index]
                 except (OSError, RuntimeError) as error:
                     raise OSError(
                         f"{path}: '{part.variable}': steps {steps.start} to {steps.stop - 1} "
