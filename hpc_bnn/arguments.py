@@ -93,9 +93,11 @@ def _data_parsers(parser: argparse.ArgumentParser) -> None:
 
     tool = tools.add_parser("check", help="tell what files hold, and every defect")
     _add_selection(tool)
+    _add_stale(tool)
 
     tool = tools.add_parser("statistics", help="compute what normalisation needs, as netCDF")
     _add_selection(tool)
+    _add_stale(tool)
     tool.add_argument("--start", required=True, metavar="TIME", help="first time of the training")
     tool.add_argument("--end", required=True, metavar="TIME", help="last time, included")
     tool.add_argument("--step-hours", type=_positive, required=True, help="of the tendencies")
@@ -190,6 +192,15 @@ def _add_selection(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("--variables", type=_names, help="such as t2m,z,u; all if left out")
     tool.add_argument("--levels", type=_numbers, default=[], help="in hPa, such as 500,850")
     tool.add_argument("--member", type=int, help="of ensemble files")
+
+
+def _add_stale(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument(
+        "--stale",
+        choices=["error", "allow"],
+        default="error",
+        help="a repacked folder whose source changed since: refuse it or warn (%(default)s)",
+    )
 
 
 def _positive(text: str) -> int:

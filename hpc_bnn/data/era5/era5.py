@@ -42,6 +42,7 @@ def era5(
     calendar: bool = True,
     missing: Literal["error", "mean"] = "error",
     member: int | None = None,
+    stale: Literal["error", "allow"] = "error",
     ranks: Ranks = ALONE,
 ) -> Source:
     """Collective: offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see
@@ -61,6 +62,8 @@ def era5(
     calendar: add sine and cosine of the time of day and of the year.
     missing: refuse missing values, or fill them with the mean.
     member: of ensemble files.
+    stale: "allow" uses a repacked folder whose source changed since, with a warning; else it is
+        refused.
     ranks: those that read the data set together.
 
     Raises
@@ -70,7 +73,7 @@ def era5(
     """
     made = ranks.on_first(
         lambda: make_catalogue(
-            path, variables=variables, levels=levels, static=static, member=member
+            path, variables=variables, levels=levels, static=static, member=member, stale=stale
         ),
         name="catalogue",
     )

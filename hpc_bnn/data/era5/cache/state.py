@@ -91,7 +91,7 @@ def look_up(path: str | Path, *, member: int | None, stale: Stale, strict: bool)
         else:
             problems.append(
                 f"{told}; repack {header.request.source} into a new folder, restore the files, or "
-                "set stale = 'allow' to use it as it is"
+                "use it as it is with data.stale=allow (commands: --stale allow)"
             )
     if problems and strict:
         raise ValueError("\n".join(problems))
