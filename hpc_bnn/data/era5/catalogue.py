@@ -148,6 +148,11 @@ def missing_channel(
     )
 
 
+def some(names: Sequence[str]) -> str:
+    """List names, if they are few, else the first and the last."""
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}"
+
+
 def levels_in_words(channels: Sequence[str]) -> str:
     """List channels, the levels of a variable together: "t2m, z at 1000, 500"."""
     grouped: dict[str, list[str]] = {}

@@ -19,7 +19,7 @@ from hpc_bnn.data.era5.cache.disk import write_whole
 from hpc_bnn.data.era5.cache.fields_file import FieldsFile
 from hpc_bnn.data.era5.cache.header import FIELDS, STATIC, Request
 from hpc_bnn.data.era5.cache.scaling import Scaling
-from hpc_bnn.data.era5.catalogue import Catalogue
+from hpc_bnn.data.era5.catalogue import Catalogue, some
 
 
 class ArrayOutput:
@@ -71,9 +71,8 @@ class ArrayOutput:
     def name(self, portion: Block) -> str:
         first, last = portion.times[0][0], portion.times[-1][1] - 1
         names = [self._request.channels[at].name for at in portion.channels]
-        some = ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}"
         when = [times.text(self._request.times[at]) for at in (first, last)]
-        return f"{self._folder / FIELDS}: {some} from {when[0]} to {when[1]}"
+        return f"{self._folder / FIELDS}: {some(names)} from {when[0]} to {when[1]}"
 
     def write_static(self, fields: NDArray[np.float32]) -> int:
         content = io.BytesIO()

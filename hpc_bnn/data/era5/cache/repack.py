@@ -13,6 +13,7 @@ ranks, nor on how often the job was broken off.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +22,7 @@ import numpy as np
 
 from hpc_bnn.data.era5.cache.array_output import ArrayOutput
 from hpc_bnn.data.era5.cache.block_reader import BlockReader
-from hpc_bnn.data.era5.cache.blocks import BLOCK_BYTES, Block, shares
+from hpc_bnn.data.era5.cache.blocks import BLOCK_BYTES, Block, positions, shares
 from hpc_bnn.data.era5.cache.disk import write_whole
 from hpc_bnn.data.era5.cache.folder import begin, clear, resume
 from hpc_bnn.data.era5.cache.header import FORMATS, Header, Request, header_path, to_json
@@ -30,7 +31,7 @@ from hpc_bnn.data.era5.cache.outputs import Output
 from hpc_bnn.data.era5.cache.progress import Progress
 from hpc_bnn.data.era5.cache.records import Done, Range, Records
 from hpc_bnn.data.era5.cache.scaling import DTYPES, Scaling, exact, scaling_of
-from hpc_bnn.data.era5.cache.sources import fingerprints
+from hpc_bnn.data.era5.cache.sources import changes, touched
 from hpc_bnn.data.era5.cache.targets import FILE_BYTES
 from hpc_bnn.data.era5.catalogue import Catalogue
 from hpc_bnn.data.era5.reader import Reader
@@ -179,11 +180,26 @@ class _Job:
             with self._output(scaling) as output:
                 for at in own:
                     made[at] = output.write(at)
+                    self._require_as_recorded(at)
                     notes.written(at, made[at])
                     progress.add(self._size(at))
         finally:
             notes.close()
         return made
+
+    def _require_as_recorded(self, at: int) -> None:
+        """Refuse to note a portion as done that may have been read from a file as it is not."""
+        portion, catalogue = self._request.portions[at], self._catalogue
+        recorded = {one.path: one for one in self._request.files}
+        indices = catalogue.channels[portion.channels[0]].part[positions(portion.times)]
+        paths = {catalogue.parts[index].file.path for index in set(indices.tolist()) if index >= 0}
+        for path in sorted(paths):
+            wrong = touched(recorded[os.path.abspath(path)])  # noqa: PTH100  as in `fingerprint`
+            if wrong:
+                raise ValueError(
+                    f"{wrong} while it was read; restore it and run the same command again, or "
+                    f"remove {self._folder} and repack"
+                )
 
     def _scaling(self, done: Done) -> Scaling:
         """Collective: find the range of every channel, then its scale and offset."""
@@ -210,6 +226,7 @@ class _Job:
         try:
             for at in own:
                 made[at] = _range(reader, self._request.blocks[at])
+                self._require_as_recorded(at)
                 notes.range(at, made[at])
                 progress.add(self._size(at))
         finally:
@@ -234,12 +251,11 @@ class _Job:
 
     def _require_unchanged(self) -> None:
         """Refuse to finish what was read from files that changed meanwhile."""
-        now = fingerprints(self._catalogue.source)
-        if now != self._request.files:
-            differ = {one.path for one in set(now) ^ set(self._request.files)}
+        found = changes(self._request.source, self._request.files)
+        if found is None or found:
             raise ValueError(
                 f"{self._folder}: files of the source changed while they were read: "
-                f"{', '.join(sorted(differ))}; remove this folder and repack again"
+                f"{'; '.join(found or ['all are gone'])}; remove this folder and repack again"
             )
 
 
