@@ -1,21 +1,18 @@
-"""An archive of two years in five files, of both formats of the data store, from its check to a run
-that loses a rank and goes on: as a user types it.
+"""An archive of two years in five files of both formats of the data store, from its check to a run
+that loses a rank and goes on.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
-from launch import Ended, Job, run
+from launch import Job, run
 from outcome import assert_same, killed_behind, read
 from tiny_job import Train
 
 from hpc_bnn.train.checkpoint import load
 
-TOY = ("--years", "2", "--rows", "8", "--columns", "16", "--step-hours", "24")
-SELECTION = ("--variables", "t2m,z", "--levels", "500")
 STEPS, BATCH = 70, 12
 SETTINGS: dict[str, Any] = {
     "seed": 11,
@@ -42,40 +39,60 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("stored", "format"), [("new", "netcdf"), ("legacy", "cache")])
-def test_from_files_to_a_run_that_goes_on(
-    train: Train, tmp_path: Path, stored: str, format: str
-) -> None:
-    source, made, statistics = tmp_path / "era5", tmp_path / "made", tmp_path / "statistics.nc"
+# Several commands in one job: starting Python on every rank takes most of the time here.
+COMMANDS = """
+import sys
+from hpc_bnn.cli import main
 
-    def data(*words: str | Path, ranks: int) -> Ended:
-        ended = run("-m", "hpc_bnn", "data", *words, ranks=ranks, cwd=tmp_path)
+for words in " ".join(sys.argv[1:]).split(" then "):
+    if main(words.split()):
+        sys.exit(f"{words}: failed")
+"""
+
+
+def test_from_files_to_a_run_that_goes_on(train: Train, tmp_path: Path) -> None:
+    """Surface fields in today's format, those on levels in the one before 2024."""
+    source, statistics = tmp_path / "era5", tmp_path / "statistics.nc"
+    cache, files = tmp_path / "cache", tmp_path / "files"
+    (tmp_path / "commands.py").write_text(COMMANDS, encoding="utf-8")
+
+    def data(*commands: str, ranks: int) -> str:
+        words = " then ".join(f"data {command}" for command in commands)
+        ended = run(tmp_path / "commands.py", words, ranks=ranks, cwd=tmp_path)
         assert ended.status == 0, ended.text
-        return ended
+        return ended.out
 
-    data("toy", source, *TOY, "--format", stored, ranks=0)
+    toy = "--years 2 --rows 8 --columns 16 --step-hours 24 --levels 500"
+    selection = "--variables t2m,z --levels 500"
+    data(f"toy {source} {toy}", f"toy {tmp_path / 'legacy'} {toy} --format legacy", ranks=0)
+    for path in (tmp_path / "legacy").glob("pressure_levels_*.nc"):
+        path.replace(source / path.name)
     assert len(list(source.iterdir())) == 5
-    checked = data("check", source, *SELECTION, ranks=0)
-    assert "times     730, every 24 h, 2001-01-01T00:00 to 2002-12-31T00:00" in checked.out
-    assert "0 of them make files unusable" in checked.out
-    span = ("--start", "2001-01-01", "--end", "2001-12-31", "--step-hours", "24")
-    data("statistics", source, *SELECTION, *span, "-o", statistics, ranks=2)
-    repacked = data("repack", source, *SELECTION, "--format", format, "-o", made, ranks=2)
-    assert "730 times of 2 channels as float32" in repacked.out
-    data("repack", source, "-o", made, "--verify", ranks=0)
+    told = data(
+        f"check {source} {selection}",
+        f"statistics {source} {selection} --start 2001-01-01 --end 2001-12-31 --step-hours 24 "
+        f"-o {statistics}",
+        f"repack {source} {selection} -o {cache}",
+        f"repack {source} {selection} -o {files} --format netcdf",
+        f"repack {source} -o {files} --verify",
+        ranks=2,
+    )
+    assert "(netCDF-3, netCDF-4)" in told
+    assert "times     730, every 24 h, 2001-01-01T00:00 to 2002-12-31T00:00" in told
+    assert "0 of them make files unusable" in told
+    assert told.count("730 times of 2 channels as float32") == 2
+    assert f"its checksums and {source}: 0 differences" in told
 
     config = tmp_path / "weather.yaml"
     config.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
-    with_statistics = f"data.statistics={statistics}"
-    # Packed integers are scaled once more where they are read normalised: not the same bits.
-    path = source if stored == "new" else made
-    alone = train(tmp_path / "whole", f"data.path={path}", with_statistics, ranks=0, given=config)
+    options = (f"data.statistics={statistics}", f"data.path={cache}")
+    alone = train(tmp_path / "whole", *options, ranks=0, given=config)
     assert alone.status == 0, alone.text
     assert "made of other files" not in alone.err
     whole = read(tmp_path / "whole")
     assert sorted(whole.losses) == list(range(STEPS))
 
-    folder, options = tmp_path / "run", (f"data.path={made}", with_statistics)
+    folder, options = tmp_path / "run", (options[0], f"data.path={files}")
     words = ("train", config, "--run", folder, *options, "grid.sample_ranks=2")
     killed_behind(Job("-m", "hpc_bnn", *words, ranks=4, cwd=tmp_path), folder, step=STEPS // 2)
     resumed = train(folder, *options, "grid.sample_ranks=1", "--resume", ranks=2, given=config)
@@ -84,8 +101,7 @@ def test_from_files_to_a_run_that_goes_on(
 
     # Every step once, each on the examples of the run that nothing happened to: a step on others
     # has another loss.
-    got = read(folder)
-    assert_same(got, whole, 1e-10)
+    assert_same(read(folder), whole, 1e-10)
     assert len(set(whole.losses.values())) == STEPS
     (restart,) = [json.loads(line) for line in (folder / "restarts.jsonl").read_text().splitlines()]
     per_epoch = 364 // BATCH

@@ -124,12 +124,12 @@ class Catalogue:
         return self.origin or tuple(own)
 
     def fingerprint(self) -> str:
-        """Hash names and sizes of the files, channels and times: what statistics were made of.
+        """Hash names and sizes of the files, and the times: what statistics were made of.
 
-        It is the same for files and for what they were repacked into.
+        It is the same for files and for what they were repacked into, and for some of the channels.
         """
         digest = hashlib.sha256()
-        digest.update(repr((list(self.files()), self.names)).encode())
+        digest.update(repr(self.files()).encode())
         digest.update(self.times.tobytes())
         return digest.hexdigest()[:16]
 

@@ -230,7 +230,7 @@ def _normalisation(
         )
     if given.fingerprint != catalogue.fingerprint():
         logger.info(
-            "%s: the statistics were made of other files or channels (%s to %s)",
+            "%s: the statistics were made of other files or times (%s to %s)",
             catalogue.source,
             given.start,
             given.end,
