@@ -209,7 +209,7 @@ def test_other_values_are_found(tmp_path: Path) -> None:
     ]
 
 
-def _peak_growth(made: Catalogue, folder: Path, block_bytes: int) -> int:
+def _peak_growth(made: Catalogue, folder: Path, format: str, block_bytes: int) -> int:
     """Repack in a process of its own; return by how many bytes its memory grew at most."""
     read, write = os.pipe()
     child = os.fork()
@@ -217,7 +217,7 @@ def _peak_growth(made: Catalogue, folder: Path, block_bytes: int) -> int:
         try:
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak
             before = _memory("VmRSS")
-            repack(made, folder, format="netcdf", block_bytes=block_bytes)
+            repack(made, folder, format=format, block_bytes=block_bytes)
             os.write(write, str(_memory("VmHWM") - before).encode())
             os._exit(0)
         finally:
@@ -233,8 +233,11 @@ def _memory(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
+@pytest.mark.parametrize("format", ["cache", "netcdf"])
 @pytest.mark.parametrize("chunk", [(16, 2, 256, 512), (16, 2, 128, 256)], ids=["whole", "rows"])
-def test_memory_is_that_of_three_blocks(tmp_path: Path, chunk: tuple[int, ...]) -> None:
+def test_memory_is_that_of_three_blocks(
+    tmp_path: Path, chunk: tuple[int, ...], format: str
+) -> None:
     """Also where a chunk of the source holds a part of the rows, and a block only one of them."""
     steps, levels, rows, columns = 160, 2, 256, 512
     with netCDF4.Dataset(tmp_path / "p.nc", "w") as dataset:
@@ -256,7 +259,7 @@ def test_memory_is_that_of_three_blocks(tmp_path: Path, chunk: tuple[int, ...]) 
     made = catalogue(tmp_path / "p.nc")
     time_block = 16 * levels * rows * columns * 4
     least = time_block if chunk[2] == rows else time_block // 2
-    grown = _peak_growth(made, tmp_path / "made", least)
+    grown = _peak_growth(made, tmp_path / "made", format, least)
     assert grown <= 3 * time_block
     assert verify(tmp_path / "made", source=made) == ()
 
