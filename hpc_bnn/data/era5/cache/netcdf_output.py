@@ -65,7 +65,8 @@ class NetcdfOutput:
             variable = fields_variable(dataset, part.channels, timed=True, whole_steps=whole)
             rows = part.shape[1]
             split = [block for block in blocks if block.rows != (0, rows)]
-            held = (len(positions(block.times)) * len(block.channels) for block in split)
+            levels = [1 if whole else len(block.channels) for block in split]  # each a chunk
+            held = (len(positions(b.times)) * n for b, n in zip(split, levels, strict=True))
             keep_chunks(variable, max(held, default=1))
             for index, values in _pieces(part, blocks):
                 variable[index] = values
