@@ -3,6 +3,8 @@ that loses a rank and goes on.
 """
 
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from launch import Job, run
 from outcome import assert_same, killed_behind, read
 from tiny_job import Train
 
+from hpc_bnn.data.toy_atmosphere import write_toy
 from hpc_bnn.train.checkpoint import load
 
 STEPS, BATCH = 70, 12
@@ -111,3 +114,27 @@ def test_from_files_to_a_run_that_goes_on(train: Train, tmp_path: Path) -> None:
     assert last.position == {
         "epoch": epoch, "cursor": cursor, "seed": 11, "batch_size": BATCH, "examples": 364,
     }  # fmt: skip
+
+
+def test_files_that_vanish_while_a_run_reads_them_end_every_rank(tmp_path: Path) -> None:
+    source, folder, config = tmp_path / "era5", tmp_path / "run", tmp_path / "weather.yaml"
+    write_toy(source, years=2, rows=8, columns=16, step_hours=24, levels=[500.0])
+    settings = {**SETTINGS, "train": {**SETTINGS["train"], "steps": 100_000}}
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    job = Job(
+        "-m", "hpc_bnn", "train", config, "--run", folder, f"data.path={source}",
+        ranks=2, cwd=tmp_path,
+    )  # fmt: skip
+    job.ranks()
+    while not (folder / "checkpoints" / "step-00000005.pt").exists():
+        job.ranks()
+        time.sleep(0.01)
+    source.rename(tmp_path / "away")
+    ended = job.wait()
+    assert ended.status == 2, ended.text
+    assert "Traceback" not in ended.err, ended.text
+    told = (
+        r"levels_2001\.nc: cannot be found any more while it is read.*\(reading (t2m|z500) at 2001-"
+    )
+    assert re.search(told, ended.err), ended.text
+    assert not list((folder / "checkpoints").glob("*.partial"))
