@@ -93,24 +93,32 @@ def _data_parsers(parser: argparse.ArgumentParser) -> None:
 
     tool = tools.add_parser("check", help="tell what files hold, and every defect")
     _add_selection(tool)
+    _add_stale(tool)
 
     tool = tools.add_parser("statistics", help="compute what normalisation needs, as netCDF")
     _add_selection(tool)
+    _add_stale(tool)
     tool.add_argument("--start", required=True, metavar="TIME", help="first time of the training")
     tool.add_argument("--end", required=True, metavar="TIME", help="last time, included")
     tool.add_argument("--step-hours", type=_positive, required=True, help="of the tendencies")
     tool.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 
-    tool = tools.add_parser("repack", help="rewrite fields as plain arrays, fast at any step")
+    tool = tools.add_parser("repack", help="rewrite fields, fast at any step")
     _add_selection(tool)
     tool.add_argument("--static", type=_names, help="such as lsm; all without time if left out")
     tool.add_argument("--start", metavar="TIME", help="first time; the first there is if left out")
     tool.add_argument("--end", metavar="TIME", help="last time, included")
     tool.add_argument(
+        "--format",
+        choices=["cache", "netcdf"],
+        default="cache",
+        help="plain arrays, fastest to read, or netCDF with one step a chunk (%(default)s)",
+    )
+    tool.add_argument(
         "--dtype",
         choices=["float32", "float16", "int16"],
         default="float32",
-        help="the short ones round; the errors are printed (%(default)s)",
+        help="of a cache; the short ones round; the errors are printed (%(default)s)",
     )
     tool.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     tool.add_argument(
@@ -184,6 +192,15 @@ def _add_selection(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("--variables", type=_names, help="such as t2m,z,u; all if left out")
     tool.add_argument("--levels", type=_numbers, default=[], help="in hPa, such as 500,850")
     tool.add_argument("--member", type=int, help="of ensemble files")
+
+
+def _add_stale(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument(
+        "--stale",
+        choices=["error", "allow"],
+        default="error",
+        help="a repacked folder whose source changed since: refuse it or warn (%(default)s)",
+    )
 
 
 def _positive(text: str) -> int:

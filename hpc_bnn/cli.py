@@ -225,6 +225,7 @@ def _catalogue(options: argparse.Namespace, *, strict: bool) -> Catalogue:
         variables=options.variables,
         levels=options.levels,
         member=options.member,
+        stale=options.stale,
         strict=strict,
     )
 

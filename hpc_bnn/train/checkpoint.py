@@ -41,7 +41,8 @@ class Checkpoint:
     step
         Number of finished steps.
     position
-        Where the data stand: epoch and cursor of the next batch.
+        Where the data stand: epoch and cursor of the next batch; and what the order of the examples
+        follows from: seed, batch size and number of examples.
     posterior, loss, optimizer
         State dicts.
     settings

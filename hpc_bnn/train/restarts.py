@@ -26,7 +26,7 @@ class TakenUp:
 
 def take_up(world: World, folder: RunFolder, snapshots: Snapshots) -> TakenUp | None:
     """Collective: restore the newest good checkpoint; None where there is none yet."""
-    found = snapshots.restore()
+    found = snapshots.restore(to_train=True)
     if found is None:
         log.info("no checkpoint in %s yet: starting from the beginning", folder.checkpoints)
         return None

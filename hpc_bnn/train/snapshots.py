@@ -10,7 +10,7 @@ from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train import checkpoint
 from hpc_bnn.train.build import Parts
-from hpc_bnn.train.checkpoint import Checkpoint, digest
+from hpc_bnn.train.checkpoint import Checkpoint, CheckpointError, digest
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.summary import versions
 
@@ -37,7 +37,7 @@ class Snapshots:
             epoch, cursor = divmod(step, steps_per_epoch)
             state = Checkpoint(
                 step=step,
-                position={"epoch": epoch, "cursor": cursor, "seed": self._settings.seed},
+                position={"epoch": epoch, "cursor": cursor, **self._order()},
                 posterior=self._parts.posterior.state_dict(),
                 loss=self._parts.loss.state_dict(),
                 optimizer=self._optimizer.state_dict(),
@@ -50,9 +50,11 @@ class Snapshots:
 
         on_first(self._world.world, write, name="checkpoint")
 
-    def restore(self) -> tuple[Path, int] | None:
+    def restore(self, *, to_train: bool = False) -> tuple[Path, int] | None:
         """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
         restores it; return its path and step, None where there is no checkpoint.
+
+        to_train: refuse a checkpoint after which the examples would come in another order.
         """
         found = on_first(
             self._world.world,
@@ -62,6 +64,12 @@ class Snapshots:
         if found is None:
             return None
         path, state = found
+        if to_train:
+            on_first(
+                self._world.world,
+                lambda: self._require_same_order(path, state),
+                name="order of the examples",
+            )
 
         def put() -> None:
             checkpoint.restore(
@@ -71,6 +79,28 @@ class Snapshots:
         together(self._world.world, put, name="restoring the checkpoint")
         agree(self._world.world, {"checkpoint": digest(vars(state))}, name="restored state")
         return path, state.step
+
+    def _order(self) -> dict[str, int]:
+        """Return what the order of the examples follows from."""
+        return {
+            "seed": self._settings.seed,
+            "batch_size": self._settings.train.batch_size,
+            "examples": len(self._parts.source.train),
+        }
+
+    def _require_same_order(self, path: Path, state: Checkpoint) -> None:
+        before = state.position
+        wrong = [
+            f"{name} = {before[name]} then, {now} now"
+            for name, now in self._order().items()
+            if before.get(name, now) != now
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"{path}: the order of the examples is another since this checkpoint: "
+                f"{', '.join(wrong)}; some examples would be seen twice and some never: restore "
+                "the data and settings it was made with, or start in another run folder"
+            )
 
     def _require_finite(self, step: int) -> None:
         for name, parameter in self._parts.posterior.named_parameters():

@@ -5,8 +5,9 @@
     python tests/bench/cache.py repack
 
 Reading: one step (C, H, W) of 69 channels in random order, against ``out[...] = fields[step]`` on a
-``numpy.memmap`` of the same file, which neither normalises nor looks for missing values. Repacking:
-megabytes of float32 that are written for each second of CPU, from files as `reader.py` makes them,
+``numpy.memmap`` of the same file, which neither normalises nor looks for missing values; also from
+repacked netCDF files, one step a chunk with checksums. Repacking, into both formats: megabytes of
+float32 that are written for each second of CPU, from files as `reader.py` makes them,
 and from files compressed in the chunks that the netCDF library chooses, as the data store delivers
 them; there also how many times faster a random step is read afterwards.
 
@@ -35,6 +36,7 @@ from hpc_bnn.data.era5 import Catalogue, Reader, catalogue, repack
 LEAST = {"32x64": 0.7, "121x240": 0.85}
 LEAST_MB_PER_CPU_S, LEAST_SPEEDUP = 100.0, 300.0
 MAP, NORMALISED, PHYSICAL, PAIRS = "memmap", "cache, normalised", "cache, physical", "cache, pairs"
+NETCDF = "netCDF, normalised"
 STORE = GRIDS["32x64"][:3]  # rows, columns, steps of the compressed files: a year every 6 h
 
 Fields = NDArray[np.float32]
@@ -43,6 +45,12 @@ Fields = NDArray[np.float32]
 def cached(folder: Path, source: Catalogue) -> Catalogue:
     """Return the catalogue of a cache with the channels in the order of ``source``."""
     repack(source, folder)
+    return catalogue(folder).select(source.names)
+
+
+def repacked_files(folder: Path, source: Catalogue) -> Catalogue:
+    """Return the catalogue of netCDF files with the channels in the order of ``source``."""
+    repack(source, folder, format="netcdf")
     return catalogue(folder).select(source.names)
 
 
@@ -57,6 +65,7 @@ def read(name: str, *, rounds: int) -> None:
         made = cached(folder / "cache", source)
         mean, std = scales()
         reader = Reader(made, mean=mean, std=std)
+        files = Reader(repacked_files(folder / "netcdf", source), mean=mean, std=std)
         fields = np.load(folder / "cache" / "fields.npy", mmap_mode="r")
 
         def copy(step: int, out: Fields) -> None:
@@ -69,6 +78,7 @@ def read(name: str, *, rounds: int) -> None:
             MAP: copy,
             NORMALISED: reader.read,
             PHYSICAL: Reader(made).read,
+            NETCDF: files.read,
         }
         runs: dict[str, Callable[[], None]] = {
             contender: several(one, itertools.cycle(order), outs, 2 * count)
@@ -125,21 +135,22 @@ def make(*, rounds: int) -> None:
         for name in ("plain", "store"):
             source = catalogue(folder / name)
             size = 4e-6 * np.prod(source.shape) * len(source.times)
-            runs = [
-                timed(partial(repack, source, _emptied(folder / f"cache-{name}")))
-                for _ in range(rounds)
-            ]
-            found[name] = spread([float(size) / run.cpu_s for run in runs])
-            table.append(
-                {
-                    "source": name,
-                    "MB": float(size),
-                    "MB_per_cpu_s": found[name].median,
-                    "q1": found[name].lower,
-                    "q3": found[name].upper,
-                    "rounds": rounds,
-                }
-            )
+            for format in ("netcdf", "cache"):
+                runs = []
+                for _ in range(rounds):
+                    target = _emptied(folder / f"{format}-{name}")
+                    runs.append(timed(partial(repack, source, target, format=format)))
+                found[name] = spread([float(size) / run.cpu_s for run in runs])
+                table.append(
+                    {
+                        "source": f"{name} to {format}",
+                        "MB": float(size),
+                        "MB_per_cpu_s": found[name].median,
+                        "q1": found[name].lower,
+                        "q3": found[name].upper,
+                        "rounds": rounds,
+                    }
+                )
         speedup = _random_steps(catalogue(folder / "store"), folder / "cache-store", table)
     goals = [
         Target("repack, MB per CPU s", found["plain"].median, least=LEAST_MB_PER_CPU_S),

@@ -3,48 +3,15 @@
 Tolerances are those of the contract: 1e-10 in float64, 1e-5 in float32, relative.
 """
 
-import json
-import os
-import signal
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from launch import Job, is_running
+from launch import Job
+from outcome import Run, assert_same, killed_behind, read
 from tiny_job import Train
 
 GRIDS = [(2, 1), (1, 2), (2, 2), (3, 1)]
 PRECISE = ("train.precision=float64",)
-ENDS_WITHIN_S = 20.0  # after a kill; about one second on a machine that is not busy
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run folder holds."""
-
-    summary: dict[str, Any]
-    losses: dict[int, float]
-
-
-def read(folder: Path) -> Run:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
-    assert len(losses) == sum("loss" in row for row in rows), "a step is recorded twice"
-    return Run(json.loads((folder / "summary.json").read_text()), losses)
-
-
-def assert_same(got: Run, expected: Run, tolerance: float) -> None:
-    assert got.losses.keys() == expected.losses.keys()
-    assert got.losses == pytest.approx(expected.losses, rel=tolerance)
-    for key, value in expected.summary["parameter_checksum"].items():
-        # The sum of many parameters of both signs cancels, so its scale is that of the squares.
-        scale = expected.summary["parameter_checksum"]["sum_of_squares"]
-        assert got.summary["parameter_checksum"][key] == pytest.approx(value, abs=tolerance * scale)
-    for key in ("rmse", "crps"):
-        score = expected.summary["validation"][key]
-        assert got.summary["validation"][key] == pytest.approx(score, rel=10 * tolerance)
 
 
 @pytest.fixture(scope="session")
@@ -110,25 +77,9 @@ def test_kill_and_resume_on_another_grid(
         "-m", "hpc_bnn", "train", config, "--run", folder, *often,
         f"grid.sample_ranks={before[0]}", ranks=ranks, cwd=tmp_path,
     )  # fmt: skip
-    processes = job.ranks()
-    first = folder / "checkpoints" / "step-00000003.pt"
-    while not first.exists():
-        assert processes.keys() == job.ranks().keys()
-        time.sleep(0.005)
-    victim = max(processes)
-    os.kill(processes[victim], signal.SIGKILL)
-    killed = time.monotonic()
-    ended = job.wait()
-    while any(map(is_running, processes.values())) and time.monotonic() < killed + ENDS_WITHIN_S:
-        time.sleep(0.01)
-    seconds = time.monotonic() - killed
+    seconds, victim = killed_behind(job, folder, step=3)
     with capsys.disabled():
         print(f"\n{ranks} rank(s): all ended {seconds:.2f} s after kill -9 of rank {victim}")
-    assert ended.status != 0, ended.text
-    assert seconds < ENDS_WITHIN_S
-    assert f"rank {victim}" in ended.err, ended.text
-    assert "signal 9" in ended.err or "Killed" in ended.err, ended.text
-    assert not (folder / "summary.json").exists(), "the run was over before the kill"
 
     resumed = train(
         folder, *often, f"grid.sample_ranks={after[0]}", "--resume", ranks=after[0] * after[1]

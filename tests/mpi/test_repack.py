@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,24 @@ def test_any_number_of_ranks_writes_the_same_bytes(
         Reader(cached).read(step, got)
         Reader(made).read(step, want)
         assert np.array_equal(got, want) or dtype == "int16"
+
+
+def test_any_number_of_ranks_writes_the_same_netcdf_files(channel: Channel, folder: Path) -> None:
+    ranks = ChannelRanks(channel)
+    made = ranks.on_first(lambda: catalogue(folder / "source"), name="catalogue")
+    options: dict[str, Any] = {"format": "netcdf", "file_bytes": BLOCK // 4, "block_bytes": BLOCK}
+    together = repack(made, folder / "together", **options, ranks=ranks)
+    assert len(together.request.targets) >= 2 * channel.size
+    ranks.on_first(lambda: repack(made, folder / "alone", **options), name="alone")
+    assert content(folder / "together") == content(folder / "alone")
+    assert verify(folder / "together", source=made, ranks=ranks) == ()
+
+    files = ranks.on_first(lambda: catalogue(folder / "together"), name="files")
+    got, want = np.empty(made.shape, np.float32), np.empty(made.shape, np.float32)
+    for step in range(channel.rank, len(made.times), 37):
+        Reader(files.select(made.names)).read(step, got)
+        Reader(made).read(step, want)
+        assert np.array_equal(got, want)
 
 
 def test_damage_is_found_by_one_rank_and_known_to_all(channel: Channel, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 `catalogue` finds what files hold, `describe` and `defects` say it, `Reader` and `read` give fields,
 `statistics` (or `tally`, `finish` for shares of it) what normalisation needs, `era5` and
-`source_of` the data set; `repack` writes what they read into a cache, `verify` compares it.
+`source_of` the data set; `repack` writes what they read as a cache or as netCDF files, `verify`
+compares it.
 """
 
 from hpc_bnn.data.era5.assemble import catalogue

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
-from hpc_bnn.data.era5.cache.catalogue import cache_catalogue, is_cache
+from hpc_bnn.data.era5.cache.catalogue import cache_catalogue
+from hpc_bnn.data.era5.cache.state import Repacked, Stale, is_repacked, look_up
 from hpc_bnn.data.era5.catalogue import Catalogue, Channel
 from hpc_bnn.data.era5.consistency import differing_files, out_of_range, same_values
 from hpc_bnn.data.era5.files import find_files, read_header
@@ -34,15 +35,18 @@ def catalogue(
     levels: Sequence[float] = (),
     static: Sequence[str] | None = (),
     member: int | None = None,
+    stale: Stale = "error",
     strict: bool = True,
 ) -> Catalogue:
-    """Make the catalogue of the netCDF files of a file name, a folder or a pattern, or of a cache.
+    """Make the catalogue of the netCDF files of a file name, a folder or a pattern, or of what
+    `repack` wrote.
 
     variables: short names or aliases, or channels such as "z500"; everything where empty.
     levels: pressure levels in hPa of the variables that lie on levels.
     static: fields without time, or of which the first time is taken, such as "lsm"; None: all
         without time.
     member: of files with an ensemble.
+    stale: "allow" uses a repacked folder whose source changed since, with a warning.
     strict: raise on any problem; else leave the file out and list it in `problems`.
 
     Raises
@@ -52,16 +56,21 @@ def catalogue(
     ValueError
         With every problem, each naming the file and what to do.
     """
-    if is_cache(path):
-        return cache_catalogue(
-            path, variables=variables, levels=levels, static=static, member=member, strict=strict
-        )
+    repacked: Repacked | None = None
+    if is_repacked(path):
+        repacked = look_up(path, member=member, stale=stale, strict=strict)
+        member = None
+        if repacked.header.request.format == "cache":
+            made = cache_catalogue(repacked, variables=variables, levels=levels, static=static)
+            _tell(made)
+            return made
     source = str(path)
-    problems: list[str] = []
-    notices: list[str] = []
+    problems = list(repacked.problems) if repacked else []
+    notices = list(repacked.notices) if repacked else []
     handles = Handles()
     try:
-        surveys = _surveys(find_files(path), handles, member, problems, notices)
+        paths = repacked.files if repacked else find_files(path)
+        surveys = _surveys(paths, handles, member, problems, notices)
         skipped = {name: why for one in surveys for name, why in one.skipped.items()}
         if surveys:
             there = available(surveys)
@@ -80,9 +89,14 @@ def catalogue(
         handles.close()
     if (problems and strict) or not surveys:
         raise ValueError("\n".join(problems))
+    _tell(made)
+    origin = repacked.header.request.origin if repacked else ()
+    return replace(made, problems=tuple(problems), origin=origin)
+
+
+def _tell(made: Catalogue) -> None:
     for notice in made.notices:
         logger.info("%s", notice)
-    return replace(made, problems=tuple(problems))
 
 
 def _surveys(

@@ -58,6 +58,8 @@ class Catalogue:
     problems: what makes files unusable; empty in a catalogue made with strict = True.
     notices: what was noticed and dealt with.
     skipped: variables that cannot be used, with the reason.
+    origin: names and sizes of the files that the files of a repacked folder were made of; empty
+        for others.
     """
 
     source: str
@@ -70,6 +72,7 @@ class Catalogue:
     problems: tuple[str, ...]
     notices: tuple[str, ...]
     skipped: dict[str, str]
+    origin: tuple[tuple[str, int], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,11 +118,18 @@ class Catalogue:
             ),
         )
 
+    def files(self) -> tuple[tuple[str, int], ...]:
+        """List names and sizes of the files that the values come from in the first place."""
+        own = sorted({(Path(part.file.path).name, part.file.size) for part in self.parts})
+        return self.origin or tuple(own)
+
     def fingerprint(self) -> str:
-        """Hash names and sizes of the files, channels and times: what statistics were made of."""
+        """Hash names and sizes of the files, and the times: what statistics were made of.
+
+        It is the same for files and for what they were repacked into, and for some of the channels.
+        """
         digest = hashlib.sha256()
-        files = sorted({(Path(p.file.path).name, p.file.size) for p in self.parts})
-        digest.update(repr((files, self.names)).encode())
+        digest.update(repr(self.files()).encode())
         digest.update(self.times.tobytes())
         return digest.hexdigest()[:16]
 
@@ -136,6 +146,11 @@ def missing_channel(
         f"{source}: no channel '{name}'{f' (nearest: {near[0]})' if near else ''}; has "
         f"{levels_in_words(list(there))}"
     )
+
+
+def some(names: Sequence[str]) -> str:
+    """List names, if they are few, else the first and the last."""
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}"
 
 
 def levels_in_words(channels: Sequence[str]) -> str:

@@ -43,6 +43,7 @@ def era5(
     missing: Literal["error", "mean"] = "error",
     member: int | None = None,
     rollout: int = 1,
+    stale: Literal["error", "allow"] = "error",
     ranks: Ranks = ALONE,
 ) -> Source:
     """Collective: offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see
@@ -64,6 +65,8 @@ def era5(
     member: of ensemble files.
     rollout: most steps of the forecasts that are trained on: so many targets of every training
         window lie in its range, however many of them are read.
+    stale: "allow" uses a repacked folder whose source changed since, with a warning; else it is
+        refused.
     ranks: those that read the data set together.
 
     Raises
@@ -73,7 +76,7 @@ def era5(
     """
     made = ranks.on_first(
         lambda: make_catalogue(
-            path, variables=variables, levels=levels, static=static, member=member
+            path, variables=variables, levels=levels, static=static, member=member, stale=stale
         ),
         name="catalogue",
     )
@@ -254,7 +257,7 @@ def _normalisation(
         )
     if given.fingerprint != catalogue.fingerprint():
         logger.info(
-            "%s: the statistics were made of other files or channels (%s to %s)",
+            "%s: the statistics were made of other files or times (%s to %s)",
             catalogue.source,
             given.start,
             given.end,

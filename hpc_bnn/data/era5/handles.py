@@ -3,16 +3,21 @@
 Neither netCDF nor HDF5 is thread-safe, and a netCDF-3 handle that lived through a fork gives wrong
 data without an error: parent and child share the position in the file. So handles belong to one
 process, are opened when first used there, and cannot be pickled.
+
+A file that changes or vanishes while it is open would give a mixture of old and new values, or end
+the process by a bus error where it is mapped and shrinks: now and then it is looked at again.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 import netCDF4
 import numpy as np
@@ -20,23 +25,65 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.era5.netcdf3 import mapped
 
+T = TypeVar("T")
+
 MOST_OPEN = 400  # below the usual limit of 1024 a process
+LOOK_EVERY_S = 1.0  # asking for the state of a file may take a message to a server
 
 # By process id: a child may be forked while a thread of the parent holds the parent's lock.
 _LOCKS: dict[int, threading.RLock] = {}
 
 
+@dataclass
+class _Opened(Generic[T]):
+    """An open file, its size and time of change when it was opened, and when to look again."""
+
+    handle: T
+    path: str
+    state: tuple[int, int]
+    due: float
+
+    def require_unchanged(self) -> None:
+        """Refuse a file that changed or vanished since it was opened."""
+        now = time.monotonic()
+        if now < self.due:
+            return
+        try:
+            state = _state(self.path)
+        except OSError as error:
+            raise type(error)(
+                f"{self.path}: cannot be found any more while it is read: {error.strerror}; "
+                "restore it and start again"
+            ) from error
+        if state != self.state:
+            raise ValueError(
+                f"{self.path}: was changed while it is read: it has {state[0]} bytes now, "
+                f"{self.state[0]} when it was opened, or was written again; leave the files alone "
+                "and start again"
+            )
+        self.due = now + LOOK_EVERY_S
+
+
+def _state(path: str) -> tuple[int, int]:
+    found = Path(path).stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _opened(path: str, state: tuple[int, int], handle: T) -> _Opened[T]:
+    return _Opened(handle, path, state, time.monotonic() + LOOK_EVERY_S)
+
+
 # Open netCDF-4 files by process id and path, the least recently used first. One handle a file and
 # process: with several of one file that has text variables, as `expver` of ERA5, the library
 # (netCDF 4.10, HDF5 2.2) crashes when one is closed and another opened.
-_OPEN: dict[int, OrderedDict[str, netCDF4.Dataset]] = defaultdict(OrderedDict)
+_OPEN: dict[int, OrderedDict[str, _Opened[netCDF4.Dataset]]] = defaultdict(OrderedDict)
 
 
 def close_shared(path: str) -> None:
     """Close a netCDF-4 file in this process, if it is open; must be called under the lock."""
-    dataset = _OPEN[os.getpid()].pop(path, None)
-    if dataset is not None:
-        dataset.close()
+    opened = _OPEN[os.getpid()].pop(path, None)
+    if opened is not None:
+        opened.handle.close()
 
 
 def library_lock() -> threading.RLock:
@@ -54,36 +101,42 @@ class Handles:
 
     def __init__(self) -> None:
         self._used: set[str] = set()
-        self._maps: dict[int, OrderedDict[str, NDArray[np.uint8]]] = defaultdict(OrderedDict)
+        self._maps: dict[int, OrderedDict[str, _Opened[NDArray[np.uint8]]]]
+        self._maps = defaultdict(OrderedDict)
 
     def dataset(self, path: str, size: int) -> netCDF4.Dataset:
         """Return a netCDF-4 file, with masking and scaling off."""
         own = _OPEN[os.getpid()]
-        if path not in own:
-            _require_size(path, size)
+        if path in own:
+            own[path].require_unchanged()
+        else:
+            state = _require_size(path, size)
             try:
-                own[path] = netCDF4.Dataset(path)
+                dataset = netCDF4.Dataset(path)
             except OSError as error:
                 raise OSError(f"{path}: cannot be opened: {error}") from error
-            own[path].set_auto_maskandscale(False)
-            for variable in own[path].variables.values():
+            dataset.set_auto_maskandscale(False)
+            for variable in dataset.variables.values():
                 _limit_cache(variable)
+            own[path] = _opened(path, state, dataset)
             if len(own) > MOST_OPEN:
-                own.popitem(last=False)[1].close()
+                own.popitem(last=False)[1].handle.close()
         own.move_to_end(path)
         self._used.add(path)
-        return own[path]
+        return own[path].handle
 
     def memory(self, path: str, size: int) -> NDArray[np.uint8]:
         """Return a netCDF-3 file as mapped memory."""
         own = self._maps[os.getpid()]
-        if path not in own:
-            _require_size(path, size)
-            own[path] = mapped(path)
+        if path in own:
+            own[path].require_unchanged()
+        else:
+            state = _require_size(path, size)
+            own[path] = _opened(path, state, mapped(path))
             if len(own) > MOST_OPEN:
                 own.popitem(last=False)  # unmapped when the last view of it is gone
         own.move_to_end(path)
-        return own[path]
+        return own[path].handle
 
     def close(self) -> None:
         """Close the files in this process; another reader of them opens them again."""
@@ -122,17 +175,18 @@ def _limit_cache(variable: netCDF4.Variable[Any]) -> None:
         variable.set_var_chunk_cache(size=wanted)
 
 
-def _require_size(path: str, size: int) -> None:
-    """Refuse a file that vanished or changed since the catalogue was made."""
+def _require_size(path: str, size: int) -> tuple[int, int]:
+    """Refuse a file that vanished or changed since the catalogue was made; return its state."""
     try:
-        now = Path(path).stat().st_size
+        state = _state(path)
     except OSError as error:
         raise type(error)(
             f"{path}: was there when the catalogue was made, and cannot be read now: "
             f"{error.strerror}; restore it or make the catalogue again"
         ) from error
-    if now != size:
+    if state[0] != size:
         raise ValueError(
-            f"{path}: has {now} bytes, expected the {size} of when the catalogue was made; it has "
-            "changed: make the catalogue again"
+            f"{path}: has {state[0]} bytes, expected the {size} of when the catalogue was made; it "
+            "has changed: make the catalogue again"
         )
+    return state

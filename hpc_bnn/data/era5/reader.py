@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
-from hpc_bnn.data.era5.catalogue import Catalogue
+from hpc_bnn.data.era5.catalogue import Catalogue, some
 from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.part import read_cut
 from hpc_bnn.data.era5.plan import Run, grouped, place, runs
@@ -72,7 +72,7 @@ class Reader:
         """
         self._check(out)
         places = self._places(time_index)
-        if not self._fill(places, [out], written=True):
+        if not self._fill(places, [out], time_index, written=True):
             self._settle(places, time_index, out)
 
     def read_all(self, time_indices: Sequence[int], outs: Sequence[NDArray[np.float32]]) -> None:
@@ -88,7 +88,7 @@ class Reader:
         while steps:
             count = self._together([places for places, _, _ in steps])
             now, steps = steps[:count], steps[count:]
-            if not self._fill(now[0][0], [out for _, _, out in now], written=True):
+            if not self._fill(now[0][0], [out for _, _, out in now], now[0][1], written=True):
                 for places, index, out in now:
                     self._settle(places, index, out)
 
@@ -154,15 +154,25 @@ class Reader:
             ]
         return [(run, places[number][1]) for run, number in known]
 
-    def _fill(self, places: _Places, outs: Sequence[NDArray[np.float32]], *, written: bool) -> bool:
+    def _fill(
+        self,
+        places: _Places,
+        outs: Sequence[NDArray[np.float32]],
+        time_index: int,
+        *,
+        written: bool,
+    ) -> bool:
         """Read steps that are stored one after another, the first of them at `places`; tell
         whether nothing is missing, infinite or never written.
         """
         sane = True
         with np.errstate(over="ignore"):  # of the number that stands for "never written"
             for run, step in self._runs(places):
-                with library_lock():
-                    raw = read_cut(run.cut, self._handles, step, count=len(outs))
+                try:
+                    with library_lock():
+                        raw = read_cut(run.cut, self._handles, step, count=len(outs))
+                except (OSError, ValueError) as error:
+                    raise self._told(error, run, time_index) from error
                 count_read(run.cut.bytes_read(step, len(outs)))
                 for one, out in zip(raw, outs, strict=True):
                     sane &= place(one, run, out, written=written)
@@ -170,13 +180,19 @@ class Reader:
 
     def _settle(self, places: _Places, time_index: int, out: NDArray[np.float32]) -> None:
         """Do with missing values of a step just read what was asked for."""
-        self._fill(places, [out], written=False)
+        self._fill(places, [out], time_index, written=False)
         if np.isinf(out).any():
             self._refuse(time_index, out)
         if self._missing == "error" and np.isnan(out).any():
             self._refuse(time_index, out)
         if self._missing == "mean":
             np.nan_to_num(out, copy=False, nan=0.0)
+
+    def _told(self, error: Exception, run: Run, time_index: int) -> Exception:
+        """Add to an error of a file what was read from it."""
+        names = some([self.catalogue.channels[at].name for at in run.positions])
+        when = times.text(int(self.catalogue.times[time_index]))
+        return type(error)(f"{error} (reading {names} at {when})")
 
     def _refuse(self, time_index: int, out: NDArray[np.float32]) -> None:
         """Raise for the first field with missing values."""

@@ -97,7 +97,8 @@ ALLOWED = {
 
 
 def test_every_resumable_key_is_tested() -> None:
-    assert {key for key in ALLOWED if not key.startswith("grid.")} >= RESUMABLE
+    tested = {key for key in ALLOWED if not key.startswith("grid.")}
+    assert tested | {"data.stale"} >= RESUMABLE
 
 
 @pytest.mark.parametrize("key", sorted(ALLOWED))
@@ -108,6 +109,16 @@ def test_what_does_not_change_the_answer_may_change_on_resume(tmp_path: Path, ke
     value = ALLOWED[key]
     changed = settings(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
     assert getattr(getattr(changed, section), name) != getattr(getattr(settings(), section), name)
+    prepare(folder, changed, resume=True)
+    assert folder.settings() == changed
+
+
+def test_a_stale_cache_may_be_allowed_on_resume(tmp_path: Path) -> None:
+    """An option of the data set: absent, then given."""
+    folder = RunFolder(tmp_path)
+    prepare(folder, settings(), resume=False)
+    changed = settings("data.stale=allow")
+    assert changed.data.options["stale"] == "allow"
     prepare(folder, changed, resume=True)
     assert folder.settings() == changed
 

@@ -1,1 +1,3 @@
-"""Repacked fields: plain arrays that are read through a memory map, one step in one piece."""
+"""Repacked fields, one step in one piece: plain arrays that are read through a memory map, or
+netCDF files.
+"""

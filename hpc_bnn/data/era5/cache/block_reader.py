@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.cache.blocks import Block, positions
-from hpc_bnn.data.era5.catalogue import Catalogue
+from hpc_bnn.data.era5.catalogue import Catalogue, some
 from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.netcdf3 import view
 from hpc_bnn.data.era5.part import MAPPED, Part
@@ -50,7 +50,13 @@ class BlockReader:
         group = Group(channels, tuple(range(len(channels))))
         zero, one = np.zeros(len(channels)), np.ones(len(channels))
         plan = runs(part, block.part, group, zero, one)
-        raw = self._raw(part, block, plan, first, max(steps) + 1)
+        try:
+            raw = self._raw(part, block, plan, first, max(steps) + 1)
+        except (OSError, ValueError) as error:
+            span = (block.times[0][0], block.times[-1][1] - 1)
+            when = [times.text(int(self._catalogue.times[at])) for at in span]
+            what = some([channel.name for channel in channels])
+            raise type(error)(f"{error} (reading {what} from {when[0]} to {when[1]})") from error
         for time, step in zip(positions(block.times), steps, strict=True):
             sane = True
             with np.errstate(over="ignore"):  # of the number that stands for "never written"
@@ -134,7 +140,10 @@ class BlockReader:
             else:
                 dataset = self._handles.dataset(path, size)
                 try:
-                    raw = dataset.variables[part.variable][index]
+                    variable = dataset.variables[part.variable]
+                    if part.chunks is not None:  # every chunk is read once: none is kept
+                        variable.set_var_chunk_cache(size=1)
+                    raw = variable[index]
                 except (OSError, RuntimeError) as error:
                     raise OSError(
                         f"{path}: '{part.variable}': steps {steps.start} to {steps.stop - 1} "

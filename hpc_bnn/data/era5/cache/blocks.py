@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def _of_part(catalogue: Catalogue, group: Group, index: int, block_bytes: int) -
     when = np.flatnonzero(channel.part == index)
     steps = channel.step[when] if index >= 0 else np.arange(len(when))
     part = catalogue.parts[index] if index >= 0 else None
-    time_chunk, level_chunk, row_chunk = _chunks(part)
+    time_chunk, level_chunk, row_chunk = chunk_lengths(part)
     time_chunk = min(time_chunk, int(steps.max()) + 1)
     bins = _level_bins(group, index, level_chunk)
     row_bytes = 4 * columns
@@ -80,7 +81,7 @@ def _of_part(catalogue: Catalogue, group: Group, index: int, block_bytes: int) -
                 yield Block(ranges(chosen), tuple(sorted(positions)), (first, last), index)
 
 
-def _chunks(part: Part | None) -> tuple[int, int, int]:
+def chunk_lengths(part: Part | None) -> tuple[int, int, int]:
     """Return the length of a chunk along time, levels and rows."""
     if part is None or part.chunks is None:
         return 1, 1, 1
@@ -149,7 +150,14 @@ def pieces(
         )
 
 
-def shares(blocks: Sequence[Block], count: int) -> list[list[int]]:
+class Sized(Protocol):
+    """Something that is shared out by the values it holds, such as a block."""
+
+    @property
+    def values(self) -> int: ...
+
+
+def shares(blocks: Sequence[Sized], count: int) -> list[list[int]]:
     """Divide blocks, by their positions, among ranks: in order, about equally many values each."""
     sizes = np.array([block.values for block in blocks], np.float64)
     middle = (np.cumsum(sizes) - sizes / 2) / max(float(sizes.sum()), 1.0)

@@ -1,12 +1,7 @@
-"""The catalogue of a cache: `Reader` and all that stands on it read it like any other file.
-
-A source that changed since makes a cache stale: it is refused. A cache whose source is nowhere to
-be seen, because it was copied to another machine or the source was removed, is used.
-"""
+"""The catalogue of a cache: `Reader` and all that stands on it read it like any other file."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,58 +15,32 @@ from hpc_bnn.data.era5.cache.header import (
     STATIC,
     CachedChannel,
     Header,
-    header_path,
-    partial_path,
-    read_header,
 )
 from hpc_bnn.data.era5.cache.scaling import FILL
-from hpc_bnn.data.era5.cache.sources import changes
+from hpc_bnn.data.era5.cache.state import Repacked
 from hpc_bnn.data.era5.catalogue import Catalogue, Channel
 from hpc_bnn.data.era5.grid import Grid, Orientation
 from hpc_bnn.data.era5.packing import Packing
 from hpc_bnn.data.era5.part import File, Part
 from hpc_bnn.data.era5.selection import Key, static_key, wanted
 
-logger = logging.getLogger(__name__)
-
-MOST_NAMED = 5
-
-
-def is_cache(path: str | Path) -> bool:
-    """Tell whether a path is a folder with a cache, finished or not."""
-    folder = Path(path).expanduser()
-    return header_path(folder).is_file() or partial_path(folder).is_file()
-
 
 def cache_catalogue(
-    path: str | Path,
+    found: Repacked,
     *,
     variables: Sequence[str] = (),
     levels: Sequence[float] = (),
     static: Sequence[str] | None = (),
-    member: int | None = None,
-    strict: bool = True,
 ) -> Catalogue:
     """Make the catalogue of a cache; the arguments are those of `catalogue`.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If the cache is not finished, damaged or stale, or has not what is wanted.
+    ValueError
+        If it has not what is wanted.
     """
-    folder, source = Path(path).expanduser(), str(path)
-    header = read_header(folder)
+    folder, source, header = found.folder, found.source, found.header
     request = header.request
-    if member is not None and member != request.member:
-        raise ValueError(
-            f"{source}: member = {member}: this cache was made with member = {request.member}; "
-            "repack that one"
-        )
-    problems, notices = _state(folder, header)
-    if problems and strict:
-        raise ValueError("\n".join(problems))
-    for notice in notices:
-        logger.info("%s", notice)
     states = {_key(c): c for c in request.channels}
     fixed = {_key(c): c for c in request.static}
     if static is None or (not variables and not static):
@@ -88,42 +57,11 @@ def cache_catalogue(
         channels=tuple(channels[key] for key in chosen),
         static=tuple(_static(key, header, channels) for key in chosen_static),
         preliminary=np.isin(np.arange(len(request.times)), request.preliminary),
-        problems=tuple(problems),
-        notices=tuple(notices),
+        problems=found.problems,
+        notices=found.notices,
         skipped={},
+        origin=request.origin,
     )
-
-
-def _state(folder: Path, header: Header) -> tuple[list[str], list[str]]:
-    """Say what makes a cache unusable, and what else is worth knowing."""
-    request = header.request
-    problems, notices = [], []
-    size = (folder / FIELDS).stat().st_size if (folder / FIELDS).exists() else 0
-    if size != request.file_bytes:
-        problems.append(
-            f"{folder / FIELDS}: has {size} bytes, expected {request.file_bytes}: cut off or "
-            "copied in part; copy it again, or remove the folder and repack"
-        )
-    changed = changes(request.source, request.files)
-    if changed is None:
-        notices.append(
-            f"{folder}: the {len(request.files)} files it was made of ({request.source}) are not "
-            "here; it is used without comparing them"
-        )
-    elif changed:
-        more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
-        problems.append(
-            f"{folder}: this cache is stale, its source changed since it was made: "
-            f"{'; '.join(changed[:MOST_NAMED])}{more}; repack {request.source} into a new folder, "
-            "or restore the files"
-        )
-    if request.dtype != "float32":
-        errors = ", ".join(
-            f"{c.name} {error:.3g} {c.units}"
-            for c, error in zip(request.channels, header.scaling.error, strict=True)
-        )
-        notices.append(f"{folder}: packed as {request.dtype}, with errors of at most {errors}")
-    return problems, notices
 
 
 def _key(channel: CachedChannel) -> Key:

@@ -16,7 +16,7 @@ from hpc_bnn.data.ranks import Ranks
 
 
 def repack_command(options: argparse.Namespace, ranks: Ranks) -> tuple[list[str], int]:
-    """Collective: write a cache."""
+    """Collective: write a cache, or netCDF files."""
     source = ranks.on_first(
         lambda: _catalogue(
             options.path,
@@ -29,7 +29,14 @@ def repack_command(options: argparse.Namespace, ranks: Ranks) -> tuple[list[str]
         ),
         name="catalogue",
     )
-    made = repack(source, options.output, dtype=options.dtype, member=options.member, ranks=ranks)
+    made = repack(
+        source,
+        options.output,
+        format=options.format,
+        dtype=options.dtype,
+        member=options.member,
+        ranks=ranks,
+    )
     return _told(options.output, made), 0
 
 
@@ -81,9 +88,10 @@ def _catalogue(
 def _told(folder: Path, header: Header) -> list[str]:
     """Describe a cache that was made, with its errors where values are rounded."""
     request = header.request
+    kind = f"{len(request.targets)} netCDF files, " if request.format == "netcdf" else ""
     first = (
         f"{folder}: {len(request.times)} times of {len(request.channels)} channels as "
-        f"{request.dtype}, {request.file_bytes / 1e6:.1f} MB; use it as data.path={folder}"
+        f"{request.dtype}, {kind}{request.file_bytes / 1e6:.1f} MB; use it as data.path={folder}"
     )
     lines = [first]
     if request.dtype != "float32":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5.cache.blocks import Block, pieces
-from hpc_bnn.data.era5.cache.header import (
-    DATA_OFFSET,
-    FIELDS,
-    Request,
-    numpy_header,
-    sync_folder,
-    unwritable,
-)
+from hpc_bnn.data.era5.cache.disk import sync_folder, unwritable
+from hpc_bnn.data.era5.cache.header import DATA_OFFSET, FIELDS, Request, numpy_header
 from hpc_bnn.data.era5.cache.scaling import Scaling, encode
 from hpc_bnn.data.shared_file import open_shared, put
 
@@ -59,15 +54,13 @@ class FieldsFile:
             If the disk is full or fails.
         """
         crc32 = 0
-        try:
-            for raw, places in self._encoded(block, values, scaling):
+        for raw, places in self._encoded(block, values, scaling):  # may fail in the source
+            with self._telling(block):
                 for place, first, last in places:
                     crc32 = zlib.crc32(raw[first:last].data, crc32)
                     put(self._descriptor, raw[first:last], DATA_OFFSET + place * self._item)
+        with self._telling(block):
             os.fsync(self._descriptor)
-        except OSError as error:
-            names = ", ".join(self._request.channels[at].name for at in block.channels)
-            raise unwritable(error, self._path, names) from error
         return crc32
 
     def crc32(self, block: Block) -> int:
@@ -93,6 +86,14 @@ class FieldsFile:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+    @contextmanager
+    def _telling(self, block: Block) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            names = ", ".join(self._request.channels[at].name for at in block.channels)
+            raise unwritable(error, self._path, names) from error
 
     def _get(self, place: int, size: int) -> bytes:
         return os.pread(self._descriptor, size, DATA_OFFSET + place * self._item)

@@ -1,4 +1,4 @@
-"""The folder of a cache that is being written: taken by one job, begun anew or gone on with."""
+"""The folder that is being repacked into: taken by one job, begun anew or gone on with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import IO
 
 from hpc_bnn.data.era5.cache import fields_file, records
 from hpc_bnn.data.era5.cache.blocks import blocks_of
+from hpc_bnn.data.era5.cache.disk import sync_folder, unwritable
 from hpc_bnn.data.era5.cache.header import (
     FIELDS,
     Header,
@@ -19,12 +20,11 @@ from hpc_bnn.data.era5.cache.header import (
     read_header,
     read_request,
     request_of,
-    sync_folder,
     to_json,
-    unwritable,
 )
 from hpc_bnn.data.era5.cache.records import Done
 from hpc_bnn.data.era5.cache.sources import fingerprints
+from hpc_bnn.data.era5.cache.targets import targets_of
 from hpc_bnn.data.era5.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
@@ -34,23 +34,29 @@ def begin(
     catalogue: Catalogue,
     folder: Path,
     *,
+    format: str,
     dtype: str,
     member: int | None,
-    size: int,
+    block_bytes: int,
+    file_bytes: int,
     held: list[IO[bytes]],
 ) -> tuple[Request, Header | None]:
     """Make the folder and its request, or find those of an earlier job."""
+    if format == "netcdf":
+        _require_outside(folder, Path(catalogue.source).expanduser())
     request = request_of(
         catalogue,
         dtype=dtype,
         member=member,
         files=fingerprints(catalogue.source),
-        blocks=blocks_of(catalogue, block_bytes=size),
+        blocks=blocks_of(catalogue, block_bytes=block_bytes) if format == "cache" else (),
+        format=format,
+        targets=targets_of(catalogue, file_bytes=file_bytes) if format == "netcdf" else (),
     )
     folder.mkdir(parents=True, exist_ok=True)
     if header_path(folder).exists():
         finished = read_header(folder)
-        _require_same(folder, finished.request, request, "holds a cache that differs")
+        _require_same(folder, finished.request, request, "holds repacked fields that differ")
         logger.info("%s: is complete already", folder)
         clear(folder)
         return request, finished
@@ -65,6 +71,14 @@ def begin(
     held.append(_locked(partial, folder))
     _write_or_compare(held[0], request, folder)
     return request, None
+
+
+def _require_outside(folder: Path, source: Path) -> None:
+    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+        raise ValueError(
+            f"{folder}: lies in {source}, the folder of the source, and its files would be taken "
+            "for files of the source; give a folder elsewhere"
+        )
 
 
 def _write_or_compare(file: IO[bytes], request: Request, folder: Path) -> None:
@@ -109,18 +123,23 @@ def _locked(partial: Path, folder: Path) -> IO[bytes]:
 
 
 def resume(folder: Path, request: Request) -> Done:
-    """Return what earlier jobs did; prepare the file of fields."""
+    """Return what earlier jobs did; prepare the file of fields, remove netCDF files of no use."""
     done = records.merge(folder)
-    path = folder / FIELDS
-    if path.exists() and path.stat().st_size != request.file_bytes:
-        done.written.clear()  # broken off while it was made, or not ours any more
-    fields_file.create(folder, request)
+    if request.format == "netcdf":
+        for path in folder.glob("*.nc.partial"):
+            path.unlink()
+    else:
+        path = folder / FIELDS
+        if path.exists() and path.stat().st_size != request.file_bytes:
+            done.written.clear()  # broken off while it was made, or not ours any more
+        fields_file.create(folder, request)
     if done.written:
         logger.info(
-            "%s: goes on: %d of %d blocks are there, they are checked",
+            "%s: goes on: %d of %d %s are there, they are checked",
             folder,
             len(done.written),
-            len(request.blocks),
+            len(request.portions),
+            "files" if request.format == "netcdf" else "blocks",
         )
     return done
 

@@ -4,6 +4,12 @@
     FOLDER/fields.npy      (T, C, H, W), canonical orientation; readable by numpy.load
     FOLDER/static.npy      (F, H, W) float32, the fields without time
 
+or, of the format "netcdf", float32 in canonical orientation too:
+
+    FOLDER/cache.json      as above
+    FOLDER/t2m_*.nc        one variable each and some of its times (targets.py)
+    FOLDER/lsm_static.nc   one field without time each
+
 A field is stored as numbers r of type float32, float16 or int16: value = scale r + offset, in the
 units of the channel, NaN where r is NaN (floats) or -32768 (int16). Little-endian.
 
@@ -12,9 +18,10 @@ Shape letters: T times, C channels, F static fields, H latitude, W longitude.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +30,11 @@ import numpy as np
 from hpc_bnn.data.era5.cache.blocks import Block
 from hpc_bnn.data.era5.cache.scaling import Scaling
 from hpc_bnn.data.era5.cache.sources import SourceFile
+from hpc_bnn.data.era5.cache.targets import Target
 from hpc_bnn.data.era5.catalogue import Catalogue, Channel
 
 VERSION = 1
+FORMATS = ("cache", "netcdf")
 HEADER, FIELDS, STATIC = "cache.json", "fields.npy", "static.npy"
 DATA_OFFSET = 4096  # bytes before the fields: a page, so that maps of steps begin with one
 
@@ -50,6 +59,8 @@ class Request:
     source: the path that was given, absolute.
     absent: for each channel the positions of the times that it has not; its fields are NaN there.
     preliminary: positions of the times that are ERA5T.
+    blocks: of the format "cache", in which it is written; targets: the files of "netcdf".
+    origin: names and sizes of the files of the source that are used, as in `Catalogue`.
     """
 
     version: int
@@ -66,6 +77,26 @@ class Request:
     absent: tuple[tuple[int, ...], ...]
     preliminary: tuple[int, ...]
     blocks: tuple[Block, ...]
+    format: str = "cache"
+    targets: tuple[Target, ...] = ()
+    origin: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # follows from `files`
+
+    @property
+    def portions(self) -> tuple[Block | Target, ...]:
+        """What is written, noted and checked as a whole."""
+        return self.targets if self.format == "netcdf" else self.blocks
+
+    @property
+    def static_names(self) -> tuple[str, ...]:
+        """The files of the static fields."""
+        if self.format == "netcdf":
+            return tuple(f"{channel.name}_static.nc" for channel in self.static)
+        return (STATIC,)
+
+    @property
+    def source_fingerprint(self) -> str:
+        """A hash of what identifies the files of the source."""
+        return hashlib.sha256(repr(self.files).encode()).hexdigest()[:16]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -84,14 +115,18 @@ class Request:
 
     def differences(self, other: Request) -> list[str]:
         """Name what differs, in words of the command."""
-        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+        return [
+            f.name
+            for f in fields(self)
+            if f.compare and getattr(self, f.name) != getattr(other, f.name)
+        ]
 
 
 @dataclass(frozen=True)
 class Header:
     """Describe a finished cache.
 
-    crc32: of the bytes of each block, in their order; static_crc32: of the static file.
+    crc32: of the bytes of each portion, in their order; static_crc32: of the static fields' files.
     """
 
     request: Request
@@ -106,7 +141,9 @@ def request_of(
     dtype: str,
     member: int | None,
     files: tuple[SourceFile, ...],
-    blocks: tuple[Block, ...],
+    blocks: tuple[Block, ...] = (),
+    format: str = "cache",
+    targets: tuple[Target, ...] = (),
 ) -> Request:
     """Describe what repacking a catalogue makes."""
     return Request(
@@ -124,6 +161,9 @@ def request_of(
         absent=tuple(tuple(np.flatnonzero(c.part < 0).tolist()) for c in catalogue.channels),
         preliminary=tuple(np.flatnonzero(catalogue.preliminary).tolist()),
         blocks=blocks,
+        format=format,
+        targets=targets,
+        origin=catalogue.files(),
     )
 
 
@@ -144,41 +184,6 @@ def partial_path(folder: Path) -> Path:
 def to_json(record: Request | Header) -> bytes:
     """Turn a record into one line of JSON; a line without its end was cut off."""
     return json.dumps(asdict(record)).encode() + b"\n"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, also after a loss of power."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise unwritable(error, path) from error
-
-
-def unwritable(error: OSError, path: Path, what: str = "") -> OSError:
-    """Return the error of a full or failing disk in words.
-
-    what: of the file, such as names of channels.
-    """
-    return OSError(
-        error.errno,
-        f"{path}: {what and what + ': '}cannot be written: {error.strerror}; free space or raise "
-        "the quota there, then run the same command again: it goes on with what is missing",
-    )
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_request(path: Path) -> Request:
@@ -233,10 +238,11 @@ def _request(found: Any, path: Path) -> Request:
     try:
         made = {name: _tuples(value) for name, value in found.items()}
         made["files"] = tuple(SourceFile(**one) for one in found["files"])
-        made["blocks"] = tuple(
-            Block(**{name: _tuples(value) for name, value in one.items()})
-            for one in found["blocks"]
-        )
+        for name, kind in (("blocks", Block), ("targets", Target)):
+            made[name] = tuple(
+                kind(**{key: _tuples(value) for key, value in one.items()})
+                for one in found.get(name, ())
+            )
         for name in ("channels", "static"):
             made[name] = tuple(CachedChannel(**one) for one in found[name])
         return Request(**made)

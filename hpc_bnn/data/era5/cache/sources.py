@@ -39,6 +39,17 @@ def fingerprint(path: str | Path) -> SourceFile:
     return SourceFile(full, state.st_size, state.st_mtime_ns, digest.hexdigest())
 
 
+def touched(recorded: SourceFile) -> str:
+    """Say what happened to a file, as far as its size and time tell; empty if nothing did."""
+    try:
+        now = Path(recorded.path).stat()
+    except OSError as error:
+        return f"{recorded.path}: cannot be found any more ({error.strerror})"
+    if (now.st_size, now.st_mtime_ns) == (recorded.size, recorded.mtime_ns):
+        return ""
+    return f"{recorded.path}: was changed (it has {now.st_size} bytes, it had {recorded.size})"
+
+
 def fingerprints(path: str | Path) -> tuple[SourceFile, ...]:
     """Identify all files of a path as `catalogue` takes it."""
     return tuple(fingerprint(one) for one in find_files(path))

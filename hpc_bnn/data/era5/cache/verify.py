@@ -1,17 +1,17 @@
-"""Compares a cache with its checksums, and with its source."""
+"""Compares repacked fields with their checksums, and with their source."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from hpc_bnn.data.era5 import times
-from hpc_bnn.data.era5.cache.block_reader import BlockReader
-from hpc_bnn.data.era5.cache.blocks import Block, blocks_of, shares
-from hpc_bnn.data.era5.cache.fields_file import FieldsFile
-from hpc_bnn.data.era5.cache.header import FIELDS, STATIC, Header, Request, read_header, request_of
+from hpc_bnn.data.era5.cache.array_output import ArrayOutput
+from hpc_bnn.data.era5.cache.blocks import BLOCK_BYTES, Sized, shares
+from hpc_bnn.data.era5.cache.header import FIELDS, Header, Request, read_header, request_of
+from hpc_bnn.data.era5.cache.netcdf_output import NetcdfOutput
+from hpc_bnn.data.era5.cache.outputs import Output
 from hpc_bnn.data.era5.cache.progress import Progress
 from hpc_bnn.data.era5.catalogue import Catalogue
 from hpc_bnn.data.era5.reader import Reader
@@ -21,7 +21,8 @@ from hpc_bnn.data.ranks import ALONE, Ranks
 def verify(
     folder: Path, *, source: Catalogue | None = None, ranks: Ranks = ALONE
 ) -> tuple[str, ...]:
-    """Collective: read a whole cache and compare it; return what is wrong, the same on every rank.
+    """Collective: read all of a repacked folder and compare it; return what is wrong, the same on
+    every rank.
 
     source: catalogue of the same channels and times, read again and compared value by value; only
         the checksums are compared where None.
@@ -46,9 +47,14 @@ def verify(
 
 def _require_same(folder: Path, request: Request, source: Catalogue) -> None:
     made = request_of(
-        source, dtype=request.dtype, member=request.member, files=request.files, blocks=()
+        source,
+        dtype=request.dtype,
+        member=request.member,
+        files=request.files,
+        format=request.format,
     )
-    differences = replace(made, source="").differences(replace(request, source="", blocks=()))
+    wanted = replace(request, source="", blocks=(), targets=())
+    differences = replace(made, source="").differences(wanted)
     if differences:
         raise ValueError(
             f"{folder}: {source.source} differs from this cache in {', '.join(differences)}: it "
@@ -56,71 +62,76 @@ def _require_same(folder: Path, request: Request, source: Catalogue) -> None:
         )
 
 
-def _damaged(folder: Path, header: Header, ranks: Ranks) -> list[str]:
-    """Compare this rank's share of the file with its checksums."""
-    request = header.request
+def _output(folder: Path, header: Header, source: Catalogue | None) -> Output[Any]:
+    if header.request.format == "netcdf":
+        return NetcdfOutput(folder, header.request, source, block_bytes=BLOCK_BYTES)
+    return ArrayOutput(folder, header.request, header.scaling, source, writes=False)
+
+
+def _cut_off(folder: Path, request: Request) -> str:
+    """Say how the file of fields differs in size, if there is one."""
+    if request.format == "netcdf":
+        return ""
     path = folder / FIELDS
     size = path.stat().st_size if path.exists() else 0
-    if size != request.file_bytes:
-        what = f"{path}: has {size} bytes, expected {request.file_bytes}"
-        return [what] if ranks.rank == 0 else []
-    own = shares(request.blocks, ranks.size)[ranks.rank]
-    progress = _progress(f"{folder}: checksums", request, [request.blocks[at] for at in own])
-    file = FieldsFile(folder, request, writes=False)
-    wrong = []
-    try:
+    return (
+        ""
+        if size == request.file_bytes
+        else (f"{path}: has {size} bytes, expected {request.file_bytes}")
+    )
+
+
+def _damaged(folder: Path, header: Header, ranks: Ranks) -> list[str]:
+    """Compare this rank's share of the files with its checksums."""
+    request = header.request
+    if wrong := _cut_off(folder, request):
+        return [wrong] if ranks.rank == 0 else []
+    own = shares(request.portions, ranks.size)[ranks.rank]
+    progress = _progress(f"{folder}: checksums", request, [request.portions[at] for at in own])
+    found = []
+    with _output(folder, header, None) as output:
         for at in own:
-            block = request.blocks[at]
-            if file.crc32(block) != header.crc32[at]:
-                wrong.append(f"{path}: {_named(request, block)}: the checksum differs: damaged")
-            progress.add(block.values * request.column_bytes)
-    finally:
-        file.close()
-    return wrong
+            portion = request.portions[at]
+            if output.crc32(at) != header.crc32[at]:
+                found.append(f"{output.name(portion)}: the checksum differs: damaged or gone")
+            progress.add(portion.values * request.column_bytes)
+    return found
 
 
 def _different(folder: Path, header: Header, source: Catalogue, ranks: Ranks) -> list[str]:
-    """Compare this rank's share of the source, as it lies there now, with the file."""
+    """Compare this rank's share of the source, as it lies there now, with the files."""
     request = header.request
-    blocks = blocks_of(source)
-    own = [blocks[at] for at in shares(blocks, ranks.size)[ranks.rank]]
-    progress = _progress(f"{folder}: compare", request, own)
-    file, reader = FieldsFile(folder, request, writes=False), BlockReader(source)
-    wrong = []
-    try:
-        for block in own:
-            if file.differs(block, reader.read(block), header.scaling):
-                wrong.append(
-                    f"{folder / FIELDS}: {_named(request, block)}: differs from the source"
-                )
-            progress.add(block.values * request.column_bytes)
-    finally:
-        file.close()
-        reader.close()
-    return wrong
+    if _cut_off(folder, request):
+        return []
+    found = []
+    with _output(folder, header, source) as output:
+        portions = output.compared()
+        own = [portions[at] for at in shares(portions, ranks.size)[ranks.rank]]
+        progress = _progress(f"{folder}: compare", request, own)
+        for portion in own:
+            if output.differs(portion):
+                found.append(f"{output.name(portion)}: differs from the source")
+            progress.add(portion.values * request.column_bytes)
+    return found
 
 
-def _progress(what: str, request: Request, blocks: Sequence[Block]) -> Progress:
-    return Progress(what, sum(block.values * request.column_bytes for block in blocks))
-
-
-def _named(request: Request, block: Block) -> str:
-    first, last = block.times[0][0], block.times[-1][1] - 1
-    names = [request.channels[at].name for at in block.channels]
-    some = ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}"
-    return f"{some} from {times.text(request.times[first])} to {times.text(request.times[last])}"
+def _progress(what: str, request: Request, portions: Sequence[Sized]) -> Progress:
+    return Progress(what, sum(portion.values * request.column_bytes for portion in portions))
 
 
 def _static(folder: Path, header: Header, source: Catalogue | None) -> list[str]:
-    path = folder / STATIC
-    if not path.exists() or zlib.crc32(path.read_bytes()) != header.static_crc32:
-        return [f"{path}: the checksum differs: damaged or gone"]
-    if source is None:
+    if _cut_off(folder, header.request):
         return []
-    reader = Reader(source, missing="keep")
-    try:
-        size = len(wanted := reader.static().tobytes())
-    finally:
-        reader.close()
-    same = path.read_bytes()[-size:] == wanted if size else True
-    return [] if same else [f"{path}: differs from the source"]
+    with _output(folder, header, source) as output:
+        if output.static_crc32() != header.static_crc32:
+            names = ", ".join(header.request.static_names)
+            return [f"{folder}: {names}: the checksum differs: damaged or gone"]
+        if source is None:
+            return []
+        reader = Reader(source, missing="keep")
+        try:
+            fields = reader.static()
+        finally:
+            reader.close()
+        same = not output.static_differs(fields)
+        return [] if same else [f"{folder}: static fields: differ from the source"]

@@ -7,12 +7,11 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from broken_off import content, killed_at
 from era5_files import START, hours, write_legacy
 from thread_channel import on_world, outcomes
 
@@ -36,44 +35,8 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def make(source: Path, folder: Path, dtype: str = "float32") -> None:
     repack(catalogue(source), folder, dtype=dtype, block_bytes=BLOCK)
-
-
-def killed_at(work: Callable[[], object], number: int) -> bool:
-    """Run in a process of its own, killed at its call number ``number`` that changes the disk;
-    tell whether it got that far.
-    """
-    child = os.fork()
-    if child:
-        state = os.waitpid(child, 0)[1]
-        assert os.WIFSIGNALED(state) or os.WEXITSTATUS(state) == 0
-        return os.WIFSIGNALED(state)
-    left = number
-
-    def counting(call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*arguments, **options)
-
-        return counted
-
-    try:
-        for name in ("pwrite", "fsync"):
-            setattr(os, name, counting(getattr(os, name)))
-        for name in ("replace", "unlink", "mkdir"):
-            setattr(Path, name, counting(getattr(Path, name)))
-        work()
-        os._exit(0)
-    finally:
-        os._exit(1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
@@ -196,7 +159,8 @@ def test_a_full_disk_is_said_and_the_next_job_goes_on(source: Path, tmp_path: Pa
     try:
         write = folder / "cache"
         with pytest.raises(
-            OSError, match=r"cannot be written: No space left.*run the same command"
+            OSError,
+            match=r"cannot be written: No space left.*[0-9.]+ MB are free there.*same command",
         ):
             make(source, write)
         assert not (write / "cache.json").exists()
@@ -226,7 +190,7 @@ def test_what_is_there_must_be_the_same(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="begun with other settings: it differs in dtype"):
         make(source, folder, "int16")
     make(source, folder)
-    with pytest.raises(ValueError, match="holds a cache that differs in dtype"):
+    with pytest.raises(ValueError, match="holds repacked fields that differ in dtype"):
         make(source, folder, "float16")
     with pytest.raises(ValueError, match=r"is not empty .*and holds no cache"):
         make(source, source)

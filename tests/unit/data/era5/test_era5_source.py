@@ -1,5 +1,6 @@
 """The data set: windows, ranges, forcing, normalisation."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hpc_bnn.data.era5 import (
     calendar,
     catalogue,
     era5,
+    repack,
     source_of,
     statistics,
     write_statistics,
@@ -147,6 +149,35 @@ def test_statistics_of_a_file(folder: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(a.state_std, b.state_std, rtol=1e-9, atol=0)
     with pytest.raises(ValueError, match="tendencies over 12 h, the data set's step_hours = 6"):
         source(folder, statistics=path, step_hours=6)
+
+
+@pytest.mark.parametrize("kind", ["files", "cache", "netcdf"])
+def test_statistics_of_the_same_files_are_known_as_such(
+    folder: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Made of the files, with more channels, and used with what they were repacked into."""
+    given = tmp_path / "statistics.netcdf4"
+    every = catalogue(folder)
+    write_statistics(given, statistics(every, start="2017-01-01", end="2017-01-04", step_hours=12))
+    path = folder
+    if kind != "files":
+        path = tmp_path.parent / f"{tmp_path.name}-{kind}"
+        repack(every, path, format=kind)
+    with caplog.at_level(logging.INFO):
+        source(path, statistics=given)
+    assert "made of other files" not in caplog.text
+
+
+def test_statistics_of_other_files_are_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = tmp_path / "statistics.netcdf4"
+    made = statistics(catalogue(folder), start="2017-01-01", end="2017-01-04", step_hours=12)
+    write_statistics(given, made)
+    write_new(folder / "c.nc", hours(2, start=START + 400 * 86400), ["t2m", "u10"])
+    with caplog.at_level(logging.INFO):
+        source(folder, statistics=given)
+    assert "made of other files or times (2017-01-01T00:00 to 2017-01-04T18:00)" in caplog.text
 
 
 def test_static_fields_are_standardised(folder: Path) -> None:

@@ -1,0 +1,71 @@
+"""Statistics of files of both formats, and of what they are repacked into, on any number of ranks:
+those of numpy in float64.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hpc_bnn.data.era5 import Reader, Statistics, catalogue, repack, statistics
+from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.parallel.comms import Channel, on_first
+from hpc_bnn.parallel.ranks import ChannelRanks
+
+STEP_HOURS = 12
+VARIABLES = {"variables": ["t2m", "msl", "z"], "levels": [500.0]}
+
+
+def states(path: Path) -> NDArray[np.float64]:
+    """Read everything (T, C, H, W)."""
+    made = catalogue(path, **VARIABLES)
+    reader = Reader(made)
+    out = np.empty((len(made.times), *made.shape), np.float32)
+    for at, one in enumerate(out):
+        reader.read(at, one)
+    reader.close()
+    return out.astype(np.float64)
+
+
+@pytest.mark.parametrize("format", ["new", "legacy"])
+def test_any_number_of_ranks_gives_the_numbers_of_numpy(
+    channel: Channel, tmp_path: Path, format: Any
+) -> None:
+    folder, ranks = Path(channel.broadcast(str(tmp_path), name="folder")), ChannelRanks(channel)
+
+    def make() -> None:
+        write_toy(
+            folder / "source", years=1, rows=6, columns=14, step_hours=STEP_HOURS, format=format
+        )
+        made = catalogue(folder / "source", **VARIABLES)
+        repack(made, folder / "cache")
+        repack(made, folder / "netcdf", format="netcdf")
+
+    on_first(channel, make, name="files")
+    found: list[Statistics] = []
+    for name in ("source", "cache", "netcdf"):
+        made = ranks.on_first(
+            lambda name=name: catalogue(folder / name, **VARIABLES), name="catalogue"
+        )
+        found.append(
+            statistics(
+                made, start="2001-01-01", end="2001-12-31", step_hours=STEP_HOURS, ranks=ranks
+            )
+        )
+    for made in found[1:]:  # bit for bit, and known to be of the same files
+        for name in Statistics.__annotations__:
+            assert np.array_equal(getattr(made, name), getattr(found[0], name)), name
+
+    exact = states(folder / "source")
+    changes, axes, got = exact[1:] - exact[:-1], (0, 2, 3), found[0]
+    assert len(exact) == 730
+    std, change_std = exact.std(axis=axes), changes.std(axis=axes)
+    np.testing.assert_allclose(got.std, std, rtol=1e-12)
+    np.testing.assert_allclose(got.tendency_std, change_std, rtol=1e-12)
+    np.testing.assert_allclose(got.mean, exact.mean(axis=axes), rtol=1e-12)
+    assert (np.abs(got.tendency_mean - changes.mean(axis=axes)) <= 1e-12 * change_std).all()
+    assert (got.minimum == exact.min(axis=axes)).all()
+    assert (got.maximum == exact.max(axis=axes)).all()
+    assert (got.count == exact[:, 0].size).all()
