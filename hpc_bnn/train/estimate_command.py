@@ -13,7 +13,7 @@ from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.train.build import read_source
 from hpc_bnn.train.estimate import GIB, estimate, host_bytes, told, verdict
 
-NEED_FILES = ("path", "train", "validation", "test", "statistics", "missing", "member")
+NEED_FILES = ("path", "train", "validation", "test", "statistics", "missing", "member", "stale")
 
 
 def estimate_command(

@@ -131,13 +131,15 @@ def test_the_third_step_is_of_three(solo: World, folder: Path) -> None:
     assert abs(float(plain.losses[2] - rolled.losses[2])) > 1e-3
 
 
-@pytest.mark.parametrize("case", ["crps", "nll"])
+@pytest.mark.parametrize(("case", "share"), [("crps", "window"), ("nll", "allgather")])
 def test_the_grid_is_measured_with_the_first_rollout(
-    channel: Channel, folder: Path, tmp_path: Path, case: str
+    channel: Channel, folder: Path, tmp_path: Path, case: str, share: str
 ) -> None:
+    """And batches that change their shape with the rollout are shared all the same."""
     own = Path(channel.broadcast(str(tmp_path), name="folder"))
     options: dict[str, Any] = {"rollout": {0: 3, 1: 1}, "schedule": "constant"}
     content = settings(folder, case, **options).model_dump()
+    content["data"]["share"] = share
     chosen = Settings.model_validate({**content, "grid": {"mode": "auto"}})
     world, auto = start_auto(chosen, channel, RunFolder(own), resume=False)
     try:
@@ -145,6 +147,7 @@ def test_the_grid_is_measured_with_the_first_rollout(
     finally:
         world.stop()
     assert summary["steps"] == 3
+    assert summary["data"]["share"] == (share if world.grid.sample_ranks > 1 else "each")
     alone = World(Grid(1, 1, 0), torch.device("cpu"))
     expected = run(folder, case, alone, ALONE, **options)
     final = float(expected.losses[-1])

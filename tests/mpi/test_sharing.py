@@ -6,7 +6,7 @@ copied, too little shared memory, a rank that cannot read, one that stalls, and 
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -90,7 +90,7 @@ def digests(feed: Feed, count: int) -> list[str]:
 
 
 @contextmanager
-def opened(sharing: Sharing, steps: Sequence[int]) -> Iterator[Feed]:
+def opened(sharing: Sharing, steps: range) -> Iterator[Feed]:
     """Collective over the world: a feed, and the end of it on all ranks."""
     sharing.choose(steps)
     feed = sharing.open(steps)
@@ -126,6 +126,40 @@ def test_batches_are_the_same_bits(
                 next(feed)
     same = world.sample.gather_objects(expected, name="test.digests")
     assert same == [expected] * world.grid.sample_ranks
+
+
+class Rolled(Numbered):
+    """Examples whose y grows with the rollout of the epoch."""
+
+    def batch(self, indices: Tensor, rollout: int = 1) -> tuple[Tensor, Tensor]:
+        x, y = super().batch(indices)
+        return x, y[:, None] + torch.arange(rollout)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "auto"])
+def test_batches_that_change_their_shape_are_shared_all_the_same(world: World, way: str) -> None:
+    """From the middle of an epoch on, over two changes, and read once in each shape."""
+    examples, size = Rolled(), 3 * world.grid.data_ranks
+    grows = {0: 2, 1: 2, 2: 1}
+    batches = Batches(
+        examples, batch_size=size, world=world, seed=5, rollout=lambda epoch: grows.get(epoch, 4)
+    )
+    per_epoch = batches.steps_per_epoch
+    steps = range(per_epoch - 1, 3 * per_epoch + 2)
+    lengths = [batches.at(step)[1].shape[1] for step in steps]
+    assert lengths == [2] * (per_epoch + 1) + [1] * per_epoch + [4] * 2
+    expected = [tuple(t.clone() for t in batches.at(step)) for step in steps]
+    sharing = sharing_of(world, batches, way)
+    with opened(sharing, steps) as feed:
+        if world.grid.sample_ranks > 1 and way != "auto":
+            assert sharing.mode == way
+        for x, y in expected:
+            got_x, got_y = next(feed)
+            assert torch.equal(got_x, x) and torch.equal(got_y, y)
+        with pytest.raises(StopIteration):
+            next(feed)
+        sizes = [3 * (24 + 8 * length) for length in lengths]
+        assert feed.reads.all_batch_bytes == sum(sizes)
 
 
 @pytest.mark.parametrize("way", ["allgather", "window"])
