@@ -57,7 +57,7 @@ def assumptions(points: Measured, model: StepModel, ranks_per_node: int) -> list
     if crowded > points.host.cores:
         texts.append(
             f"points of more than {points.host.cores:g} ranks a node share cores: their step is "
-            f"slowed by ranks / {points.host.cores:g}"
+            f"slowed by ranks / {points.host.cores:g}, rounded up"
         )
     if model.contention:
         texts.append(

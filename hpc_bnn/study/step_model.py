@@ -5,14 +5,15 @@
         + latency_between * log2(N) + payload_between * G * 2 (N - 1) / N
         + exchange * K * B/D * (S - 1) / S           (losses that join the samples only)
 
-    f(p) = max(1, p t / C) * (1 + contention * (min(p, C / t) - 1))
+    f(p) = ceil(p t / C) * (1 + contention * (min(p, C / t) - 1))
 
 p ranks on each of N nodes, with t threads on C cores; G bytes of gradients. ``fixed`` holds what
 every rank does once a step (optimizer and KL, proportional to the parameters, which a study does
 not vary); ``draw`` is proportional to them, too. Communication is what backward does not hide, as
 in the alpha-beta model of a ring or recursive all-reduce (Thakur, Rabenseifner, Gropp 2005,
 doi:10.1177/1094342005051521). f is the model's word for ranks that share a node: cores run out, and
-memory bandwidth before them. All coefficients are fitted to relative errors and are not negative.
+a step waits for the rank whose core has most of them; memory bandwidth runs out before. All
+coefficients are fitted to relative errors and are not negative.
 """
 
 import math
@@ -73,7 +74,7 @@ class Host:
     def slowdown(self, ranks: float, contention: float) -> float:
         """Return f(p)."""
         places = self.cores / self.threads
-        return max(1.0, ranks / places) * (1 + contention * (min(ranks, max(1.0, places)) - 1))
+        return max(1, math.ceil(ranks / places)) * (1 + contention * (min(ranks, max(1.0, places)) - 1))
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def test_timed_exchanges_and_given_coefficients() -> None:
 
 def test_slowdown() -> None:
     host = Host(cores=4, threads=2)
-    assert [host.slowdown(p, 0.0) for p in (1, 2, 3, 4)] == [1, 1, 1.5, 2]
+    assert [host.slowdown(p, 0.0) for p in (1, 2, 3, 4, 5)] == [1, 1, 2, 2, 3]
     assert [host.slowdown(p, 0.1) for p in (1, 2, 4)] == pytest.approx([1, 1.1, 2.2])
     assert Host().slowdown(100, 0.0) == 1
 
