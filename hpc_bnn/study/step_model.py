@@ -74,7 +74,8 @@ class Host:
     def slowdown(self, ranks: float, contention: float) -> float:
         """Return f(p)."""
         places = self.cores / self.threads
-        return max(1, math.ceil(ranks / places)) * (1 + contention * (min(ranks, max(1.0, places)) - 1))
+        beside = min(ranks, max(1.0, places)) - 1
+        return max(1, math.ceil(ranks / places)) * (1 + contention * beside)
 
 
 @dataclass(frozen=True)
