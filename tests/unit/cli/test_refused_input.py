@@ -198,7 +198,7 @@ def test_a_checkpoint_of_another_model(config: Path, tmp_path: Path, told: Any) 
     [
         ([], "required: command"),
         (["trian"], "invalid choice: 'trian'"),
-        (["train", "mlp_series.yaml"], "required: --run"),
+        (["train", "mlp_series.yaml"], "one of the arguments --run --estimate is required"),
         (["train", "--run", "x"], "required: config"),
         (["evaluate"], "required: DIR"),
     ],
