@@ -10,7 +10,7 @@ from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed.feed import Batch, OwnFeed
 from hpc_bnn.train.feed.report import data_report
-from hpc_bnn.train.feed.sharing import Sharing
+from hpc_bnn.train.feed.sharing import Sharing, cheapest
 from hpc_bnn.train.feed.upload import upload_to
 
 WORLD = World(Grid(1, 1, 0), torch.device("cpu"))
@@ -81,3 +81,19 @@ def test_batches_are_copied_by_the_thread_that_reads() -> None:
         assert torch.equal(next(feed)[0], 2 * batches.at(step)[0])
     feed.close()
     assert upload_to(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("each", "allgather", "window", "expected"),
+    [
+        (14.8, 12.2, 13.8, "window"),  # an exchange that nothing hides saves too little
+        (13.8, 12.2, 14.8, "each"),
+        (40.0, 10.0, 25.0, "allgather"),
+        (40.0, 10.0, 15.0, "window"),
+    ],
+)
+def test_an_exchange_between_steps_must_save_more_than_one_beside_them(
+    each: float, allgather: float, window: float, expected: str
+) -> None:
+    assert cheapest({"each": each, "allgather": allgather, "window": window}) == expected
+    assert cheapest({"each": 3 * allgather, "allgather": allgather}) == "allgather"
