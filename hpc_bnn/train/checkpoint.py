@@ -13,7 +13,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hpc_bnn.data.disk import free_space, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +81,13 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _sync_folder(folder)
+        sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         with contextlib.suppress(OSError):  # what broke the write may break this too
             partial.unlink()
         raise CheckpointError(
-            f"{path}: cannot write the checkpoint ({error}); {_free(folder)}. Earlier "
-            "checkpoints are unharmed: free space "
-            "or fix permissions, then resume"
+            f"{path}: cannot write the checkpoint ({error}); {free_space(folder)}. Earlier "
+            "checkpoints are unharmed: free space or fix permissions, then resume"
         ) from error
     # A later file than the one just written is damaged, or the run would have resumed from it.
     for old in [other for other in available(folder) if other.name <= path.name][:-keep]:
@@ -217,19 +217,3 @@ def _mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
                 f"{tuple(tensor.shape)} {tensor.dtype} here"
             )
     return next((f"{name} has no place here" for name in found if name not in wanted), "")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _free(folder: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(folder).free / 1e9:.3f} GB are free there"
-    except OSError as error:
-        return f"the folder cannot be examined ({error.strerror})"

@@ -10,7 +10,7 @@ USR2, because batch systems, launchers and NCCL use USR1, TERM, INT and CONT the
 
 import signal
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 
@@ -49,12 +49,7 @@ class Stop:
         self._before = signal.signal(SIGNAL, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         signal.signal(SIGNAL, self._before)  # type: ignore[arg-type]
 
     def due(self) -> str:

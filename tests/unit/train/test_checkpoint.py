@@ -372,7 +372,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_partial_file(tmp_path:
         with pytest.raises(CheckpointError, match="cannot write the checkpoint") as caught:
             save(disk, some(2, posterior=BIG), keep=1)
         assert str(disk / "step-00000002.pt") in str(caught.value)
-        assert "GB are free there" in str(caught.value)
+        assert "MB are free there" in str(caught.value)
         assert "Earlier checkpoints are unharmed" in str(caught.value)
         assert [path.name for path in disk.iterdir()] == ["step-00000001.pt"]
         assert same(load(disk / "step-00000001.pt"), some(1))

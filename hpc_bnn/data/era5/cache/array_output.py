@@ -6,16 +6,14 @@ import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_bnn.data.disk import write_whole
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.cache.block_reader import BlockReader
 from hpc_bnn.data.era5.cache.blocks import Block, blocks_of
-from hpc_bnn.data.era5.cache.disk import write_whole
 from hpc_bnn.data.era5.cache.fields_file import FieldsFile
 from hpc_bnn.data.era5.cache.header import FIELDS, STATIC, Request
 from hpc_bnn.data.era5.cache.scaling import Scaling
@@ -39,15 +37,7 @@ class ArrayOutput:
         self._reader = None if source is None else BlockReader(source)
         self._file = FieldsFile(folder, request, writes=writes)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._file.close()
         if self._reader is not None:
             self._reader.close()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_bnn.data.disk import sync_folder, unwritable
 from hpc_bnn.data.era5.cache.blocks import Block, pieces
-from hpc_bnn.data.era5.cache.disk import sync_folder, unwritable
 from hpc_bnn.data.era5.cache.header import DATA_OFFSET, FIELDS, Request, numpy_header
 from hpc_bnn.data.era5.cache.scaling import Scaling, encode
 from hpc_bnn.data.shared_file import open_shared, put

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import IO
 
+from hpc_bnn.data.disk import sync_folder, unwritable
 from hpc_bnn.data.era5.cache import fields_file, records
 from hpc_bnn.data.era5.cache.blocks import blocks_of
-from hpc_bnn.data.era5.cache.disk import sync_folder, unwritable
 from hpc_bnn.data.era5.cache.header import (
     FIELDS,
     Header,

@@ -21,7 +21,7 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.era5.cache.disk import sync_file, sync_folder, unwritable
+from hpc_bnn.data.disk import sync_file, sync_folder, unwritable
 from hpc_bnn.data.era5.cache.header import Request
 from hpc_bnn.data.era5.catalogue import Catalogue, Channel
 from hpc_bnn.data.era5.handles import library_lock

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import netCDF4
 import numpy as np
@@ -43,15 +41,7 @@ class NetcdfOutput:
         self._folder, self._request, self._source = folder, request, source
         self._block_bytes = block_bytes
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         return  # every file is closed where it is used
 
     def write(self, at: int) -> int:

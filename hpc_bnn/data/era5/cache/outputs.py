@@ -5,8 +5,7 @@ checked in portions, each on the disk as a whole before it is noted as done.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +19,8 @@ class Output(Protocol[P]):
     P, a portion: a `Block` of one large file, or a file (`Target`).
     """
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def close(self) -> None:
+        """Close what is open."""
 
     def write(self, at: int) -> int:
         """Write the portion at a position; return its checksum once it is on the disk.

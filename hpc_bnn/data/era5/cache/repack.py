@@ -15,15 +15,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from hpc_bnn.data.disk import write_whole
 from hpc_bnn.data.era5.cache.array_output import ArrayOutput
 from hpc_bnn.data.era5.cache.block_reader import BlockReader
 from hpc_bnn.data.era5.cache.blocks import BLOCK_BYTES, Block, positions, shares
-from hpc_bnn.data.era5.cache.disk import write_whole
 from hpc_bnn.data.era5.cache.folder import begin, clear, resume
 from hpc_bnn.data.era5.cache.header import FORMATS, Header, Request, header_path, to_json
 from hpc_bnn.data.era5.cache.netcdf_output import NetcdfOutput
@@ -161,7 +162,7 @@ class _Job:
         """Return the portions of earlier jobs that are as they were written."""
         progress = self._progress("check", own)
         kept = {}
-        with self._output(scaling) as output:
+        with closing(self._output(scaling)) as output:
             for at in own:
                 if output.crc32(at) == written[at]:
                     kept[at] = written[at]
@@ -177,7 +178,7 @@ class _Job:
         notes = Records(self._folder, self._ranks.rank)
         made = {}
         try:
-            with self._output(scaling) as output:
+            with closing(self._output(scaling)) as output:
                 for at in own:
                     made[at] = output.write(at)
                     self._require_as_recorded(at)
@@ -239,7 +240,7 @@ class _Job:
         self._require_unchanged()
         reader = Reader(self._catalogue, missing="keep")
         try:
-            with self._output(scaling) as output:
+            with closing(self._output(scaling)) as output:
                 static_crc32 = output.write_static(reader.static())
         finally:
             reader.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def _damaged(folder: Path, header: Header, ranks: Ranks) -> list[str]:
     own = shares(request.portions, ranks.size)[ranks.rank]
     progress = _progress(f"{folder}: checksums", request, [request.portions[at] for at in own])
     found = []
-    with _output(folder, header, None) as output:
+    with closing(_output(folder, header, None)) as output:
         for at in own:
             portion = request.portions[at]
             if output.crc32(at) != header.crc32[at]:
@@ -104,7 +105,7 @@ def _different(folder: Path, header: Header, source: Catalogue, ranks: Ranks) ->
     if _cut_off(folder, request):
         return []
     found = []
-    with _output(folder, header, source) as output:
+    with closing(_output(folder, header, source)) as output:
         portions = output.compared()
         own = [portions[at] for at in shares(portions, ranks.size)[ranks.rank]]
         progress = _progress(f"{folder}: compare", request, own)
@@ -122,7 +123,7 @@ def _progress(what: str, request: Request, portions: Sequence[Sized]) -> Progres
 def _static(folder: Path, header: Header, source: Catalogue | None) -> list[str]:
     if _cut_off(folder, header.request):
         return []
-    with _output(folder, header, source) as output:
+    with closing(_output(folder, header, source)) as output:
         if output.static_crc32() != header.static_crc32:
             names = ", ".join(header.request.static_names)
             return [f"{folder}: {names}: the checksum differs: damaged or gone"]

@@ -26,15 +26,20 @@ def unwritable(error: OSError, path: Path, what: str = "") -> OSError:
 
     what: of the file, such as names of channels.
     """
-    try:
-        free = f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there"
-    except OSError as unknown:
-        free = f"the free space is not known ({unknown.strerror})"
     return OSError(
         error.errno,
-        f"{path}: {what and what + ': '}cannot be written: {error.strerror}; {free}; free space or "
-        "raise the quota there, then run the same command again: it goes on with what is missing",
+        f"{path}: {what and what + ': '}cannot be written: {error.strerror}; "
+        f"{free_space(path.parent)}; free space or raise the quota there, then run the same "
+        "command again: it goes on with what is missing",
     )
+
+
+def free_space(folder: Path) -> str:
+    """Say how much a disk still holds, also where it cannot be asked."""
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are free there"
+    except OSError as unknown:
+        return f"the free space is not known ({unknown.strerror})"
 
 
 def sync_folder(folder: Path) -> None:
