@@ -81,6 +81,8 @@ def told(result: dict[str, Any]) -> list[str]:
     scores = dict(result["scores"])
     for name, of in result.get("foreign", {}).items():
         scores |= {f"{name}: {key}": value for key, value in of.items()}
+    for name, of in result.get("naive", {}).items():
+        scores |= {f"{name.replace('_', ' ')}: {key}": of[key] for key in ("rmse", "crps")}
     return [head, *(f"  {name:28s} {value:.6g}" for name, value in scores.items())]
 
 

@@ -5,8 +5,10 @@ Shape letters: P lead times, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from hpc_bnn.verify.plots import (
     BLACK,
@@ -31,10 +33,12 @@ def plot_lead_scores(
     *,
     time_label: str = "lead time [h]",
     units: str = "",
+    naive: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Draw RMSE and CRPS, and the coverage of the 90 % interval, over lead time.
 
     scores: of points (P, C). At most six channels are drawn, the first ones.
+    naive: CRPS (P, C) of up to three forecasts to compare with, by name.
     """
     expected = (len(lead_times), len(channels))
     if scores.rmse.shape != expected or 0 in expected:
@@ -55,6 +59,10 @@ def plot_lead_scores(
             left.plot(
                 lead_times, values[:, c].tolist(), f"{marker}-", color=colour, label=label, ms=4
             )
+        for style, (label, crps) in zip((":", "--", "-."), (naive or {}).items(), strict=False):
+            values, label = crps[:, c].tolist(), f"CRPS, {label.replace('_', ' ')}"
+            style = style if len(lead_times) > 1 else "x"
+            left.plot(lead_times, values, style, color=GREY, label=label)
         left.set_ylim(bottom=0)
         left.set_ylabel(f"[{units}]" if units else "score")
         left.set_title(name, loc="left")

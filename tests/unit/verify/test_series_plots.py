@@ -53,6 +53,17 @@ def test_ticks_are_parts_or_multiples_of_a_day(
     assert float(ticks[0] % step) == 0
 
 
+def test_naive_forecasts_beside_it(tmp_path: Path, drawn: list[Figure]) -> None:
+    naive = {"last_value": torch.tensor([[5.0], [6.0]]), "day_before": torch.tensor([[7.0], [8.0]])}
+    plot_lead_scores(scores(2, 1), [1, 2], ["load"], tmp_path / "s.png", naive=naive)
+    curves = {
+        str(line.get_label()): np.asarray(line.get_ydata()).tolist()
+        for line in drawn[0].axes[0].lines
+    }
+    assert curves["CRPS, last value"] == [5.0, 6.0]
+    assert curves["CRPS, day before"] == [7.0, 8.0]
+
+
 def test_low_coverage_stays_in_the_picture(tmp_path: Path, drawn: list[Figure]) -> None:
     low = PointScores(*(torch.full((3, 1), v) for v in (1.0, 1.0, 0.2, 1.0)))
     plot_lead_scores(low, [1, 2, 3], ["load"], tmp_path / "s.png")
