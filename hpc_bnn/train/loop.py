@@ -356,6 +356,7 @@ class _Run:
             times_s=[report.step_time_s for report in reports[warm:]],
             waits_s=waits[warm:],
         )
+        summary["examples_per_s"] = summary["data"]["examples_per_s"]
         if self._auto is not None:
             summary["grid"]["mode_auto"] = self._auto.record()
         restarts = on_first(

@@ -88,7 +88,7 @@ def summarise(
     mine = torch.tensor(
         [
             median(times) if times else 0.0,
-            quantiles(times, n=10)[-1] if len(times) > 1 else sum(times),
+            quantiles(times, n=10, method="inclusive")[-1] if len(times) > 1 else sum(times),
             waits / sum(times) if times else 0.0,
             float(peak_memory_bytes(world.device)),
             data_wait / (data_wait + sum(times)) if times else 0.0,
@@ -121,7 +121,6 @@ def summarise(
         "samples": samples,
         "batch_size": batch_size,
         "step_time_s": {"median": middle, "p90": high},
-        "examples_per_s": batch_size / middle if middle else 0.0,
         "peak_memory_bytes": int(memory),
         "communication_share": share,
         "data_wait_share": data_share,
