@@ -16,7 +16,7 @@ from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.auto_grid import AutoGrid
 from hpc_bnn.train.build import Parts, build, read_source
-from hpc_bnn.train.energy import EnergyMeter
+from hpc_bnn.train.energy import Energy, EnergyMeter
 from hpc_bnn.train.feed.feed import Reads
 from hpc_bnn.train.feed.report import data_report
 from hpc_bnn.train.feed.sharing import Sharing
@@ -185,7 +185,7 @@ class _Run:
         reports: list[Report] = []
         waits: list[float] = []
         validation: dict[str, float] = {}
-        energy_j: float | None = None
+        energy: Energy | None = None
         meter = EnergyMeter(self._world.device, packages=self._world.node_rank == 0)
         try:
             for step in range(first, self._total):
@@ -197,7 +197,7 @@ class _Run:
                 report = self._step.report
                 assert report is not None
                 reports.append(report)
-                energy_j = meter.read()
+                energy = meter.read()
                 if metrics is not None:
                     metrics.write(self._row(report, lr, waits[-1]))
                 done = step + 1
@@ -232,7 +232,7 @@ class _Run:
         self._sharing.free()
         if not validation:
             validation = self._validate()
-        return self._summarise(reports, waits, validation, energy_j, ahead.reads)
+        return self._summarise(reports, waits, validation, energy, ahead.reads)
 
     def _finished(self, first: int) -> dict[str, Any] | None:
         """Return the summary of a run that had ended before this job started."""
@@ -331,7 +331,7 @@ class _Run:
         reports: list[Report],
         waits: list[float],
         validation: Mapping[str, float],
-        energy_j: float | None,
+        energy: Energy | None,
         reads: Reads,
     ) -> dict[str, Any]:
         summary = summarise(
@@ -344,7 +344,7 @@ class _Run:
             reports=reports,
             data_waits=waits,
             validation=dict(validation),
-            energy_j=energy_j,
+            energy=energy,
         )
         warm = WARMUP_STEPS if len(reports) > WARMUP_STEPS else 0
         summary["data"] = data_report(

@@ -15,6 +15,7 @@ from torch import Tensor
 import hpc_bnn
 from hpc_bnn.parallel.comms import library_version
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.energy import Energy, total
 from hpc_bnn.train.phases import PHASES
 from hpc_bnn.train.step import Report
 
@@ -72,12 +73,12 @@ def summarise(
     reports: Sequence[Report],
     data_waits: Sequence[float],
     validation: dict[str, float],
-    energy_j: float | None = None,
+    energy: Energy | None = None,
 ) -> dict[str, Any]:
     """Collective over the world: return the summary; times and memory are those of the slowest and
     largest rank, ``phases_s`` the mean over ranks of their median times.
 
-    ``energy_j``: what this rank's meter read.
+    ``energy``: what this rank's meter read.
     """
     timed = reports[WARMUP_STEPS:] or reports
     times = sorted(report.step_time_s for report in timed)
@@ -103,12 +104,15 @@ def summarise(
     )
     summed = world.world.all_reduce(middles, reduction="sum", name="summary of phases")
     phases_s = dict(zip(phases, (summed / world.grid.world_size).tolist(), strict=True))
-    metered = world.node_rank == 0 or world.device.type == "cuda"
+    role = "first of its node" if world.node_rank == 0 else world.device.type
     machines = world.world.gather_objects(
-        (platform.node(), device_name(world.device), [energy_j] if metered else []),
-        name="summary of machines",
+        (platform.node(), device_name(world.device), role, energy), name="summary of machines"
     )
-    joules = [energy for _, _, own in machines for energy in own]
+    firsts, others = (
+        [own for _, _, of, own in machines if of == metered]
+        for metered in ("first of its node", "cuda")
+    )
+    whole = total(firsts, others)
     return {
         "steps": steps,
         "final_loss": final_loss,
@@ -125,10 +129,10 @@ def summarise(
         "communication_share": share,
         "data_wait_share": data_share,
         "phases_s": phases_s,
-        # Of some nodes only it would be half a figure.
-        "energy_j": None if None in joules else sum(joules),
-        "hosts": sorted({host for host, _, _ in machines}),
-        "device": ", ".join(sorted({device for _, device, _ in machines})),
+        "energy_j": None if whole is None else whole.joules,
+        "energy_of": [] if whole is None else list(whole.of),
+        "hosts": sorted({host for host, _, _, _ in machines}),
+        "device": ", ".join(sorted({device for _, device, _, _ in machines})),
         "validation": validation,
         "versions": versions(),
     }

@@ -100,6 +100,7 @@ def test_summary(finished: Path) -> None:
     assert summary["examples_per_s"] == summary["data"]["examples_per_s"]
     assert summary["peak_memory_bytes"] > 1e6
     assert 0 <= summary["communication_share"] <= 1
+    assert summary["energy_of"] == ([] if summary["energy_j"] is None else ["package"])
     assert summary["versions"]["hpc_bnn"] == hb.__version__
     state = load(finished / "checkpoints" / "step-00000006.pt").posterior
     total = sum(float(tensor.double().sum()) for tensor in state.values())

@@ -1,12 +1,9 @@
 """The clock of a step: phases add up, exchanges inside a phase count as communication."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from hpc_bnn.train import phases as module
-from hpc_bnn.train.energy import EnergyMeter
 from hpc_bnn.train.phases import PHASES, Phases
 
 
@@ -66,44 +63,3 @@ def test_a_phase_that_fails_goes_back_to_the_one_before(clock: list[float]) -> N
         raise RuntimeError
     clock[0] += 2
     assert phases.end()["forward"] == 2.0
-
-
-def package(folder: Path, name: str, value: int) -> Path:
-    counter = folder / name
-    counter.mkdir()
-    (counter / "max_energy_range_uj").write_text("1000000\n")
-    (counter / "energy_uj").write_text(f"{value}\n")
-    return counter / "energy_uj"
-
-
-def test_energy_of_all_packages_over_a_wrap(tmp_path: Path) -> None:
-    first, second = package(tmp_path, "intel-rapl:0", 5), package(tmp_path, "intel-rapl:1", 999_000)
-    package(tmp_path, "intel-rapl:0:0", 77)  # a part of package 0: counted there
-    meter = EnergyMeter(torch.device("cpu"), packages=True, powercap=tmp_path)
-    assert meter.read() == 0.0
-    first.write_text("500005\n")
-    second.write_text("1000\n")
-    assert meter.read() == pytest.approx(0.5 + 0.002)
-    second.write_text("2000\n")
-    assert meter.read() == pytest.approx(0.5 + 0.003)
-
-
-def test_no_energy_without_every_counter(tmp_path: Path) -> None:
-    cpu = torch.device("cpu")
-    assert EnergyMeter(cpu, packages=True, powercap=tmp_path / "none").read() is None
-    package(tmp_path, "intel-rapl:0", 5)
-    assert EnergyMeter(cpu, packages=False, powercap=tmp_path).read() is None
-    package(tmp_path, "intel-rapl:1", 5).unlink()
-    assert EnergyMeter(cpu, packages=True, powercap=tmp_path).read() is None
-
-
-def test_a_counter_that_fails_during_the_run_ends_the_figure_and_not_the_run(
-    tmp_path: Path,
-) -> None:
-    counter = package(tmp_path, "intel-rapl:0", 5)
-    meter = EnergyMeter(torch.device("cpu"), packages=True, powercap=tmp_path)
-    assert meter.read() == 0.0
-    counter.unlink()
-    assert meter.read() is None
-    counter.write_text("7\n")
-    assert meter.read() is None
