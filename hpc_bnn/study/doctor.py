@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.comms import Channel, on_first
 from hpc_bnn.study.exchanges import REMEDY, exchanges
 from hpc_bnn.study.finding import Finding, told
 from hpc_bnn.study.machine import machine
 from hpc_bnn.study.software import mpirun, software
+from hpc_bnn.train.versions import versions
 
 COLLECTIVE_TIMEOUT_S = 120
 # Two harmless ranks may run as root, in a container; Open MPI 4 reads the first pair, 5 the second.
@@ -28,7 +29,8 @@ def diagnose(channel: Channel, folder: Path) -> list[Finding]:
 
     folder: where runs would be written.
     """
-    findings = [*software(), *machine(channel, folder)]
+    found = on_first(channel, versions, name="versions")
+    findings = [*software(found), *machine(channel, folder)]
     if channel.size > 1:
         return [*findings, *exchanges(channel)]
     return [*findings, exchange_of_two()]

@@ -1,17 +1,16 @@
 """What is built: torch, noise kernels, MPI, Horovod, NCCL, and whether they agree."""
 
-import importlib.metadata
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-import hpc_bnn
 from hpc_bnn.bayes.noise import Purpose, Stream, backend, words
 from hpc_bnn.parallel.comms import library_version
 from hpc_bnn.parallel.engine import describe_horovod
@@ -22,17 +21,20 @@ MAPS = Path("/proc/self/maps")  # Linux: the libraries that this process has loa
 VERSION_TIMEOUT_S = 30
 
 
-def software() -> list[Finding]:
-    """Return the findings of this process."""
+def software(versions: Mapping[str, str]) -> list[Finding]:
+    """Return the findings of this process.
+
+    versions: of what computes a run (``hpc_bnn.train.versions``).
+    """
     return [
-        Finding("hpc_bnn", f"{hpc_bnn.__version__}, Python {sys.version.split()[0]}"),
-        _torch(),
+        _package(versions),
+        _torch(versions),
         _noise(torch.device("cpu")),
         *([_noise(torch.device("cuda"))] if torch.cuda.is_available() else []),
         _mpi(),
-        _horovod(),
+        _horovod(versions),
         _loaded_once("MPI libraries loaded", r"libmpi(?:_cray|_gnu\w*)?\.so"),
-        *([_nccl()] if torch.cuda.is_available() else []),
+        *([_nccl(versions)] if torch.cuda.is_available() else []),
         launcher(),
     ]
 
@@ -64,15 +66,19 @@ def launcher() -> Finding:
     )
 
 
-def _torch() -> Finding:
-    accelerator = (
-        f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda or 'no'}"
-    )
+def _package(versions: Mapping[str, str]) -> Finding:
+    commit = f", commit {versions['commit']}" if "commit" in versions else ""
+    return Finding("hpc_bnn", f"{versions['hpc_bnn']}{commit}, Python {versions['python']}")
+
+
+def _torch(versions: Mapping[str, str]) -> Finding:
+    cuda = f"CUDA {versions.get('cuda', 'no')}"
+    accelerator = f"ROCm {versions['rocm']}" if "rocm" in versions else cuda
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     shown = f"{len(devices)} x {devices[0]}" if devices else "CPU only"
     return Finding(
         "torch",
-        f"{torch.__version__}, {torch.get_num_threads()} thread(s), {accelerator}, {shown}",
+        f"{versions['torch']}, {torch.get_num_threads()} thread(s), {accelerator}, {shown}",
     )
 
 
@@ -101,27 +107,24 @@ def _mpi() -> Finding:
     )
 
 
-def _horovod() -> Finding:
-    try:
-        version = importlib.metadata.version("horovod")
-    except importlib.metadata.PackageNotFoundError:
+def _horovod(versions: Mapping[str, str]) -> Finding:
+    if "horovod" not in versions:
         return Finding("Horovod", "not installed: one rank only")
     built, good = describe_horovod()
     return Finding(
         "Horovod",
-        f"{version}, {built}",
+        f"{versions['horovod']}, {built}",
         good,
         "rebuild it with HOROVOD_WITH_MPI=1 (cmake --build build)",
     )
 
 
-def _nccl() -> Finding:
+def _nccl(versions: Mapping[str, str]) -> Finding:
     """NCCL of torch, and whether Horovod brought another one into this process."""
-    of_torch = ".".join(map(str, torch.cuda.nccl.version()))
     found = _loaded_once("", r"lib(?:nccl|rccl)\.so")
     return Finding(
         "NCCL",
-        f"torch {of_torch}; loaded: {found.value}",
+        f"torch {versions.get('nccl', 'none')}; loaded: {found.value}",
         found.good,
         "build Horovod against the NCCL that torch loads (HOROVOD_NCCL_HOME)",
     )

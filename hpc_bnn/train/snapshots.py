@@ -12,7 +12,7 @@ from hpc_bnn.train import checkpoint
 from hpc_bnn.train.build import Parts
 from hpc_bnn.train.checkpoint import Checkpoint, CheckpointError, digest
 from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.summary import versions
+from hpc_bnn.train.versions import versions
 
 
 class Snapshots:
@@ -28,6 +28,8 @@ class Snapshots:
     ) -> None:
         self._settings, self._world, self._folder = settings, world, folder
         self._parts, self._optimizer = parts, optimizer
+        # At the start: a checkout may change while its code runs.
+        self._versions = versions() if world.is_first else {}
 
     def save(self, step: int, *, steps_per_epoch: int) -> None:
         """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
@@ -42,7 +44,7 @@ class Snapshots:
                 loss=self._parts.loss.state_dict(),
                 optimizer=self._optimizer.state_dict(),
                 settings=dump_settings(self._settings),
-                versions=versions(),
+                versions=self._versions,
             )
             return checkpoint.save(
                 self._folder.checkpoints, state, keep=self._settings.train.keep_checkpoints

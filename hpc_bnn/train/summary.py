@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import hpc_bnn
-from hpc_bnn.parallel.comms import library_version
+from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.energy import Energy, total
 from hpc_bnn.train.phases import PHASES
 from hpc_bnn.train.step import Report
+from hpc_bnn.train.versions import versions
 
 WARMUP_STEPS = 2  # the first steps allocate memory and connect ranks
 
@@ -50,16 +50,6 @@ def device_name(device: torch.device) -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what computed the run."""
-    return {
-        "hpc_bnn": hpc_bnn.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "mpi": library_version(),
-    }
 
 
 def summarise(
@@ -134,7 +124,7 @@ def summarise(
         "hosts": sorted({host for host, _, _, _ in machines}),
         "device": ", ".join(sorted({device for _, device, _, _ in machines})),
         "validation": validation,
-        "versions": versions(),
+        "versions": on_first(world.world, versions, name="versions"),
     }
 
 

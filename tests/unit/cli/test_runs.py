@@ -20,8 +20,8 @@ from tiny_run import (
     written,
 )
 
-import hpc_bnn as hb
 from hpc_bnn.train.checkpoint import load
+from hpc_bnn.train.versions import versions
 
 SUMMARY_KEYS = {
     "steps",
@@ -101,7 +101,7 @@ def test_summary(finished: Path) -> None:
     assert summary["peak_memory_bytes"] > 1e6
     assert 0 <= summary["communication_share"] <= 1
     assert summary["energy_of"] == ([] if summary["energy_j"] is None else ["package"])
-    assert summary["versions"]["hpc_bnn"] == hb.__version__
+    assert summary["versions"] == versions()
     state = load(finished / "checkpoints" / "step-00000006.pt").posterior
     total = sum(float(tensor.double().sum()) for tensor in state.values())
     squares = sum(float(tensor.double().square().sum()) for tensor in state.values())
@@ -116,6 +116,7 @@ def test_resolved_settings_and_checkpoint_agree(finished: Path) -> None:
     saved = load(finished / "checkpoints" / "step-00000004.pt")
     assert yaml.safe_load(saved.settings) == resolved
     assert saved.step == 4
+    assert saved.versions == versions()
 
 
 def test_progress_is_told_in_log_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,75 @@
+"""The versions of what computes a run: for ``summary.json``, checkpoints and ``doctor``."""
+
+import importlib.metadata
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import hpc_bnn
+from hpc_bnn.parallel.comms import library_version
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+GIT_TIMEOUT_S = 10
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes a run; what is not there is left out.
+
+    For one rank: in a checkout of this package git looks at all of its files.
+    """
+    found = {
+        "hpc_bnn": hpc_bnn.__version__,
+        "commit": commit_of(CHECKOUT),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda,
+        "rocm": torch.version.hip,
+        "nccl": _nccl(),
+        "mpi": library_version(),
+        "horovod": _horovod(),
+    }
+    return {name: version for name, version in found.items() if version}
+
+
+@cache
+def commit_of(checkout: Path) -> str | None:
+    """Return the commit of a git checkout, with -dirty where its files were changed since; None
+    where the folder is no checkout itself, or git cannot tell.
+
+    What was true when it was asked first: a process has loaded its code by then.
+    """
+    if not (checkout / ".git").exists():
+        return None
+    # No lock, which would stop a git command of the user.
+    where = [f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}", "--no-optional-locks"]
+    try:
+        done = subprocess.run(
+            ["git", *where, "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _nccl() -> str | None:
+    """Return the NCCL of torch, or the RCCL that stands for it."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return None
+    try:
+        return ".".join(map(str, torch.cuda.nccl.version()))
+    except AttributeError:  # torch was built without it
+        return None
+
+
+def _horovod() -> str | None:
+    try:
+        return importlib.metadata.version("horovod")
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,98 @@
+"""The versions of a run: what is there, and the commit of a checkout."""
+
+import importlib.metadata
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import hpc_bnn as hb
+from hpc_bnn.train import versions as module
+from hpc_bnn.train.versions import commit_of, versions
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ["-c", "user.name=n", "-c", "user.email=e@e", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(
+        ["git", "-C", folder, *who, *words], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "code.py").write_text("1\n")
+    git(folder, "init", "-q")
+    git(folder, "add", "code.py")
+    git(folder, "commit", "-q", "-m", "one")
+    return folder
+
+
+def test_what_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = versions()
+    assert found["hpc_bnn"] == hb.__version__
+    assert found["torch"] == torch.__version__
+    assert {"python", "mpi"} <= set(found)
+    assert all(isinstance(value, str) and value for value in found.values())
+    assert found.get("cuda") == torch.version.cuda
+    assert found.get("rocm") == torch.version.hip
+
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{name} 7")
+    assert versions()["horovod"] == "horovod 7"
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert "horovod" not in versions()
+    monkeypatch.setattr(module, "commit_of", lambda folder: None)
+    assert "commit" not in versions()
+
+
+def test_an_accelerator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 27, 3))
+    assert (versions()["cuda"], versions()["nccl"]) == ("12.8", "2.27.3")
+
+
+@needs_git
+def test_a_checkout_has_a_commit(checkout: Path) -> None:
+    head = git(checkout, "rev-parse", "HEAD")
+    clean = commit_of(checkout)
+    assert clean is not None and head.startswith(clean)
+    (checkout / "code.py").write_text("2\n")
+    assert commit_of(checkout) == clean  # code is read once, at the start
+    commit_of.cache_clear()
+    assert commit_of(checkout) == f"{clean}-dirty"
+    commit_of.cache_clear()
+    git(checkout, "worktree", "add", "-q", "../other")
+    assert commit_of(checkout.parent / "other") == clean
+
+
+@needs_git
+def test_a_folder_inside_the_checkout_of_something_else_has_none(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as an environment inside the user's repository."""
+    packages = checkout / "env" / "site-packages"
+    packages.mkdir(parents=True)
+    assert commit_of(packages) is None
+    monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))
+    assert commit_of(packages) is None
+
+
+def test_without_git_there_is_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    (broken / ".git").mkdir(parents=True)
+    assert commit_of(broken) is None
+    commit_of.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit_of(broken) is None
+    assert capfd.readouterr() == ("", "")
