@@ -110,7 +110,7 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
         projected,
         rows,
         plan.folder / "projection.png",
-        title=f"{per_node} ranks a node; error leaving one out: {left_out.median:.0%} (median)",
+        title=f"{per_node} ranks a node; error leaving one out: {left_out.shown()}",
     )
     lines = [f"error {name}: {found.told()}" for name, found in told_errors.items()]
     lines += [*coefficients(model), *(f"assumed: {text}" for text in taken)]

@@ -2,7 +2,8 @@
 
 The model (``step_model``) is fitted to the rows of ``scaling.csv``. Its error is told three ways:
 on the points it was fitted to, on each point left out in turn, and on numbers of ranks held out.
-The range of a prediction is that of all fits which leave out one point.
+The range of a prediction is that of all fits which leave out one point. What too few points cannot
+tell is NaN here, null in files and ``unknown`` in texts.
 """
 
 import json
@@ -43,12 +44,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Errors:
-    """Relative errors of predictions against measured step times."""
+    """Relative errors of predictions against measured step times; NaN without any."""
 
     median: float
     largest: float
     worst: str
     count: int
+
+    def shown(self) -> str:
+        """Return them as a short text."""
+        return f"{self.median:.0%} (median)" if self.count else "unknown"
 
     def told(self) -> str:
         """Return them as text."""
@@ -60,7 +65,9 @@ class Errors:
 
 @dataclass(frozen=True)
 class Projected:
-    """The best grid at one number of ranks, and its predicted step time with its range."""
+    """The best grid at one number of ranks, and its predicted step time with its range, which is
+    NaN where no point could be left out.
+    """
 
     kind: str
     ranks: int
@@ -153,7 +160,7 @@ def project(
             time = model.predict(best)
             first = time if first is None else first
             growth = ranks / base["ranks"] if is_fixed(kind) else 1.0
-            spread = [time, *(other.predict(best) for other in others)]
+            spread = [time, *(other.predict(best) for other in others)] if others else [math.nan]
             found.append(
                 Projected(
                     kind, ranks, best.nodes, best.sample_ranks, best.data_ranks, best.samples,
@@ -241,7 +248,7 @@ def _doublings(first: int, last: int) -> Iterator[int]:
 def _errors(found: Sequence[tuple[Work, float]]) -> Errors:
     sizes = [abs(error) for _, error in found]
     if not sizes:
-        return Errors(0.0, 0.0, "", 0)
+        return Errors(math.nan, math.nan, "", 0)
     worst, _ = max(found, key=lambda pair: abs(pair[1]))
     name = f"{worst.sample_ranks} x {worst.data_ranks}, K {worst.samples}, B {worst.batch_size}"
     return Errors(median(sizes), max(sizes), name, len(sizes))

@@ -1,5 +1,6 @@
 """What a projection tells its reader: the table, the model, and what is taken for granted."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -27,7 +28,9 @@ def warnings(rows: Sequence[Row], model: StepModel, left_out: Errors) -> list[st
     noisy = [row for row in rows if "noisy" in str(row["flags"])]
     if noisy:
         found.append(f"{len(noisy)} of {len(rows)} rows are noisy: measure on a quiet machine")
-    if left_out.count and left_out.median > GOOD_ERROR:
+    if not left_out.count:
+        found.append("too few points to leave one out: the error of this projection is unknown")
+    elif left_out.median > GOOD_ERROR:
         found.append(
             f"points left out are predicted with a median error of {left_out.median:.0%}, above "
             f"{GOOD_ERROR:.0%}: the model does not describe this study"
@@ -90,6 +93,7 @@ def projection_table(projected: Sequence[Projected]) -> list[str]:
     for p in projected:
         grid = f"{p.sample_ranks} x {p.data_ranks}"
         spread = f"{p.low_s * 1e3:.2f} to {p.high_s * 1e3:.2f}"
+        spread = spread if math.isfinite(p.low_s) else "unknown"
         lines.append(
             f"{p.kind:21}{p.ranks:5d} {p.nodes:5d} {grid:>12} {p.samples:6d} {p.batch_size:7d} "
             f"{p.step_time_s * 1e3:10.2f} {spread:>19} {p.efficiency:10.3f}"

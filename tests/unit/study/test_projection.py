@@ -1,13 +1,18 @@
 """Projections from a machine that obeys the model: exact; what else must be said is said."""
 
+import argparse
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fabricated import make_runs, plan
 
-from hpc_bnn.study.collect import Row, collect
+from hpc_bnn.parallel.comms import SOLO
+from hpc_bnn.study import commands
+from hpc_bnn.study.collect import Row, collect, write_csv
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.points import Point
 from hpc_bnn.study.projection import (
@@ -21,8 +26,15 @@ from hpc_bnn.study.projection import (
     project,
     read_exchanges,
 )
-from hpc_bnn.study.projection_report import assumptions, ends, record, warnings
+from hpc_bnn.study.projection_report import (
+    assumptions,
+    ends,
+    projection_table,
+    record,
+    warnings,
+)
 from hpc_bnn.study.step_model import Exchange, Host, StepModel, Work
+from hpc_bnn.train.summary import write_json
 
 COEFFICIENTS = {"fixed": 2e-3, "examples": 1e-4, "draw": 1e-3, "compute": 1e-4, "latency": 2e-4}
 MACHINE = StepModel(Host(), COEFFICIENTS, 0.0)
@@ -67,6 +79,58 @@ def test_errors_of_a_machine_that_obeys_the_model(study: Plan) -> None:
     assert held.largest < 1e-6 and held.count == sum(w.ranks > 2 for w in points.works)
     with pytest.raises(ValueError, match=r"--hold-out \[5\]: not measured"):
         hold_out(points, [5])
+
+
+def test_too_few_points_have_no_error_and_no_range(study: Plan, tmp_path: Path) -> None:
+    rows = table(study)[0][:3]
+    points = measured(rows, study.settings())
+    assert len(points.works) == 3
+    found, fits = leave_one_out(points)
+    assert fits == []
+    assert found.count == 0 and math.isnan(found.median) and math.isnan(found.largest)
+    assert found.told() == "unknown: too few points" and found.shown() == "unknown"
+    model = points.fit()
+    assert "unknown" in " ".join(warnings(rows, model, found))
+    projected = project(rows, model, fits, ranks_per_node=4, max_ranks=8)
+    assert all(math.isnan(p.low_s) and math.isnan(p.high_s) for p in projected)
+    assert all(math.isfinite(p.step_time_s) for p in projected)
+    lines = projection_table(projected)[1:]
+    assert all("unknown" in line and "nan" not in line for line in lines)
+    write_json(tmp_path / "p.json", record(model, projected, errors=asdict(found)))
+    content = json.loads((tmp_path / "p.json").read_text())
+    assert content["errors"] == {"median": None, "largest": None, "worst": "", "count": 0}
+    assert content["projected"][0]["low_s"] is content["projected"][0]["high_s"] is None
+
+
+def test_what_is_unknown_is_said_wherever_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(tmp_path, kinds=["fixed_samples"], ranks=[1, 2])
+    make_runs(made, step_time=time_of)
+    write_csv(made.csv, collect(made).rows)
+    titles = []
+
+    def draw(*_: object, title: str) -> Path:
+        titles.append(title)
+        return tmp_path / "picture.png"
+
+    monkeypatch.setattr(commands, "plot_projection", draw)
+    asked = {"folder": made.folder, "measure": False, "max_ranks": 8, "ranks_per_node": None}
+    options = argparse.Namespace(**asked, hold_out=None, latency_us=None, bandwidth_gbs=None)
+    lines, status = commands.SCALING["scaling project"](options, SOLO)
+    assert status == 0
+    assert "error leaving one point out: unknown: too few points" in lines
+    assert [line for line in lines if line.startswith("warning: too few points")]
+    assert titles == ["2 ranks a node; error leaving one out: unknown"]
+    content = json.loads((made.folder / "projection.json").read_text(encoding="utf-8"))
+    assert content["errors"]["leaving one point out"]["median"] is None
+    assert not any("nan" in line for line in lines)
+
+
+def test_errors_as_text() -> None:
+    found = Errors(0.031, 0.12, "2 x 1", 9)
+    assert found.shown() == "3% (median)"
+    assert found.told() == "median 3.1%, largest 12.0% (2 x 1), 9 points"
 
 
 def test_projected_grids_are_the_best_and_fit(study: Plan) -> None:

@@ -28,6 +28,8 @@ def test_every_picture(tmp_path: Path, kinds: list[str]) -> None:
         rows, points.fit(), leave_one_out(points)[1], ranks_per_node=4, max_ranks=64
     )
     drawn.append(plot_projection(projected, rows, tmp_path / "projection.png", title="t"))
+    unsure = project(rows, points.fit(), [], ranks_per_node=4, max_ranks=64)
+    drawn.append(plot_projection(unsure, rows, tmp_path / "unsure.png", title="t"))
     assert all(path.read_bytes().startswith(PNG) for path in drawn)
 
 
