@@ -1,14 +1,15 @@
 """``grid.mode: auto``: measure, before a run, how its step would fare on each grid.
 
-    T(S, D) = K/S / s * pass(B/D) + loss(K/S, B/D) + exchange(S) + update + reduction
+    T(S, D) = passes(K/S, B/D) + loss(K/S, B/D) + exchange(S) + update + reduction
 
-A pass (forward and backward of s = ``posterior.samples_per_pass`` samples) is timed for each D on
-real examples, by all ranks at once, so that they share memory and cores as in the run; ``update``
-is KL and optimizer, ``reduction`` that of the gradients, not hidden; both are the same on every
-grid. A joint loss is computed on outputs of the right shape, its exchanges are counted and priced
-by two timed ones. What is measured with is thrown away: parameters, optimizer and noise of the run
-are made afterwards, as without, and since the answer does not depend on the grid, neither does it
-depend on the choice.
+The passes of a rank (forward and backward of min(K/S, ``posterior.samples_per_pass``) samples, the
+last one of what is left) are timed for each grid, one of each size, on real examples, by all ranks
+at once, so that they share memory and cores as in the run; ``update`` is KL and optimizer,
+``reduction`` that of the gradients, not hidden; both are the same on every grid. A joint loss is
+computed on outputs of the right shape, its exchanges are counted and priced by two timed ones. A
+grid for which the memory of some rank is too small takes infinitely long. What is measured with is
+thrown away: parameters, optimizer and noise of the run are made afterwards, as without, and since
+the answer does not depend on the grid, neither does it depend on the choice.
 """
 
 import gc
@@ -29,6 +30,7 @@ from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World, split
 from hpc_bnn.train.build import Parts, build, read_source
+from hpc_bnn.train.counting_axis import CountingAxis
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.grid_probe import GridProbe
 
@@ -96,7 +98,7 @@ def start_auto(
     chosen = channel.broadcast(best.sample_ranks, name="grid")
     if not math.isfinite(best.step_time_s):
         raise RuntimeError(
-            "grid.mode = auto: not enough memory: can't allocate memory for one sample on any grid"
+            "grid.mode = auto: can't allocate memory for a batch and one pass over it on any grid"
         )
     if chosen != world.grid.sample_ranks:
         world.stop()
@@ -126,21 +128,18 @@ def _measured(
     settings: Settings, world: World, parts: Parts, grids: list[tuple[int, int]]
 ) -> list[Candidate]:
     """Collective: return the candidates with the times of the slowest rank."""
-    probe = GridProbe(settings, world, parts)
-    passes = {
-        data_ranks: together(world.world, partial(probe.one_pass, data_ranks), name="pass")
-        for _, data_ranks in grids
-    }
-    losses = [together(world.world, partial(probe.loss, *grid), name="loss") for grid in grids]
+    probe, samples = GridProbe(settings, world, parts), settings.posterior.samples
+    # Fewest data ranks first: theirs is the most that has to be read.
+    timed = {grid: _on_grid(probe, world.world, samples, *grid) for grid in reversed(grids)}
+    probe.release()
     update = together(world.world, probe.update, name="update")
     latency, rate = probe.exchanges()
     reduction = probe.reduction()  # last: its hooks stay on the parameters
     rows = []
-    for (s, d), (loss, axis) in zip(grids, losses, strict=True):
-        own = settings.posterior.samples // s
-        count = own / min(own, settings.posterior.samples_per_pass)
-        exchange = axis.calls * latency * math.log2(max(s, 1)) + axis.received_bytes * rate
-        rows.append([count * passes[d], loss, exchange, update, reduction])
+    for s, d in grids:
+        passes, loss, axis = timed[s, d]
+        exchange = axis.calls * latency * math.log2(s) + axis.received_bytes * rate
+        rows.append([passes, loss, exchange, update, reduction])
     slowest = world.world.all_reduce(
         torch.tensor(rows, dtype=torch.float64), reduction="max", name="candidates"
     )
@@ -148,6 +147,21 @@ def _measured(
         Candidate(s, d, float(row.sum()), *row.tolist())
         for (s, d), row in zip(grids, slowest, strict=True)
     ]
+
+
+def _on_grid(
+    probe: GridProbe, channel: Channel, samples: int, sample_ranks: int, data_ranks: int
+) -> tuple[float, float, CountingAxis]:
+    """Collective: return the seconds of passes and loss on a grid, and the exchanges of the loss;
+    infinite seconds on every rank where one cannot hold its part of a batch.
+    """
+    held = together(channel, partial(probe.hold, data_ranks), name="a batch")
+    if not all(channel.gather_objects(held, name="memory of a batch")):
+        probe.release()
+        return math.inf, 0.0, CountingAxis(sample_ranks)
+    passes = together(channel, partial(probe.passes, samples // sample_ranks), name="passes")
+    loss, axis = together(channel, partial(probe.loss, sample_ranks), name="loss")
+    return passes, loss, axis
 
 
 def _forget(device: torch.device) -> None:

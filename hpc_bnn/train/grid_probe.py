@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,14 +14,15 @@ from hpc_bnn.config import Settings
 from hpc_bnn.losses.axis import LocalAxis
 from hpc_bnn.losses.base import JointLoss, SeparableLoss
 from hpc_bnn.losses.objective import joint_share, separable_share
-from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import Parts
 from hpc_bnn.train.counting_axis import CountingAxis
 from hpc_bnn.train.parameters import named_parameters
-from hpc_bnn.train.passes import Passes
+from hpc_bnn.train.passes import Passes, cut
 from hpc_bnn.train.phases import Phases
+
+T = TypeVar("T")
 
 REPEATS = 3
 PASSES_S = 0.1  # for small networks, whose passes are short
@@ -27,39 +30,76 @@ SMALL, LARGE = 2, 1 << 18  # floats of the two timed exchanges
 
 
 class GridProbe:
-    """Times parts of a step on this rank; ``parts`` are used up."""
+    """Times parts of a step on this rank; ``parts`` are used up.
+
+    Passes and loss are timed on the part of a batch that was put on the device last (``hold``).
+    """
 
     def __init__(self, settings: Settings, world: World, parts: Parts) -> None:
         self._settings, self._world, self._parts = settings, world, parts
         self._joint = isinstance(parts.loss, JointLoss)
         parts.posterior.to(world.device)
         parts.loss.to(world.device)
-        source, size = parts.source, settings.train.batch_size
-        size = min(size, len(source.train))
-        x, y = together(world.world, lambda: source.train.batch(torch.arange(size)), name="a batch")
-        x, y = x.to(world.device), y.to(world.device)
-        if parts.unroll is not None:
-            x, y = parts.unroll.lengthened(x, y, settings.train.rollout[0])
-            y = parts.unroll.targets(y)
-        if settings.train.precision == "float64":
-            x = x.double() if x.is_floating_point() else x
-            y = y.double() if y.is_floating_point() else y
-        self._x, self._y = x, y
-        self._outputs: dict[int, Tensor] = {}
+        self._read: tuple[Tensor, Tensor] | None = None
+        self._outputs: Tensor | None = None
+        self._x = self._y = torch.empty(0)
 
-    def one_pass(self, data_ranks: int) -> float:
-        """Return the seconds of forward and backward of one pass on a part of the batch, infinite
-        where memory is too small for it.
+    def release(self) -> None:
+        """Let go of the batch."""
+        self._read, self._outputs = None, None
+        self._x = self._y = torch.empty(0)
+
+    def hold(self, data_ranks: int) -> bool:
+        """Put on the device what a rank has of a batch among so many data ranks; False: memory is
+        too small. Of fewer data ranks first: the others have parts of what was read for them.
+        """
+        train = self._parts.source.train
+        size = min(self._settings.train.batch_size // data_ranks, len(train))
+        self._outputs = None
+        self._x = self._y = torch.empty(0)
+
+        def put() -> bool:
+            if self._read is None or len(self._read[0]) < size:
+                self._read = None
+                self._read = train.batch(torch.arange(size))
+            x, y = (tensor[:size].to(self._world.device) for tensor in self._read)
+            unroll = self._parts.unroll
+            if unroll is not None:
+                x, y = unroll.lengthened(x, y, self._settings.train.rollout[0])
+                y = unroll.targets(y)
+            if self._settings.train.precision == "float64":
+                x = x.double() if x.is_floating_point() else x
+                y = y.double() if y.is_floating_point() else y
+            self._x, self._y = x, y
+            return True
+
+        return _within_memory(put, otherwise=False)
+
+    def passes(self, samples: int) -> float:
+        """Return the seconds of forward and backward of all passes over so many own samples on the
+        batch that is held, infinite where memory is too small for one.
         """
         chosen = self._settings.posterior
-        count = self._settings.train.batch_size // data_ranks
-        x = self._x[:count]
+        parts = Counter(map(len, cut(range(samples), chosen.samples_per_pass)))
+        # As hb.Step: outputs of several passes are joined before any goes backward.
+        again = self._joint and not chosen.keep_graphs and parts.total() > 1
+        try:
+            return _within_memory(
+                lambda: sum(count * self._pass(size, again) for size, count in parts.items()),
+                otherwise=math.inf,
+            )
+        finally:
+            self._clear()
+
+    def _pass(self, samples: int, again: bool) -> float:
+        """Return the seconds of one pass, with ``again`` after one without gradients."""
+        chosen = self._settings.posterior
         alone = World(Grid(1, 1, 0), self._world.device)
         passes = Passes(
             self._parts.posterior,
             alone,
-            samples=min(chosen.samples, chosen.samples_per_pass),
-            samples_per_pass=chosen.samples_per_pass,
+            samples=samples,
+            samples_per_pass=samples,
             augment=self._parts.augment,
             views=self._settings.data.augmentation,
             precision=self._settings.train.precision,
@@ -67,54 +107,53 @@ class GridProbe:
             unroll=self._parts.unroll,
         )
         part = passes.parts[0]
-        twice = self._joint and not chosen.keep_graphs
 
         def run() -> None:
-            if twice:
+            if again:
                 with torch.no_grad():
-                    passes.run(x, 0, part)
-            outputs = passes.run(x, 0, part)
-            self._outputs[data_ranks] = outputs.detach()
+                    passes.run(self._x, 0, part)
+            outputs = passes.run(self._x, 0, part)
+            self._outputs = outputs.detach()
             if isinstance(self._parts.loss, SeparableLoss):
-                y = self._y[: outputs.shape[1]]
-                share = separable_share(self._parts.loss, outputs, y, chosen.samples)
+                share = separable_share(self._parts.loss, outputs, self._y, chosen.samples)
             else:
                 share = outputs.sum()
             torch.autograd.backward(share)
 
-        try:
-            return self._timed(run, at_least_s=PASSES_S)
-        except RuntimeError as error:
-            if isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error):
-                return math.inf
-            raise
-        finally:
-            self._clear()
+        return self._timed(run, at_least_s=PASSES_S)
 
-    def loss(self, sample_ranks: int, data_ranks: int) -> tuple[float, CountingAxis]:
-        """Return the seconds of a joint loss on outputs of a grid's shape, and its exchanges."""
+    def loss(self, sample_ranks: int) -> tuple[float, CountingAxis]:
+        """Return the seconds of a joint loss on outputs of a grid's shape, infinite where memory is
+        too small for them, and its exchanges.
+        """
         axis = CountingAxis(sample_ranks)
-        loss, made = self._parts.loss, self._outputs.get(data_ranks)
+        loss, made = self._parts.loss, self._outputs
+        own = self._settings.posterior.samples // sample_ranks
         if not isinstance(loss, JointLoss) or made is None:
             return 0.0, axis
-        own = self._settings.posterior.samples // sample_ranks
+        if not self._settings.loss.exact and own < loss.min_samples:
+            return math.inf, axis
+        try:
+            seconds = _within_memory(
+                lambda: self._joint_loss(loss, made, own, axis), otherwise=math.inf
+            )
+        finally:
+            self._clear()
+        axis.calls //= REPEATS + 1
+        axis.received_bytes /= REPEATS + 1
+        return seconds, axis
+
+    def _joint_loss(self, loss: JointLoss, made: Tensor, own: int, axis: CountingAxis) -> float:
         repeated = made.repeat(math.ceil(own / len(made)), *[1] * (made.dim() - 1))[:own]
         # Not equal to one another, as equal members may be a special case of a score.
         outputs = (repeated + torch.rand_like(repeated) * 1e-3).requires_grad_()
-        exact, y = self._settings.loss.exact, self._y[: made.shape[1]]
-        if not exact and own < loss.min_samples:
-            return math.inf, axis
+        over = axis if self._settings.loss.exact else LocalAxis()
 
         def run() -> None:
             outputs.grad = None
-            over = axis if exact else LocalAxis()
-            torch.autograd.backward(joint_share(loss, outputs, y, over))
+            torch.autograd.backward(joint_share(loss, outputs, self._y, over))
 
-        seconds = self._timed(run)
-        axis.calls //= REPEATS + 1
-        axis.received_bytes /= REPEATS + 1
-        self._clear()
-        return seconds, axis
+        return self._timed(run)
 
     def update(self) -> float:
         """Return the seconds of KL and optimizer."""
@@ -184,3 +223,14 @@ class GridProbe:
     def _clear(self) -> None:
         for parameter in (*self._parts.posterior.parameters(), *self._parts.loss.parameters()):
             parameter.grad = None
+
+
+def _within_memory(action: Callable[[], T], *, otherwise: T) -> T:
+    """Return what ``action`` does, ``otherwise`` where memory is too small for it."""
+    try:
+        return action()
+    except (MemoryError, RuntimeError) as error:
+        too_small = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        if not too_small and "allocate memory" not in str(error):  # torch has no class for the CPU
+            raise
+        return otherwise

@@ -34,6 +34,11 @@ class Augment(Protocol):
         """Return the view of ``x`` (B, ...) under ``u`` (B, count)."""
 
 
+def cut(own: range, samples_per_pass: int) -> list[range]:
+    """Return the samples of each pass over a rank's own; the last may have fewer."""
+    return [own[i : i + samples_per_pass] for i in range(0, len(own), samples_per_pass)]
+
+
 class Passes:
     """This rank's weight samples, cut into forward passes.
 
@@ -74,8 +79,7 @@ class Passes:
     ) -> None:
         if samples_per_pass < 1:
             raise ValueError(f"posterior.samples_per_pass = {samples_per_pass}: must be at least 1")
-        own = world.grid.own_samples(samples)
-        self.parts = [own[i : i + samples_per_pass] for i in range(0, len(own), samples_per_pass)]
+        self.parts = cut(world.grid.own_samples(samples), samples_per_pass)
         self._posterior, self._world = posterior, world
         self._augment, self._views, self._precision = augment, views, precision
         self._phases, self._unroll = phases, unroll

@@ -3,17 +3,21 @@
 Tolerance: none in float64 for the same grid; 1e-10 relative to another one, as the contract says.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from hpc_bnn.config import Settings
+from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.parallel.comms import Channel
 from hpc_bnn.parallel.grid import divisors
 from hpc_bnn.parallel.world import split
 from hpc_bnn.train.auto_grid import AutoGrid, start_auto
+from hpc_bnn.train.build import read_source
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.loop import train
 
@@ -98,6 +102,34 @@ def test_resumed_runs_measure_again(channel: Channel, folder: Path) -> None:
     for key, value in whole["parameter_checksum"].items():
         scale = whole["parameter_checksum"]["sum_of_squares"]
         assert again["parameter_checksum"][key] == pytest.approx(value, abs=1e-10 * scale)
+
+
+def test_a_batch_too_large_for_one_rank_rules_its_grids_out(
+    channel: Channel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ranks leave out the same grids, whichever rank has too little memory, and go on."""
+    settings, last = Settings.model_validate(CONTENT), channel.rank == channel.size - 1
+    examples, reads = type(read_source(settings, ALONE).train), []
+    read = examples.batch
+
+    def limited(self: Any, indices: Tensor) -> tuple[Tensor, Tensor]:
+        reads.append(len(indices))
+        if last and len(indices) > 12 // 2:
+            raise MemoryError("Unable to allocate 3.00 GiB")
+        return read(self, indices)
+
+    monkeypatch.setattr(examples, "batch", limited)
+    world, auto = start_auto(settings, channel, RunFolder(folder / "run"), resume=False)
+    world.stop()
+    if channel.size == 1:
+        assert reads == []  # nothing to choose
+        return
+    times = {c.data_ranks: c.step_time_s for c in auto.candidates}
+    assert times.pop(1) == math.inf
+    assert all(math.isfinite(time) for time in times.values())
+    assert len(set(channel.gather_objects(auto.sample_ranks, name="chosen"))) == 1
+    assert world.grid.data_ranks > 1
+    assert reads == [12, 12 // min(times)]
 
 
 def test_no_grid_is_possible(channel: Channel, folder: Path) -> None:

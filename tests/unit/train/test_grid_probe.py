@@ -1,0 +1,173 @@
+"""What ``grid.mode: auto`` times on each grid, on one rank and with a clock that counts work."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hpc_bnn.config import Settings
+from hpc_bnn.data.ranks import ALONE
+from hpc_bnn.parallel.grid import Grid, fitting_grids
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train import auto_grid
+from hpc_bnn.train.auto_grid import Candidate
+from hpc_bnn.train.build import Parts, build, read_source
+from hpc_bnn.train.grid_probe import GridProbe
+from hpc_bnn.train.passes import Passes
+
+SAMPLES, BATCH = 8, 24
+WORLD = World(Grid(1, 1, 0), torch.device("cpu"))
+PASS = 1000.0  # what a pass costs beside its samples and examples
+
+
+@dataclass
+class Limited:
+    """Examples of which only so many can be read at once."""
+
+    examples: Any
+    most: int = 10**9
+    error: Exception = field(default_factory=lambda: MemoryError("Unable to allocate 1 GiB"))
+    reads: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        self.reads.append(len(indices))
+        if len(indices) > self.most:
+            raise self.error
+        x, y = self.examples.batch(indices)
+        return x, y
+
+
+@pytest.fixture(autouse=True)
+def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Time passes by what they do: exact numbers instead of seconds."""
+    done = [0.0]
+    run = Passes.run
+
+    def counted(self: Passes, x: Tensor, step: int, part: range) -> Tensor:
+        done[0] += PASS + len(x) * len(part)
+        return run(self, x, step, part)
+
+    def timed(self: GridProbe, run: Callable[[], object], **_: float) -> float:
+        before = done[0]
+        run()
+        return done[0] - before
+
+    monkeypatch.setattr(Passes, "run", counted)
+    monkeypatch.setattr(GridProbe, "_timed", timed)
+    yield
+
+
+def settings_of(per_pass: int, *, joint: bool = False, keep_graphs: bool = False) -> Settings:
+    content = {
+        "posterior": {
+            "samples": SAMPLES,
+            "samples_per_pass": per_pass,
+            "keep_graphs": keep_graphs,
+        },
+        "loss": {"name": "crps"} if joint else {"name": "gaussian_nll"},
+        "model": {"name": "mlp", "hidden": [4]},
+        "data": {"name": "synthetic_series", "length": 200, "history": 6, "horizon": 2},
+        "train": {"steps": 1, "batch_size": BATCH, "device": "cpu"},
+    }
+    return Settings.model_validate(content)
+
+
+def parts_of(settings: Settings, **limits: Any) -> tuple[Parts, Limited]:
+    source = read_source(settings, ALONE)
+    examples = Limited(source.train, **limits)
+    return build(settings, replace(source, train=examples)), examples
+
+
+def measured(
+    settings: Settings, ranks: int, *, skip: int = 0, **limits: Any
+) -> tuple[dict[int, Candidate], list[int]]:
+    """Return the candidates by D, and how many examples were read at a time."""
+    parts, examples = parts_of(settings, **limits)
+    grids = fitting_grids(ranks, samples=SAMPLES, batch_size=BATCH)[skip:]
+    found = auto_grid._measured(settings, WORLD, parts, grids)
+    assert [(c.sample_ranks, c.data_ranks) for c in found] == grids
+    return {c.data_ranks: c for c in found}, examples.reads
+
+
+@pytest.mark.parametrize("per_pass", [1, 2, 3, 4, 5, 8, 20])
+def test_passes_are_those_of_the_run(per_pass: int) -> None:
+    """Of min(K/S, samples_per_pass) samples, and a shorter one at the end where there is one."""
+    settings = settings_of(per_pass)
+    found, _ = measured(settings, 4)
+    for data_ranks, candidate in found.items():
+        own = SAMPLES // candidate.sample_ranks
+        passes = math.ceil(own / per_pass)
+        assert candidate.passes_s == passes * PASS + own * BATCH // data_ranks
+        assert candidate.step_time_s == candidate.passes_s
+
+
+def test_grids_of_equal_work_are_equal_whatever_shares_a_pass() -> None:
+    found, _ = measured(settings_of(SAMPLES), 2)
+    assert found[1].passes_s == found[2].passes_s
+
+
+@pytest.mark.parametrize("keep_graphs", [False, True])
+def test_joint_losses_run_passes_again_where_there_are_several(keep_graphs: bool) -> None:
+    found, _ = measured(settings_of(4, joint=True, keep_graphs=keep_graphs), 2)
+    once = PASS + 4 * BATCH
+    assert found[1].passes_s == once  # one pass: backward goes through it
+    one_of_two = PASS + 4 * BATCH // 2
+    assert found[2].passes_s == 2 * one_of_two * (1 if keep_graphs else 2)
+
+
+def test_no_more_is_read_than_some_grid_needs() -> None:
+    _, reads = measured(settings_of(1), 4)
+    assert reads == [BATCH]
+    _, reads = measured(settings_of(1), 4, skip=0, most=BATCH)
+    assert reads == [BATCH]
+    grids = fitting_grids(3, samples=SAMPLES, batch_size=BATCH)
+    assert grids == [(1, 3)]
+    _, reads = measured(settings_of(1), 3)
+    assert reads == [BATCH // 3]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3.00 GiB for an array"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_batch_that_memory_cannot_hold_rules_its_grids_out(error: Exception) -> None:
+    found, reads = measured(settings_of(2), 4, most=BATCH // 2, error=error)
+    assert found[1].step_time_s == math.inf
+    assert math.isfinite(found[2].step_time_s) and math.isfinite(found[4].step_time_s)
+    assert reads == [BATCH, BATCH // 2]
+    assert found[2].passes_s == 2 * PASS + 4 * BATCH // 2
+    nothing, _ = measured(settings_of(2), 4, most=0, error=error)
+    assert all(c.step_time_s == math.inf for c in nothing.values())
+
+
+def test_a_batch_that_cannot_be_read_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no such variable"):
+        measured(settings_of(1), 2, most=0, error=RuntimeError("no such variable"))
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_pass_that_memory_cannot_hold_rules_its_grid_out(
+    joint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Passes.run
+
+    def limited(self: Passes, x: Tensor, step: int, part: range) -> Tensor:
+        if len(x) > BATCH // 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return run(self, x, step, part)
+
+    monkeypatch.setattr(Passes, "run", limited)
+    found, _ = measured(settings_of(2, joint=joint), 2)
+    assert found[1].step_time_s == math.inf
+    assert math.isfinite(found[2].step_time_s)
