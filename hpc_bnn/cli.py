@@ -28,9 +28,8 @@ from hpc_bnn.data.era5 import (
 from hpc_bnn.data.era5.cache.commands import repack_command, verify_command
 from hpc_bnn.data.era5.request import request_command
 from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import (
-    SOLO,
-    Channel,
     LaunchError,
     RankError,
     abort,
