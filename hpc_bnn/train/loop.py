@@ -22,7 +22,8 @@ from hpc_bnn.train.restarts import TakenUp, take_up, tell_restart
 from hpc_bnn.train.schedule import learning_rate, rollout_steps
 from hpc_bnn.train.scoring import score
 from hpc_bnn.train.snapshots import Snapshots
-from hpc_bnn.train.step import Report, Step
+from hpc_bnn.train.step import Step
+from hpc_bnn.train.step_report import Report
 from hpc_bnn.train.stop import Stop, Unfinished
 from hpc_bnn.train.summary import read_summary, write_summary
 
@@ -176,10 +177,7 @@ class _Run:
             name="metrics",
         )
         progress = Progress(
-            total=self._total,
-            first=first,
-            log_every=chosen.log_every,
-            is_first_rank=world.is_first,
+            total=self._total, first=first, log_every=chosen.log_every, is_first_rank=world.is_first
         )
         reports: list[Report] = []
         waits: list[float] = []

@@ -23,7 +23,7 @@ from hpc_bnn.train.feed.sharing import Sharing
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.log import last_loss, read_metrics
 from hpc_bnn.train.phases import PHASES
-from hpc_bnn.train.step import Report
+from hpc_bnn.train.step_report import Report
 
 WARMUP_STEPS = 2  # the first steps allocate memory and connect ranks
 
