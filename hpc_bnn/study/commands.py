@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from hpc_bnn.parallel.comms import Channel, on_first
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.study.collect import collect, read_csv, told, write_csv
 from hpc_bnn.study.exchanges import measure
 from hpc_bnn.study.launch import run_plan

@@ -19,7 +19,8 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from hpc_bnn.parallel.comms import Channel, connect
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import connect
 from hpc_bnn.parallel.grid import Grid, divisors
 from hpc_bnn.parallel.world import World, split
 

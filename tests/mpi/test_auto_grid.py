@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hpc_bnn.config import Settings
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import divisors
 from hpc_bnn.parallel.world import split
 from hpc_bnn.train.auto_grid import AutoGrid, start_auto

@@ -22,7 +22,8 @@ from hpc_bnn.data import Source
 from hpc_bnn.data.era5 import era5
 from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.data.toy_atmosphere import write_toy
-from hpc_bnn.parallel.comms import Channel, connect, on_first
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import connect, on_first
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World

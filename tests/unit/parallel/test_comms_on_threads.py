@@ -10,10 +10,9 @@ import pytest
 import torch
 from thread_channel import on_world, outcomes, rank_tensor
 
+from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import (
     LAUNCHER_SIZES,
-    SOLO,
-    Channel,
     RankError,
     connect,
     launched_size,
