@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from hpc_bnn.config import Settings, dump_settings
@@ -158,6 +159,8 @@ class _Run:
             self._taken_up = take_up(self._world, self._folder, self._snapshots)
             self._step.step = self._taken_up.step if self._taken_up else 0
         world, chosen = self._world, self._settings.train
+        if chosen.start_from and self._taken_up is None:
+            log.info("weights of %s", self._snapshots.start_from(Path(chosen.start_from)))
         first, per_epoch = self._step.step, self._batches.steps_per_epoch
         finished = on_first(
             world.world,
