@@ -38,7 +38,6 @@ from hpc_bnn.train.auto_grid import start_auto
 from hpc_bnn.train.build import check_choices
 from hpc_bnn.train.checkpoint import CheckpointError
 from hpc_bnn.train.estimate_command import estimate_command
-from hpc_bnn.train.evaluate import evaluate, told
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.forecast import forecast
 from hpc_bnn.train.loop import train
@@ -174,6 +173,9 @@ def _train(options: argparse.Namespace, channel: Channel) -> int:
 
 
 def _evaluate(options: argparse.Namespace, channel: Channel) -> int:
+    # Here, not above: matplotlib takes half a second that no other command needs, on every rank.
+    from hpc_bnn.train.evaluate import evaluate, told
+
     folder = RunFolder(options.run_folder)
     settings = folder.settings()
     # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
