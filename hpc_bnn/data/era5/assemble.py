@@ -18,7 +18,7 @@ from hpc_bnn.data.era5.consistency import differing_files, out_of_range
 from hpc_bnn.data.era5.files import find_files, read_header
 from hpc_bnn.data.era5.handles import Handles
 from hpc_bnn.data.era5.merge import Merge
-from hpc_bnn.data.era5.selection import available, static_key, wanted
+from hpc_bnn.data.era5.selection import available, static_fields, static_key, wanted
 from hpc_bnn.data.era5.survey import Survey, survey
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def catalogue(
 
     variables: short names or aliases, or channels such as "z500"; everything where empty.
     levels: pressure levels in hPa of the variables that lie on levels.
-    static: fields without time, or of which the first time is taken, such as "lsm"; None: all
-        without time.
+    static: fields without time, or of which the first time is taken, such as "lsm"; None, or where
+        nothing is named: see `static_fields`.
     member: of files with an ensemble.
     stale: "allow" uses a repacked folder whose source changed since, with a warning.
     strict: raise on any problem; else leave the file out and list it in `problems`.
@@ -73,11 +73,12 @@ def catalogue(
             chosen = wanted(source, there, variables, levels, skipped)
             fixed = [static_key(source, there, name, skipped) for name in static or ()]
             merge = Merge(source, surveys, handles, problems, notices)
-            if not variables and not static:
-                fixed = [k for k in chosen if merge.is_timeless(k)]
-                chosen = [k for k in chosen if k not in fixed]
-            elif static is None:
-                fixed = [k for k in there if merge.is_timeless(k)]
+            if static is None or not (variables or static):
+                named = chosen if variables else ()
+                fixed = static_fields(source, merge.found, there, named, notices)
+                if not variables:
+                    fixed = [k for k in fixed if k in chosen]
+                    chosen = [k for k in chosen if k not in fixed]
             made = merge.catalogue(chosen, fixed, skipped)
             problems += out_of_range(made, handles)
             problems += differing_files(made)

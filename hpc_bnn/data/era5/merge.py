@@ -15,7 +15,7 @@ from hpc_bnn.data.era5.catalogue import Catalogue, Channel
 from hpc_bnn.data.era5.consistency import same_values
 from hpc_bnn.data.era5.handles import Handles
 from hpc_bnn.data.era5.names import Variable, channel_name
-from hpc_bnn.data.era5.selection import Key
+from hpc_bnn.data.era5.selection import Key, places
 from hpc_bnn.data.era5.survey import Found, Survey
 
 
@@ -46,12 +46,8 @@ class Merge:
     ) -> None:
         self._source, self._grid, self._handles = source, surveys[0].grid, handles
         self._problems, self._notices = problems, notices
-        self._found = [one for survey in surveys for one in survey.found]
-        self._parts = tuple(one.part for one in self._found)
-
-    def is_timeless(self, key: Key) -> bool:
-        """Tell whether no file gives a channel a time."""
-        return all(self._found[i].times is None for i, _ in self._where(key))
+        self.found = [one for survey in surveys for one in survey.found]
+        self._parts = tuple(one.part for one in self.found)
 
     def catalogue(
         self, chosen: Sequence[Key], fixed: Sequence[Key], skipped: dict[str, str]
@@ -86,29 +82,15 @@ class Merge:
             skipped=skipped,
         )
 
-    def _where(self, key: Key) -> list[tuple[int, int]]:
-        """List the parts that hold a channel, and its position along their level axis."""
-        variable, level = key
-        places = []
-        for i, one in enumerate(self._found):
-            if one.variable.short != variable or (one.levels_hpa is None) != (level is None):
-                continue
-            if one.levels_hpa is None:
-                places.append((i, 0))
-            elif level in one.levels_hpa:
-                at = one.levels_hpa.index(level) if one.part.axis("level") is not None else 0
-                places.append((i, at))
-        return places
-
     def _rows(self, key: Key) -> _Rows:
         name = channel_name(*key)
-        places = [(i, at) for i, at in self._where(key) if self._found[i].times is not None]
-        if not places:
+        held = [(i, at) for i, at in places(self.found, key) if self.found[i].times is not None]
+        if not held:
             raise ValueError(
                 f"{self._source}: '{name}' has no time in any file: it can only be a static "
                 "field; add a time coordinate to use it as a state"
             )
-        founds = [self._found[i] for i, _ in places]
+        founds = [self.found[i] for i, _ in held]
         units = {one.variable.units for one in founds}
         if len(units) > 1:
             raise ValueError(f"{self._source}: '{name}' is in {' and in '.join(sorted(units))}")
@@ -120,19 +102,19 @@ class Merge:
                     "read in order of time"
                 )
         when = np.concatenate(stored)
-        part = np.concatenate([np.full(len(_times(self._found[i])), i) for i, _ in places])
+        part = np.concatenate([np.full(len(_times(self.found[i])), i) for i, _ in held])
         step = np.concatenate([one.steps for one in founds])
         early = np.concatenate([one.preliminary for one in founds])
         order = np.lexsort((step, part, early, when))
         when, part, step, early = when[order], part[order], step[order], early[order]
-        kept = self._without_duplicates(name, dict(places), when, part, step, early)
+        kept = self._without_duplicates(name, dict(held), when, part, step, early)
         return _Rows(
             founds[0].variable,
             when[kept],
             part[kept].astype(np.int32),
             step[kept].astype(np.int32),
             early[kept],
-            dict(places),
+            dict(held),
         )
 
     def _without_duplicates(
@@ -182,10 +164,10 @@ class Merge:
         return kept
 
     def _static(self, key: Key) -> Channel:
-        places = self._where(key)
-        timeless = [(i, at) for i, at in places if self._found[i].times is None]
-        at, index = (timeless or places)[0]
-        one = self._found[at]
+        held = places(self.found, key)
+        timeless = [(i, at) for i, at in held if self.found[i].times is None]
+        at, index = (timeless or held)[0]
+        one = self.found[at]
         first = 0 if one.times is None else int(np.argmin(one.times))
         part, step = np.array([at], np.int32), one.steps[first : first + 1]
         return _channel(key, one.variable, part, step, {at: index})
