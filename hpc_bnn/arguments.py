@@ -105,7 +105,9 @@ def _data_parsers(parser: argparse.ArgumentParser) -> None:
 
     tool = tools.add_parser("repack", help="rewrite fields, fast at any step")
     _add_selection(tool)
-    tool.add_argument("--static", type=_names, help="such as lsm; all without time if left out")
+    tool.add_argument(
+        "--static", type=_names, help="such as lsm; all without time, or with one, if left out"
+    )
     tool.add_argument("--start", metavar="TIME", help="first time; the first there is if left out")
     tool.add_argument("--end", metavar="TIME", help="last time, included")
     tool.add_argument(
@@ -131,7 +133,9 @@ def _data_parsers(parser: argparse.ArgumentParser) -> None:
     tool.add_argument("config", type=Path, help="YAML file, or the name of a bundled one")
     tool.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.levels=[500]")
     tool.add_argument("--degrees", type=_above_zero, required=True, help="of the grid, such as 1.5")
-    tool.add_argument("--every", type=_positive, default=6, help="hours (%(default)s)")
+    tool.add_argument(
+        "--every", type=_positive, help="hours; 6, or what data.step_hours needs, if left out"
+    )
     tool.add_argument("--folder", default="era5", help="for the files (%(default)s)")
     tool.add_argument("-o", "--output", type=Path, help="of the script; printed if left out")
 

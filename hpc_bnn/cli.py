@@ -16,21 +16,11 @@ import torch
 
 from hpc_bnn.arguments import parse
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
-from hpc_bnn.data.era5 import (
-    Catalogue,
-    catalogue,
-    defects,
-    describe,
-    statistics,
-    times,
-    write_statistics,
-)
-from hpc_bnn.data.era5.cache.commands import repack_command, verify_command
+from hpc_bnn.data.commands import DATA
+from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.request import request_command
-from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import (
-    SOLO,
-    Channel,
     LaunchError,
     RankError,
     abort,
@@ -38,7 +28,6 @@ from hpc_bnn.parallel.comms import (
     connect,
     launched_size,
     leave_together,
-    on_first,
 )
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.ranks import ChannelRanks
@@ -49,7 +38,6 @@ from hpc_bnn.train.auto_grid import start_auto
 from hpc_bnn.train.build import check_choices
 from hpc_bnn.train.checkpoint import CheckpointError
 from hpc_bnn.train.estimate_command import estimate_command
-from hpc_bnn.train.evaluate import evaluate, told
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.forecast import forecast
 from hpc_bnn.train.loop import train
@@ -185,6 +173,9 @@ def _train(options: argparse.Namespace, channel: Channel) -> int:
 
 
 def _evaluate(options: argparse.Namespace, channel: Channel) -> int:
+    # Here, not above: matplotlib takes half a second that no other command needs, on every rank.
+    from hpc_bnn.train.evaluate import evaluate, told
+
     folder = RunFolder(options.run_folder)
     settings = folder.settings()
     # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
@@ -219,78 +210,13 @@ def _forecast(options: argparse.Namespace, channel: Channel) -> int:
     return 0
 
 
-def _catalogue(options: argparse.Namespace, *, strict: bool) -> Catalogue:
-    return catalogue(
-        options.path,
-        variables=options.variables,
-        levels=options.levels,
-        member=options.member,
-        stale=options.stale,
-        strict=strict,
-    )
-
-
-def _data_check(options: argparse.Namespace, channel: Channel) -> int:
-    ranks = ChannelRanks(channel)
-    found = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
-    if channel.rank == 0:
-        print(describe(found))
-        wrong = defects(found)
-        for defect in wrong:
-            print(f"- {defect}")
-        print(f"{len(wrong)} remarks, {len(found.problems)} of them make files unusable")
-    return 1 if found.problems else 0
-
-
-def _data_statistics(options: argparse.Namespace, channel: Channel) -> int:
-    ranks = ChannelRanks(channel)
-    found = ranks.on_first(lambda: _catalogue(options, strict=True), name="catalogue")
-    made = statistics(
-        found,
-        start=options.start,
-        end=options.end,
-        step_hours=options.step_hours,
-        ranks=ranks,
-    )
-    ranks.on_first(lambda: write_statistics(options.output, made), name="statistics file")
-    if channel.rank == 0:
-        print(f"{options.output}: {made.start} to {made.end}, tendencies over {made.step_hours} h")
-        for i, (name, units) in enumerate(zip(made.channels, made.units, strict=True)):
-            print(
-                f"  {name:10s} mean {made.mean[i]:12.6g}  std {made.std[i]:10.4g}  "
-                f"tendency std {made.tendency_std[i]:10.4g}  {units}"
-            )
-    return 0
-
-
-def _data_repack(options: argparse.Namespace, channel: Channel) -> int:
-    work = verify_command if options.verify else repack_command
-    return _print(work(options, ChannelRanks(channel)), channel)
+def _data(options: argparse.Namespace, channel: Channel) -> int:
+    return _print(DATA[options.command](options, ChannelRanks(channel)), channel)
 
 
 def _data_request(options: argparse.Namespace, channel: Channel) -> int:
     settings = _settings(options.config, options.overrides)
     return _print(request_command(options, settings.data.name, settings.data.options), channel)
-
-
-def _data_toy(options: argparse.Namespace, channel: Channel) -> int:
-    written = on_first(
-        channel,
-        lambda: write_toy(
-            options.folder,
-            years=options.years,
-            rows=options.rows,
-            columns=options.columns,
-            step_hours=options.step_hours,
-            levels=options.levels,
-            seed=options.seed,
-            format=options.format,
-        ),
-        name="toy atmosphere",
-    )
-    if channel.rank == 0:
-        print(f"{options.folder}: {len(written)} files of a synthetic atmosphere")
-    return 0
 
 
 def _doctor(options: argparse.Namespace, channel: Channel) -> int:
@@ -329,11 +255,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Channel], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "forecast": _forecast,
-    "data check": _data_check,
-    "data statistics": _data_statistics,
-    "data repack": _data_repack,
     "data request": _data_request,
-    "data toy": _data_toy,
     "doctor": _doctor,
+    **dict.fromkeys(DATA, _data),
     **dict.fromkeys(SCALING, _scaling),
 }

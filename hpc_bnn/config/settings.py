@@ -168,6 +168,11 @@ class TrainSettings(_Section):
         description="fields: steps of the forecasts that are trained on, by first epoch, such as "
         "{0: 1, 10: 4}",
     )
+    start_from: str = Field(
+        "",
+        description="a run folder, its newest checkpoint, or a checkpoint file: its weights are "
+        "those this run starts with; the optimizer and the order of examples start anew",
+    )
     lr: PositiveFloat = Field(1e-3, description="peak learning rate of Adam")
     lr_min: NonNegativeFloat = Field(0.0, description="learning rate at the end of the cosine")
     warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")

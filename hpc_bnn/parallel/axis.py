@@ -7,7 +7,7 @@ import time
 from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.engine import Engine
 
 

@@ -1,8 +1,6 @@
 """Host communication by MPI: the only file that imports mpi4py.
 
-A ``Channel`` is one communicator with the few operations that are needed, each named after what it
-moves. A process alone uses ``SOLO``, which needs no MPI. Tensors are CPU tensors; small ones take
-microseconds here, where Horovod's cycle would add a millisecond.
+Channels over it, how it starts and ends, and work that all ranks finish or fail together.
 """
 
 import logging
@@ -14,14 +12,15 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
-from hpc_bnn.parallel.shared_memory import OwnMemory, SharedMemory, WindowMemory
+from hpc_bnn.parallel.channel import SOLO, Channel
+from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
 
 T = TypeVar("T")
 
@@ -38,74 +37,6 @@ class LaunchError(RuntimeError):
 
 class RankError(RuntimeError):
     """Another rank failed: the message names it and says why."""
-
-
-class Channel(Protocol):
-    """One communicator. Every method is collective over its ranks."""
-
-    rank: int
-    size: int
-
-    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
-        """Collective: return the elementwise sum or maximum over the ranks, as a new tensor."""
-
-    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
-        """Collective: return (size * n, ...) from the (n, ...) of each rank."""
-
-    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
-        """Collective: exchange the blocks of (size, ...)."""
-
-    def gather_objects(self, value: T, *, name: str) -> list[T]:
-        """Collective: return the value of every rank, in rank order."""
-
-    def broadcast(self, value: T, *, name: str) -> T:
-        """Collective: return the value of rank 0."""
-
-    def split(self, color: int, key: int) -> "Channel":
-        """Collective: return the channel of the ranks with the same color, ordered by key."""
-
-    def split_by_node(self) -> "Channel":
-        """Collective: return the channel of the ranks that share this node's memory."""
-
-    def shared_memory(self, size: int) -> SharedMemory:
-        """Collective over ranks of one node: return ``size`` bytes that all of them see."""
-
-    def native(self) -> Any:
-        """Return the mpi4py communicator, or None for a process alone."""
-
-
-class Solo:
-    """The channel of a process alone: every exchange is the identity."""
-
-    rank = 0
-    size = 1
-
-    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
-        return x.clone()
-
-    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
-        return x
-
-    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
-        return x
-
-    def gather_objects(self, value: T, *, name: str) -> list[T]:
-        return [value]
-
-    def broadcast(self, value: T, *, name: str) -> T:
-        return value
-
-    def split(self, color: int, key: int) -> "Channel":
-        return self
-
-    def split_by_node(self) -> "Channel":
-        return self
-
-    def shared_memory(self, size: int) -> SharedMemory:
-        return OwnMemory(size)
-
-    def native(self) -> Any:
-        return None
 
 
 class MPIChannel:
@@ -202,9 +133,6 @@ def _completes(request: Any, *, within_s: float) -> bool:
     return True
 
 
-SOLO = Solo()
-
-
 def launched_size(environment: Mapping[str, str]) -> tuple[str, int]:
     """Return the launcher's variable and number of ranks, ("", 1) where no launcher speaks.
 
@@ -243,9 +171,8 @@ def connect() -> Channel:
     if expected > size:
         raise LaunchError(
             f"{variable} = {expected}, but MPI connects {size} rank(s): the launcher does not "
-            "speak the protocol of "
-            f"{MPI.Get_library_version().splitlines()[0]}; try srun --mpi=pmix, or the mpirun "
-            "of that MPI"
+            f"speak the protocol of {MPI.Get_library_version().splitlines()[0]}; try srun "
+            "--mpi=pmix, or the mpirun of that MPI"
         )
     if size == 1:
         return SOLO

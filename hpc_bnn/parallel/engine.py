@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.losses.axis import Reduction
-from hpc_bnn.parallel.comms import Channel, LaunchError, abort
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import LaunchError, abort
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.watchdog import Watchdog
 

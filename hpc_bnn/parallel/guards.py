@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import Grid
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -54,8 +54,7 @@ def agree(channel: Channel, values: Mapping[str, object], *, name: str) -> None:
             if first != here:
                 raise GuardError(
                     f"{name}: {key} is {first!r} on world rank 0 and {here!r} on world rank "
-                    f"{rank}; all ranks must "
-                    "start from the same settings, code and data"
+                    f"{rank}; all ranks must start from the same settings, code and data"
                 )
 
 
@@ -91,25 +90,23 @@ def check(
         for other in place.sample_axis:
             if other < rank and rows[other][1] != batch_here:
                 raise GuardError(
-                    f"step {step}: world ranks {other} and {rank} hold different batches, but "
-                    "are sample ranks "
-                    f"{other % grid.sample_ranks} and {place.sample_rank} of data rank "
-                    f"{place.data_rank}; give all sample "
-                    "ranks of one data rank the same batch (shard by data_rank, not by world_rank)"
+                    f"step {step}: world ranks {other} and {rank} hold different batches, but are "
+                    f"sample ranks {other % grid.sample_ranks} and {place.sample_rank} of data "
+                    f"rank {place.data_rank}; give all sample ranks of one data rank the same "
+                    "batch (shard by data_rank, not by world_rank)"
                 )
             if other < rank and rows[other][2] == draw_here:
                 raise GuardError(
-                    f"step {step}: world ranks {other} and {rank} drew the same weights, but "
-                    "are different sample ranks "
-                    f"of data rank {place.data_rank}; each must draw its own samples"
+                    f"step {step}: world ranks {other} and {rank} drew the same weights, but are "
+                    f"different sample ranks of data rank {place.data_rank}; each must draw its "
+                    "own samples"
                 )
         for other in place.data_axis:
             if other < rank and rows[other][1] == batch_here:
                 raise GuardError(
                     f"step {step}: world ranks {other} and {rank} hold the same batch, but are "
-                    "data ranks "
-                    f"{other // grid.sample_ranks} and {place.data_rank}; give every data rank "
-                    "its own examples"
+                    f"data ranks {other // grid.sample_ranks} and {place.data_rank}; give every "
+                    "data rank its own examples"
                 )
 
 
@@ -123,8 +120,7 @@ def _name_parameter(channel: Channel, step: int, each: Mapping[str, int]) -> Non
             if other.get(name) != value:
                 raise GuardError(
                     f"step {step}: parameter {name} differs between world ranks 0 and {rank}; "
-                    "something changed it on "
-                    "some ranks only (an update outside hb.Step, a seed per rank, a load on one "
-                    "rank)"
+                    "something changed it on some ranks only (an update outside hb.Step, a seed "
+                    "per rank, a load on one rank)"
                 )
     raise GuardError(f"step {step}: the ranks hold parameters of different names")

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from hpc_bnn.parallel.comms import Channel, LaunchError
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import LaunchError
 
 # What launchers say about the place of a rank on its node.
 LAUNCHER_NODE_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from hpc_bnn.parallel.comms import Channel, on_first, together
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first, together
 
 T = TypeVar("T")
 

@@ -10,14 +10,8 @@ from torch import Tensor, nn
 
 from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.parallel.axis import RankAxis
-from hpc_bnn.parallel.comms import (
-    SOLO,
-    Channel,
-    LaunchError,
-    connect,
-    limited,
-    together,
-)
+from hpc_bnn.parallel.channel import SOLO, Channel
+from hpc_bnn.parallel.comms import LaunchError, connect, limited, together
 from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, NoReducer, Reducer
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
 from hpc_bnn.parallel.node_rank import node_rank_of

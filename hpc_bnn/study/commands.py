@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from hpc_bnn.parallel.comms import Channel, on_first
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.study.collect import collect, read_csv, told, write_csv
 from hpc_bnn.study.exchanges import measure
 from hpc_bnn.study.launch import run_plan
@@ -30,7 +31,6 @@ from hpc_bnn.study.projection_report import (
     record,
     warnings,
 )
-from hpc_bnn.study.scaling_plots import plot_projection, plot_study
 from hpc_bnn.study.step_model import Exchange
 from hpc_bnn.train.summary import write_json
 
@@ -62,6 +62,9 @@ def _collect(options: argparse.Namespace, channel: Channel) -> Answer:
 
 
 def _plot(options: argparse.Namespace, channel: Channel) -> Answer:
+    # Here, not above: matplotlib takes half a second that no other command needs, on every rank.
+    from hpc_bnn.study.scaling_plots import plot_study
+
     plan = read_plan(options.folder)
     rows, outcomes = read_csv(plan.csv), read_outcomes(plan)
     return [f"{path}" for path in plot_study(rows, outcomes, plan.folder)], 0
@@ -76,6 +79,8 @@ def _project(options: argparse.Namespace, channel: Channel) -> Answer:
 
 
 def _projection(options: argparse.Namespace, stored: Path) -> Answer:
+    from hpc_bnn.study.scaling_plots import plot_projection  # as in _plot
+
     plan = read_plan(options.folder)
     rows = read_csv(plan.csv)
     if not rows:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hpc_bnn.parallel.comms import Channel, on_first
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.study.exchanges import REMEDY, exchanges
 from hpc_bnn.study.finding import Finding, told
 from hpc_bnn.study.machine import machine

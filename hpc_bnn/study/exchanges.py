@@ -7,7 +7,7 @@ from statistics import median
 
 import torch
 
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.world import World, split
 from hpc_bnn.study.finding import Finding, told
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.study.finding import Finding, told
 
 NETWORK_SETTINGS = (

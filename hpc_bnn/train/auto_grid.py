@@ -24,7 +24,8 @@ import torch
 
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Source
-from hpc_bnn.parallel.comms import Channel, on_first, together
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first, together
 from hpc_bnn.parallel.grid import fitting_grids
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks

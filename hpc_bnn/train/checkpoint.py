@@ -159,9 +159,9 @@ def restore(
     checkpoint: Checkpoint,
     posterior: nn.Module,
     loss: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
 ) -> None:
-    """Put a checkpoint's state into a run's parts.
+    """Put a checkpoint's state into a run's parts; None: not the optimizer's.
 
     Raises
     ------
@@ -180,7 +180,8 @@ def restore(
                 "(config.yaml beside its folder) or another run folder"
             )
         module.load_state_dict(dict(state))
-    optimizer.load_state_dict(dict(checkpoint.optimizer))
+    if optimizer is not None:
+        optimizer.load_state_dict(dict(checkpoint.optimizer))
 
 
 def digest(content: object) -> str:

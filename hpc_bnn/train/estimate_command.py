@@ -7,7 +7,7 @@ import torch
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
 from hpc_bnn.data.era5.wanted import source_without_files
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import Grid, choose_sample_ranks
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.train.build import read_source

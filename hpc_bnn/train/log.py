@@ -1,5 +1,5 @@
-"""What a run tells while it goes: metrics as JSON lines, a bar on a terminal, log lines with an ETA
-in a batch job.
+"""What a run tells: at its start what it is about to do; while it goes, metrics as JSON lines and a
+bar on a terminal, or log lines with an ETA in a batch job.
 """
 
 import json
@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from hpc_bnn.config import Settings
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.build import Parts
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,40 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def last_loss(path: Path) -> float:
+    """Return the newest loss of a metrics file, NaN where there is none or it was not finite."""
+    losses = [row["loss"] for row in read_metrics(path) if "loss" in row]
+    return float(losses[-1]) if losses and losses[-1] is not None else math.nan
+
+
+def tell_start(
+    world: World, settings: Settings, parts: Parts, *, steps: range, steps_per_epoch: int
+) -> None:
+    """Log what a run is about to do: its grid, its weights and its steps."""
+    grid, posterior = world.grid, parts.posterior
+    log.info(
+        "grid %d sample ranks x %d data ranks on %d node(s), device %s",
+        grid.sample_ranks,
+        grid.data_ranks,
+        world.num_nodes,
+        world.device,
+    )
+    random = sum(p.numel() for p in posterior.log_sigma.parameters())
+    log.info(
+        "%d random weights in %d tensors, %d samples a step (%d a rank), %d training examples",
+        random,
+        len(posterior.names),
+        settings.posterior.samples,
+        settings.posterior.samples // grid.sample_ranks,
+        len(parts.source.train),
+    )
+    log.info("steps %d to %d, %d an epoch", steps.start, steps.stop, steps_per_epoch)
+    for epoch, longer in settings.train.rollout.items() if parts.unroll else ():
+        at = epoch * steps_per_epoch
+        never = "" if at < steps.stop else ", which this run does not reach"
+        log.info("rollouts of %d from epoch %d (step %d) on%s", longer, epoch, at, never)
 
 
 class Progress:

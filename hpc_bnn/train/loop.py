@@ -1,10 +1,8 @@
 """The training loop of ``hpc-bnn train``: steps, validation, metrics, checkpoints, resume."""
 
-import json
 import logging
-import math
 import time
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hpc_bnn.config import Settings, dump_settings
@@ -17,19 +15,18 @@ from hpc_bnn.parallel.world import World
 from hpc_bnn.train.auto_grid import AutoGrid
 from hpc_bnn.train.build import Parts, build, read_source
 from hpc_bnn.train.energy import Energy, EnergyMeter
-from hpc_bnn.train.feed.feed import Reads
-from hpc_bnn.train.feed.report import data_report
 from hpc_bnn.train.feed.sharing import Sharing
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.lock import release
-from hpc_bnn.train.log import Metrics, Progress, read_metrics
+from hpc_bnn.train.log import Metrics, Progress, tell_start
 from hpc_bnn.train.restarts import TakenUp, take_up, tell_restart
 from hpc_bnn.train.schedule import learning_rate, rollout_steps
 from hpc_bnn.train.scoring import score
 from hpc_bnn.train.snapshots import Snapshots
-from hpc_bnn.train.step import Report, Step
+from hpc_bnn.train.step import Step
+from hpc_bnn.train.step_report import Report
 from hpc_bnn.train.stop import Stop, Unfinished
-from hpc_bnn.train.summary import WARMUP_STEPS, summarise, write_json
+from hpc_bnn.train.summary import read_summary, write_summary
 
 log = logging.getLogger(__name__)
 
@@ -161,34 +158,37 @@ class _Run:
         if resume:
             self._taken_up = take_up(self._world, self._folder, self._snapshots)
             self._step.step = self._taken_up.step if self._taken_up else 0
-        chosen, first = self._settings.train, self._step.step
-        finished = on_first(self._world.world, lambda: self._finished(first), name="summary")
+        world, chosen = self._world, self._settings.train
+        if chosen.start_from and self._taken_up is None:
+            log.info("weights of %s", self._snapshots.start_from(Path(chosen.start_from)))
+        first, per_epoch = self._step.step, self._batches.steps_per_epoch
+        finished = on_first(
+            world.world,
+            lambda: read_summary(self._folder.summary) if first >= self._total else None,
+            name="summary",
+        )
         if finished is not None:
             log.info("nothing left to do: %s is of a finished run", self._folder.summary)
             return finished
-        self._describe(first)
-        self._sharing.choose(range(first, self._total))
-        ahead = self._sharing.open(range(first, self._total))
+        steps = range(first, self._total)
+        tell_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
+        self._sharing.choose(steps)
+        ahead = self._sharing.open(steps)
         metrics = together(
-            self._world.world,
-            lambda: (
-                Metrics(self._folder.metrics, first_step=first) if self._world.is_first else None
-            ),
+            world.world,
+            lambda: Metrics(self._folder.metrics, first_step=first) if world.is_first else None,
             name="metrics",
         )
         progress = Progress(
-            total=self._total,
-            first=first,
-            log_every=chosen.log_every,
-            is_first_rank=self._world.is_first,
+            total=self._total, first=first, log_every=chosen.log_every, is_first_rank=world.is_first
         )
         reports: list[Report] = []
         waits: list[float] = []
         validation: dict[str, float] = {}
         energy: Energy | None = None
-        meter = EnergyMeter(self._world.device, packages=self._world.node_rank == 0)
+        meter = EnergyMeter(world.device, packages=world.node_rank == 0)
         try:
-            for step in range(first, self._total):
+            for step in steps:
                 lr = self._set_learning_rate(step)
                 began = time.perf_counter()
                 x, y = next(ahead)
@@ -203,7 +203,7 @@ class _Run:
                 done = step + 1
                 progress.tell(done, report.loss)
                 if step == first and self._taken_up is not None:
-                    tell_restart(self._world, self._folder, self._taken_up, began=self._began)
+                    tell_restart(world, self._folder, self._taken_up, began=self._began)
                 last = done == self._total
                 reason = self._stop.due()
                 if last or _due(done, chosen.validate_every):
@@ -214,7 +214,7 @@ class _Run:
                 if last or reason or _due(done, chosen.checkpoint_every):
                     if metrics is not None:
                         metrics.flush()
-                    self._snapshots.save(done, steps_per_epoch=self._batches.steps_per_epoch)
+                    self._snapshots.save(done, steps_per_epoch=per_epoch)
                 if reason and not last:
                     raise Unfinished(
                         f"{reason}: stopped after step {done} of {self._total}, with a checkpoint; "
@@ -232,16 +232,20 @@ class _Run:
         self._sharing.free()
         if not validation:
             validation = self._validate()
-        return self._summarise(reports, waits, validation, energy, ahead.reads)
-
-    def _finished(self, first: int) -> dict[str, Any] | None:
-        """Return the summary of a run that had ended before this job started."""
-        if first < self._total or not self._folder.summary.is_file():
-            return None
-        summary: dict[str, Any] = json.loads(self._folder.summary.read_text(encoding="utf-8"))
-        # null was written for NaN
-        scores = {k: math.nan if v is None else v for k, v in summary["validation"].items()}
-        return {**summary, "validation": scores}
+        return write_summary(
+            world,
+            self._folder,
+            self._settings,
+            steps=self._step.step,
+            parameters=self._parts.posterior.parameters(),
+            reports=reports,
+            data_waits=waits,
+            validation=validation,
+            energy=energy,
+            sharing=self._sharing,
+            reads=ahead.reads,
+            auto=self._auto,
+        )
 
     def _row(self, report: Report, lr: float, data_wait_s: float) -> dict[str, Any]:
         epoch = report.step // self._batches.steps_per_epoch
@@ -291,83 +295,6 @@ class _Run:
             samples=self._settings.posterior.samples,
             batch_size=self._settings.train.batch_size,
         ).result()
-
-    def _describe(self, first: int) -> None:
-        grid, posterior = self._world.grid, self._parts.posterior
-        log.info(
-            "grid %d sample ranks x %d data ranks on %d node(s), device %s",
-            grid.sample_ranks,
-            grid.data_ranks,
-            self._world.num_nodes,
-            self._world.device,
-        )
-        random = sum(p.numel() for p in posterior.log_sigma.parameters())
-        log.info(
-            "%d random weights in %d tensors, %d samples a step (%d a rank), %d training examples",
-            random,
-            len(posterior.names),
-            self._settings.posterior.samples,
-            self._settings.posterior.samples // grid.sample_ranks,
-            len(self._parts.source.train),
-        )
-        per_epoch = self._batches.steps_per_epoch
-        log.info("steps %d to %d, %d an epoch", first, self._total, per_epoch)
-        for epoch, steps in self._settings.train.rollout.items() if self._parts.unroll else ():
-            at = epoch * per_epoch
-            never = "" if at < self._total else ", which this run does not reach"
-            log.info("rollouts of %d from epoch %d (step %d) on%s", steps, epoch, at, never)
-
-    def _last_loss(self) -> float:
-        """Collective: return the newest loss on file, for a run killed before its summary."""
-
-        def read() -> float:
-            losses = [row["loss"] for row in read_metrics(self._folder.metrics) if "loss" in row]
-            return float(losses[-1]) if losses and losses[-1] is not None else math.nan
-
-        return on_first(self._world.world, read, name="last loss")
-
-    def _summarise(
-        self,
-        reports: list[Report],
-        waits: list[float],
-        validation: Mapping[str, float],
-        energy: Energy | None,
-        reads: Reads,
-    ) -> dict[str, Any]:
-        summary = summarise(
-            self._world,
-            steps=self._step.step,
-            final_loss=reports[-1].loss if reports else self._last_loss(),
-            parameters=self._parts.posterior.parameters(),
-            samples=self._settings.posterior.samples,
-            batch_size=self._settings.train.batch_size,
-            reports=reports,
-            data_waits=waits,
-            validation=dict(validation),
-            energy=energy,
-        )
-        warm = WARMUP_STEPS if len(reports) > WARMUP_STEPS else 0
-        summary["data"] = data_report(
-            self._world,
-            self._sharing,
-            reads,
-            batch_size=self._settings.train.batch_size,
-            samples=self._settings.posterior.samples,
-            times_s=[report.step_time_s for report in reports[warm:]],
-            waits_s=waits[warm:],
-        )
-        summary["examples_per_s"] = summary["data"]["examples_per_s"]
-        if self._auto is not None:
-            summary["grid"]["mode_auto"] = self._auto.record()
-        restarts = on_first(
-            self._world.world, lambda: read_metrics(self._folder.restarts), name="restarts"
-        )
-        summary["restarts"] = len(restarts)
-        summary["lost_steps"] = sum(row["lost_steps"] for row in restarts)
-        on_first(
-            self._world.world, lambda: write_json(self._folder.summary, summary), name="summary"
-        )
-        return summary
 
 
 def _due(done: int, every: int) -> bool:

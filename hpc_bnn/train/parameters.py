@@ -20,8 +20,8 @@ def named_parameters(
     if missing:
         raise ValueError(
             f"the optimizer does not hold {missing[0]} ({len(missing)} of {len(named)} "
-            "parameters); build it from "
-            "posterior.parameters() and, if the loss learns something, loss.parameters()"
+            "parameters); build it from posterior.parameters() and, if the loss learns something, "
+            "loss.parameters()"
         )
     if len(held) > len(named):
         raise ValueError(
@@ -41,8 +41,17 @@ def all_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
     return {prefix + name: tensor.detach() for name, tensor in named}
 
 
-def plain_attributes(part: nn.Module, name: str) -> dict[str, object]:
-    """Return the settings that a part of a run holds beside its tensors."""
+def settings_of(
+    posterior: Gaussian, loss: Loss, named: dict[str, nn.Parameter]
+) -> dict[str, object]:
+    """Return what posterior and loss were set to, and the shapes of what is trained."""
+    settings = {**_plain_attributes(posterior, "posterior"), "loss": type(loss).__name__}
+    for name, part in loss.named_modules(prefix="loss"):
+        settings |= _plain_attributes(part, name)
+    return settings | {f"parameter {k}": (tuple(p.shape), str(p.dtype)) for k, p in named.items()}
+
+
+def _plain_attributes(part: nn.Module, name: str) -> dict[str, object]:
     return {
         f"{name}.{key}": value
         for key, value in vars(part).items()

@@ -72,15 +72,37 @@ class Snapshots:
                 lambda: self._require_same_order(path, state),
                 name="order of the examples",
             )
+        self._put(path, state, self._optimizer)
+        return path, state.step
+
+    def start_from(self, given: Path) -> Path:
+        """Collective: take the parameters, and nothing else, from a checkpoint, or from the newest
+        good one of another run; return its path.
+        """
+
+        def read() -> tuple[Path, Checkpoint]:
+            if given.is_file():
+                return given, checkpoint.load(given)
+            found = checkpoint.newest_good(RunFolder(given).checkpoints)
+            if found is None:
+                raise CheckpointError(
+                    f"train.start_from = {given}: expected a checkpoint file, or a run folder that "
+                    "holds one"
+                )
+            return found
+
+        path, state = on_first(self._world.world, read, name="reading the checkpoint")
+        self._put(path, state, None)
+        return path
+
+    def _put(self, path: Path, state: Checkpoint, optimizer: torch.optim.Optimizer | None) -> None:
+        """Collective: restore the same state on every rank."""
 
         def put() -> None:
-            checkpoint.restore(
-                path, state, self._parts.posterior, self._parts.loss, self._optimizer
-            )
+            checkpoint.restore(path, state, self._parts.posterior, self._parts.loss, optimizer)
 
         together(self._world.world, put, name="restoring the checkpoint")
         agree(self._world.world, {"checkpoint": digest(vars(state))}, name="restored state")
-        return path, state.step
 
     def _order(self) -> dict[str, int]:
         """Return what the order of the examples follows from."""

@@ -8,9 +8,6 @@ run the same as the first. ``keep_graphs`` saves the second run where memory all
 Letters: S samples of one pass, K samples over the grid, B examples of this rank.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -20,39 +17,12 @@ from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.parameters import all_tensors, named_parameters, plain_attributes
+from hpc_bnn.train.checks import check_sizes, require_finite
+from hpc_bnn.train.parameters import all_tensors, named_parameters, settings_of
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
 from hpc_bnn.train.phases import Phases
+from hpc_bnn.train.step_report import Report
 from hpc_bnn.train.unroll import Unroll
-
-
-@dataclass(frozen=True)
-class Report:
-    """What one step did.
-
-    Attributes
-    ----------
-    loss
-        The objective, mean_b l_b + kl_weight / N * KL, over the whole grid.
-    data_loss
-        mean_b l_b.
-    kl
-        The complexity term, KL(q || p) at temperature 1.
-    gradient_norm
-        Norm of the reduced gradient before clipping.
-    step_time_s
-        Duration on this rank.
-    phases_s
-        Its parts (``hpc_bnn.train.phases``); communication: what waited for other ranks.
-    """
-
-    step: int
-    loss: float
-    data_loss: float
-    kl: float
-    gradient_norm: float
-    step_time_s: float
-    phases_s: dict[str, float]
 
 
 class Step:
@@ -124,12 +94,8 @@ class Step:
     ) -> None:
         self.step = 0
         self.report: Report | None = None
-        self._posterior, self._loss, self._optimizer, self._world = (
-            posterior,
-            loss,
-            optimizer,
-            world,
-        )
+        self._posterior, self._loss = posterior, loss
+        self._optimizer, self._world = optimizer, world
         self._samples, self._num_examples = samples, num_examples
         self._kl_weight, self._kl_warmup_steps = kl_weight, kl_warmup_steps
         self._clip_norm, self._precision, self._exact = clip_norm, precision, exact
@@ -147,16 +113,34 @@ class Step:
             phases=self._phases,
             unroll=unroll,
         )
-        self._check()
+        check_sizes(
+            posterior,
+            loss,
+            samples=samples,
+            own_samples=sum(map(len, self._passes.parts)),
+            exact=exact,
+            num_examples=num_examples,
+        )
         posterior.to(world.device)
         loss.to(world.device)
         self._named = named_parameters(posterior, loss, optimizer)
-        self._agree_before_first_step(
-            views=views,
-            augment=type(augment).__name__,
-            reduction=reduction,
-            compression=compression,
-        )
+        # Ranks that differ in any of these would differ in objective or order of exchanges.
+        settings: dict[str, object] = {
+            "samples": samples,
+            "num_examples": num_examples,
+            "kl_weight": kl_weight,
+            "kl_warmup_steps": kl_warmup_steps,
+            "clip_norm": clip_norm,
+            "precision": precision,
+            "exact": exact,
+            "guard_every": guard_every,
+            "views": views,
+            "augment": type(augment).__name__,
+            "reduction": reduction,
+            "compression": compression,
+            **settings_of(posterior, loss, self._named),
+        }
+        guards.agree(world.world, settings, name="before the first step")
         # Also what is not trained: no reduction would ever make it equal.
         world.broadcast_parameters({**all_tensors(posterior, ""), **all_tensors(loss, "loss.")})
         self._reducer = world.reducer(
@@ -194,7 +178,7 @@ class Step:
         self._phases.enter("optimizer")
         loss = data_loss + self._kl_factor() * kl
         norm = self._gradient_norm()
-        self._require_finite(loss, float(norm))
+        require_finite(self.step, loss, float(norm), self._named)
         if self._clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._named.values(), self._clip_norm, norm)
         self._optimizer.step()
@@ -286,31 +270,10 @@ class Step:
         if squares * grid.world_size != count**2:
             raise guards.GuardError(
                 f"step {self.step}: the ranks hold batches of different sizes (this one "
-                f"{examples}, together "
-                f"{int(count)} on {grid.world_size} ranks); every rank must get equally many "
-                "examples"
+                f"{examples}, together {int(count)} on {grid.world_size} ranks); every rank must "
+                "get equally many examples"
             )
         return float(total / grid.data_ranks)
-
-    def _require_finite(self, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        bad = [
-            name
-            for name, p in self._named.items()
-            if p.grad is not None and not torch.isfinite(p.grad).all()
-        ]
-        where = (
-            f"first parameter with a non-finite gradient: {bad[0]}"
-            if bad
-            else "all gradients are finite"
-        )
-        raise FloatingPointError(
-            f"step {self.step}: loss = {loss}, gradient norm = {norm}; {where}; the parameters are "
-            "those before this "
-            "step. Lower train.lr or "
-            "posterior.initial_sigma, or set train.clip_norm"
-        )
 
     def _gradient_norm(self) -> Tensor:
         """Return the norm of the reduced gradient: also what shows that all of it is finite."""
@@ -329,44 +292,3 @@ class Step:
             batch=(x, y),
             draw=self._passes.first_draw(self.step),
         )
-
-    def _agree_before_first_step(self, **given: object) -> None:
-        """Collective: refuse ranks whose objective or order of exchanges would differ."""
-        shapes = {name: (tuple(p.shape), str(p.dtype)) for name, p in self._named.items()}
-        settings = {
-            "samples": self._samples,
-            "num_examples": self._num_examples,
-            "kl_weight": self._kl_weight,
-            "kl_warmup_steps": self._kl_warmup_steps,
-            "clip_norm": self._clip_norm,
-            "precision": self._precision,
-            "exact": self._exact,
-            "guard_every": self._guard_every,
-            **given,
-            **plain_attributes(self._posterior, "posterior"),
-            "loss": type(self._loss).__name__,
-            **{
-                key: value
-                for name, part in self._loss.named_modules(prefix="loss")
-                for key, value in plain_attributes(part, name).items()
-            },
-            **{f"parameter {name}": shape for name, shape in shapes.items()},
-        }
-        guards.agree(self._world.world, settings, name="before the first step")
-
-    def _check(self) -> None:
-        if self._num_examples < 1:
-            raise ValueError(
-                f"num_examples = {self._num_examples}: must be the size of the training set"
-            )
-        seen = self._samples if self._exact else sum(map(len, self._passes.parts))
-        if isinstance(self._loss, JointLoss) and seen < self._loss.min_samples:
-            raise ValueError(
-                f"posterior.samples = {self._samples}: {type(self._loss).__name__} needs at least "
-                f"{self._loss.min_samples} weight samples"
-                + ("" if self._exact else " on each rank")
-            )
-        if self._posterior.antithetic and self._samples % 2:
-            raise ValueError(
-                f"posterior.samples = {self._samples}: antithetic pairs need an even number"
-            )

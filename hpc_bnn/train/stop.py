@@ -14,7 +14,7 @@ from types import FrameType
 
 import torch
 
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 
 REQUEUE = 85  # exit status: not finished, run the same command again
 SIGNAL = signal.SIGUSR2

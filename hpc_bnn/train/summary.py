@@ -12,11 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpc_bnn.config import Settings
 from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.auto_grid import AutoGrid
 from hpc_bnn.train.energy import Energy, total
+from hpc_bnn.train.feed.feed import Reads
+from hpc_bnn.train.feed.report import data_report
+from hpc_bnn.train.feed.sharing import Sharing
+from hpc_bnn.train.folder import RunFolder
+from hpc_bnn.train.log import last_loss, read_metrics
 from hpc_bnn.train.phases import PHASES
-from hpc_bnn.train.step import Report
+from hpc_bnn.train.step_report import Report
 from hpc_bnn.train.versions import versions
 
 WARMUP_STEPS = 2  # the first steps allocate memory and connect ranks
@@ -52,27 +59,84 @@ def device_name(device: torch.device) -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def summarise(
+def write_summary(
     world: World,
+    folder: RunFolder,
+    settings: Settings,
     *,
     steps: int,
-    final_loss: float,
     parameters: Iterable[Tensor],
-    samples: int,
-    batch_size: int,
     reports: Sequence[Report],
     data_waits: Sequence[float],
     validation: dict[str, float],
-    energy: Energy | None = None,
+    energy: Energy | None,
+    sharing: Sharing,
+    reads: Reads,
+    auto: AutoGrid | None,
 ) -> dict[str, Any]:
-    """Collective over the world: return the summary; times and memory are those of the slowest and
-    largest rank, ``phases_s`` the mean over ranks of their median times.
+    """Collective over the world: write the summary of a run that has ended and return it.
 
-    ``energy``: what this rank's meter read.
+    Parameters
+    ----------
+    reports, data_waits
+        Of the steps of this process. Without any, the run was killed before its summary, and the
+        final loss is the newest on file.
+    energy
+        What this rank's meter read.
     """
-    timed = reports[WARMUP_STEPS:] or reports
+    samples, batch_size = settings.posterior.samples, settings.train.batch_size
+    if reports:
+        final_loss = reports[-1].loss
+    else:
+        final_loss = on_first(world.world, lambda: last_loss(folder.metrics), name="last loss")
+    warm = WARMUP_STEPS if len(reports) > WARMUP_STEPS else 0
+    timed, waits = reports[warm:], data_waits[warm:]
+    # Before the checksum, which takes memory.
+    figures = _figures(world, timed, waits, energy)
+    data = data_report(
+        world,
+        sharing,
+        reads,
+        batch_size=batch_size,
+        samples=samples,
+        times_s=[report.step_time_s for report in timed],
+        waits_s=waits,
+    )
+    restarts = on_first(world.world, lambda: read_metrics(folder.restarts), name="restarts")
+    summary = {
+        "steps": steps,
+        "final_loss": final_loss,
+        "parameter_checksum": parameter_checksum(parameters),
+        "grid": {
+            "sample_ranks": world.grid.sample_ranks,
+            "data_ranks": world.grid.data_ranks,
+            "nodes": world.num_nodes,
+            **({} if auto is None else {"mode_auto": auto.record()}),
+        },
+        "samples": samples,
+        "batch_size": batch_size,
+        **figures,
+        "examples_per_s": data["examples_per_s"],
+        "validation": validation,
+        "versions": on_first(world.world, versions, name="versions"),
+        "data": data,
+        "restarts": len(restarts),
+        "lost_steps": sum(row["lost_steps"] for row in restarts),
+    }
+    on_first(world.world, lambda: write_json(folder.summary, summary), name="summary")
+    return summary
+
+
+def _figures(
+    world: World,
+    timed: Sequence[Report],
+    data_times: Sequence[float],
+    energy: Energy | None,
+) -> dict[str, Any]:
+    """Collective over the world: return what the ranks measured; times and memory are those of the
+    slowest and largest rank, ``phases_s`` the mean over ranks of their median times.
+    """
     times = sorted(report.step_time_s for report in timed)
-    data_times = data_waits[-len(timed) :] if timed else []
     waits, data_wait = sum(r.phases_s["communication"] for r in timed), sum(data_times)
     of_phases: dict[str, list[float]] = {p: [r.phases_s[p] for r in timed] for p in PHASES}
     phases = {"data": data_times, **of_phases}
@@ -104,16 +168,6 @@ def summarise(
     )
     whole = total(firsts, others)
     return {
-        "steps": steps,
-        "final_loss": final_loss,
-        "parameter_checksum": parameter_checksum(parameters),
-        "grid": {
-            "sample_ranks": world.grid.sample_ranks,
-            "data_ranks": world.grid.data_ranks,
-            "nodes": world.num_nodes,
-        },
-        "samples": samples,
-        "batch_size": batch_size,
         "step_time_s": {"median": middle, "p90": high},
         "peak_memory_bytes": int(memory),
         "communication_share": share,
@@ -123,9 +177,17 @@ def summarise(
         "energy_of": [] if whole is None else list(whole.of),
         "hosts": sorted({host for host, _, _, _ in machines}),
         "device": ", ".join(sorted({device for _, device, _, _ in machines})),
-        "validation": validation,
-        "versions": on_first(world.world, versions, name="versions"),
     }
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that has ended, None where there is none."""
+    if not path.is_file():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    # null was written for NaN
+    scores = {k: math.nan if v is None else v for k, v in summary["validation"].items()}
+    return {**summary, "validation": scores}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -60,9 +60,9 @@ def plot_lead_scores(
                 lead_times, values[:, c].tolist(), f"{marker}-", color=colour, label=label, ms=4
             )
         for style, (label, crps) in zip((":", "--", "-."), (naive or {}).items(), strict=False):
-            values, label = crps[:, c].tolist(), f"CRPS, {label.replace('_', ' ')}"
+            label = f"CRPS, {label.replace('_', ' ')}"
             style = style if len(lead_times) > 1 else "x"
-            left.plot(lead_times, values, style, color=GREY, label=label)
+            left.plot(lead_times, crps[:, c].tolist(), style, color=GREY, label=label)
         left.set_ylim(bottom=0)
         left.set_ylabel(f"[{units}]" if units else "score")
         left.set_title(name, loc="left")

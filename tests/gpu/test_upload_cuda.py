@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hpc_bnn.data import Batches
 from hpc_bnn.data.batch_layout import BatchLayout
-from hpc_bnn.parallel.comms import SOLO
+from hpc_bnn.parallel.channel import SOLO
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed.feed import Feed, OwnFeed

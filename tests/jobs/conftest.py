@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launch import Ended, run
+from launch import Ended, run, run_here
 from tiny_job import SETTINGS, Train
 
 from hpc_bnn.parallel.comms import launched_size
@@ -27,13 +27,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def train(config: Path) -> Train:
-    """Train to the end: ``train(folder, "train.lr=1", ranks=2)``."""
+    """Train to the end: ``train(folder, "train.lr=1", ranks=2)``; 0 ranks: in this process."""
 
     def start(
         folder: Path, *overrides: str, ranks: int, given: Path = config, cwd: Path = config.parent
     ) -> Ended:
-        return run(
-            "-m", "hpc_bnn", "train", given, "--run", folder, *overrides, ranks=ranks, cwd=cwd
-        )  # fmt: skip
+        words = ("train", given, "--run", folder, *overrides)
+        if ranks == 0:
+            return run_here(*words, cwd=cwd)
+        return run("-m", "hpc_bnn", *words, ranks=ranks, cwd=cwd)
 
     return start

@@ -4,17 +4,26 @@ The launcher is the mpirun beside this Python, or what HPC_BNN_LAUNCHER says, su
 ``mpirun --oversubscribe``; ``-n N`` is added.
 """
 
+import contextlib
+import io
+import json
+import logging
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpc_bnn.cli import main
+
 LIMIT_S = 120.0
+COMMANDS = Path(__file__).with_name("commands.py")
 
 # Set where the environment of this site does not (modules/sites/local.cmake).
 DEFAULTS = {
@@ -87,6 +96,47 @@ class Job:
 def run(*arguments: str | Path, ranks: int, cwd: Path, aborts: bool = True) -> Ended:
     """Run a job to its end; ``aborts``: under ``python -m mpi4py``."""
     return Job(*arguments, ranks=ranks, cwd=cwd, aborts=aborts).wait()
+
+
+def run_commands(*commands: Sequence[str | Path], ranks: int, cwd: Path) -> list[Ended]:
+    """Run several commands of ``hpc-bnn`` in one job, one after the other, and return how each
+    ended, with what all its ranks said: starting Python on every rank takes most of the time.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="said-", dir=cwd))
+    words = [list(map(str, command)) for command in commands]
+    (folder / "commands.json").write_text(json.dumps(words), encoding="utf-8")
+    job = run(COMMANDS, folder, ranks=ranks, cwd=cwd)
+
+    def said(i: int, suffix: str) -> list[str]:
+        files = [folder / f"{i}.{rank}.{suffix}" for rank in range(ranks)]
+        assert all(file.exists() for file in files), f"{words[i]} did not end\n{job.text}"
+        return [file.read_text(encoding="utf-8") for file in files]
+
+    found = []
+    for i in range(len(words)):
+        out, err = "".join(said(i, "out")), "".join(said(i, "err"))
+        (status,) = set(said(i, "status"))  # the same on every rank
+        found.append(Ended(int(status), out, err, job.seconds))
+    assert job.status == max(ended.status for ended in found), job.text
+    return found
+
+
+def run_here(*words: str | Path, cwd: Path) -> Ended:
+    """Run one command of ``hpc-bnn`` in this process, alone, without a start of Python."""
+    out, err, began = io.StringIO(), io.StringIO(), time.monotonic()
+    logger = logging.getLogger("hpc_bnn")
+    handlers, level = logger.handlers, logger.level
+    try:
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            status = main([str(word) for word in words])
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
+    return Ended(status, out.getvalue(), err.getvalue(), time.monotonic() - began)
 
 
 def is_running(pid: int) -> bool:

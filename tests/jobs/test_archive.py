@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from launch import Job, run
+from launch import Job, run_commands, run_here
 from outcome import assert_same, killed_behind, read
 from tiny_job import Train
 
@@ -42,44 +42,30 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-# Several commands in one job: starting Python on every rank takes most of the time here.
-COMMANDS = """
-import sys
-from hpc_bnn.cli import main
-
-for words in " ".join(sys.argv[1:]).split(" then "):
-    if main(words.split()):
-        sys.exit(f"{words}: failed")
-"""
-
-
 def test_from_files_to_a_run_that_goes_on(train: Train, tmp_path: Path) -> None:
     """Surface fields in today's format, those on levels in the one before 2024."""
     source, statistics = tmp_path / "era5", tmp_path / "statistics.nc"
     cache, files = tmp_path / "cache", tmp_path / "files"
-    (tmp_path / "commands.py").write_text(COMMANDS, encoding="utf-8")
-
-    def data(*commands: str, ranks: int) -> str:
-        words = " then ".join(f"data {command}" for command in commands)
-        ended = run(tmp_path / "commands.py", words, ranks=ranks, cwd=tmp_path)
-        assert ended.status == 0, ended.text
-        return ended.out
-
     toy = "--years 2 --rows 8 --columns 16 --step-hours 24 --levels 500"
     selection = "--variables t2m,z --levels 500"
-    data(f"toy {source} {toy}", f"toy {tmp_path / 'legacy'} {toy} --format legacy", ranks=0)
+    training = "--start 2001-01-01 --end 2001-12-31 --step-hours 24"
+    for words in (f"{source} {toy}", f"{tmp_path / 'legacy'} {toy} --format legacy"):
+        written = run_here("data", "toy", *words.split(), cwd=tmp_path)
+        assert written.status == 0, written.text
     for path in (tmp_path / "legacy").glob("pressure_levels_*.nc"):
         path.replace(source / path.name)
     assert len(list(source.iterdir())) == 5
-    told = data(
+    commands = (
         f"check {source} {selection}",
-        f"statistics {source} {selection} --start 2001-01-01 --end 2001-12-31 --step-hours 24 "
-        f"-o {statistics}",
+        f"statistics {source} {selection} {training} -o {statistics}",
         f"repack {source} {selection} -o {cache}",
         f"repack {source} {selection} -o {files} --format netcdf",
         f"repack {source} -o {files} --verify",
-        ranks=2,
     )
+    jobs = run_commands(*(["data", *each.split()] for each in commands), ranks=2, cwd=tmp_path)
+    for ended in jobs:
+        assert ended.status == 0, ended.text
+    told = "".join(ended.out for ended in jobs)
     assert "(netCDF-3, netCDF-4)" in told
     assert "times     730, every 24 h, 2001-01-01T00:00 to 2002-12-31T00:00" in told
     assert "0 of them make files unusable" in told

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launch import Ended, run
+from launch import Ended, run, run_commands
 from tiny_job import SETTINGS, Train
 
 from hpc_bnn.train.checkpoint import load
@@ -24,21 +24,35 @@ def assert_one_message(ended: Ended, *named: str) -> None:
         assert ended.err.count(name) == 1, ended.text
 
 
-@pytest.mark.parametrize(
-    ("overrides", "named"),
-    [
-        (["train.learning_rate=0.1"], "train.learning_rate: unknown key"),
-        (["posterior.samples=13", "grid.sample_ranks=2"], "posterior.samples = 13: must be"),
-        (["train.batch_size=13", "grid.sample_ranks=1"], "train.batch_size = 13: must be"),
-        (["grid.sample_ranks=3"], "grid.sample_ranks = 3: must divide the 2 ranks"),
-    ],
-    ids=["unknown key", "samples", "batch size", "sample ranks"],
-)
-def test_settings(train: Train, tmp_path: Path, overrides: list[str], named: str) -> None:
-    folder = tmp_path / "run"
-    ended = train(folder, *overrides, ranks=2)
-    assert_one_message(ended, named)
-    assert not (folder / "config.yaml").exists(), "nothing may be left of a run that never began"
+WRONG_SETTINGS = {
+    "unknown key": (["train.learning_rate=0.1"], "train.learning_rate: unknown key"),
+    "samples": (["posterior.samples=13", "grid.sample_ranks=2"], "posterior.samples = 13: must be"),
+    "batch size": (
+        ["train.batch_size=13", "grid.sample_ranks=1"],
+        "train.batch_size = 13: must be",
+    ),
+    "sample ranks": (["grid.sample_ranks=3"], "grid.sample_ranks = 3: must divide the 2 ranks"),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """One job of two ranks that is told to train with each of the wrong settings."""
+    folder = tmp_path_factory.mktemp("refused")
+    commands = [
+        ("train", config, "--run", folder / case, *overrides)
+        for case, (overrides, _) in WRONG_SETTINGS.items()
+    ]
+    ended = run_commands(*commands, ranks=2, cwd=folder)
+    for case in WRONG_SETTINGS:
+        left = folder / case / "config.yaml"
+        assert not left.exists(), f"{left}: nothing may be left of a run that never began"
+    return dict(zip(WRONG_SETTINGS, ended, strict=True))
+
+
+@pytest.mark.parametrize("case", WRONG_SETTINGS)
+def test_settings(refused: dict[str, Ended], case: str) -> None:
+    assert_one_message(refused[case], WRONG_SETTINGS[case][1])
 
 
 def test_used_folder_and_damaged_checkpoints(train: Train, tmp_path: Path) -> None:

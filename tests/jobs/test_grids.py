@@ -6,11 +6,11 @@ Tolerances are those of the contract: 1e-10 in float64, 1e-5 in float32, relativ
 from pathlib import Path
 
 import pytest
-from launch import Job
+from launch import Job, run_commands
 from outcome import Run, assert_same, killed_behind, read
 from tiny_job import Train
 
-GRIDS = [(2, 1), (1, 2), (2, 2), (3, 1)]
+GRIDS = {2: [(2, 1), (1, 2)], 3: [(3, 1)], 4: [(2, 2)]}  # by the number of ranks
 PRECISE = ("train.precision=float64",)
 
 
@@ -23,18 +23,21 @@ def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Run
     return read(folder)
 
 
-@pytest.mark.parametrize(("sample_ranks", "data_ranks"), GRIDS)
-def test_float64(
-    train: Train, tmp_path: Path, uninterrupted: Run, sample_ranks: int, data_ranks: int
-) -> None:
-    folder, grid = tmp_path / "run", f"grid.sample_ranks={sample_ranks}"
-    ended = train(folder, *PRECISE, grid, ranks=sample_ranks * data_ranks)
-    assert ended.status == 0, ended.text
-    got = read(folder)
-    assert_same(got, uninterrupted, 1e-10)
-    assert got.summary["grid"]["sample_ranks"] == sample_ranks
-    assert got.summary["grid"]["data_ranks"] == data_ranks
-    assert len(set(got.losses.values())) == len(got.losses)  # a run that trains
+@pytest.mark.parametrize("ranks", GRIDS)
+def test_float64(config: Path, tmp_path: Path, uninterrupted: Run, ranks: int) -> None:
+    folders = {grid: tmp_path / "{}x{}".format(*grid) for grid in GRIDS[ranks]}
+    commands = [
+        ("train", config, "--run", folder, *PRECISE, f"grid.sample_ranks={sample_ranks}")
+        for (sample_ranks, _), folder in folders.items()
+    ]
+    for ended in run_commands(*commands, ranks=ranks, cwd=tmp_path):
+        assert ended.status == 0, ended.text
+    for (sample_ranks, data_ranks), folder in folders.items():
+        got = read(folder)
+        assert_same(got, uninterrupted, 1e-10)
+        assert got.summary["grid"]["sample_ranks"] == sample_ranks
+        assert got.summary["grid"]["data_ranks"] == data_ranks
+        assert len(set(got.losses.values())) == len(got.losses)  # a run that trains
 
 
 def test_float32(train: Train, tmp_path: Path) -> None:

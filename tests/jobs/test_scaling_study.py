@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launch import LIMIT_S, Ended, Job, run
+from launch import LIMIT_S, Ended, Job, run, run_here
 
 PNG = b"\x89PNG\r\n\x1a\n"
 STUDY = {
@@ -29,21 +29,21 @@ def test_from_plan_to_projection(config: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY), encoding="utf-8")
     runs = tmp_path / "runs"
-    planned = scaling("plan", "study.yaml", "--runs", runs, cwd=tmp_path)
+    planned = run_here("scaling", "plan", "study.yaml", "--runs", runs, cwd=tmp_path)
     assert planned.status == 0, planned.text
     assert "5 runs of 12 steps" in planned.out
 
     ran = scaling("run", runs, cwd=tmp_path)
     assert ran.status == 0, ran.text
     assert "5 of 5 points are finished" in ran.out
-    again = scaling("run", runs, cwd=tmp_path)
+    again = run_here("scaling", "run", runs, cwd=tmp_path)
     assert again.status == 0 and again.err.count("is finished") == 5, again.text
 
-    collected = scaling("collect", runs, cwd=tmp_path)
+    collected = run_here("scaling", "collect", runs, cwd=tmp_path)
     assert collected.status == 0, collected.text
     assert len((runs / "scaling.csv").read_text(encoding="utf-8").splitlines()) == 1 + 6
 
-    plotted = scaling("plot", runs, cwd=tmp_path)
+    plotted = run_here("scaling", "plot", runs, cwd=tmp_path)
     assert plotted.status == 0, plotted.text
     for name in ("scaling", "speedup", "efficiency", "memory", "loss"):
         assert (runs / f"{name}.png").read_bytes().startswith(PNG)
@@ -52,7 +52,7 @@ def test_from_plan_to_projection(config: Path, tmp_path: Path) -> None:
     words = ("project", runs, "--measure", "--max-ranks", "64", "--hold-out", "2")
     measured = scaling(*words, cwd=tmp_path, ranks=2)
     assert measured.status == 2 and "needs at least 3" in measured.text  # one point is left
-    projected = scaling("project", runs, "--max-ranks", "64", cwd=tmp_path)
+    projected = run_here("scaling", "project", runs, "--max-ranks", "64", cwd=tmp_path)
     assert projected.status == 0, projected.text
     assert "error leaving one point out: median" in projected.out
     assert "data parallelism" in projected.out

@@ -11,7 +11,7 @@ import netCDF4
 import numpy as np
 import pytest
 import yaml
-from launch import Job, run
+from launch import Job, run, run_commands, run_here
 from tiny_job import Train
 
 from hpc_bnn.data.toy_atmosphere import write_toy
@@ -54,13 +54,15 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 def test_the_run_is_the_same(train: Train, toy: Path, tmp_path: Path) -> None:
     """Whatever `data.share` is, on 2 x 1 and 2 x 2 ranks, and after an early end."""
-    losses = {}
-    for share in ("each", "allgather", "window", "auto"):
-        folder = tmp_path / share
-        options = (f"data.share={share}", "grid.sample_ranks=2")
-        ended = train(folder, *options, ranks=2, given=toy)
+    losses, shares = {}, ("each", "allgather", "window", "auto")
+    commands = [
+        ("train", toy, "--run", tmp_path / share, f"data.share={share}", "grid.sample_ranks=2")
+        for share in shares
+    ]
+    jobs = run_commands(*commands, ranks=2, cwd=tmp_path)
+    for share, ended in zip(shares, jobs, strict=True):
         assert ended.status == 0, ended.text
-        found = summary_of(folder)
+        found = summary_of(tmp_path / share)
         losses[share] = (found["final_loss"], found["parameter_checksum"], found["validation"])
         data = found["data"]
         if share == "auto":
@@ -90,9 +92,9 @@ def test_the_run_is_the_same(train: Train, toy: Path, tmp_path: Path) -> None:
 
 def test_a_value_that_is_missing(toy: Path, tmp_path: Path) -> None:
     """One rank meets it: it says file, variable and time, and all end."""
-    whole = run("-m", "hpc_bnn", "data", "statistics", toy.parent / "files", "--variables", "t2m,z",
+    whole = run_here("data", "statistics", toy.parent / "files", "--variables", "t2m,z",
         "--levels", "500", "--start", "2001-01-01", "--end", "2001-02-20", "--step-hours", "12",
-        "-o", tmp_path / "statistics.nc", ranks=0, cwd=tmp_path)  # fmt: skip
+        "-o", tmp_path / "statistics.nc", cwd=tmp_path)  # fmt: skip
     assert whole.status == 0, whole.text
     damaged = tmp_path / "damaged"
     write_toy(damaged, years=1, rows=7, columns=16, step_hours=12, levels=[500.0])

@@ -11,15 +11,20 @@ became of it, so that
 import contextlib
 import faulthandler
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from mpi4py import MPI
 
-from hpc_bnn.parallel.comms import Channel, connect
+from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import connect, on_first
 from hpc_bnn.parallel.grid import Grid, divisors
 from hpc_bnn.parallel.world import World, split
 
@@ -138,3 +143,16 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     # After a failed test Horovod may be down already.
     with contextlib.suppress(RuntimeError):
         started.stop()
+
+
+@pytest.fixture(scope="session")
+def toy_folder() -> Iterator[Path]:
+    """A year of a toy atmosphere, written by one rank for all. Its 4 x 7 x 16 points, where four
+    fields are read, do not divide by three ranks: the transposed CRPS pads.
+    """
+    channel = _world()
+    made = Path(on_first(channel, lambda: tempfile.mkdtemp(), name="test folder"))
+    toy: dict[str, Any] = {"years": 1, "rows": 7, "columns": 16, "step_hours": 24, "levels": [500]}
+    on_first(channel, lambda: write_toy(made, **toy, format="legacy"), name="test files")
+    yield made
+    on_first(channel, lambda: shutil.rmtree(made), name="test folder")

@@ -1,5 +1,6 @@
 """A run as ``hpc-bnn train`` does it from settings, on a given grid, without its files."""
 
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -7,6 +8,8 @@ from small_run import Outcome
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Batches, Source
+from hpc_bnn.parallel.comms import connect, together
+from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import build
 from hpc_bnn.train.schedule import rollout_steps
@@ -47,3 +50,14 @@ def run_settings(chosen: Settings, source: Source, world: World) -> Outcome:
         torch.cat([p.grad.flatten() for p in trained if p.grad is not None]),
         torch.cat([p.detach().flatten() for p in trained]),
     )
+
+
+def alone(cases: Iterable[str], run: Callable[[str, World], Outcome]) -> dict[str, Outcome]:
+    """Collective: return what comes out of each case on one rank. The ranks share the cases, and
+    tell each other, so that none works out all.
+    """
+    channel, solo = connect(), World(Grid(1, 1, 0), torch.device("cpu"))
+    own = list(cases)[channel.rank :: channel.size]
+    made = together(channel, lambda: {case: run(case, solo) for case in own}, name="references")
+    everyone = channel.gather_objects(made, name="references")
+    return {case: outcome for part in everyone for case, outcome in part.items()}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data.ranks import ALONE
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import divisors
 from hpc_bnn.parallel.world import split
 from hpc_bnn.train.auto_grid import AutoGrid, start_auto

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hpc_bnn.parallel.comms import Channel, on_first, together
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first, together
 from hpc_bnn.parallel.world import World
 
 CHANNELS = ["world", "sample", "data"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.models.mlp import MLP
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.guards import GuardError, agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step import Step

@@ -4,24 +4,18 @@ grid.
 Tolerance: 1e-10 in float64, relative to the largest loss, gradient or parameter: the order of sums.
 """
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from settings_run import run_settings
+from settings_run import alone, run_settings
 from small_run import SAMPLES, Outcome, deviation
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
 from hpc_bnn.data.ranks import ALONE, Ranks
-from hpc_bnn.data.toy_atmosphere import write_toy
-from hpc_bnn.parallel.comms import Channel, connect, on_first
-from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.auto_grid import start_auto
@@ -56,17 +50,6 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "crps, dropout": {"loss": {"name": "crps"}, "model": DROPPING},
 }
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A toy atmosphere, written by one rank for all."""
-    channel = connect()
-    made = Path(on_first(channel, lambda: tempfile.mkdtemp(), name="test folder"))
-    toy: dict[str, Any] = {"years": 1, "rows": 7, "columns": 16, "step_hours": 24, "levels": [500]}
-    on_first(channel, lambda: write_toy(made, **toy, format="legacy"), name="test files")
-    yield made
-    on_first(channel, lambda: shutil.rmtree(made), name="test folder")
 
 
 def settings(folder: Path, case: str, **train: Any) -> Settings:
@@ -108,37 +91,42 @@ def run(folder: Path, case: str, world: World, ranks: Ranks, **train: Any) -> Ou
     return run_settings(chosen, source, world)
 
 
-@cache
-def reference(folder: Path, case: str) -> Outcome:
-    return run(folder, case, World(Grid(1, 1, 0), torch.device("cpu")), ALONE)
+@pytest.fixture(scope="session")
+def references(toy_folder: Path) -> dict[str, Outcome]:
+    """What comes out of each case on one rank."""
+    return alone(CASES, lambda case, solo: run(toy_folder, case, solo, ALONE))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_grid_trains_the_same(world: World, folder: Path, case: str) -> None:
-    got = run(folder, case, world, ChannelRanks(world.world))
-    expected = reference(folder, case)
+def test_every_grid_trains_the_same(
+    world: World, toy_folder: Path, references: dict[str, Outcome], case: str
+) -> None:
+    got = run(toy_folder, case, world, ChannelRanks(world.world))
+    expected = references[case]
     assert got.gradients.shape == expected.gradients.shape
     assert deviation(got.losses, expected.losses) <= TOLERANCE
     assert deviation(got.gradients, expected.gradients) <= TOLERANCE
     assert deviation(got.parameters, expected.parameters) <= TOLERANCE
 
 
-def test_the_third_step_is_of_three(solo: World, folder: Path) -> None:
+def test_the_third_step_is_of_three(
+    solo: World, toy_folder: Path, references: dict[str, Outcome]
+) -> None:
     """Else the test above would prove nothing about rollouts."""
-    plain = run(folder, "nll", solo, ALONE, rollout={0: 1, 2: 3})
-    rolled = reference(folder, "nll")
+    plain = run(toy_folder, "nll", solo, ALONE, rollout={0: 1, 2: 3})
+    rolled = references["nll"]
     assert torch.equal(plain.losses[:2], rolled.losses[:2])
     assert abs(float(plain.losses[2] - rolled.losses[2])) > 1e-3
 
 
 @pytest.mark.parametrize(("case", "share"), [("crps", "window"), ("nll", "allgather")])
 def test_the_grid_is_measured_with_the_first_rollout(
-    channel: Channel, folder: Path, tmp_path: Path, case: str, share: str
+    channel: Channel, solo: World, toy_folder: Path, tmp_path: Path, case: str, share: str
 ) -> None:
     """And batches that change their shape with the rollout are shared all the same."""
     own = Path(channel.broadcast(str(tmp_path), name="folder"))
     options: dict[str, Any] = {"rollout": {0: 3, 1: 1}, "schedule": "constant"}
-    content = settings(folder, case, **options).model_dump()
+    content = settings(toy_folder, case, **options).model_dump()
     content["data"]["share"] = share
     chosen = Settings.model_validate({**content, "grid": {"mode": "auto"}})
     world, auto = start_auto(chosen, channel, RunFolder(own), resume=False)
@@ -148,7 +136,6 @@ def test_the_grid_is_measured_with_the_first_rollout(
         world.stop()
     assert summary["steps"] == 3
     assert summary["data"]["share"] == (share if world.grid.sample_ranks > 1 else "each")
-    alone = World(Grid(1, 1, 0), torch.device("cpu"))
-    expected = run(folder, case, alone, ALONE, **options)
+    expected = run(toy_folder, case, solo, ALONE, **options)
     final = float(expected.losses[-1])
     assert summary["final_loss"] == pytest.approx(final, rel=TOLERANCE)

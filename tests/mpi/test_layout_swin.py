@@ -4,13 +4,9 @@ toy-atmosphere batches that all ranks read together.
 Tolerance: 1e-10 in float64, relative to the largest loss, gradient or parameter: the order of sums.
 """
 
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,8 +17,7 @@ from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
 from hpc_bnn.data.era5 import era5
 from hpc_bnn.data.ranks import ALONE, Ranks
-from hpc_bnn.data.toy_atmosphere import write_toy
-from hpc_bnn.parallel.comms import Channel, connect, on_first
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
@@ -46,18 +41,6 @@ CASES = {
     "transposed, graphs kept": Weather("transposed", keep_graphs=True),
     "gather, several a pass, two-stage": Weather(samples_per_pass=3, reduction="two_stage"),
 }
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A toy atmosphere, written by one rank for all."""
-    channel = connect()
-    made = Path(on_first(channel, lambda: tempfile.mkdtemp(), name="test folder"))
-    # 4 x 7 x 16 points do not divide by three ranks: the transposed CRPS pads.
-    toy: dict[str, Any] = {"years": 1, "rows": 7, "columns": 16, "step_hours": 24, "levels": [500]}
-    on_first(channel, lambda: write_toy(made, **toy, format="legacy"), name="test files")
-    yield made
-    on_first(channel, lambda: shutil.rmtree(made), name="test folder")
 
 
 def read(folder: Path, ranks: Ranks) -> Source:
@@ -114,25 +97,25 @@ def reference(folder: Path) -> Outcome:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_grid_trains_the_same_swin(world: World, folder: Path, case: str) -> None:
+def test_every_grid_trains_the_same_swin(world: World, toy_folder: Path, case: str) -> None:
     weather = CASES[case]
-    source = read(folder, ChannelRanks(world.world))
-    got, expected = run_settings(settings(weather), source, world), reference(folder)
+    source = read(toy_folder, ChannelRanks(world.world))
+    got, expected = run_settings(settings(weather), source, world), reference(toy_folder)
     assert got.gradients.shape == expected.gradients.shape
     assert deviation(got.losses, expected.losses) <= TOLERANCE
     assert deviation(got.gradients, expected.gradients) <= TOLERANCE
     assert deviation(got.parameters, expected.parameters) <= TOLERANCE
 
 
-def test_ranks_read_the_same_statistics_as_one_alone(channel: Channel, folder: Path) -> None:
+def test_ranks_read_the_same_statistics_as_one_alone(channel: Channel, toy_folder: Path) -> None:
     """Bit for bit: 181 times are two blocks, so two ranks count and the others wait."""
-    together, alone = read(folder, ChannelRanks(channel)), read(folder, ALONE)
+    together, alone = read(toy_folder, ChannelRanks(channel)), read(toy_folder, ALONE)
     assert together.fields is not None
     assert alone.fields is not None
     for name in ("state_mean", "state_std", "tendency_std"):
         assert torch.equal(getattr(together.fields, name), getattr(alone.fields, name)), name
 
 
-def test_files_that_cannot_be_read_end_every_rank(channel: Channel, folder: Path) -> None:
+def test_files_that_cannot_be_read_end_every_rank(channel: Channel, toy_folder: Path) -> None:
     with pytest.raises((FileNotFoundError, RuntimeError), match="nowhere"):
-        read(folder / "nowhere", ChannelRanks(channel))
+        read(toy_folder / "nowhere", ChannelRanks(channel))

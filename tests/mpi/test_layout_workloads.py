@@ -7,14 +7,12 @@ relative to the largest loss, gradient or parameter: the order of sums.
 from functools import cache
 
 import pytest
-import torch
-from settings_run import run_settings
+from settings_run import alone, run_settings
 from small_run import SAMPLES, Outcome, deviation
 
 from hpc_bnn.config import CONFIGS, load_settings
 from hpc_bnn.config.settings import Settings
 from hpc_bnn.data import DATA_SETS, Source
-from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 
 TOLERANCE = 1e-10
@@ -54,16 +52,21 @@ def source(workload: str) -> Source:
     return DATA_SETS[data.name](**data.options)
 
 
-@cache
-def reference(workload: str) -> Outcome:
-    alone = World(Grid(1, 1, 0), torch.device("cpu"))
-    return run_settings(chosen(workload), source(workload), alone)
+def run(workload: str, world: World) -> Outcome:
+    return run_settings(chosen(workload), source(workload), world)
+
+
+@pytest.fixture(scope="session")
+def references() -> dict[str, Outcome]:
+    """What comes out of each workload on one rank."""
+    return alone(WORKLOADS, run)
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_every_grid_gives_the_answer_of_one_rank(world: World, workload: str) -> None:
-    got = run_settings(chosen(workload), source(workload), world)
-    expected = reference(workload)
+def test_every_grid_gives_the_answer_of_one_rank(
+    world: World, references: dict[str, Outcome], workload: str
+) -> None:
+    got, expected = run(workload, world), references[workload]
     assert got.gradients.shape == expected.gradients.shape
     assert deviation(got.losses, expected.losses) <= TOLERANCE
     assert deviation(got.gradients, expected.gradients) <= TOLERANCE

@@ -9,7 +9,8 @@ import pytest
 
 from hpc_bnn.data.era5 import Reader, catalogue, repack, verify
 from hpc_bnn.data.toy_atmosphere import write_toy
-from hpc_bnn.parallel.comms import Channel, on_first
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.ranks import ChannelRanks
 
 BLOCK = 1 << 18  # some thirty blocks

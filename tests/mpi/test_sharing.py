@@ -17,7 +17,8 @@ from torch import Tensor
 from hpc_bnn.data import Batches
 from hpc_bnn.data.read_count import count_read
 from hpc_bnn.parallel import shared_memory
-from hpc_bnn.parallel.comms import Channel, RankError, all_arrive
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import RankError, all_arrive
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed import sharing as sharing_file
 from hpc_bnn.train.feed.feed import Feed

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import Reader, Statistics, catalogue, repack, statistics
 from hpc_bnn.data.toy_atmosphere import write_toy
-from hpc_bnn.parallel.comms import Channel, on_first
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.ranks import ChannelRanks
 
 STEP_HOURS = 12

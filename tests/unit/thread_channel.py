@@ -14,7 +14,7 @@ from thread_axis import Meeting, ThreadAxis
 from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.shared_memory import OwnMemory, SharedMemory
 
 T = TypeVar("T")

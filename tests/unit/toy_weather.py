@@ -9,7 +9,7 @@ from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
 from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.data.toy_atmosphere import write_toy
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import build, read_source

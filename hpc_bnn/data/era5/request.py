@@ -6,12 +6,16 @@ The download is the user's: it needs an account, its key and accepted licences.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.names import Variable
 from hpc_bnn.data.era5.wanted import wanted_channels, wanted_static
+
+USUAL_HOURS = 6
 
 SCRIPT = '''\
 """Download ERA5: {channels} channels, {first} to {last}, every {every} h, {degrees} degrees.
@@ -20,8 +24,9 @@ SCRIPT = '''\
     python {name}
 
 One file a month and kind; files that are there are not requested again. Then, in this order:
-    hpc-bnn data check {folder}
-    hpc-bnn data repack {folder} -o {folder}-cache     these files are slow at random access
+    hpc-bnn data check {quoted}
+    hpc-bnn data repack {quoted} -o {cache} {selection}
+Runs then read data.path={cache}: the files themselves are slow at random access.
 """
 
 from calendar import monthrange
@@ -86,16 +91,21 @@ def request_command(
     """
     if name != "era5":
         raise ValueError(f"data.name = {name!r}: only era5 is downloaded")
-    script = request_script(
-        variables=asked["variables"],
-        levels=asked.get("levels", ()),
-        static=asked.get("static", ()),
-        spans=[asked[part] for part in ("train", "validation", "test")],
-        degrees=options.degrees,
-        every_hours=options.every,
-        folder=options.folder,
-        name="request.py" if options.output is None else options.output.name,
-    )
+    try:
+        script = request_script(
+            variables=asked["variables"],
+            levels=asked.get("levels", ()),
+            static=asked.get("static", ()),
+            spans=[asked[part] for part in ("train", "validation", "test")],
+            degrees=options.degrees,
+            step_hours=asked["step_hours"],
+            every_hours=options.every,
+            folder=options.folder,
+            name="request.py" if options.output is None else options.output.name,
+        )
+    except ValueError as error:
+        given = f"{options.config}{' with the command line' if options.overrides else ''}"
+        raise ValueError(f"{given}: {error}") from error
     if options.output is None:
         return [script], 0
     options.output.write_text(script, encoding="utf-8")
@@ -109,23 +119,24 @@ def request_script(
     static: Sequence[str],
     spans: Sequence[tuple[str, str]],
     degrees: float,
-    every_hours: int,
+    step_hours: int,
+    every_hours: int | None = None,
     folder: str,
     name: str = "request.py",
 ) -> str:
     """Return a Python script that uses cdsapi.
 
     spans: first and last time of each part of the data; whole months are requested.
-    degrees: spacing of the grid. every_hours: between states, a divisor of 24.
+    degrees: spacing of the grid.
+    step_hours: from a state to its target. every_hours: between states; see `_hours_between`.
     folder: where the script puts the files. name: of the script itself.
 
     Raises
     ------
     ValueError
-        For variables that are not known, or every_hours that does not divide the day.
+        For variables that are not known, or every_hours with which no state has a target.
     """
-    if every_hours < 1 or 24 % every_hours:
-        raise ValueError(f"--every {every_hours}: expected a divisor of 24 hours")
+    every_hours = _hours_between(step_hours, every_hours)
     channels = wanted_channels(variables, levels)
     first = min(times.parse(str(span[0]), end=False) for span in spans)
     last = max(times.parse(str(span[1]), end=True) for span in spans)
@@ -137,7 +148,10 @@ def request_script(
         every=every_hours,
         degrees=f"{degrees:g}",
         name=name,
-        folder=folder,
+        folder=Path(folder),
+        quoted=shlex.quote(str(Path(folder))),
+        cache=shlex.quote(f"{Path(folder)}-cache"),
+        selection=_selection(variables, levels, static),
         first_year=first_year,
         first_month=first_month,
         last_year=last_year,
@@ -146,6 +160,36 @@ def request_script(
         requests="\n".join(_requests(channels)),
         static=[_download_name(variable) for variable in wanted_static(static)],
     )
+
+
+def _hours_between(step_hours: int, given: int | None) -> int:
+    """Return the hours between the states that are downloaded, the same on every day.
+
+    A state lies exactly step_hours after another only where they divide step_hours. By default
+    at most `USUAL_HOURS`: forecasts over a whole day then start at several times of day.
+    """
+    if step_hours < 1:
+        raise ValueError(f"data.step_hours = {step_hours}: expected at least 1")
+    fitting = [hours for hours in range(1, 25) if 24 % hours == 0 == step_hours % hours]
+    if given is None:
+        return max(hours for hours in fitting if hours <= USUAL_HOURS)
+    if given not in fitting:
+        raise ValueError(
+            f"--every {given}, data.step_hours = {step_hours}: no state lies {step_hours} h after "
+            f"another on every day; expected {', '.join(map(str, fitting))}, which divide the day "
+            "and data.step_hours; leave --every out, or set data.step_hours"
+        )
+    return given
+
+
+def _selection(variables: Sequence[str], levels: Sequence[float], static: Sequence[str]) -> str:
+    """Return the options of `data repack` for what is downloaded: static fields have a time too."""
+    asked = {
+        "--variables": variables,
+        "--levels": [f"{level:g}" for level in levels],
+        "--static": static,
+    }
+    return " ".join(f"{option} {','.join(names)}" for option, names in asked.items() if names)
 
 
 def _requests(channels: Sequence[tuple[Variable, float | None]]) -> list[str]:

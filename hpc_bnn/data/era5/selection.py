@@ -1,12 +1,16 @@
-"""Which channels are wanted: from the names and levels of a settings file to channel keys."""
+"""Which channels are wanted: from the names and levels of a settings file to channel keys; which of
+them are static fields where nobody says so.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from hpc_bnn.data.era5.catalogue import missing_channel
 from hpc_bnn.data.era5.names import channel_name, find, split_channel
-from hpc_bnn.data.era5.survey import Survey
+from hpc_bnn.data.era5.survey import Found, Survey
 
 Key = tuple[str, float | None]  # variable and level in hPa; None at the surface
 
@@ -83,3 +87,50 @@ def static_key(source: str, there: Sequence[Key], name: str, skipped: dict[str, 
         names = [channel_name(*k) for k in there if k[1] is None]
         raise ValueError(missing_channel(source, name, names, skipped))
     return key
+
+
+def places(found: Sequence[Found], key: Key) -> list[tuple[int, int]]:
+    """List where in `found` a channel is, each with its position along the level axis there."""
+    variable, level = key
+    held = []
+    for i, one in enumerate(found):
+        if one.variable.short != variable or (one.levels_hpa is None) != (level is None):
+            continue
+        if one.levels_hpa is None:
+            held.append((i, 0))
+        elif level in one.levels_hpa:
+            at = one.levels_hpa.index(level) if one.part.axis("level") is not None else 0
+            held.append((i, at))
+    return held
+
+
+def static_fields(
+    source: str,
+    found: Sequence[Found],
+    there: Sequence[Key],
+    named: Sequence[Key],
+    notices: list[str],
+) -> list[Key]:
+    """List the channels that are static though nobody says so: those without time, and those at the
+    surface with a single time where others have more, as the data store gives fields that never
+    change.
+
+    named: as states; they stay what they are.
+    """
+    count = {key: _num_times(found, key) for key in there}
+    several = any(number is not None and number > 1 for number in count.values())
+    free = [key for key in there if key not in named]
+    single = [key for key in free if several and key[1] is None and count[key] == 1]
+    if single:
+        notices.append(
+            f"{source}: {', '.join(channel_name(*key) for key in single)}: a single time, where "
+            "others have more: taken as static fields; name them as variables to use them as states"
+        )
+    return [key for key in free if count[key] is None or key in single]
+
+
+def _num_times(found: Sequence[Found], key: Key) -> int | None:
+    """Count the times of a channel, None where no file gives it one."""
+    times = [found[i].times for i, _ in places(found, key)]
+    timed = [one for one in times if one is not None]
+    return len(np.unique(np.concatenate(timed))) if timed else None

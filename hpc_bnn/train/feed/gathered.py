@@ -13,7 +13,8 @@ from hpc_bnn.data import Batches
 from hpc_bnn.data.batch_layout import BatchLayout
 from hpc_bnn.data.prefetch import Prefetch
 from hpc_bnn.data.sharding import part
-from hpc_bnn.parallel.comms import Channel, together
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import together
 from hpc_bnn.train.feed.feed import AHEAD, Batch, Reads
 
 

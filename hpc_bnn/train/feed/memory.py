@@ -7,7 +7,8 @@ a page without room ends the process.
 import torch
 
 from hpc_bnn.data.batch_layout import BatchLayout
-from hpc_bnn.parallel.comms import Channel, all_arrive
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import all_arrive
 from hpc_bnn.parallel.shared_memory import SharedMemory, claim, free_bytes, shared_folder
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed.ring import Ring

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.data.batch_layout import ALIGNED, BatchLayout
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.shared_memory import SharedMemory
 
 FILLED, RELEASED, FAILED = 0, 1, 2

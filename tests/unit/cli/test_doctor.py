@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_run import hpc_bnn
 
-from hpc_bnn.parallel.comms import SOLO
+from hpc_bnn.parallel.channel import SOLO
 from hpc_bnn.study import doctor, machine, software
 from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.study.finding import Finding

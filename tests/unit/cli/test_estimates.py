@@ -66,3 +66,13 @@ def test_a_request_is_printed_or_written(
     assert "python get.py" in path.read_text()
     assert hpc_bnn("data", "request", "mlp_series.yaml", "--degrees", "1.5") == 2
     assert "only era5 is downloaded" in capsys.readouterr().err
+
+
+def test_states_that_form_no_window_are_not_requested(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("data", "request", "swin_era5.yaml", "data.step_hours=3", "--degrees", "1.5")
+    assert hpc_bnn(*asked) == 0
+    assert "every 3 h," in capsys.readouterr().out
+    assert hpc_bnn(*asked, "--every", "6") == 2
+    told = capsys.readouterr().err
+    assert "swin_era5.yaml with the command line: --every 6, data.step_hours = 3: " in told
+    assert "expected 1, 3" in told and "leave --every out" in told

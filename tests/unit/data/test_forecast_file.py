@@ -192,9 +192,9 @@ def write_share(path: Path, index: int, barrier: Any) -> None:
 
 
 def test_three_processes_write_the_file_of_one(path: Path, whole: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(3)
-    processes = [spawn.Process(target=write_share, args=(path, i, barrier)) for i in range(3)]
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(3)
+    processes = [fork.Process(target=write_share, args=(path, i, barrier)) for i in range(3)]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,19 +1,16 @@
 """Host communication: what launchers say, worlds that do not connect, and failures on one rank."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from thread_channel import on_world, outcomes, rank_tensor
 
+from hpc_bnn.cli import main
+from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import (
     LAUNCHER_SIZES,
-    SOLO,
-    Channel,
     RankError,
     connect,
     launched_size,
@@ -52,35 +49,31 @@ def test_launched_size(environment: dict[str, str], expected: tuple[str, int]) -
     assert launched_size(environment) == expected
 
 
-def alone() -> dict[str, str]:
-    """Return this process's environment without what a launcher may have said to it."""
-    spoken = {*LAUNCHER_SIZES, *LAUNCHER_NODE_RANKS, "SLURM_JOB_ID", "SLURM_STEP_ID"}
-    return {key: value for key, value in os.environ.items() if key not in spoken}
-
-
-def test_worlds_of_one_rank_are_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No launcher has spoken to this process, until a test says so."""
     pytest.importorskip("mpi4py")
-    done = subprocess.run(
-        [sys.executable, "-m", "hpc_bnn", "train", "mlp_series.yaml", "--run", "run"],
-        env={**alone(), "OMPI_COMM_WORLD_SIZE": "4"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    assert re.search(r"OMPI_COMM_WORLD_SIZE = 4, but MPI connects 1 rank", done.stderr), done.stderr
+    for name in {*LAUNCHER_SIZES, *LAUNCHER_NODE_RANKS, "SLURM_JOB_ID", "SLURM_STEP_ID"}:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_worlds_of_one_rank_are_refused(
+    no_launcher: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_launcher.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    assert main(["train", "mlp_series.yaml", "--run", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"OMPI_COMM_WORLD_SIZE = 4, but MPI connects 1 rank", said), said
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("variable", LAUNCHER_SIZES)
-def test_every_launcher_is_believed(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mpi4py")
-    for name in set(os.environ) - set(alone()):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv(variable, "4")
+def test_every_launcher_is_believed(variable: str, no_launcher: pytest.MonkeyPatch) -> None:
+    no_launcher.setenv(variable, "4")
     with pytest.raises(RuntimeError, match=rf"{variable} = 4, but .*MPI"):
         connect()
-    monkeypatch.setenv(variable, "1")
+    no_launcher.setenv(variable, "1")
     assert connect() is SOLO
 
 

@@ -7,7 +7,7 @@ import torch
 from thread_channel import on_world, outcomes
 from torch import Tensor
 
-from hpc_bnn.parallel.comms import SOLO, Channel
+from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.guards import GuardError, agree, check, fingerprint
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import hpc_bnn as hb
-from hpc_bnn.parallel.comms import SOLO
+from hpc_bnn.parallel.channel import SOLO
 from hpc_bnn.parallel.grid import Mode
 from hpc_bnn.parallel.world import split
 

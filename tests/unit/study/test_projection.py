@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fabricated import make_runs, plan
 
-from hpc_bnn.parallel.comms import SOLO
-from hpc_bnn.study import commands
+from hpc_bnn.parallel.channel import SOLO
+from hpc_bnn.study import commands, scaling_plots
 from hpc_bnn.study.collect import Row, collect, write_csv
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.points import Point
@@ -114,7 +114,7 @@ def test_what_is_unknown_is_said_wherever_it_is_told(
         titles.append(title)
         return tmp_path / "picture.png"
 
-    monkeypatch.setattr(commands, "plot_projection", draw)
+    monkeypatch.setattr(scaling_plots, "plot_projection", draw)
     asked = {"folder": made.folder, "measure": False, "max_ranks": 8, "ranks_per_node": None}
     options = argparse.Namespace(**asked, hold_out=None, latency_us=None, bandwidth_gbs=None)
     lines, status = commands.SCALING["scaling project"](options, SOLO)

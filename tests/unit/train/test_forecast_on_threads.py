@@ -23,7 +23,8 @@ from hpc_bnn.bayes.noise import Purpose, Stream, normals
 from hpc_bnn.data import Source
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.forecast_file import partial_path
-from hpc_bnn.parallel.comms import Channel, RankError
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train import forecast as module
 from hpc_bnn.train.forecast import forecast

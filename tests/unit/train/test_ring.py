@@ -5,7 +5,7 @@ import torch
 from thread_channel import on_world
 
 from hpc_bnn.data.batch_layout import BatchLayout
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.train.feed.ring import TEXT_BYTES, Ring
 
 LAYOUT = BatchLayout(4, ((3,), ()), (torch.float32, torch.int64))

@@ -8,7 +8,7 @@ from thread_channel import on_world
 from toy_step import INPUTS, LOSSES, OUTPUTS, posterior_of
 
 from hpc_bnn.data import InMemory
-from hpc_bnn.parallel.comms import Channel
+from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.scoring import score

@@ -12,7 +12,7 @@ import pytest
 from thread_channel import on_world
 
 from hpc_bnn.config.settings import TrainSettings
-from hpc_bnn.parallel.comms import SOLO, Channel
+from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.train.lock import LockError, hold
 from hpc_bnn.train.restarts import lost_steps
 from hpc_bnn.train.stop import SIGNAL, Stop

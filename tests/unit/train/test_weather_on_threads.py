@@ -25,7 +25,8 @@ from hpc_bnn.bayes.noise import Purpose, Stream, normals, uniforms
 from hpc_bnn.data import Source
 from hpc_bnn.data.source import FieldRecord
 from hpc_bnn.losses.cell_area import cell_area
-from hpc_bnn.parallel.comms import Channel, RankError
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.train.rollout import Rollout
 from hpc_bnn.train.trained import Trained

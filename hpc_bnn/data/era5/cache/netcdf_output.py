@@ -6,7 +6,8 @@ rows only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from hpc_bnn.data.era5.catalogue import Catalogue, Channel
 from hpc_bnn.data.era5.handles import library_lock
 
 _Index = tuple[int | slice, ...]
+_WHOLE: _Index = (slice(None),)
+# Cut off, or no netCDF; a checksum of the library; a file of something else.
+_UNREADABLE = (OSError, RuntimeError, KeyError, IndexError)
 
 
 class NetcdfOutput:
@@ -72,18 +76,7 @@ class NetcdfOutput:
     def differs(self, portion: Target) -> bool:
         part, blocks = self._of(portion)
         path = self._folder / portion.name
-        if not path.exists():
-            return True
-        with library_lock(), netCDF4.Dataset(path) as dataset:
-            variable = dataset.variables[part.channels[0].variable]
-            variable.set_auto_maskandscale(False)
-            try:
-                return any(
-                    variable[index].tobytes() != values.tobytes()
-                    for index, values in _pieces(part, blocks)
-                )
-            except RuntimeError:  # a checksum of the library
-                return True
+        return not _holds(path, part.channels[0].variable, _pieces(part, blocks))
 
     def name(self, portion: Target) -> str:
         return str(self._folder / portion.name)
@@ -108,13 +101,10 @@ class NetcdfOutput:
         return found
 
     def static_differs(self, fields: NDArray[np.float32]) -> bool:
-        for path, channels, own in self._static(fields):
-            with library_lock(), netCDF4.Dataset(path) as dataset:
-                variable = dataset.variables[channels[0].variable]
-                variable.set_auto_maskandscale(False)
-                if variable[...].tobytes() != own.tobytes():
-                    return True
-        return False
+        return not all(
+            _holds(path, channels[0].variable, [(_WHOLE, own)])
+            for path, channels, own in self._static(fields)
+        )
 
     def _of(self, target: Target) -> tuple[Catalogue, tuple[Block, ...]]:
         """Return what belongs into a file, and the blocks it is read by."""
@@ -129,6 +119,25 @@ class NetcdfOutput:
         names = self._request.static_names
         for name, channel, own in zip(names, self._source.static, fields, strict=True):
             yield self._folder / name, (channel,), own
+
+
+def _holds(path: Path, name: str, pieces: Iterable[tuple[_Index, NDArray[np.float32]]]) -> bool:
+    """Tell whether the variable of a file has these values: not where it cannot be read."""
+    with library_lock(), ExitStack() as opened:
+        try:
+            dataset = opened.enter_context(netCDF4.Dataset(path))
+            variable = dataset.variables[name]
+        except _UNREADABLE:
+            return False
+        variable.set_auto_maskandscale(False)
+        for index, values in pieces:
+            try:
+                stored = variable[index].tobytes()
+            except _UNREADABLE:
+                return False
+            if stored != values.tobytes():
+                return False
+    return True
 
 
 def _pieces(

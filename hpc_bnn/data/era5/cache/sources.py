@@ -56,13 +56,20 @@ def fingerprints(path: str | Path) -> tuple[SourceFile, ...]:
 
 
 def changes(source: str, recorded: Sequence[SourceFile]) -> list[str] | None:
-    """Say what happened to the files since they were recorded; None if none is here any more.
+    """Say what happened to the files since they were recorded.
+
+    None if the source is not here: none of the files is, nor any other where they were found.
 
     source: the path that all files are found by.
     """
     there = {one.path: one for one in recorded}
+    try:
+        listed = [os.path.abspath(path) for path in find_files(source)]  # noqa: PTH100
+    except FileNotFoundError:
+        listed = []
+    added = [f"{path} was added" for path in listed if path not in there]
     if not any(Path(path).exists() for path in there):
-        return None
+        return [_all_gone(list(there)), *added] if added else None
     found = []
     for path, before in there.items():
         try:
@@ -82,12 +89,13 @@ def changes(source: str, recorded: Sequence[SourceFile]) -> list[str] | None:
                 f"{path} was written at {_when(now.mtime_ns)}, it was last written at "
                 f"{_when(before.mtime_ns)}"
             )
-    try:
-        listed = [os.path.abspath(path) for path in find_files(source)]  # noqa: PTH100
-    except FileNotFoundError:
-        listed = []
-    found += [f"{path} was added" for path in listed if path not in there]
-    return found
+    return found + added
+
+
+def _all_gone(paths: Sequence[str]) -> str:
+    if len(paths) == 1:
+        return f"{paths[0]} is gone"
+    return f"all {len(paths)} files it was made of are gone ({paths[0]} to {paths[-1]})"
 
 
 def _when(mtime_ns: int) -> str:

@@ -1,7 +1,7 @@
 """Whether a repacked folder can be used: finished, whole, and made of its source as it is now.
 
 A source that changed since makes it stale: it is refused, or used with a warning where that is
-asked for. A folder whose source is nowhere to be seen, because it was copied to another machine or
+asked for. A folder at whose source no file is found, because it was copied to another machine or
 the source was removed, is used.
 """
 

@@ -22,8 +22,11 @@ BASE = {
     "t": 260.0,
     "z": 54000.0,
     "sst": 290.0,
+    "lsm": 0.0,
+    "slt": 0.0,
 }
 UNITS = {"msl": "Pa", "u10": "m s**-1", "v10": "m s**-1", "z": "m**2 s**-2"}
+UNITS |= {"lsm": "(0 - 1)", "slt": "~"}
 
 
 def field(name: str, seconds: int, level: float = 500.0) -> NDArray[np.float64]:

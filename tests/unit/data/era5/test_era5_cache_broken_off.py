@@ -5,20 +5,21 @@ import logging
 import os
 import resource
 import signal
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from broken_off import content, killed_at
+from broken_off import content, killed_at, small_disk
 from era5_files import START, hours, write_legacy
 from thread_channel import on_world, outcomes
 
-import hpc_bnn
 from hpc_bnn.arguments import parse
+from hpc_bnn.cli import main
 from hpc_bnn.data.era5 import catalogue, repack, verify
 from hpc_bnn.data.era5.cache.commands import repack_command, verify_command
+from hpc_bnn.data.era5.cache.records import Records
 from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.ranks import ChannelRanks
@@ -67,37 +68,39 @@ def test_killed_at_any_call_it_goes_on(source: Path, tmp_path: Path, dtype: str)
 
 def test_a_killed_command_goes_on(source: Path, tmp_path: Path) -> None:
     """The command itself, killed by a signal behind its third block."""
-    code = (
-        "import os, signal, sys\n"
-        "from hpc_bnn import cli\n"
-        "from hpc_bnn.data.era5.cache import blocks, repack\n"
-        "from hpc_bnn.data.era5.cache.records import Records\n"
-        "note, seen = Records.written, []\n"
-        "def written(self, *given):\n"
-        "    note(self, *given)\n"
-        "    seen.append(given)\n"
-        "    if len(seen) == int(sys.argv[1]):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Records.written = written\n"
-        "sys.exit(cli.main(sys.argv[2:]))\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(hpc_bnn.__file__).parents[1])}
+    note, said = Records.written, tmp_path / "said"
 
-    def run(folder: str, after: int, *more: str) -> subprocess.CompletedProcess[str]:
-        arguments = ["data", "repack", str(source), "-o", str(tmp_path / folder), *more]
-        command = [sys.executable, "-c", code, str(after), *arguments]
-        return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    def run(folder: str, after: int) -> int:
+        """Run it in a process of its own, killed behind so many blocks."""
+        seen = []
+
+        def written(*given: Any) -> None:
+            note(*given)
+            seen.append(given)
+            if len(seen) == after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        try:
+            Records.written = written  # type: ignore[method-assign]
+            with said.open("w") as out, redirect_stdout(out), redirect_stderr(out):
+                status = main(["data", "repack", str(source), "-o", str(tmp_path / folder)])
+            os._exit(status)
+        finally:
+            os._exit(99)
 
     for path in source.iterdir():
         path.unlink()
     for at in range(5):  # a block for each file
         write_legacy(source / f"{at}.nc", hours(4, start=START + at * 86400))
     repack(catalogue(source), tmp_path / "whole")
-    assert run("cache", 3).returncode == -signal.SIGKILL
+    assert run("cache", 3) == -signal.SIGKILL
     assert (tmp_path / "cache" / "cache.json.partial").exists()
-    again = run("cache", 1000)
-    assert again.returncode == 0 and "goes on: 3 of" in again.stderr
-    assert "20 times of 1 channels as float32" in again.stdout
+    assert run("cache", 1000) == 0
+    assert "goes on: 3 of" in said.read_text()
+    assert "20 times of 1 channels as float32" in said.read_text()
     assert content(tmp_path / "cache") == content(tmp_path / "whole")
 
 
@@ -151,24 +154,17 @@ def test_a_damaged_block_of_an_earlier_job_is_written_again(
 def test_a_full_disk_is_said_and_the_next_job_goes_on(source: Path, tmp_path: Path) -> None:
     """A real file system of 20 KiB, later made larger."""
     make(source, tmp_path / "whole")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=20k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system is not allowed here")
-    try:
-        write = folder / "cache"
+    with small_disk(tmp_path / "small", "20k") as enlarge:
+        write = tmp_path / "small" / "cache"
         with pytest.raises(
             OSError,
             match=r"cannot be written: No space left.*[0-9.]+ MB are free there.*same command",
         ):
             make(source, write)
         assert not (write / "cache.json").exists()
-        subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
+        enlarge("4m")
         make(source, write)
         assert content(write) == content(tmp_path / "whole")
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_limit_on_files_is_said_and_the_next_job_goes_on(source: Path, tmp_path: Path) -> None:

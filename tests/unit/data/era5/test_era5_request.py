@@ -1,13 +1,16 @@
 """The download script: run for real, with a data store that only writes down what it is asked."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hpc_bnn.data.era5.request import request_script
+from hpc_bnn.data.era5.windows import window_steps
 
 ASKED: dict[str, Any] = {
     "variables": ["t2m", "10m_u_component_of_wind", "z", "u850", "q"],
@@ -15,6 +18,7 @@ ASKED: dict[str, Any] = {
     "static": ["lsm", "z"],
     "spans": [("2001-11-05", "2001-12-31"), ("2002-01-01", "2002-01-03")],
     "degrees": 1.5,
+    "step_hours": 24,
     "every_hours": 12,
     "folder": "files",
 }
@@ -95,9 +99,40 @@ def test_a_broken_download_goes_on_where_it_broke(tmp_path: Path) -> None:
         ({"variables": ["tp"]}, "'tp' is a sum over an interval"),
         ({"levels": []}, "'z' lies on pressure levels; give data.levels"),
         ({"static": ["orography"]}, "data.static: 'orography' is no ERA5 variable"),
-        ({"every_hours": 5}, "--every 5: expected a divisor of 24"),
+        ({"every_hours": 5}, "--every 5, data.step_hours = 24: .* expected 1, 2, 3, 4, 6, 8, 12"),
+        ({"every_hours": 6, "step_hours": 3}, "--every 6, .* = 3: .* expected 1, 3, .*; leave"),
+        ({"every_hours": 24, "step_hours": 36}, "no state lies 36 h after another"),
+        ({"every_hours": 48, "step_hours": 48}, "divide the day"),
+        ({"step_hours": 0}, "data.step_hours = 0: expected at least 1"),
     ],
 )
 def test_what_cannot_be_requested(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         request_script(**{**ASKED, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("step_hours", "every"),
+    [(24, 6), (48, 6), (36, 6), (12, 6), (6, 6), (3, 3), (8, 4), (4, 4), (9, 3), (2, 2), (5, 1)],
+)
+def test_states_lie_as_far_apart_as_windows_need(step_hours: int, every: int) -> None:
+    """At most 6 h: forecasts over a day then start at four times of day."""
+    script = request_script(**{**ASKED, "step_hours": step_hours, "every_hours": None})
+    assert f"every {every} h," in script
+    assert str([f"{hour:02d}:00" for hour in range(0, 24, every)]) in script
+    stored = np.arange(0, 10 * 24, every) * 3600
+    there = np.ones(len(stored), bool)
+    assert len(window_steps(stored, there, step_hours=step_hours, history=2)) > 0
+
+
+def test_the_script_names_what_comes_then() -> None:
+    script = request_script(**{**ASKED, "folder": "my files/"})
+    repack = next(line for line in script.splitlines() if "data repack" in line)
+    assert shlex.split(repack) == [
+        "hpc-bnn", "data", "repack", "my files", "-o", "my files-cache",
+        "--variables", "t2m,10m_u_component_of_wind,z,u850,q", "--levels", "500,850",
+        "--static", "lsm,z",
+    ]  # fmt: skip
+    bare = request_script(**{**ASKED, "variables": ["t2m"], "levels": [], "static": []})
+    repack = next(line for line in bare.splitlines() if "data repack" in line)
+    assert repack.split()[2:] == ["repack", "files", "-o", "files-cache", "--variables", "t2m"]

@@ -58,6 +58,46 @@ def test_many_changes_are_counted(repacked: Path, caplog: pytest.LogCaptureFixtu
     assert caplog.text.count("is gone") == 5 and "and 2 more" in caplog.text
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("pattern", ["", "*.nc"], ids=["folder", "pattern"])
+def test_other_files_in_place_of_all_are_a_change(
+    tmp_path: Path, format: str, pattern: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Downloaded again in files of months: no name is the same."""
+    source, made = tmp_path / "source", tmp_path / "made"
+    source.mkdir()
+    for at in range(8):
+        write_new(source / f"{at}.nc", hours(4, start=START + at * 86400))
+    repack(catalogue(source / pattern), made, format=format)
+    for path in source.iterdir():
+        path.unlink()
+    for month in ("2017-01", "2017-02"):
+        write_new(source / f"{month}.nc", hours(40))
+    words = (
+        r"all 8 files it was made of are gone \(.*0\.nc to .*7\.nc\); "
+        r".*2017-01\.nc was added; .*2017-02\.nc was added"
+    )
+    with pytest.raises(ValueError, match=f"stale.*{words}.*data.stale=allow"):
+        catalogue(made)
+    with caplog.at_level(logging.INFO):
+        assert len(catalogue(made, stale="allow").times) == 32
+    assert "is stale" in caplog.text and "without comparing" not in caplog.text
+
+
+def test_a_source_that_is_not_here_is_no_change(repacked: Path) -> None:
+    """Its folder has no file, or is gone itself."""
+    source = repacked.with_name("source")
+    for path in source.iterdir():
+        path.unlink()
+    (source / "readme.txt").write_text("moved to tape")
+    for _ in range(2):
+        made = catalogue(repacked)
+        assert any("are not here" in notice for notice in made.notices) and not made.problems
+        (source / "readme.txt").unlink(missing_ok=True)
+        if source.exists():
+            source.rmdir()
+
+
 def test_damage_is_refused_all_the_same(repacked: Path) -> None:
     (repacked.with_name("source") / "2.nc").unlink()
     path = next(iter([*repacked.glob("fields.npy"), *repacked.glob("*.nc")]))

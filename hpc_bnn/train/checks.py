@@ -1,0 +1,53 @@
+"""What a training step refuses: sizes that do not fit, and a result that is not finite."""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.losses.base import JointLoss, Loss
+
+
+def check_sizes(
+    posterior: Gaussian,
+    loss: Loss,
+    *,
+    samples: int,
+    own_samples: int,
+    exact: bool,
+    num_examples: int,
+) -> None:
+    """Raise ValueError unless posterior and loss can do with so many samples and examples.
+
+    Of the samples, a joint loss that is not exact sees the own ones only.
+    """
+    if num_examples < 1:
+        raise ValueError(f"num_examples = {num_examples}: must be the size of the training set")
+    seen = samples if exact else own_samples
+    if isinstance(loss, JointLoss) and seen < loss.min_samples:
+        raise ValueError(
+            f"posterior.samples = {samples}: {type(loss).__name__} needs at least "
+            f"{loss.min_samples} weight samples" + ("" if exact else " on each rank")
+        )
+    if posterior.antithetic and samples % 2:
+        raise ValueError(f"posterior.samples = {samples}: antithetic pairs need an even number")
+
+
+def require_finite(step: int, loss: float, norm: float, named: Mapping[str, Tensor]) -> None:
+    """Raise FloatingPointError unless the loss and the norm of the gradient are finite.
+
+    named: the parameters by name; the first with a bad gradient is told.
+    """
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    bad = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
+    where = (
+        f"first parameter with a non-finite gradient: {bad[0]}"
+        if bad
+        else "all gradients are finite"
+    )
+    raise FloatingPointError(
+        f"step {step}: loss = {loss}, gradient norm = {norm}; {where}; the parameters are those "
+        "before this step. Lower train.lr or posterior.initial_sigma, or set train.clip_norm"
+    )
