@@ -8,8 +8,8 @@ from hpc_bnn.verify.tally import RegressionTally
 def field_tally(source: Source) -> RegressionTally | None:
     """Return an empty tally of one step of fields, of normalised tendencies; None for other data.
 
-    Each channel counts alike, whatever its weight in the loss, and so does every run of a data set,
-    whether its loss weighs by area or not; points that never have a value do not count.
+    The weights do not depend on those of the loss (``area_weights``, ``channel_weights``), so that
+    runs on one data set can be compared; points that never have a value do not count.
     """
     fields = source.fields
     if fields is None:
