@@ -27,6 +27,7 @@ from hpc_bnn.train.step import Step
 from hpc_bnn.train.step_report import Report
 from hpc_bnn.train.stop import Stop, Unfinished
 from hpc_bnn.train.summary import read_summary, write_summary
+from hpc_bnn.train.validation import field_tally
 
 log = logging.getLogger(__name__)
 
@@ -294,6 +295,7 @@ class _Run:
             scale=source.scale,
             samples=self._settings.posterior.samples,
             batch_size=self._settings.train.batch_size,
+            tally=field_tally(source),
         ).result()
 
 

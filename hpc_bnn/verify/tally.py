@@ -26,6 +26,7 @@ from hpc_bnn.verify.calibration import (
     pit_histogram,
     reliability_bins,
 )
+from hpc_bnn.verify.points import PointWeights
 
 BINS = 15
 PIT_BINS = 10
@@ -135,11 +136,23 @@ class RegressionTally:
     levels
         Probabilities of the quantiles whose pinball loss is scored. It costs more than everything
         else, so there are none by default.
+    weights
+        Of the points of a target, of its shape, such as cell areas; they count relative to their
+        mean. A point of weight 0 is left out, whatever it holds. Not together with ``points``.
     """
 
-    def __init__(self, *, points: tuple[int, ...] | None = None, levels: Sequence[float] = ()):
+    def __init__(
+        self,
+        *,
+        points: tuple[int, ...] | None = None,
+        levels: Sequence[float] = (),
+        weights: Tensor | None = None,
+    ) -> None:
         self.levels = tuple(levels)
         self._points = points
+        self._weights = None if weights is None else PointWeights(weights)
+        if points is not None and weights is not None:
+            raise ValueError("RegressionTally: points and weights are given: expected one of them")
         single = 4 * math.prod(points) if points is not None else 0
         length = HEAD + PIT_BINS + len(self.levels) + single
         self.sums = torch.zeros(length, dtype=torch.float64)
@@ -149,6 +162,11 @@ class RegressionTally:
         ...).
         """
         mu, truth = outputs.double().cpu(), target.double().cpu()
+        weights = None
+        if self._weights is not None:
+            mu, truth = self._weights.counted(mu), self._weights.counted(truth)
+            sigma = None if sigma is None else self._weights.counted(sigma.double().cpu())
+            weights = self._weights.of_mean_1
         nll = torch.full_like(truth, math.nan)
         if sigma is None:
             crps = scores.crps_ensemble(mu, truth, 1.0 if len(mu) > 1 else 0.0)
@@ -164,20 +182,24 @@ class RegressionTally:
         error = (mu.mean(0) - truth).square()
         inside = ((pit - 0.5).abs() <= 0.45).double()
         pinball = self._pinball(mu, sigma, truth)
+
+        def weighed(x: Tensor) -> Tensor:
+            return x if weights is None else x * weights
+
         head = [
             torch.ones_like(truth).sum(),
-            error.sum(),
-            crps.sum(),
-            nll.sum(),
-            ((pit - 0.5).abs() <= 0.25).double().sum(),
-            inside.sum(),
-            epistemic.sum(),
-            aleatoric.sum(),
+            weighed(error).sum(),
+            weighed(crps).sum(),
+            weighed(nll).sum(),
+            weighed(((pit - 0.5).abs() <= 0.25).double()).sum(),
+            weighed(inside).sum(),
+            weighed(epistemic).sum(),
+            weighed(aleatoric).sum(),
         ]
         parts = [
             torch.stack(head),
-            pit_histogram(pit, PIT_BINS).double(),
-            pinball.flatten(1).sum(1),
+            pit_histogram(pit, PIT_BINS, weights=weights).double(),
+            weighed(pinball).flatten(1).sum(1),
         ]
         if self._points is not None:
             single = torch.stack([error, crps, inside, pinball.mean(0)])

@@ -18,6 +18,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import netCDF4
+import numpy as np
 import pytest
 import torch
 from mpi4py import MPI
@@ -148,11 +150,19 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def toy_folder() -> Iterator[Path]:
     """A year of a toy atmosphere, written by one rank for all. Its 4 x 7 x 16 points, where four
-    fields are read, do not divide by three ranks: the transposed CRPS pads.
+    fields are read, do not divide by three ranks: the transposed CRPS pads. Beside it, in masked/,
+    the same year without t2m on a part of the globe.
     """
     channel = _world()
     made = Path(on_first(channel, lambda: tempfile.mkdtemp(), name="test folder"))
     toy: dict[str, Any] = {"years": 1, "rows": 7, "columns": 16, "step_hours": 24, "levels": [500]}
-    on_first(channel, lambda: write_toy(made, **toy, format="legacy"), name="test files")
-    yield made
+
+    def write() -> None:
+        for name in ("whole", "masked"):
+            write_toy(made / name, **toy, format="legacy")
+        with netCDF4.Dataset(made / "masked" / "single_levels_2001.nc", "a") as file:
+            file["t2m"][:, 2:, :11] = np.ma.masked
+
+    on_first(channel, write, name="test files")
+    yield made / "whole"
     on_first(channel, lambda: shutil.rmtree(made), name="test folder")

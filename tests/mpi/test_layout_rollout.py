@@ -1,5 +1,5 @@
 """One run, one answer, for rollouts: an epoch of single steps, then forecasts of three, on every
-grid.
+grid; also of a field that has values on a part of the globe.
 
 Tolerance: 1e-10 in float64, relative to the largest loss, gradient or parameter: the order of sums.
 """
@@ -49,11 +49,20 @@ CASES: dict[str, dict[str, Any]] = {
         "model": DROPPING,
     },
     "crps, dropout": {"loss": {"name": "crps"}, "model": DROPPING},
+    "crps, masked": {
+        "loss": {"name": "almost_fair_crps", "layout": "transposed"},
+        "missing": "mean",
+    },
+    "nll, masked": {
+        "loss": {"name": "gaussian_nll", "variance": "predicted", "predictive": True},
+        "missing": "mean",
+    },
 }
 
 
 def settings(folder: Path, case: str, **train: Any) -> Settings:
     chosen = dict(CASES[case])
+    missing = chosen.pop("missing", "error")
     return Settings.model_validate(
         {
             "seed": 3,
@@ -62,7 +71,8 @@ def settings(folder: Path, case: str, **train: Any) -> Settings:
             "posterior": {"samples": SAMPLES, "initial_sigma": 0.1, **chosen},
             "data": {
                 "name": "era5",
-                "path": str(folder),
+                "path": str(folder.parent / "masked" if missing == "mean" else folder),
+                "missing": missing,
                 "variables": ["t2m", "u10", "v10"],
                 "static": ["lsm"],
                 "step_hours": 24,
@@ -88,6 +98,8 @@ def run(folder: Path, case: str, world: World, ranks: Ranks, **train: Any) -> Ou
     chosen = settings(folder, case, **train)
     source: Source = read_source(chosen, ranks)
     assert len(source.train) // BATCH == 2
+    assert source.fields is not None
+    assert (source.fields.present is None) == ("masked" not in case)
     return run_settings(chosen, source, world)
 
 
