@@ -82,9 +82,9 @@ class GaussianLikelihood(nn.Module):
         return (2 * target_shape[0], *target_shape[1:])
 
     def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        means, sigmas = zip(*(self.moments(output) for output in outputs), strict=True)
-        mean = torch.stack(means)
-        return mean, torch.stack([sigma.expand_as(mean[0]) for sigma in sigmas])
+        mean, sigma = self.moments(outputs.flatten(0, 1))
+        both = outputs.shape[:2]
+        return mean.unflatten(0, both), sigma.expand_as(mean).unflatten(0, both)
 
     def moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and sigma, each of the target's shape (or sigma a scalar), from one sample's

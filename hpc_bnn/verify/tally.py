@@ -33,9 +33,13 @@ HEAD = 8  # sums of a RegressionTally before its PIT histogram
 
 
 class Tally(Protocol):
-    """Sums of scores over examples."""
+    """Sums of scores over examples.
+
+    whole_examples: it scores examples; else points, in any order and number, as examples.
+    """
 
     sums: Tensor
+    whole_examples: bool
 
     def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
         """Add the examples of a batch under all weight samples: outputs (S, B, ...), target (B,
@@ -54,6 +58,8 @@ class ClassificationTally:
     et al. 2018, arXiv:1710.07283). The adaptive calibration error needs all examples in the order
     of their confidence: it comes from a fine histogram, which adds up (``fine_adaptive_error``).
     """
+
+    whole_examples = True
 
     def __init__(self) -> None:
         self.sums = torch.zeros(6 + 3 * BINS + 3 * FINE_BINS, dtype=torch.float64)
@@ -139,7 +145,7 @@ class RegressionTally:
 
     def __init__(self, *, points: tuple[int, ...] | None = None, levels: Sequence[float] = ()):
         self.levels = tuple(levels)
-        self._points = points
+        self._points, self.whole_examples = points, points is not None
         single = 4 * math.prod(points) if points is not None else 0
         length = HEAD + PIT_BINS + len(self.levels) + single
         self.sums = torch.zeros(length, dtype=torch.float64)
