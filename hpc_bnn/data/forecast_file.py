@@ -116,11 +116,14 @@ class ForecastFile:
     """Writes fields into a created file; every process opens its own.
 
     Leaving `with` by an exception gives up what was written since opening. Cannot be pickled.
+
+    present: (C, H, W), the points that have values; at the others `_FillValue` (NaN) is written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, present: NDArray[np.bool_] | None = None) -> None:
         self._path = partial_path(path)
         self._layout = _opened(self._path)
+        self._present = present
         self._file = os.fdopen(open_shared(self._path), "r+b", buffering=0)  # closed by close()
         self._written: set[int] = set()
 
@@ -149,7 +152,11 @@ class ForecastFile:
                 f"{self._path}: {where}: fields of shape {fields.shape} and type {fields.dtype}: "
                 f"expected (channels, latitude, longitude) = {shape} and type float32"
             )
-        for variable, field in zip(variables, fields, strict=True):
+        checked = fields
+        if self._present is not None:
+            checked = np.where(self._present, fields, np.float32(0))
+            fields = np.where(self._present, fields, np.float32(np.nan))
+        for variable, field in zip(variables, checked, strict=True):
             bad = field.size - int(np.count_nonzero(np.isfinite(field)))
             if bad:
                 raise ValueError(

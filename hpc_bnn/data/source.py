@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -114,7 +115,9 @@ class FieldRecord(Protocol):
     times: Tensor
 
     def states(self, indices: Tensor) -> Tensor:
-        """Read the normalised states (B, C, H, W) float32 at positions (B,) in `times`."""
+        """Read the normalised states (B, C, H, W) float32 at positions (B,) in `times`; 0 where
+        there is never a value.
+        """
         ...
 
     def forcing(self, seconds: Tensor) -> Tensor:
@@ -157,6 +160,8 @@ class Fields:
     step_hours: from a state to the next.
     train_times, test_times: (n,) int64, the times of the newest input of all training and test
         windows of one step, seconds since 1970, sorted.
+    present: (C, H, W) bool, the points that have values, the same at all times; None where all
+        have. At the others a normalised state and its change hold 0; no loss or score counts them.
     """
 
     channels: tuple[FieldChannel, ...]
@@ -172,6 +177,7 @@ class Fields:
     train_times: Tensor
     test_times: Tensor
     record: FieldRecord
+    present: Tensor | None = None
 
     @property
     def vector_inputs(self) -> tuple[int, ...]:
@@ -185,9 +191,14 @@ class Fields:
         return tuple(channel.name for channel in self.channels)
 
     def physical(self, states: Tensor) -> Tensor:
-        """Convert normalised states (..., C, H, W) to the units of the channels, in float64."""
+        """Convert normalised states (..., C, H, W) to the units of the channels, in float64; NaN at
+        points without values.
+        """
         mean, std = (x.to(states.device)[:, None, None] for x in (self.state_mean, self.state_std))
-        return mean + std * states.double()
+        values = mean + std * states.double()
+        if self.present is None:
+            return values
+        return values.masked_fill_(~self.present.to(states.device), torch.nan)
 
 
 @dataclass(frozen=True, eq=False)

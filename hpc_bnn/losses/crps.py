@@ -124,13 +124,20 @@ class CRPS(JointLoss):
     weights
         Point weights that broadcast against an example (P...), such as cell areas; normalised to
         mean 1.
+    present
+        Bool, of the shape of an example: points that have values; the mean is over these.
     layout
         ``gather``, ``transposed``, or ``auto``: transposed where the gathered members exceed 16
         MiB.
     """
 
     def __init__(
-        self, *, alpha: float, weights: Tensor | None = None, layout: Layout = "auto"
+        self,
+        *,
+        alpha: float,
+        weights: Tensor | None = None,
+        present: Tensor | None = None,
+        layout: Layout = "auto",
     ) -> None:
         super().__init__()
         self.weights: Tensor | None
@@ -140,7 +147,7 @@ class CRPS(JointLoss):
             raise ValueError(f"loss.layout = {layout!r}: expected auto, gather or transposed")
         self.alpha, self.layout = alpha, layout
         self.min_samples = 1 if alpha == 0.0 else 2
-        self.register_buffer("weights", checked_weights(weights), persistent=False)
+        self.register_buffer("weights", checked_weights(weights, present), persistent=False)
 
     def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
         outputs = to_float(outputs)
@@ -163,18 +170,26 @@ class CRPS(JointLoss):
         return score
 
 
-def crps(*, weights: Tensor | None = None, layout: Layout = "auto") -> JointLoss:
+def crps(
+    *, weights: Tensor | None = None, present: Tensor | None = None, layout: Layout = "auto"
+) -> JointLoss:
     """Return the standard CRPS, the score of the empirical distribution of the samples."""
-    return CRPS(alpha=0.0, weights=weights, layout=layout)
+    return CRPS(alpha=0.0, weights=weights, present=present, layout=layout)
 
 
-def fair_crps(*, weights: Tensor | None = None, layout: Layout = "auto") -> JointLoss:
+def fair_crps(
+    *, weights: Tensor | None = None, present: Tensor | None = None, layout: Layout = "auto"
+) -> JointLoss:
     """Return the fair CRPS: unbiased for the score of the distribution behind the samples."""
-    return CRPS(alpha=1.0, weights=weights, layout=layout)
+    return CRPS(alpha=1.0, weights=weights, present=present, layout=layout)
 
 
 def almost_fair_crps(
-    *, alpha: float = 0.95, weights: Tensor | None = None, layout: Layout = "auto"
+    *,
+    alpha: float = 0.95,
+    weights: Tensor | None = None,
+    present: Tensor | None = None,
+    layout: Layout = "auto",
 ) -> JointLoss:
     """Return the almost fair CRPS."""
-    return CRPS(alpha=alpha, weights=weights, layout=layout)
+    return CRPS(alpha=alpha, weights=weights, present=present, layout=layout)

@@ -26,7 +26,7 @@ from hpc_bnn.losses.base import (
     share_parameter,
     to_float,
 )
-from hpc_bnn.losses.weights import checked_weights, weighted_sum
+from hpc_bnn.losses.weights import checked_weights, share_of, weighted_sum
 
 
 def moments(members: Tensor, axis: SampleAxis) -> tuple[Tensor, Tensor]:
@@ -79,16 +79,24 @@ class GaussianMoments(JointLoss):
         Train sigma.
     weights
         Point weights that broadcast against an example; they count relative to their mean.
+    present
+        Bool, of the shape of an example: points that have values; the others do not count.
     """
 
     min_samples = 2
 
     def __init__(
-        self, *, sigma: float = 0.1, learned: bool = False, weights: Tensor | None = None
+        self,
+        *,
+        sigma: float = 0.1,
+        learned: bool = False,
+        weights: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.weights: Tensor | None
-        self.register_buffer("weights", checked_weights(weights), persistent=False)
+        self.register_buffer("weights", checked_weights(weights, present), persistent=False)
+        self.share = share_of(present)
         log_sigma = torch.tensor(math.log(check_finite_sigma("sigma", sigma)))
         if learned:
             self.log_sigma = nn.Parameter(log_sigma)
@@ -103,14 +111,18 @@ class GaussianMoments(JointLoss):
         log_sigma = share_parameter(self.log_sigma.to(outputs.dtype), axis)
         variance = spread + torch.exp(2 * log_sigma)
         points = 0.5 * (bias.square() / variance + torch.log(2 * math.pi * variance))
-        return weighted_sum(points, self.weights)
+        return weighted_sum(points, self.weights, self.share)
 
     def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
         return outputs, torch.exp(self.log_sigma).expand_as(outputs)
 
 
 def gaussian_moments(
-    *, sigma: float = 0.1, learned: bool = False, weights: Tensor | None = None
+    *,
+    sigma: float = 0.1,
+    learned: bool = False,
+    weights: Tensor | None = None,
+    present: Tensor | None = None,
 ) -> JointLoss:
     """Moment-matching NLL over the weight samples; see ``GaussianMoments``."""
-    return GaussianMoments(sigma=sigma, learned=learned, weights=weights)
+    return GaussianMoments(sigma=sigma, learned=learned, weights=weights, present=present)

@@ -6,7 +6,8 @@ over samples).
 
 A Gaussian's variance is a fixed number, one learned parameter, or predicted by the network: then
 the outputs hold the means in the first half and raw scales in the second half of dimension 1, with
-sigma = softplus(raw) + min_sigma. Its log-likelihood sums over all points of an example.
+sigma = softplus(raw) + min_sigma. Its log-likelihood sums over all points of an example that have
+values.
 
 Letters: S own samples, B batch, C classes, P points.
 """
@@ -29,7 +30,7 @@ from hpc_bnn.losses.base import (
     to_float,
 )
 from hpc_bnn.losses.predictive import log_mean_exp
-from hpc_bnn.losses.weights import checked_weights, weighted_sum
+from hpc_bnn.losses.weights import checked_weights, share_of, weighted_sum
 
 Variance = Literal["fixed", "learned", "predicted"]
 
@@ -63,10 +64,12 @@ class GaussianLikelihood(nn.Module):
         sigma: float = 1.0,
         min_sigma: float = 1e-3,
         weights: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.weights: Tensor | None
-        self.register_buffer("weights", checked_weights(weights), persistent=False)
+        self.register_buffer("weights", checked_weights(weights, present), persistent=False)
+        self.share = share_of(present)
         if variance not in ("fixed", "learned", "predicted"):
             raise ValueError(f"loss.variance = {variance!r}: expected fixed, learned or predicted")
         self.variance, self.min_sigma = variance, check_finite_sigma("min_sigma", min_sigma)
@@ -107,7 +110,7 @@ class GaussianLikelihood(nn.Module):
         same_shape(mean, target, "gaussian_nll")
         z = (target - mean) / sigma
         points = -0.5 * z.square() - torch.log(sigma) - 0.5 * math.log(2 * math.pi)
-        return weighted_sum(points, self.weights)
+        return weighted_sum(points, self.weights, self.share)
 
 
 Likelihood = CategoricalLikelihood | GaussianLikelihood
@@ -155,12 +158,14 @@ def gaussian_nll(
     min_sigma: float = 1e-3,
     predictive: bool = False,
     weights: Tensor | None = None,
+    present: Tensor | None = None,
 ) -> Loss:
     """NLL of a Gaussian observation; ``sigma`` is its fixed or initial standard deviation in target
-    units, ``weights`` broadcast against an example and count relative to their mean.
+    units, ``weights`` broadcast against an example and count relative to their mean, ``present``
+    (bool, of an example) leaves out points without values.
     """
     likelihood = GaussianLikelihood(
-        variance=variance, sigma=sigma, min_sigma=min_sigma, weights=weights
+        variance=variance, sigma=sigma, min_sigma=min_sigma, weights=weights, present=present
     )
     return _nll(likelihood, predictive)
 

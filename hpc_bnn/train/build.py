@@ -130,9 +130,15 @@ def _takes(function: Callable[..., object], parameter: str) -> bool:
 
 
 def _loss(settings: Settings, source: Source) -> Loss:
-    """Make the loss; the points of fields count by cell area and by the weight of their channel."""
+    """Make the loss; the points of fields count by cell area and by the weight of their channel,
+    those that never have a value not at all.
+    """
     chosen, function = settings.loss, LOSSES[settings.loss.name]
     takes_weights = _takes(function, "weights")
+    present = None if source.fields is None else source.fields.present
+    if present is not None and not (takes_weights and _takes(function, "present")):
+        problem = f"loss.name = {chosen.name!r}: counts every point, but {source.name} has some"
+        raise SettingsError([f"{problem} without values; choose another loss, or leave these out"])
     if source.fields is None or not takes_weights:
         if chosen.channel_weights:
             reason = "takes no weights" if source.fields else "are for data sets of fields"
@@ -141,7 +147,10 @@ def _loss(settings: Settings, source: Source) -> Loss:
         if source.fields is not None and chosen.area_weights:
             log.info("loss %s takes no weights: every grid point counts equally", chosen.name)
         return function(**chosen.options)
-    return function(**chosen.options, weights=_weights(settings, source.fields))
+    weights = _weights(settings, source.fields)
+    if present is None:
+        return function(**chosen.options, weights=weights)
+    return function(**chosen.options, weights=weights, present=present)
 
 
 def _weights(settings: Settings, fields: Fields) -> Tensor:

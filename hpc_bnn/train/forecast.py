@@ -58,8 +58,10 @@ def forecast(
     on_first(world.world, create, name="forecast file")
     own = in_turn(members, data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
 
+    present = None if fields.present is None else fields.present.numpy()
+
     def write() -> None:
-        with ForecastFile(path) as file:
+        with ForecastFile(path, present=present) as file:
             for member in own.tolist():
                 network, history = trained.parts.posterior.network(member), first
                 for lead in range(steps):

@@ -30,6 +30,7 @@ from hpc_bnn.train.snapshots import Snapshots
 from hpc_bnn.train.step import Report, Step
 from hpc_bnn.train.stop import Stop, Unfinished
 from hpc_bnn.train.summary import WARMUP_STEPS, summarise, write_json
+from hpc_bnn.train.validation import field_tally
 
 log = logging.getLogger(__name__)
 
@@ -291,6 +292,7 @@ class _Run:
             scale=source.scale,
             samples=self._settings.posterior.samples,
             batch_size=self._settings.train.batch_size,
+            tally=field_tally(source),
         ).result()
 
     def _describe(self, first: int) -> None:

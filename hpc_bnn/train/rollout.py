@@ -2,6 +2,8 @@
 
     state(t + step) = state(t) + tendency_std * network(states up to t, forcing(t))
 
+At points that never have a value every normalised state is 0, as in training.
+
 A member is one weight sample, kept through the whole forecast, and where the loss has an
 observation noise, a draw of that noise at every step, keyed by start time, member and lead time. So
 a member is the same wherever it is computed.
@@ -39,6 +41,8 @@ class Rollout:
         self._dtype = next(parts.posterior.parameters()).dtype
         ratio = self.fields.tendency_std / self.fields.state_std
         self._ratio = ratio[:, None, None].to(device, self._dtype)
+        present = self.fields.present
+        self._absent = None if present is None else ~present.to(device)
 
     @property
     def step_s(self) -> int:
@@ -46,7 +50,7 @@ class Rollout:
         return self.fields.step_hours * HOUR_S
 
     def states(self, seconds: Tensor) -> Tensor:
-        """Read the states (B, C, H, W) of times (B,); missing values are the mean.
+        """Read the states (B, C, H, W) of times (B,).
 
         Raises
         ------
@@ -62,8 +66,7 @@ class Rollout:
                 f"no state at {time_text(absent[0])}; the files have {time_text(times[0])} to "
                 f"{time_text(times[-1])}, near it {time_text(near)}"
             )
-        read = torch.nan_to_num(self.fields.record.states(at), nan=0.0)
-        return read.to(self._device, self._dtype)
+        return self.fields.record.states(at).to(self._device, self._dtype)
 
     def history(self, starts: Tensor) -> Tensor:
         """Read the states (B, h, C, H, W) up to start times (B,), the oldest first."""
@@ -87,6 +90,8 @@ class Rollout:
         if sigma is not None:
             tendency = tendency + sigma[0] * self._noise(starts, lead, member, tendency.shape)
         newest = history[:, -1] + self._ratio * tendency
+        if self._absent is not None:
+            newest = newest.masked_fill(self._absent, 0.0)
         return torch.cat([history[:, 1:], newest[:, None]], 1)
 
     def _noise(self, starts: Tensor, lead: int, member: int, shape: torch.Size) -> Tensor:

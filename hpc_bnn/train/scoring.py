@@ -111,7 +111,11 @@ def add_dealt(
         here = own_part(len(target[part]), axis)
         if here.start < here.stop:
             on_host = None if sigmas is None else sigmas.cpu()
-            tally.add(everyone.cpu(), on_host, target[part][here].cpu())
+            mine = target[part][here].cpu()
+            if isinstance(tally, RegressionTally) and not tally.whole_examples:
+                tally.add(everyone.cpu(), on_host, mine, first=part.start + here.start)
+            else:
+                tally.add(everyone.cpu(), on_host, mine)
 
 
 def as_points(

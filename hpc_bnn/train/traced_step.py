@@ -37,7 +37,7 @@ class _TracedStep:
     """What ``Step`` does between two optimizer steps, as far as it takes memory."""
 
     def __init__(self, parts: Parts, settings: Settings, grid: Grid) -> None:
-        self.mode = FakeTensorMode()
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)  # the mask of fields
         self._posterior, self._loss, self._unroll = parts.posterior, parts.loss, parts.unroll
         self._settings = settings
         own = len(grid.own_samples(settings.posterior.samples))

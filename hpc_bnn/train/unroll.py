@@ -3,10 +3,11 @@
     state_l = state_(l-1) + ratio * tendency_l,      tendency_l = first C channels of the network's
     y_l     = tendency_1 + ... + tendency_l          output on states up to l - 1 and forcing_(l-1)
 
-as ``Rollout`` steps a forecast, with the same drawn weights at every step. y_l is the change since
-the start, which the windows hold as the target of lead time l; further channels of the output, such
-as a predicted variance, are those of step l. Each lead time is scored as one more example, so the
-objective is the mean over lead times of the loss of one step.
+as ``Rollout`` steps a forecast, with the same drawn weights at every step. At points that never
+have a value every state is 0, as in the windows, whatever the network says there. y_l is the change
+since the start, which the windows hold as the target of lead time l; further channels of the
+output, such as a predicted variance, are those of step l. Each lead time is scored as one more
+example, so the objective is the mean over lead times of the loss of one step.
 
 All steps but the last are run again in backward instead of keeping their activations: the memory of
 one step and the states between them.
@@ -40,6 +41,7 @@ class Unroll:
         self._states = self._channels * fields.history
         self._forced, self._per_step = forced, max(1, forced)
         self._ratio: list[float] = (fields.tendency_std / fields.state_std).tolist()
+        self._absent = None if fields.present is None else ~fields.present
 
     def steps(self, x: Tensor) -> int:
         """Return n of an input (..., channels, H, W)."""
@@ -61,6 +63,8 @@ class Unroll:
         if steps == 1:
             return network(x, views)
         ratio = x.new_tensor(self._ratio)[:, None, None]
+        if self._absent is not None and self._absent.device != x.device:
+            self._absent = self._absent.to(x.device)
         history, inputs = x[..., : self._states, :, :], x[..., : self._states + self._forced, :, :]
         change, outputs = torch.zeros((), dtype=x.dtype, device=x.device), []
         for step in range(steps):
@@ -82,6 +86,8 @@ class Unroll:
             if step == steps - 1:
                 break
             newest = history[..., -self._channels :, :, :] + ratio * tendency
+            if self._absent is not None:
+                newest = newest.masked_fill(self._absent, 0.0)
             older = history[..., self._channels :, :, :]
             history = torch.cat([older.expand(*newest.shape[:2], *older.shape[-3:]), newest], 2)
             forcing = self._forcing(x, step + 1)

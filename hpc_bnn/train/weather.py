@@ -33,7 +33,9 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One forecast to draw: members (M, C, H, W) and truth (C, H, W) at a lead, physical units."""
+    """One forecast to draw: members (M, C, H, W) and truth (C, H, W) at a lead, physical units; NaN
+    at points that never have a value.
+    """
 
     start_s: int
     lead: int
@@ -71,7 +73,11 @@ def score_weather(trained: Trained, world: World) -> WeatherScores:
         rollout, world, (channels, rows, columns), settings.evaluation.climatology_states
     )
     tally = WeatherTally(
-        leads=steps, channels=channels, members=members, area=cell_area(fields.latitude)
+        leads=steps,
+        channels=channels,
+        members=members,
+        area=cell_area(fields.latitude),
+        present=fields.present,
     )
     drawn = (int(starts[len(starts) // 2]), {min(steps, _day(fields.step_hours)) - 1, steps - 1})
     pictures: list[Picture] = []

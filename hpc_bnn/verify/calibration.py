@@ -173,11 +173,17 @@ def rank_histogram(
     return counts.index_add(0, rank, weight)
 
 
-def pit_histogram(pit: Tensor, bins: int = 10) -> Tensor:
-    """Count probability integral transforms (...) in K equal bins of [0, 1], as (K,) float64."""
+def pit_histogram(pit: Tensor, bins: int = 10, *, weights: Tensor | None = None) -> Tensor:
+    """Count probability integral transforms (...) in K equal bins of [0, 1], as (K,) float64.
+
+    weights: broadcasts to (...), what each counts.
+    """
     _require_probabilities("pit_histogram", pit, bins)
     index = (pit.double().flatten() * bins).floor().long().clamp(max=bins - 1)
-    return torch.bincount(index, minlength=bins).double()
+    if weights is None:
+        return torch.bincount(index, minlength=bins).double()
+    each = weights.double().expand(pit.shape).flatten()
+    return torch.bincount(index, weights=each, minlength=bins)
 
 
 def coverage(pit: Tensor, level: float) -> float:

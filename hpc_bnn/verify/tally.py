@@ -26,6 +26,7 @@ from hpc_bnn.verify.calibration import (
     pit_histogram,
     reliability_bins,
 )
+from hpc_bnn.verify.points import PointWeights
 
 BINS = 15
 PIT_BINS = 10
@@ -141,20 +142,44 @@ class RegressionTally:
     levels
         Probabilities of the quantiles whose pinball loss is scored. It costs more than everything
         else, so there are none by default.
+    weights
+        Of the points of a target, of its shape, such as cell areas; they count relative to their
+        mean. A point of weight 0 is left out, whatever it holds. Not together with ``points``.
     """
 
-    def __init__(self, *, points: tuple[int, ...] | None = None, levels: Sequence[float] = ()):
+    def __init__(
+        self,
+        *,
+        points: tuple[int, ...] | None = None,
+        levels: Sequence[float] = (),
+        weights: Tensor | None = None,
+    ) -> None:
         self.levels = tuple(levels)
         self._points, self.whole_examples = points, points is not None
+        self._weights = None if weights is None else PointWeights(weights)
+        if points is not None and weights is not None:
+            raise ValueError("RegressionTally: points and weights are given: expected one of them")
         single = 4 * math.prod(points) if points is not None else 0
         length = HEAD + PIT_BINS + len(self.levels) + single
         self.sums = torch.zeros(length, dtype=torch.float64)
 
-    def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
+    def add(
+        self, outputs: Tensor, sigma: Tensor | None, target: Tensor, *, first: int | None = None
+    ) -> None:
         """Add means or members (S, B, ...) and standard deviations (S, B, ...) for targets (B,
         ...).
+
+        first: these are not whole targets but (S, n) and (n,), and this is the place of the first
+        among the points of all targets, flattened; only for a tally without ``points``.
         """
         mu, truth = outputs.double().cpu(), target.double().cpu()
+        weights = None
+        if self._weights is not None:
+            if first is None:
+                self._weights.check(truth.shape)
+            counts, weights = self._weights.of(first or 0, truth.numel())
+            mu, truth = mu.flatten(1)[:, counts], truth.flatten()[counts]
+            sigma = None if sigma is None else sigma.cpu().flatten(1)[:, counts]
         nll = torch.full_like(truth, math.nan)
         if sigma is None:
             crps = scores.crps_ensemble(mu, truth, 1.0 if len(mu) > 1 else 0.0)
@@ -170,20 +195,24 @@ class RegressionTally:
         error = (mu.mean(0) - truth).square()
         inside = ((pit - 0.5).abs() <= 0.45).double()
         pinball = self._pinball(mu, sigma, truth)
+
+        def weighed(x: Tensor) -> Tensor:
+            return x if weights is None else x * weights
+
         head = [
             torch.ones_like(truth).sum(),
-            error.sum(),
-            crps.sum(),
-            nll.sum(),
-            ((pit - 0.5).abs() <= 0.25).double().sum(),
-            inside.sum(),
-            epistemic.sum(),
-            aleatoric.sum(),
+            weighed(error).sum(),
+            weighed(crps).sum(),
+            weighed(nll).sum(),
+            weighed(((pit - 0.5).abs() <= 0.25).double()).sum(),
+            weighed(inside).sum(),
+            weighed(epistemic).sum(),
+            weighed(aleatoric).sum(),
         ]
         parts = [
             torch.stack(head),
-            pit_histogram(pit, PIT_BINS).double(),
-            pinball.flatten(1).sum(1),
+            pit_histogram(pit, PIT_BINS, weights=weights).double(),
+            weighed(pinball).flatten(1).sum(1),
         ]
         if self._points is not None:
             single = torch.stack([error, crps, inside, pinball.mean(0)])

@@ -7,9 +7,12 @@
 
 (WeatherBench 2, Rasp et al. 2024, doi:10.1029/2023MS004019; SSR: Fortin et al. 2014.) Each rank
 adds its own start times; one sum of `sums` over the ranks gives the scores of all, on any grid. A
-NaN in a forecast makes the scores of its lead time and channel NaN; nothing is skipped.
+NaN in a forecast makes the scores of its lead time and channel NaN; nothing is skipped. Points that
+never have a value do not count, neither for the model nor for persistence and climatology: <.> is
+the mean over the others, and so are the counts of ranks.
 
-Shape letters: L lead times, C channels, M members, B start times, H latitude, W longitude.
+Shape letters: L lead times, C channels, M members, B start times, H latitude, W longitude, P points
+of a channel that have values.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.verify.calibration import rank_histogram
+from hpc_bnn.verify.points import checked_present
 from hpc_bnn.verify.scores import crps_ensemble, crps_gaussian, spread_skill_ratio
 
 # The columns of `sums`; behind them the M + 1 counts of the rank histogram.
@@ -77,6 +81,8 @@ class WeatherTally:
     ----------
     area
         (H,) weights of the rows, of mean 1, as of `cell_area`.
+    present
+        (C, H, W) bool, the points that have values; None: all have.
 
     Attributes
     ----------
@@ -84,7 +90,15 @@ class WeatherTally:
         (L, C, 11 + M + 1) float64 on the CPU; add those of all ranks.
     """
 
-    def __init__(self, *, leads: int, channels: int, members: int, area: Tensor) -> None:
+    def __init__(
+        self,
+        *,
+        leads: int,
+        channels: int,
+        members: int,
+        area: Tensor,
+        present: Tensor | None = None,
+    ) -> None:
         if min(leads, channels, members) < 1:
             raise ValueError(
                 f"WeatherTally: leads = {leads}, channels = {channels}, members = {members}: "
@@ -98,6 +112,7 @@ class WeatherTally:
         self.members = members
         self.sums = torch.zeros(leads, channels, len(COLUMNS) + members + 1, dtype=torch.float64)
         self._area = area.detach().double()[:, None]
+        self._points = checked_present(present, channels, len(area))
 
     def add(
         self,
@@ -150,21 +165,28 @@ class WeatherTally:
                 f"WeatherTally: climatology_std goes down to {float(climatology_std.min()):g}: "
                 "expected standard deviations >= 0"
             )
-        rows = [
-            self._channel(
+        rows = []
+        for c in range(num_channels):
+            own = [
                 members[:, :, c].double(),
                 truth[:, c].double(),
                 persistence[:, c].double(),
                 climatology[:, c].double(),
                 climatology_std[c].double(),
                 uniforms[:, c],
-            )
-            for c in range(num_channels)
-        ]
+            ]
+            area = self._area.to(truth.device)
+            if self._points is not None and not bool(self._points[c].all()):
+                there = self._points[c].to(truth.device)
+                own = [x[..., there].unsqueeze(-2) for x in own]  # (..., 1, P)
+                area = area.expand(there.shape)[there][None]
+                area = area / area.mean()
+            rows.append(self._channel(area, *own))
         self.sums[lead] += torch.stack(rows).cpu()
 
     def _channel(
         self,
+        area: Tensor,
         members: Tensor,
         truth: Tensor,
         persistence: Tensor,
@@ -172,8 +194,9 @@ class WeatherTally:
         climatology_std: Tensor,
         uniforms: Tensor,
     ) -> Tensor:
-        """Return the sums (11 + M + 1,) over the start times of members (M, B, H, W)."""
-        area = self._area.to(truth.device)
+        """Return the sums (11 + M + 1,) over the start times of members (M, B, H, W), with weights
+        ``area`` of mean 1 that broadcast to (H, W).
+        """
         mean, anomaly = members.mean(dim=0), truth - climatology
         variance = torch.full_like(truth, math.nan)
         if len(members) > 1:

@@ -53,7 +53,7 @@ def windows(made: Catalogue) -> ForecastWindows:
     atmosphere = Atmosphere(Reader(made, mean=mean, std=std), nothing, use_calendar=False)
     first = torch.arange(len(made.times) - 1)
     ratio = np.ones(made.shape[0], np.float32)
-    return ForecastWindows(atmosphere, torch.stack([first, first + 1], 1), ratio, fill=False)
+    return ForecastWindows(atmosphere, torch.stack([first, first + 1], 1), 1, ratio)
 
 
 class Way:

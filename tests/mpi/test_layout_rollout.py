@@ -1,5 +1,5 @@
 """One run, one answer, for rollouts: an epoch of single steps, then forecasts of three, on every
-grid.
+grid; also of a field that has values on a part of the globe.
 
 Tolerance: 1e-10 in float64, relative to the largest loss, gradient or parameter: the order of sums.
 """
@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import netCDF4
+import numpy as np
 import pytest
 import torch
 from settings_run import run_settings
@@ -55,22 +57,38 @@ CASES: dict[str, dict[str, Any]] = {
         "model": DROPPING,
     },
     "crps, dropout": {"loss": {"name": "crps"}, "model": DROPPING},
+    "crps, masked": {
+        "loss": {"name": "almost_fair_crps", "layout": "transposed"},
+        "missing": "mean",
+    },
+    "nll, masked": {
+        "loss": {"name": "gaussian_nll", "variance": "predicted", "predictive": True},
+        "missing": "mean",
+    },
 }
 
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A toy atmosphere, written by one rank for all."""
+    """Toy atmospheres, written by one rank for all: error/ whole, mean/ without t2m over land."""
     channel = connect()
     made = Path(on_first(channel, lambda: tempfile.mkdtemp(), name="test folder"))
     toy: dict[str, Any] = {"years": 1, "rows": 7, "columns": 16, "step_hours": 24, "levels": [500]}
-    on_first(channel, lambda: write_toy(made, **toy, format="legacy"), name="test files")
+
+    def write() -> None:
+        for name in ("error", "mean"):
+            write_toy(made / name, **toy, format="legacy")
+        with netCDF4.Dataset(made / "mean" / "single_levels_2001.nc", "a") as file:
+            file["t2m"][:, 2:, :11] = np.ma.masked
+
+    on_first(channel, write, name="test files")
     yield made
     on_first(channel, lambda: shutil.rmtree(made), name="test folder")
 
 
 def settings(folder: Path, case: str, **train: Any) -> Settings:
     chosen = dict(CASES[case])
+    missing = chosen.pop("missing", "error")
     return Settings.model_validate(
         {
             "seed": 3,
@@ -79,7 +97,8 @@ def settings(folder: Path, case: str, **train: Any) -> Settings:
             "posterior": {"samples": SAMPLES, "initial_sigma": 0.1, **chosen},
             "data": {
                 "name": "era5",
-                "path": str(folder),
+                "path": str(folder / missing),
+                "missing": missing,
                 "variables": ["t2m", "u10", "v10"],
                 "static": ["lsm"],
                 "step_hours": 24,
@@ -105,6 +124,8 @@ def run(folder: Path, case: str, world: World, ranks: Ranks, **train: Any) -> Ou
     chosen = settings(folder, case, **train)
     source: Source = read_source(chosen, ranks)
     assert len(source.train) // BATCH == 2
+    assert source.fields is not None
+    assert (source.fields.present is None) == ("masked" not in case)
     return run_settings(chosen, source, world)
 
 

@@ -36,12 +36,17 @@ def field_source(
     vector: tuple[bool, ...] = (False, True),
     rows: int = ROWS,
     columns: int = COLUMNS,
+    present: Tensor | None = None,
 ) -> Source:
-    """Return a source whose states are at ``steps`` times STEP_HOURS after START_S."""
+    """Return a source whose states are at ``steps`` times STEP_HOURS after START_S, 0 where not
+    ``present`` (C, H, W).
+    """
     times = START_S + STEP_S * torch.tensor(list(steps))
     generator = torch.Generator().manual_seed(1)
     channels = len(vector)
     states = torch.randn(len(times), channels, rows, columns, generator=generator)
+    if present is not None:
+        states *= present
     fields = Fields(
         channels=tuple(
             FieldChannel(name, "K", "", name, None, turns)
@@ -59,6 +64,7 @@ def field_source(
         train_times=times[:-1],
         test_times=times[:-1],
         record=Record(times, states),
+        present=present,
     )
     nothing = InMemory(torch.zeros(1, 1), torch.zeros(1, 1))
     return Source(

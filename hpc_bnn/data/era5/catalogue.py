@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.grid import Grid
 from hpc_bnn.data.era5.names import split_channel
 from hpc_bnn.data.era5.part import Part
@@ -90,6 +91,13 @@ class Catalogue:
         for part in {id(c.part): c.part for c in self.channels}.values():
             there &= part >= 0
         return there
+
+    def place(self, channel: int, time: int) -> str:
+        """Name file, variable and time of one field: a channel at a position in `times`."""
+        chosen = self.channels[channel]
+        part = self.parts[int(chosen.part[time])]
+        when = times.text(int(self.times[time]))
+        return f"{part.file.path}: '{part.variable}' ({chosen.name}) at {when}"
 
     def select(self, wanted: Sequence[str]) -> Catalogue:
         """Return the catalogue of some channels, in the order of `wanted`.

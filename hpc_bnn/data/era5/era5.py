@@ -16,9 +16,10 @@ from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.assemble import catalogue as make_catalogue
 from hpc_bnn.data.era5.calendar_fields import CALENDAR_CHANNELS
 from hpc_bnn.data.era5.catalogue import Catalogue
-from hpc_bnn.data.era5.reader import Reader
+from hpc_bnn.data.era5.gaps import Gaps
+from hpc_bnn.data.era5.normalisation import normalisation, positive
+from hpc_bnn.data.era5.reader import Reader, read
 from hpc_bnn.data.era5.statistics import Statistics, within_range
-from hpc_bnn.data.era5.statistics import statistics as compute_statistics
 from hpc_bnn.data.era5.statistics_file import read_statistics
 from hpc_bnn.data.era5.windows import Atmosphere, ForecastWindows, window_steps
 from hpc_bnn.data.ranks import ALONE, Ranks
@@ -61,7 +62,8 @@ def era5(
     statistics: file of `hpc-bnn data statistics`; computed from the training range if None.
     static: fields without time, such as "lsm" and "z" at the surface; standardised.
     calendar: add sine and cosine of the time of day and of the year.
-    missing: refuse missing values, or fill them with the mean.
+    missing: refuse missing values, or leave out the points that never have one ("mean", which is
+        what they hold in inputs): see `Fields.present`. Static fields are filled with the mean.
     member: of ensemble files.
     rollout: most steps of the forecasts that are trained on: so many targets of every training
         window lie in its range, however many of them are read.
@@ -124,25 +126,25 @@ def source_of(
     ranges = _ranges(catalogue, parts)
     steps = {name: _windows(catalogue, name, ranges[name], step_hours, history) for name in parts}
     train_times = catalogue.times[steps["train"][:, history - 1]]
+    first_state = int(steps["train"][0, 0])
     if rollout > 1:
         steps["train"] = _windows(
             catalogue, "train", ranges["train"], step_hours, history, rollout=rollout
         )
-    made = _normalisation(catalogue, statistics, train, step_hours, ranks)
-    std = _positive(catalogue, made.std, "", ranks)
-    tendency_std = _positive(catalogue, made.tendency_std, "tendency of ", ranks)
-    reader = Reader(
-        catalogue, mean=made.mean, std=std, missing="error" if missing == "error" else "keep"
-    )
-    static = ranks.together(
-        lambda: _standardised(catalogue, reader.static(), missing), name="static fields"
-    )
+    made = normalisation(catalogue, statistics, train, step_hours, ranks)
+    std = positive(catalogue, made.std, "", ranks)
+    tendency_std = positive(catalogue, made.tendency_std, "tendency of ", ranks)
+
+    def open_reader() -> tuple[Reader, NDArray[np.float32], Gaps | None]:
+        gaps = _gaps(catalogue, first_state) if missing == "mean" else None
+        reader = Reader(catalogue, mean=made.mean, std=std, gaps=gaps)
+        return reader, _standardised(catalogue, reader.static(), missing), gaps
+
+    reader, static, gaps = ranks.together(open_reader, name="static fields")
     atmosphere = Atmosphere(reader, static, use_calendar=calendar)
     ratio = (std / tendency_std).astype(np.float32)
     examples = {
-        name: ForecastWindows(
-            atmosphere, torch.from_numpy(rows), history, ratio, fill=missing == "mean"
-        )
+        name: ForecastWindows(atmosphere, torch.from_numpy(rows), history, ratio)
         for name, rows in steps.items()
     }
     channels, rows, columns = catalogue.shape
@@ -163,6 +165,7 @@ def source_of(
         train_times=torch.from_numpy(train_times),
         test_times=examples["test"].times,
         record=atmosphere,
+        present=torch.from_numpy(~gaps.absent) if gaps is not None and gaps.any else None,
     )
     return Source(
         name=f"era5({catalogue.source})",
@@ -238,46 +241,26 @@ def _windows(
     return steps
 
 
-def _normalisation(
-    catalogue: Catalogue,
-    given: Statistics | None,
-    train: tuple[str, str],
-    step_hours: int,
-    ranks: Ranks,
-) -> Statistics:
-    """Collective: return the statistics of the channels."""
-    if given is None:
-        return compute_statistics(
-            catalogue, start=str(train[0]), end=str(train[1]), step_hours=step_hours, ranks=ranks
-        )
-    if given.step_hours != step_hours:
+def _gaps(catalogue: Catalogue, first: int) -> Gaps:
+    """Find the points without a value in the first training state; each channel must have some."""
+    state = np.empty(catalogue.shape, np.float32)
+    read(catalogue, first, state)
+    absent = np.isnan(state)
+    for channel in np.flatnonzero(absent.all(axis=(1, 2))).tolist():
         raise ValueError(
-            f"{catalogue.source}: the statistics are of tendencies over {given.step_hours} h, the "
-            f"data set's step_hours = {step_hours}: make them again"
+            f"{catalogue.place(channel, first)}: no point has a value; expected some in the first "
+            "training state: leave the variable out, or choose another data.train"
         )
-    if given.fingerprint != catalogue.fingerprint():
-        logger.info(
-            "%s: the statistics were made of other files or times (%s to %s)",
-            catalogue.source,
-            given.start,
-            given.end,
-        )
-    units = [c.units for c in catalogue.channels]
-    return given.select(catalogue.names, units, f"statistics of {catalogue.source}")
-
-
-def _positive(
-    catalogue: Catalogue, std: NDArray[np.float64], what: str, ranks: Ranks
-) -> NDArray[np.float64]:
-    """Replace a standard deviation of 0 by 1, with one warning."""
-    for at in np.flatnonzero(std == 0) if ranks.rank == 0 else ():
-        logger.warning(
-            "%s: the %s'%s' is constant in the training range; it is centred, not scaled",
-            catalogue.source,
-            what,
-            catalogue.names[at],
-        )
-    return np.where(std == 0, 1.0, std)
+    for name, points in zip(catalogue.names, absent, strict=True):
+        if points.any():
+            logger.info(
+                "%s: '%s' has no value at %d of %d points, which do not count",
+                catalogue.source,
+                name,
+                points.sum(),
+                points.size,
+            )
+    return Gaps(absent, times.text(int(catalogue.times[first])))
 
 
 def _standardised(

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.catalogue import Catalogue, some
+from hpc_bnn.data.era5.gaps import Gaps
 from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.part import read_cut
 from hpc_bnn.data.era5.plan import Run, grouped, place, runs
 from hpc_bnn.data.read_count import count_read
 
-Missing = Literal["error", "mean", "keep"]
+Missing = Literal["error", "keep"]
 
 # For each group of channels: the part that a step lies in, and the stored step within it.
 _Places = tuple[tuple[int, int], ...]
@@ -28,8 +29,9 @@ class Reader:
     """Read steps of a catalogue; may be pickled and forked: files are opened where it reads.
 
     mean, std: (C,) float64 of the channels, in their units; physical values where None.
-    missing: "error" refuses a field with missing values, "mean" puts 0 in normalised units, the
-        mean, "keep" leaves NaN.
+    missing: "error" refuses a field with missing values, "keep" leaves NaN.
+    gaps: the points that have no value at any time, with "error": 0, the mean, is put there, and a
+        field that misses other points is refused.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Reader:
         mean: NDArray[np.float64] | None = None,
         std: NDArray[np.float64] | None = None,
         missing: Missing = "error",
+        gaps: Gaps | None = None,
     ) -> None:
-        if missing not in ("error", "mean", "keep"):
-            raise ValueError(f"missing = '{missing}': expected 'error', 'mean' or 'keep'")
+        if missing not in ("error", "keep"):
+            raise ValueError(f"missing = '{missing}': expected 'error' or 'keep'")
         count = len(catalogue.channels)
         self.catalogue = catalogue
-        self._missing = missing
+        self._missing, self._gaps = missing, gaps
+        self._gapless = gaps is None or not gaps.any  # a sane step has nothing to be settled
         self._mean = np.zeros(count) if mean is None else np.asarray(mean, np.float64)
         self._std = np.ones(count) if std is None else np.asarray(std, np.float64)
         self._shape = catalogue.shape
@@ -67,12 +71,13 @@ class Reader:
         Raises
         ------
         ValueError
-            If a channel has not this step, or has missing values and the policy is "error"; names
+            If a channel has not this step, or has missing values that it must not have; names
             file, variable and time.
         """
         self._check(out)
         places = self._places(time_index)
-        if not self._fill(places, [out], time_index, written=True):
+        sane = self._fill(places, [out], time_index, written=self._gapless)
+        if not (sane and self._gapless):
             self._settle(places, time_index, out)
 
     def read_all(self, time_indices: Sequence[int], outs: Sequence[NDArray[np.float32]]) -> None:
@@ -88,7 +93,9 @@ class Reader:
         while steps:
             count = self._together([places for places, _, _ in steps])
             now, steps = steps[:count], steps[count:]
-            if not self._fill(now[0][0], [out for _, _, out in now], now[0][1], written=True):
+            outs_now = [out for _, _, out in now]
+            sane = self._fill(now[0][0], outs_now, now[0][1], written=self._gapless)
+            if not (sane and self._gapless):
                 for places, index, out in now:
                     self._settle(places, index, out)
 
@@ -180,13 +187,23 @@ class Reader:
 
     def _settle(self, places: _Places, time_index: int, out: NDArray[np.float32]) -> None:
         """Do with missing values of a step just read what was asked for."""
-        self._fill(places, [out], time_index, written=False)
+        if self._gapless:  # else they were looked for at once
+            self._fill(places, [out], time_index, written=False)
         if np.isinf(out).any():
             self._refuse(time_index, out)
-        if self._missing == "error" and np.isnan(out).any():
+        if self._missing == "keep":
+            return
+        if self._gaps is not None:
+            wrong = self._gaps.fill(out)
+            if wrong is not None:
+                channel, what = wrong
+                raise ValueError(
+                    f"{self.catalogue.place(channel, time_index)}: {what}; expected the same "
+                    "points at all times, as missing = 'mean' is for fields that never have a "
+                    "value there: leave the variable out, choose other times, or repair the file"
+                )
+        elif np.isnan(out).any():
             self._refuse(time_index, out)
-        if self._missing == "mean":
-            np.nan_to_num(out, copy=False, nan=0.0)
 
     def _told(self, error: Exception, run: Run, time_index: int) -> Exception:
         """Add to an error of a file what was read from it."""
@@ -197,17 +214,14 @@ class Reader:
     def _refuse(self, time_index: int, out: NDArray[np.float32]) -> None:
         """Raise for the first field with missing values."""
         at = int(np.flatnonzero(~np.isfinite(out).all(axis=(1, 2)))[0])
-        channel, gone = self.catalogue.channels[at], ~np.isfinite(out[at])
+        gone = ~np.isfinite(out[at])
         row, column = np.argwhere(gone)[0].tolist()
-        part = self.catalogue.parts[int(channel.part[time_index])]
         grid = self.catalogue.grid
         raise ValueError(
-            f"{part.file.path}: '{part.variable}' ({channel.name}) at "
-            f"{times.text(int(self.catalogue.times[time_index]))}: {int(gone.sum())} of "
-            f"{gone.size} values are missing or infinite, the first at latitude "
-            f"{grid.latitude[row]:g}, "
-            f"longitude {grid.longitude[column]:g}; expected none: set missing = 'mean' to fill "
-            "them with the mean, leave the variable out, or repair the file"
+            f"{self.catalogue.place(at, time_index)}: {int(gone.sum())} of {gone.size} values are "
+            f"missing or infinite, the first at latitude {grid.latitude[row]:g}, longitude "
+            f"{grid.longitude[column]:g}; expected none: set missing = 'mean' if these points "
+            "never have a value, leave the variable out, or repair the file"
         )
 
 

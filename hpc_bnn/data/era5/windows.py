@@ -9,7 +9,8 @@ zeros each where there is none, so that the number of channels tells n):
     x = [..., static fields, calendar(t + step), ..., static fields, calendar(t + (n - 1) step)]
     y_l = (state(t + l step) - state(t)) / tendency std,   l = 1 ... n
 
-A window exists only where every step is present, at exactly these times: never across a gap.
+Points that never have a value hold 0 in x and y, the mean and no change (`Gaps`). A window exists
+only where every step is present, at exactly these times: never across a gap.
 
 Shape letters: B batch, C channels, F forcing channels, H latitude, W longitude, T time, h history.
 """
@@ -99,14 +100,12 @@ class ForecastWindows:
         the oldest, then the targets.
     history: h, states in the input.
     ratio: (C,) float32, std of the states over std of the tendencies.
-    fill: put 0, the mean, in place of missing values.
     """
 
     atmosphere: Atmosphere
     steps: Tensor
     history: int
     ratio: NDArray[np.float32]
-    fill: bool
 
     def __len__(self) -> int:
         """Count the windows."""
@@ -155,9 +154,6 @@ class ForecastWindows:
             self.atmosphere.fill_forcing(
                 times[:, history - 1 + step], inputs[:, first : first + forced]
             )
-        if self.fill:
-            np.nan_to_num(inputs, copy=False, nan=0.0)
-            np.nan_to_num(targets, copy=False, nan=0.0)
 
 
 def window_steps(

@@ -408,3 +408,26 @@ def test_wrong_settings_are_refused(tmp_path: Path, changes: dict[str, Any], mes
     with pytest.raises(ValueError, match=message):
         create(tmp_path / "f.nc", **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_points_without_values_are_missing(path: Path) -> None:
+    """Whatever they hold, infinite numbers included; the other points must be finite."""
+    present = np.ones(fields(0, 0).shape, bool)
+    present[1, 2:, :3] = False
+    with ForecastFile(path, present=present) as file:
+        for member, lead in ALL:
+            values = fields(member, lead)
+            values[1, 2, :3] = np.inf
+            file.write(member, lead, values)
+        broken = fields(0, 0)
+        broken[1, 0, 0] = np.nan
+        with pytest.raises(ValueError, match=r"1 of 40 values are not finite"):
+            file.write(0, 0, broken)
+    finish(path)
+    with netCDF4.Dataset(path) as read:
+        names = [n for n, v in read.variables.items() if v.ndim == 4]
+        for at, name in enumerate(names):
+            for member, lead in ALL:
+                got = np.ma.filled(np.ma.masked_invalid(read[name][member, lead]), np.nan)
+                want = np.where(present[at], fields(member, lead)[at], np.nan)
+                np.testing.assert_array_equal(got, want)

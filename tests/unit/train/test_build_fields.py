@@ -98,6 +98,28 @@ def test_weights_reach_the_likelihood() -> None:
     torch.testing.assert_close(loss(members[0], truth), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_points_without_values_have_no_weight() -> None:
+    members, truth = members_and_truth(2)
+    present = torch.ones(2, ROWS, COLUMNS, dtype=torch.bool)
+    present[1, 1:3, 2:] = False
+    options = {"name": "crps", "channel_weights": {"b": 4}}
+    loss = made(options, present=present).loss
+    assert isinstance(loss, JointLoss)
+    weights = (point_weights([1.0, 4.0], area()) * present).flatten()
+    errors = (members - truth).abs().mean(0) - (members[0] - members[1]).abs() / 4
+    expected = (errors.flatten(1) * weights).sum(1) / weights.sum()
+    torch.testing.assert_close(loss(members, truth, LocalAxis()), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_losses_that_count_every_point_are_refused() -> None:
+    present = torch.ones(2, ROWS, COLUMNS, dtype=torch.bool)
+    present[0, 0, 0] = False
+    with pytest.raises(
+        SettingsError, match="'categorical_nll': counts every point, but fields has some without"
+    ):
+        made({"name": "categorical_nll"}, present=present)
+
+
 def test_a_channel_that_is_not_there_is_named() -> None:
     message = refused({"name": "crps", "channel_weights": {"t2m": 2, "b": 1, "z": 1}})
     assert message.splitlines() == [
@@ -164,9 +186,9 @@ def _model(options: dict[str, Any]) -> Any:
     return Settings.model_validate(whole).model
 
 
-@pytest.mark.parametrize("key", ["weights", "ranks", "input_shape"])
+@pytest.mark.parametrize("key", ["weights", "present", "ranks", "input_shape"])
 def test_what_the_program_gives_is_no_setting(key: str) -> None:
-    section = {"weights": "loss", "ranks": "data", "input_shape": "model"}[key]
+    section = {"weights": "loss", "present": "loss", "ranks": "data", "input_shape": "model"}[key]
     whole: dict[str, Any] = settings({"name": "crps"}).model_dump()
     whole[section][key] = [1]
     with pytest.raises(SettingsError, match=rf"here: {section}\.{key}: unknown key"):

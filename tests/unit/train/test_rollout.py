@@ -132,15 +132,25 @@ def test_a_loss_of_members_adds_no_noise() -> None:
     assert bool((made == 0).all())
 
 
-def test_missing_values_are_the_mean() -> None:
-    source = field_source()
-    assert source.fields is not None
-    record = source.fields.record
-    record._states[4, 1, 2, 3] = float("nan")  # type: ignore[attr-defined]
-    parts = Parts(source, Gaussian(nn.Linear(1, 1)), losses.crps(), None)
-    state = Rollout(parts, CPU).states(starts_at(4))[0]
-    assert state[1, 2, 3] == 0
-    assert bool(state.isfinite().all())
+def test_points_without_values_stay_the_mean() -> None:
+    """Whatever the network and the noise say there; the others are as they would be."""
+    present = torch.ones(SHAPE, dtype=torch.bool)
+    present[1, 2, 3] = present[0, :, 1] = False
+    loss = losses.gaussian_nll(sigma=0.7)
+    posterior = Gaussian(nn.Linear(1, 1).double(), seed=5)
+    starts, states = starts_at(4, 6), []
+    for mask in (present, None):
+        source = field_source(history=2, present=present)
+        assert source.fields is not None
+        source = replace(source, fields=replace(source.fields, present=mask))
+        rollout = Rollout(Parts(source, posterior, loss, None), CPU)
+        history = rollout.history(starts)
+        assert bool((history[:, :, ~present] == 0).all())
+        history = rollout.advance(history, starts, 0, 0, lambda x: x[:, :CHANNELS] + 3)
+        states.append(history[:, -1])
+    assert bool((states[0][:, ~present] == 0).all())
+    assert bool((states[1][:, ~present] != 0).all())
+    assert torch.equal(states[0][:, present], states[1][:, present])
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,33 @@ def test_no_rank_holds_all_members(kind: str, sample_ranks: int, data_ranks: int
         assert peak < (outputs / sample_ranks + 0.5) * ENSEMBLE + 20 * SLICE
 
 
+@pytest.mark.usefixtures("small")
+def test_weights_follow_the_points_to_their_rank() -> None:
+    weights = torch.arange(FIELD[0] * FIELD[1], dtype=torch.float64).reshape(*FIELD[:2], 1)
+    weights = weights.expand(FIELD)
+
+    def work(channel: Channel) -> Tensor:
+        loss, data = losses.almost_fair_crps(), examples()
+        return score(
+            posterior_of(loss),
+            loss,
+            data,
+            World(Grid(4, 1, channel.rank), CPU, channel, channel, sample_axis=channel),
+            task="regression",
+            output_shape=FIELD,
+            scale=None,
+            samples=SAMPLES,
+            batch_size=4,
+            tally=RegressionTally(weights=weights),
+        ).sums
+
+    loss, data, whole = losses.almost_fair_crps(), examples(), RegressionTally(weights=weights)
+    whole.add(posterior_of(loss).predict(data.x, samples=SAMPLES), None, data.y)
+    assert whole.sums[0] == EXAMPLES * (weights > 0).sum()
+    for sums in on_world(4, work):
+        assert same(sums, whole.sums)
+
+
 @pytest.mark.parametrize(("data_ranks", "expected"), [(1, [4, 1]), (2, [2]), (4, [1])])
 def test_examples_scored_together_are_a_part_of_the_batch(
     data_ranks: int, expected: list[int]

@@ -57,8 +57,8 @@ class Net(nn.Module):
         return result
 
 
-def fields_of(*, history: int = 1, forced: bool = True) -> Fields:
-    fields = field_source(history=history).fields
+def fields_of(*, history: int = 1, forced: bool = True, present: Tensor | None = None) -> Fields:
+    fields = field_source(history=history, present=present).fields
     assert fields is not None
     return fields if forced else replace(fields, forcing=())
 
@@ -87,11 +87,13 @@ class Toy:
         unroll: bool = True,
         net: dict[str, Any] | None = None,
         network: nn.Module | None = None,
+        present: Tensor | None = None,
         precision: Precision = "float64",
         **options: Any,
     ) -> None:
         dtype = torch.float64 if precision == "float64" else torch.float32
-        self.fields, self.loss = fields_of(history=history, forced=forced), loss.to(dtype)
+        self.fields = fields_of(history=history, forced=forced, present=present)
+        self.loss = loss.to(dtype)
         torch.manual_seed(3)
         inputs = history * CHANNELS + (FORCING if forced else 0)
         outputs = loss.output_shape((CHANNELS, ROWS, COLUMNS))[0]
@@ -135,6 +137,8 @@ def written_out(
         output = network(torch.cat([*newest, own], 1))
         states.append(states[-1] + tendency_std * output[:, :CHANNELS])
         change = (states[-1] - start) / tendency_std
+        if toy.fields.present is not None:
+            states[-1] = torch.where(toy.fields.present, states[-1], mean)
         outputs.append(torch.cat([change, output[:, CHANNELS:]], 1))
     return torch.stack(outputs)
 
@@ -145,6 +149,12 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "nll predicted": lambda: losses.gaussian_nll(variance="predicted"),
     "nll learned": lambda: losses.gaussian_nll(variance="learned"),
     "nll predictive": lambda: losses.gaussian_nll(variance="predicted", predictive=True),
+}
+
+
+MASKED: dict[str, Callable[[Tensor | None], Loss]] = {
+    "crps": lambda present: losses.fair_crps(present=present),
+    "nll predicted": lambda present: losses.gaussian_nll(variance="predicted", present=present),
 }
 
 
@@ -190,6 +200,32 @@ def test_loss_and_gradient_of_three_steps(
     assert got == pytest.approx(objective.item(), rel=1e-12)
     for gradient, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("samples_per_pass", [1, 3])
+@pytest.mark.parametrize("name", MASKED)
+def test_points_without_values_are_fed_back_as_the_mean(name: str, samples_per_pass: int) -> None:
+    """And count in no lead time; by hand, where a convolution mixes neighbours."""
+    there = torch.ones(CHANNELS, ROWS, COLUMNS, dtype=torch.bool)
+    there[0, 1, 1:] = there[1, :2, 0] = False
+
+    def toy(mask: Tensor | None = there) -> Toy:
+        loss = MASKED[name](mask)
+        return Toy(loss, history=2, present=there, samples_per_pass=samples_per_pass)
+
+    x, y = batch_of(3, history=2)
+    x[:, : 2 * CHANNELS] *= there.repeat(2, 1, 1)
+    y = y * there
+    masked = toy()
+    got, gradients = masked.run(x, y)
+    objective = plain_objective(masked, x, y, 3, 2)
+    assert got == pytest.approx(objective.item(), rel=1e-12)
+    expected = torch.autograd.grad(objective, masked.parameters)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-12)
+    other = torch.where(there, y, 100.0)
+    assert toy().run(x, other)[0] == got
+    assert toy(None).run(x, other)[0] != toy(None).run(x, y)[0]
 
 
 @pytest.mark.parametrize("keep_graphs", [False, True])

@@ -1,6 +1,7 @@
 """Tallies against direct computation by scikit-learn, SciPy and scoringrules, over any split."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,3 +224,89 @@ def test_reliability_and_pit_hold_every_example() -> None:
     regression = RegressionTally()
     regression.add(mu, sigma, truth)
     assert float(regression.pit_counts().sum()) == B * P
+
+
+def weighted_forecast() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mu, sigma, y with points (2, 4, 3), and weights of which 7 are 0."""
+    g = generator(11)
+    mu = torch.randn(S, B, 2, 4, 3, generator=g, dtype=torch.float64)
+    sigma = torch.rand(S, B, 2, 4, 3, generator=g, dtype=torch.float64) + 0.2
+    y = torch.randn(B, 2, 4, 3, generator=g, dtype=torch.float64) * 1.5
+    weights = (torch.rand(2, 4, 3, generator=g, dtype=torch.float64) + 0.1) * 7
+    weights[0, 1:3] = weights[1, 0, 2] = 0
+    return mu, sigma, y, weights
+
+
+@pytest.mark.parametrize("kind", ["mixture", "ensemble"])
+def test_weighted_points_against_direct_computation(kind: str) -> None:
+    mu, sigma, y, weights = weighted_forecast()
+    spread = sigma if kind == "mixture" else None
+    result = tallied(RegressionTally(weights=weights), mu, spread, y).result()
+    there = weights > 0
+    w = (weights / weights.sum()).numpy()
+    assert result["points"] == B * int(there.sum())
+
+    def mean(points: Any) -> float:
+        return float((np.asarray(points) * w).sum((1, 2, 3)).mean())
+
+    error = mean((mu.mean(0) - y) ** 2)
+    epistemic, aleatoric = mean(mu.var(0)), mean((sigma**2).mean(0))
+    if kind == "mixture":
+        pit = stats.norm.cdf(y.numpy(), mu.numpy(), sigma.numpy()).mean(0)
+        crps = scoringrules.crps_mixnorm(y.numpy(), mu.numpy(), sigma.numpy(), m_axis=0)
+        density = stats.norm.pdf(y.numpy(), mu.numpy(), sigma.numpy()).mean(0)
+        assert result["nll_per_point"] == pytest.approx(mean(-np.log(density)), **TIGHT)
+    else:
+        pit = ((mu < y).double().sum(0).numpy() + 0.5) / (S + 1)
+        crps = scoringrules.crps_ensemble(y.numpy(), mu.numpy(), m_axis=0, estimator="fair")
+        aleatoric = 0.0
+        assert math.isnan(result["nll_per_point"])
+    assert result["rmse"] == pytest.approx(math.sqrt(error), **TIGHT)
+    assert result["crps"] == pytest.approx(mean(crps), rel=1e-10)
+    assert result["coverage_50"] == pytest.approx(mean(abs(pit - 0.5) <= 0.25), **TIGHT)
+    assert result["coverage_90"] == pytest.approx(mean(abs(pit - 0.5) <= 0.45), **TIGHT)
+    assert result["spread_epistemic"] == pytest.approx(math.sqrt(epistemic), **TIGHT)
+    assert result["spread_aleatoric"] == pytest.approx(math.sqrt(aleatoric), **TIGHT)
+    ratio = math.sqrt((epistemic + aleatoric) / error)
+    assert result["spread_skill_ratio"] == pytest.approx(ratio, **TIGHT)
+    bins = np.minimum((pit * 10).astype(int), 9)
+    share = np.array([mean(bins == k) for k in range(10)]) * result["points"]
+    tally = tallied(RegressionTally(weights=weights), mu, spread, y)
+    assert isinstance(tally, RegressionTally)
+    np.testing.assert_allclose(tally.pit_counts().numpy(), share, rtol=1e-12, atol=1e-12)
+
+
+def test_points_of_weight_zero_may_hold_anything() -> None:
+    mu, sigma, y, weights = weighted_forecast()
+    clean = tallied(RegressionTally(weights=weights), mu, sigma, y)
+    for x in (mu, sigma, y):
+        x[..., weights == 0] = math.nan
+    assert torch.equal(tallied(RegressionTally(weights=weights), mu, sigma, y).sums, clean.sums)
+
+
+def test_weighted_points_in_slices() -> None:
+    mu, sigma, y, weights = weighted_forecast()
+    whole, sliced = RegressionTally(weights=weights), RegressionTally(weights=weights)
+    whole.add(mu, sigma, y)
+    flat = mu.flatten(1), sigma.flatten(1), y.flatten()
+    for first in range(0, y.numel(), 37):
+        part = slice(first, first + 37)
+        sliced.add(flat[0][:, part], flat[1][:, part], flat[2][part], first=first)
+    torch.testing.assert_close(sliced.sums, whole.sums, rtol=1e-13, atol=1e-13)
+
+
+def test_equal_weights_change_nothing() -> None:
+    mu, sigma, y, weights = weighted_forecast()
+    equal = tallied(RegressionTally(weights=torch.full_like(weights, 3.0)), mu, sigma, y)
+    plain = tallied(RegressionTally(), mu, sigma, y)
+    torch.testing.assert_close(equal.sums, plain.sums, rtol=1e-13, atol=1e-13)
+
+
+def test_weights_that_cannot_be() -> None:
+    mu, sigma, y, weights = weighted_forecast()
+    with pytest.raises(ValueError, match="expected finite numbers of at least 0, not all of them"):
+        RegressionTally(weights=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"weights \(2, 4, 2\) for targets \(60, 2, 4, 3\)"):
+        RegressionTally(weights=weights[..., :2]).add(mu, sigma, y)
+    with pytest.raises(ValueError, match="points and weights"):
+        RegressionTally(weights=weights, points=(2, 4, 3))

@@ -271,3 +271,82 @@ def test_bad_input() -> None:
         WeatherTally(leads=1, channels=1, members=1, area=torch.full((3,), 2.0))
     with pytest.raises(ValueError, match=r"members = 0: expected at least 1"):
         empty(members=0)
+
+
+def present() -> Tensor:
+    """Points that have values: of the first channel not all."""
+    made = torch.ones(C, H, W, dtype=torch.bool)
+    made[0, :, 5:] = made[0, 2, :3] = False
+    return made
+
+
+def masked(data: dict[str, Tensor]) -> WeatherTally:
+    tally = WeatherTally(
+        leads=1, channels=C, members=M, area=cell_area(latitudes()), present=present()
+    )
+    return add(tally, 0, data)
+
+
+def test_points_without_values_do_not_count() -> None:
+    """Against scoringrules and numpy on the other points."""
+    data = forecast()
+    got = masked(data).result(NAMES)[NAMES[0]]
+    there = present()[0].numpy()
+    area = np.broadcast_to(cell_area(latitudes()).numpy()[:, None], (H, W))[there]
+    area = area / area.mean()
+    x = data["members"][:, :, 0].numpy()[..., there]
+    o, p, c = (data[n][:, 0].numpy()[..., there] for n in ("truth", "persistence", "climatology"))
+    std, f = data["climatology_std"][0].numpy()[there], x.mean(0)
+
+    def mean(points: Any) -> float:
+        return float((points * area).mean())
+
+    def acc(forecast: Any) -> float:
+        a, b = forecast - c, o - c
+        each = [mean(a[i] * b[i]) / math.sqrt(mean(a[i] ** 2) * mean(b[i] ** 2)) for i in range(B)]
+        return sum(each) / B
+
+    crps = scoringrules.crps_ensemble(o, x, m_axis=0, estimator="nrg")
+    fair = scoringrules.crps_ensemble(o, x, m_axis=0, estimator="fair")
+    assert got["starts"] == [B]
+    assert got["rmse"] == pytest.approx([math.sqrt(mean((f - o) ** 2))], **TIGHT)
+    assert got["crps"] == pytest.approx([mean(crps)], **TIGHT)
+    assert got["fair_crps"] == pytest.approx([mean(fair)], **TIGHT)
+    spread = math.sqrt(mean(x.var(0, ddof=1)))
+    assert got["spread"] == pytest.approx([spread], **TIGHT)
+    ratio = math.sqrt((M + 1) / M) * spread / got["rmse"][0]
+    assert got["spread_skill_ratio"] == pytest.approx([ratio], **TIGHT)
+    assert got["acc"] == pytest.approx([acc(f)], **TIGHT)
+    assert got["persistence"]["acc"] == pytest.approx([acc(p)], **TIGHT)
+    assert got["persistence"]["rmse"] == pytest.approx([math.sqrt(mean((p - o) ** 2))], **TIGHT)
+    assert got["persistence"]["crps"] == pytest.approx([mean(abs(p - o))], **TIGHT)
+    assert got["climatology"]["rmse"] == pytest.approx([math.sqrt(mean((c - o) ** 2))], **TIGHT)
+    normal = scoringrules.crps_normal(o, c, np.where(std == 0, 1, std))
+    normal = np.where(std == 0, abs(o - c), normal)
+    assert got["climatology"]["crps"] == pytest.approx([mean(normal)], **TIGHT)
+    ranks = (x < o).sum(0)
+    counts = [float(((ranks == r) * area).sum()) for r in range(M + 1)]
+    np.testing.assert_allclose(got["rank_histogram"][0], counts, rtol=1e-10)
+    assert sum(counts) == pytest.approx(B * there.sum())
+
+
+def test_channels_without_missing_points_keep_their_bits() -> None:
+    data = forecast()
+    plain = add(empty(leads=1), 0, data)
+    assert torch.equal(masked(data).sums[:, 1:], plain.sums[:, 1:])
+    assert not torch.equal(masked(data).sums[:, 0], plain.sums[:, 0])
+
+
+def test_what_stands_at_points_without_values_changes_nothing() -> None:
+    clean = masked(forecast()).sums
+    data = forecast()
+    for name, x in data.items():
+        if name != "uniforms":
+            x[..., 0, :, :][..., ~present()[0]] = 0.0 if name == "climatology_std" else math.nan
+    assert torch.equal(masked(data).sums, clean)
+
+
+def test_a_mask_of_another_shape_is_refused() -> None:
+    for wrong in (present()[:2], torch.zeros(C, H, W, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"WeatherTally: present"):
+            WeatherTally(leads=1, channels=C, members=M, area=cell_area(latitudes()), present=wrong)

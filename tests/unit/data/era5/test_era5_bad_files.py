@@ -12,6 +12,7 @@ from era5_files import HOUR, LATITUDE, LONGITUDE, START, field, hours, write_leg
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import Catalogue, Reader, catalogue, defects, describe, read
+from hpc_bnn.data.era5.gaps import Gaps
 
 
 def values(made: Catalogue, at: int = 0) -> NDArray[np.float32]:
@@ -198,7 +199,10 @@ def test_missing_values_need_a_policy(tmp_path: Path) -> None:
         match=r"'sst' \(sst\) at 2017-01-01T00:00: 42 of 84 .*latitude 90.*missing = 'mean'",
     ):
         Reader(made).read(0, out)
-    reader = Reader(made, mean=np.array([290.0]), std=np.array([10.0]), missing="mean")
+    land = np.zeros(made.shape, bool)
+    land[:, :, :6] = True
+    gaps = Gaps(land, "2017-01-01T00:00")
+    reader = Reader(made, mean=np.array([290.0]), std=np.array([10.0]), gaps=gaps)
     reader.read(0, out)
     assert (out[0, :, :6] == 0).all()
     np.testing.assert_allclose(out[0, :, 6:], (field("sst", START)[:, 6:] - 290) / 10, atol=2e-6)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hpc_bnn.data.era5 import Reader, catalogue, defects, describe, era5, repack
 from hpc_bnn.data.era5.cache.scaling import encode, scaling_of
+from hpc_bnn.data.era5.gaps import Gaps
 
 
 @pytest.fixture(params=MAKES)
@@ -133,7 +134,10 @@ def test_a_missing_value_is_dealt_with_as_asked(tmp_path: Path) -> None:
         Reader(cached).read(0, out)
         with pytest.raises(ValueError, match=r"fields\.npy.*t2m.*1 of 84 values are missing"):
             Reader(cached).read(2, out)
-        Reader(cached, mean=np.array([1.0, 2.0]), missing="mean").read(2, out)
+        absent = np.zeros(cached.shape, bool)
+        absent[cached.names.index("t2m"), 1, 3] = True
+        gaps = Gaps(absent, "2017-01-01T00:00")
+        Reader(cached, mean=np.array([1.0, 2.0]), gaps=gaps).read(2, out)
         assert out[cached.names.index("t2m"), 1, 3] == 0
 
 

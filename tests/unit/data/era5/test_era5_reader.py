@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import Catalogue, Reader, catalogue, read
 from hpc_bnn.data.era5.files import read_header
+from hpc_bnn.data.era5.gaps import Gaps
 from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.header import VariableHeader
 from hpc_bnn.data.era5.netcdf3 import mapped, view
@@ -226,9 +227,11 @@ def test_infinite_values_are_never_filled(tmp_path: Path) -> None:
 
     made = catalogue(write_new(tmp_path / "a.nc", hours(2), change=broken))
     out = np.empty(made.shape, np.float32)
-    for missing in ("error", "mean"):
+    absent = np.zeros(made.shape, bool)
+    absent[0, 2, 3] = True
+    for options in ({"missing": "error"}, {"missing": "keep"}, {"gaps": Gaps(absent, "")}):
         with pytest.raises(ValueError, match=r"1 of 84 values are missing or infinite"):
-            Reader(made, missing=missing).read(0, out)
+            Reader(made, **options).read(0, out)  # type: ignore[arg-type]
 
 
 def test_out_and_settings_are_checked(tmp_path: Path) -> None:
