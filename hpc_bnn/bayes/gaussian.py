@@ -176,13 +176,17 @@ class Gaussian(nn.Module):
                 f"samples = {samples}, samples_per_pass = {samples_per_pass}: must be at least 1"
             )
         indices = range(first, first + samples)
+        outputs: Tensor | None = None
         with self._evaluating():
-            return torch.cat(
-                [
-                    self(x, self.draws(0, indices[i : i + samples_per_pass], Purpose.PREDICTION))
-                    for i in range(0, samples, samples_per_pass)
-                ]
-            )
+            for i in range(0, samples, samples_per_pass):
+                draws = self.draws(0, indices[i : i + samples_per_pass], Purpose.PREDICTION)
+                part = self(x, draws)
+                if outputs is None:  # filled, not joined at the end, which would hold all twice
+                    outputs = part.new_empty((samples, *part.shape[1:]))
+                outputs[i : i + len(part)] = part
+                del part
+        assert outputs is not None
+        return outputs
 
     @torch.no_grad()
     def network(self, sample: int) -> Callable[[Tensor], Tensor]:

@@ -85,9 +85,9 @@ class GaussianLikelihood(nn.Module):
         return (2 * target_shape[0], *target_shape[1:])
 
     def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        means, sigmas = zip(*(self.moments(output) for output in outputs), strict=True)
-        mean = torch.stack(means)
-        return mean, torch.stack([sigma.expand_as(mean[0]) for sigma in sigmas])
+        mean, sigma = self.moments(outputs.flatten(0, 1))
+        both = outputs.shape[:2]
+        return torch.unflatten(mean, 0, both), torch.unflatten(sigma.expand_as(mean), 0, both)
 
     def moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and sigma, each of the target's shape (or sigma a scalar), from one sample's
@@ -99,8 +99,7 @@ class GaussianLikelihood(nn.Module):
         if output.dim() < 2 or output.shape[1] % 2:
             raise ValueError(
                 f"loss.variance = 'predicted': the network gives {tuple(output.shape)}; "
-                "dimension 1 must be even "
-                "(means, then raw scales)"
+                "dimension 1 must be even (means, then raw scales)"
             )
         mean, raw = output.chunk(2, dim=1)
         return mean, functional.softplus(raw) + self.min_sigma

@@ -8,10 +8,10 @@ from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
 from hpc_bnn.data.era5.wanted import source_without_files
 from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.grid import Grid, choose_sample_ranks
+from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.train.build import read_source
-from hpc_bnn.train.estimate import GIB, estimate, host_bytes, told, verdict
+from hpc_bnn.train.estimate import GIB, host_bytes, largest, told, verdict
 
 NEED_FILES = ("path", "train", "validation", "test", "statistics", "missing", "member", "stale")
 
@@ -23,20 +23,40 @@ def estimate_command(
     node = channel.split_by_node().size
     ranks, per_node = options.ranks or channel.size, options.ranks_per_node
     per_node = per_node or (node if ranks == channel.size else min(ranks, max(node, 1)))
-    mode, sample_ranks = settings.grid.mode, settings.grid.sample_ranks
-    if mode == "auto":  # the layout that needs most: every rank sees all samples or all examples
-        mode = "hybrid"
-    chosen = choose_sample_ranks(ranks, per_node, mode=mode, sample_ranks=sample_ranks)
-    grid = Grid(chosen, ranks // chosen, 0)
-    grid.own_samples(settings.posterior.samples)
-    grid.own_examples(settings.train.batch_size)
+    grids = _grids(settings, ranks, per_node)
     source = _source(settings, options.points, channel)
-    found = estimate(settings, source, grid)
     on_gpu = settings.train.device != "cpu" and torch.cuda.is_available()
     gpu = on_gpu or settings.train.device == "cuda" or bool(options.device_memory)
+    found, grid = largest(settings, source, grids, gpu=gpu)
+    lines = told(found, settings, grid, gpu=gpu)
+    if settings.grid.mode == "auto":
+        every = ", ".join(f"{each.sample_ranks} x {each.data_ranks}" for each in grids)
+        lines.insert(0, f"grid.mode = auto may choose {every}; of these, what needs most:")
     capacity = _capacity(options.device_memory, gpu=gpu, on_gpu=on_gpu, per_node=per_node)
     line, fits = verdict(found, gpu=gpu, capacity=capacity)
-    return [*told(found, settings, grid, gpu=gpu), line], 0 if fits else 1
+    return [*lines, line], 0 if fits else 1
+
+
+def _grids(settings: Settings, ranks: int, per_node: int) -> list[Grid]:
+    """Return the grids that the run may have: one, or all among which it would choose.
+
+    Raises
+    ------
+    ValueError
+        If none shares samples and batch.
+    """
+    mode, samples = settings.grid.mode, settings.posterior.samples
+    batch_size = settings.train.batch_size
+    if mode == "auto":
+        fitting = fitting_grids(ranks, samples=samples, batch_size=batch_size)
+        return [Grid(s, d, 0) for s, d in fitting]
+    chosen = choose_sample_ranks(
+        ranks, per_node, mode=mode, sample_ranks=settings.grid.sample_ranks
+    )
+    grid = Grid(chosen, ranks // chosen, 0)
+    grid.own_samples(samples)
+    grid.own_examples(batch_size)
+    return [grid]
 
 
 def _source(settings: Settings, points: tuple[int, int] | None, channel: Channel) -> Source:

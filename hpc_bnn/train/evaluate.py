@@ -45,6 +45,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
             examples,
             world,
             task=source.task,
+            output_shape=source.output_shape,
             scale=source.scale,
             samples=settings.posterior.predict_samples,
             batch_size=settings.train.batch_size,

@@ -1,7 +1,7 @@
 """The memory of live tensors, followed operation by operation."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,16 +12,23 @@ from torch.utils._pytree import tree_iter
 class LiveMemory(TorchDispatchMode):
     """Count the bytes of tensors that are made while the mode is active, until each is freed.
 
+    Parameters
+    ----------
+    known
+        Tensors from before. Others from before are counted too once an operation gives a view of
+        one.
+
     Attributes
     ----------
     now, peak
         Bytes alive, and the most there were.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now, self.peak = 0, 0
-        self._sizes: dict[int, int] = {}  # by address of the storage
+        # By address of the storage.
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(
         self,

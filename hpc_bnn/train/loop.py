@@ -292,6 +292,7 @@ class _Run:
             source.validation,
             self._world,
             task=source.task,
+            output_shape=source.output_shape,
             scale=source.scale,
             samples=self._settings.posterior.samples,
             batch_size=self._settings.train.batch_size,

@@ -50,7 +50,7 @@ class _TracedStep:
         if self._unroll is not None:
             x, y = self._unroll.lengthened(x, y, settings.train.longest_rollout)
         for module in (self._posterior, self._loss):
-            _forget_numbers(module, self.mode)
+            forget_numbers(module, self.mode)
         with self.mode:
             self._x, self._y = (self._batch(tensor, examples) for tensor in (x, y))
         if self._unroll is not None:
@@ -97,7 +97,7 @@ class _TracedStep:
     def _pass(self, samples: int) -> Tensor:
         bf16 = self._settings.train.precision == "bf16"
         x = self._x.expand(samples, *self._x.shape).clone() if self._views else self._x
-        weights = _drawn(self._posterior, samples)
+        weights = drawn(self._posterior, samples)
 
         def network(x: Tensor, views: bool) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
@@ -112,7 +112,7 @@ def _no_contexts() -> tuple[contextlib.nullcontext[None], contextlib.nullcontext
     return contextlib.nullcontext(), contextlib.nullcontext()
 
 
-def _drawn(posterior: Gaussian, samples: int) -> dict[str, Tensor]:
+def drawn(posterior: Gaussian, samples: int) -> dict[str, Tensor]:
     """Return drawn weights without the kernel, which needs numbers."""
     mus = [posterior.module.get_parameter(name) for name in posterior.names]
     log_sigmas = list(posterior.log_sigma.values())
@@ -138,7 +138,7 @@ class _Drawn(torch.autograd.Function):
         return None, None, *to_mus, *to_log_sigmas
 
 
-def _forget_numbers(module: nn.Module, mode: FakeTensorMode) -> None:
+def forget_numbers(module: nn.Module, mode: FakeTensorMode) -> None:
     """Replace parameters and buffers by ones of the same shape that hold nothing."""
     for layer in module.modules():
         for name, parameter in layer._parameters.items():

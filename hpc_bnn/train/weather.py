@@ -19,6 +19,7 @@ from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.rollout import HOUR_S, Rollout
+from hpc_bnn.train.scoring import examples_at_once
 from hpc_bnn.train.trained import Trained
 from hpc_bnn.verify.climatology import Climatology, HarmonicSums, harmonics
 from hpc_bnn.verify.weather import WeatherTally
@@ -26,7 +27,6 @@ from hpc_bnn.verify.weather import WeatherTally
 log = logging.getLogger(__name__)
 
 DEFAULT_HOURS = 120  # five days
-MEMBER_BYTES = 1 << 27  # of the states of all members; start times that fit are stepped together
 READ_AT_ONCE = 16  # states of the climatology
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -85,7 +85,7 @@ def score_weather(trained: Trained, world: World) -> WeatherScores:
         in_turn(len(starts), data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
     ]
     state_bytes = 4 * fields.history * channels * rows * columns * members
-    size = max(1, min(settings.train.batch_size, MEMBER_BYTES // state_bytes))
+    size = examples_at_once(state_bytes, settings.train.batch_size)
 
     def score() -> None:
         for i, part in enumerate(torch.split(own, size) if len(own) else ()):

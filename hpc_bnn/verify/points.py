@@ -3,37 +3,44 @@
 Letters: C channels, H latitude, W longitude, P points that count.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 
 class PointWeights:
-    """Weights of the points of a target that count: those of more than 0.
+    """Weights of the points of a target; those of 0 do not count.
 
-    of_mean_1: (P,), of these points.
+    They are looked up by place, so weights that are expanded, such as cell areas, take no memory.
     """
 
     def __init__(self, weights: Tensor) -> None:
-        every = weights.double().cpu()
-        if not bool(torch.isfinite(every).all()) or float(every.min()) < 0 or not bool(every.any()):
+        self._weights = weights.double().cpu()
+        least, most = float(self._weights.min()), float(self._weights.max())
+        if not (least >= 0 and 0 < most < math.inf):
             raise ValueError(
-                f"RegressionTally: weights from {float(every.min())} to {float(every.max())}: "
-                "expected finite numbers of at least 0, not all of them 0"
+                f"RegressionTally: weights from {least} to {most}: expected finite numbers of at "
+                "least 0, not all of them 0"
             )
-        self._shape, self._counts = weights.shape, every.flatten() > 0
-        there = every.flatten()[self._counts]
-        self.of_mean_1 = there / there.mean()
+        self._mean = float(self._weights.sum()) / float((self._weights > 0).sum())
 
-    def counted(self, x: Tensor) -> Tensor:
-        """Return the points (..., P) that count of ``x`` (..., points)."""
-        first = x.dim() - len(self._shape)
-        if x.shape[first:] != self._shape:
+    def check(self, shape: torch.Size) -> None:
+        """Refuse targets (B, ...) of another shape."""
+        if shape[1:] != self._weights.shape:
             raise ValueError(
-                f"RegressionTally: weights {tuple(self._shape)} for targets "
-                f"{tuple(x.shape[first - 1 :])}: expected the shape of one target"
+                f"RegressionTally: weights {tuple(self._weights.shape)} for targets "
+                f"{tuple(shape)}: expected the shape of one target"
             )
-        flat = x.flatten(first)
-        return flat if bool(self._counts.all()) else flat[..., self._counts]
+
+    def of(self, first: int, number: int) -> tuple[Tensor, Tensor]:
+        """Return which of ``number`` points of flattened targets count, from place ``first`` on,
+        and the weights (P,) of those, relative to the mean of all that count.
+        """
+        places = torch.arange(first, first + number) % self._weights.numel()
+        found = self._weights[torch.unravel_index(places, self._weights.shape)]
+        counts = found > 0
+        return counts, found[counts] / self._mean
 
 
 def checked_present(present: Tensor | None, channels: int, rows: int) -> Tensor | None:

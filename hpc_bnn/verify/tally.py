@@ -34,9 +34,13 @@ HEAD = 8  # sums of a RegressionTally before its PIT histogram
 
 
 class Tally(Protocol):
-    """Sums of scores over examples."""
+    """Sums of scores over examples.
+
+    whole_examples: it scores examples; else points, in any order and number, as examples.
+    """
 
     sums: Tensor
+    whole_examples: bool
 
     def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
         """Add the examples of a batch under all weight samples: outputs (S, B, ...), target (B,
@@ -55,6 +59,8 @@ class ClassificationTally:
     et al. 2018, arXiv:1710.07283). The adaptive calibration error needs all examples in the order
     of their confidence: it comes from a fine histogram, which adds up (``fine_adaptive_error``).
     """
+
+    whole_examples = True
 
     def __init__(self) -> None:
         self.sums = torch.zeros(6 + 3 * BINS + 3 * FINE_BINS, dtype=torch.float64)
@@ -149,7 +155,7 @@ class RegressionTally:
         weights: Tensor | None = None,
     ) -> None:
         self.levels = tuple(levels)
-        self._points = points
+        self._points, self.whole_examples = points, points is not None
         self._weights = None if weights is None else PointWeights(weights)
         if points is not None and weights is not None:
             raise ValueError("RegressionTally: points and weights are given: expected one of them")
@@ -157,16 +163,23 @@ class RegressionTally:
         length = HEAD + PIT_BINS + len(self.levels) + single
         self.sums = torch.zeros(length, dtype=torch.float64)
 
-    def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
+    def add(
+        self, outputs: Tensor, sigma: Tensor | None, target: Tensor, *, first: int | None = None
+    ) -> None:
         """Add means or members (S, B, ...) and standard deviations (S, B, ...) for targets (B,
         ...).
+
+        first: these are not whole targets but (S, n) and (n,), and this is the place of the first
+        among the points of all targets, flattened; only for a tally without ``points``.
         """
         mu, truth = outputs.double().cpu(), target.double().cpu()
         weights = None
         if self._weights is not None:
-            mu, truth = self._weights.counted(mu), self._weights.counted(truth)
-            sigma = None if sigma is None else self._weights.counted(sigma.double().cpu())
-            weights = self._weights.of_mean_1
+            if first is None:
+                self._weights.check(truth.shape)
+            counts, weights = self._weights.of(first or 0, truth.numel())
+            mu, truth = mu.flatten(1)[:, counts], truth.flatten()[counts]
+            sigma = None if sigma is None else sigma.cpu().flatten(1)[:, counts]
         nll = torch.full_like(truth, math.nan)
         if sigma is None:
             crps = scores.crps_ensemble(mu, truth, 1.0 if len(mu) > 1 else 0.0)

@@ -83,6 +83,7 @@ def bayesian(settings: Settings, parts: Parts, world: hb.World) -> Run:
             examples,
             world,
             task=parts.source.task,
+            output_shape=parts.source.output_shape,
             scale=None,
             samples=samples,
             batch_size=256,

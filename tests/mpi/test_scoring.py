@@ -47,6 +47,7 @@ def tally(
         InMemory(x, targets if task == "classification" else y),
         world,
         task=task,
+        output_shape=(OUTPUTS,),
         scale=scale,
         samples=samples,
         batch_size=8,

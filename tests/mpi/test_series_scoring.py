@@ -37,6 +37,7 @@ def tally(loss: Loss, world: World, *, num_examples: int) -> RegressionTally:
         InMemory(x, y),
         world,
         task="regression",
+        output_shape=POINTS,
         scale=SCALE,
         samples=SAMPLES,
         batch_size=8,

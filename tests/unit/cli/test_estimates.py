@@ -38,6 +38,31 @@ def test_an_estimate_for_files_and_gpus_that_are_not_here(
     assert "does not fit" in capsys.readouterr().out
 
 
+def test_an_estimate_of_a_grid_that_is_chosen_later_is_that_of_the_largest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ("--estimate", "--points", "16x32", "--ranks", "4", "--device-memory", "1")
+    needs = {}
+    for sample_ranks in (1, 2, 4):
+        assert hpc_bnn("train", *WEATHER, *asked, f"grid.sample_ranks={sample_ranks}") == 0
+        needs[sample_ranks] = capsys.readouterr().out.splitlines()
+    assert hpc_bnn("train", *WEATHER, *asked, "grid.mode=auto") == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == ("grid.mode = auto may choose 1 x 4, 2 x 2, 4 x 1; of these, what needs most:")
+    assert lines == needs[4], "all of the batch"
+    assert len({tuple(each) for each in needs.values()}) == 3
+
+
+def test_an_estimate_of_samples_that_fit_one_of_the_grids(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ("--estimate", "--points", "16x32", "--ranks", "8", "--ranks-per-node", "8")
+    assert hpc_bnn("train", *WEATHER, *asked, "posterior.samples=3", "grid.mode=auto") == 0
+    assert "one rank of 1 x 8: 3 of 3 samples" in capsys.readouterr().out
+    assert hpc_bnn("train", *WEATHER, *asked, "posterior.samples=3") == 2
+    assert "posterior.samples = 3" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

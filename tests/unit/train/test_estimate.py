@@ -15,10 +15,11 @@ from hpc_bnn.data.source import InMemory, Source
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.build import build, read_source
-from hpc_bnn.train.estimate import GIB, Estimate, estimate, verdict
+from hpc_bnn.train.estimate import GIB, Estimate, estimate, host_bytes, told, verdict
 from hpc_bnn.train.live_memory import LiveMemory
 from hpc_bnn.train.step import Step
 from hpc_bnn.train.traced_step import step_bytes
+from hpc_bnn.train.traced_validation import Validation
 
 MIB = 1 << 20
 VIT = ["data={name: digits}", "model.patch=2", "model.width=24", "model.depth=2"]
@@ -43,7 +44,8 @@ def source_of(settings: Settings) -> Source:
     wanted: dict[str, Any] = {"variables": ["t2m", "z500"], "step_hours": 24}
     source = source_without_files(16, 32, **wanted)
     x, y = source.train.batch(torch.tensor([0]))
-    return replace(source, train=InMemory(torch.randn(12, *x.shape[1:]), y.repeat(12, 1, 1, 1)))
+    examples = InMemory(torch.randn(12, *x.shape[1:]), y.repeat(12, 1, 1, 1))
+    return replace(source, train=examples, validation=examples)
 
 
 def measured(settings: Settings, source: Source) -> int:
@@ -170,3 +172,29 @@ def test_the_verdict_says_whether_a_rank_fits(gpu: bool) -> None:
         "no device to compare with: give --device-memory GIB",
         True,
     )
+
+
+def test_a_validation_counts_where_it_needs_more_than_a_step() -> None:
+    validation = Validation(forecast=4 * GIB, held=2 * GIB, scores=3 * GIB)
+    found = Estimate(GIB, GIB, 2 * GIB, 3 * GIB, GIB, 0, validation=validation)
+    assert found.validation_gpu_bytes == 5 * GIB, "gradients are the half of the optimizer"
+    assert found.gpu_bytes == (1 + 2 + 5 + 3) * GIB
+    assert found.validation_cpu_bytes == 6 * GIB, "scores are computed on the host"
+    assert found.cpu_bytes == (1 + 1 + 2 + 6 + 4) * GIB
+    larger = replace(found, step=6 * GIB)
+    assert (larger.gpu_bytes, larger.cpu_bytes) == (12 * GIB, 14 * GIB)
+    settings = settings_of("mlp_series.yaml")
+    lines = {gpu: told(found, settings, Grid(1, 1, 0), gpu=gpu) for gpu in (True, False)}
+    assert "  validation, in place of a step          6.00 GiB" in lines[False]
+    on_gpu = "  validation, in place of a step          5.00 GiB (and on the host:      3.00 GiB)"
+    assert on_gpu in lines[True]
+
+
+def test_the_memory_of_a_job_is_that_of_its_limits() -> None:
+    unlimited = host_bytes({})
+    assert host_bytes({"SLURM_MEM_PER_CPU": "200", "SLURM_CPUS_ON_NODE": "2"}) == 400 * MIB
+    assert host_bytes({"SLURM_MEM_PER_NODE": "300"}) == 300 * MIB
+    both = {"SLURM_MEM_PER_NODE": "300", "SLURM_MEM_PER_CPU": "200", "SLURM_CPUS_ON_NODE": "1"}
+    assert host_bytes(both) == 200 * MIB
+    assert host_bytes({"SLURM_MEM_PER_CPU": "200"}) == unlimited, "of how many CPUs is not said"
+    assert host_bytes({"SLURM_MEM_PER_CPU": "200", "SLURM_CPUS_ON_NODE": "x"}) == unlimited

@@ -152,6 +152,7 @@ def validated(trained: Trained, source: Source) -> tuple[dict[str, float], Tenso
         source.validation,
         ALONE_WORLD,
         task="regression",
+        output_shape=source.output_shape,
         scale=None,
         samples=2,
         batch_size=3,

@@ -32,6 +32,7 @@ def scored(world: World, loss: str, *, examples: int, batch_size: int) -> dict[s
         InMemory(x, y),
         world,
         task=task,
+        output_shape=(OUTPUTS,),
         scale=None,
         samples=12,
         batch_size=batch_size,

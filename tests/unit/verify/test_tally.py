@@ -284,6 +284,17 @@ def test_points_of_weight_zero_may_hold_anything() -> None:
     assert torch.equal(tallied(RegressionTally(weights=weights), mu, sigma, y).sums, clean.sums)
 
 
+def test_weighted_points_in_slices() -> None:
+    mu, sigma, y, weights = weighted_forecast()
+    whole, sliced = RegressionTally(weights=weights), RegressionTally(weights=weights)
+    whole.add(mu, sigma, y)
+    flat = mu.flatten(1), sigma.flatten(1), y.flatten()
+    for first in range(0, y.numel(), 37):
+        part = slice(first, first + 37)
+        sliced.add(flat[0][:, part], flat[1][:, part], flat[2][part], first=first)
+    torch.testing.assert_close(sliced.sums, whole.sums, rtol=1e-13, atol=1e-13)
+
+
 def test_equal_weights_change_nothing() -> None:
     mu, sigma, y, weights = weighted_forecast()
     equal = tallied(RegressionTally(weights=torch.full_like(weights, 3.0)), mu, sigma, y)
