@@ -7,28 +7,14 @@ where Horovod's cycle would add a millisecond.
 
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor
-
-from hpc_bnn.losses.axis import Reduction
+from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.parallel.shared_memory import OwnMemory, SharedMemory
 
 T = TypeVar("T")
 
 
-class Channel(Protocol):
+class Channel(SampleAxis, Protocol):
     """One communicator. Every method is collective over its ranks."""
-
-    rank: int
-    size: int
-
-    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
-        """Collective: return the elementwise sum or maximum over the ranks, as a new tensor."""
-
-    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
-        """Collective: return (size * n, ...) from the (n, ...) of each rank."""
-
-    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
-        """Collective: exchange the blocks of (size, ...)."""
 
     def gather_objects(self, value: T, *, name: str) -> list[T]:
         """Collective: return the value of every rank, in rank order."""
@@ -49,20 +35,8 @@ class Channel(Protocol):
         """Return the mpi4py communicator, or None for a process alone."""
 
 
-class Solo:
+class Solo(LocalAxis):
     """The channel of a process alone: every exchange is the identity."""
-
-    rank = 0
-    size = 1
-
-    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
-        return x.clone()
-
-    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
-        return x
-
-    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
-        return x
 
     def gather_objects(self, value: T, *, name: str) -> list[T]:
         return [value]
