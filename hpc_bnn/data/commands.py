@@ -22,6 +22,7 @@ Answer = tuple[list[str], int]
 
 
 def _check(options: argparse.Namespace, ranks: Ranks) -> Answer:
+    """Collective: list what files hold, and every defect."""
     found = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
     wrong = defects(found)
     unusable = len(found.problems)
@@ -30,6 +31,7 @@ def _check(options: argparse.Namespace, ranks: Ranks) -> Answer:
 
 
 def _statistics(options: argparse.Namespace, ranks: Ranks) -> Answer:
+    """Collective: compute and write the statistics of channels."""
     found = ranks.on_first(lambda: _catalogue(options, strict=True), name="catalogue")
     made = statistics(
         found,
@@ -60,10 +62,12 @@ def _catalogue(options: argparse.Namespace, *, strict: bool) -> Catalogue:
 
 
 def _repack(options: argparse.Namespace, ranks: Ranks) -> Answer:
+    """Collective: repack files, or verify what was repacked."""
     return verify_command(options, ranks) if options.verify else repack_command(options, ranks)
 
 
 def _toy(options: argparse.Namespace, ranks: Ranks) -> Answer:
+    """Collective: write a synthetic atmosphere."""
     written = ranks.on_first(
         lambda: write_toy(
             options.folder,

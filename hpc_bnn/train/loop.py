@@ -249,20 +249,13 @@ class _Run:
         )
 
     def _row(self, report: Report, lr: float, data_wait_s: float) -> dict[str, Any]:
-        epoch = report.step // self._batches.steps_per_epoch
-        rollout = {"rollout": self._rollout(epoch)} if self._parts.unroll else {}
-        return {
-            "step": report.step,
-            "epoch": self._epoch(report.step),
-            "loss": report.loss,
-            "nll": report.data_loss,
-            "kl": report.kl,
-            "lr": lr,
-            **rollout,
-            "step_time_s": report.step_time_s,
-            "data_wait_time_s": data_wait_s,
-            **{f"{phase}_time_s": seconds for phase, seconds in report.phases_s.items()},
-        }
+        rollout = self._rollout(report.step // self._batches.steps_per_epoch)
+        return report.row(
+            epoch=self._epoch(report.step),
+            lr=lr,
+            rollout=rollout if self._parts.unroll else None,
+            data_wait_s=data_wait_s,
+        )
 
     def _epoch(self, step: int) -> float:
         return step / self._batches.steps_per_epoch

@@ -1,6 +1,7 @@
 """What one training step did: its loss and how long it took."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,20 @@ class Report:
     gradient_norm: float
     step_time_s: float
     phases_s: dict[str, float]
+
+    def row(
+        self, *, epoch: float, lr: float, rollout: int | None, data_wait_s: float
+    ) -> dict[str, Any]:
+        """Return the object of this step in ``metrics.jsonl``; times in seconds."""
+        return {
+            "step": self.step,
+            "epoch": epoch,
+            "loss": self.loss,
+            "nll": self.data_loss,
+            "kl": self.kl,
+            "lr": lr,
+            **({} if rollout is None else {"rollout": rollout}),
+            "step_time_s": self.step_time_s,
+            "data_wait_time_s": data_wait_s,
+            **{f"{phase}_time_s": seconds for phase, seconds in self.phases_s.items()},
+        }
