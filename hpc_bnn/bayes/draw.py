@@ -68,7 +68,10 @@ class _Draw(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, draws: Draws, offset: int, *parameters: Tensor) -> tuple[Tensor, ...]:
         mus, log_sigmas = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
-        mu, log_sigma = flatten(mus), flatten(log_sigmas)
+        dtype = mus[0].dtype
+        # The wider of the two: a network in half precision is drawn in float32 and rounded.
+        wide = torch.promote_types(dtype, log_sigmas[0].dtype)
+        mu, log_sigma = flatten(mus).to(wide), flatten(log_sigmas).to(wide)
         streams = draws.streams()
         out = mu.new_empty((len(streams), *mu.shape))
         kept = torch.empty_like(out) if draws.keep else None
@@ -81,21 +84,24 @@ class _Draw(torch.autograd.Function):
                 torch.add(mu, shift, out=out[i])
                 if keep is not None:
                     keep.copy_(shift)
-        ctx.streams, ctx.offset, ctx.kept = streams, offset, kept
+        ctx.streams, ctx.offset, ctx.kept, ctx.dtype = streams, offset, kept, dtype
         ctx.save_for_backward(*log_sigmas)
-        return tuple(unflatten(out, [mu.shape for mu in mus]))
+        return tuple(unflatten(out.to(dtype), [mu.shape for mu in mus]))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         log_sigmas = ctx.saved_tensors
-        grad = flatten(grads, samples=True)
+        narrow = log_sigmas[0].dtype
+        wide = torch.promote_types(ctx.dtype, narrow)
+        grad = flatten(grads, samples=True).to(wide)
         if ctx.kept is not None:
             pulled, ctx.kept = _over_samples(ctx.kept.mul_(grad)), None
         else:
-            pulled = _pulled(grad, flatten(log_sigmas), ctx.streams, ctx.offset)
+            pulled = _pulled(grad, flatten(log_sigmas).to(wide), ctx.streams, ctx.offset)
         shapes = [log_sigma.shape for log_sigma in log_sigmas]
-        to_mus, to_log_sigmas = unflatten(_over_samples(grad), shapes), unflatten(pulled, shapes)
+        to_mus = unflatten(_over_samples(grad).to(ctx.dtype), shapes)
+        to_log_sigmas = unflatten(pulled.to(narrow), shapes)
         return None, None, *to_mus, *to_log_sigmas
 
 

@@ -6,9 +6,15 @@ keyed noise. The first dimension of a dropped activation must enumerate the exam
 possibly in several rows each (windows, tokens), example by example. Whatever else would take
 numbers from torch's own generators is refused: they differ between ranks, and between the two
 forward passes of a joint loss.
+
+The number of dropout calls so far is kept as the seed of torch's own CPU generator, which a pass
+under the mode does not use for anything else: activation checkpointing puts that generator back
+when backward runs a part of the network again, and so the calls of that part find their own masks.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -19,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from hpc_bnn.bayes.noise import Stream, uniforms
 
 CALL_STRIDE = 1 << 40  # elements of noise set aside for each dropout call of a forward pass
+_CALLS = torch.default_generator  # its seed is the number of dropout calls so far
 
 _CHANNELWISE = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
 _REFUSED = frozenset(
@@ -77,12 +84,33 @@ class KeyedDropout(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._stream, self._examples, self._first = stream, examples, first_example
-        self._first_call = self._calls = first_call
+        self._first_call = first_call
+        self._outer: Tensor | None = None
+        self._end: int | None = None  # calls of the forward pass, known when it has ended
 
     def __enter__(self) -> "KeyedDropout":
-        self._calls = self._first_call
+        self._outer, self._end = torch.get_rng_state(), None
+        _CALLS.manual_seed(self._first_call)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        self._end = _CALLS.initial_seed()
+        expected = torch.Generator().manual_seed(self._end).get_state()
+        used = not torch.equal(torch.get_rng_state(), expected)
+        assert self._outer is not None
+        torch.set_rng_state(self._outer)
+        if used and kind is None:
+            raise NotImplementedError(
+                "something in the network takes numbers from torch's own generator, which depends "
+                "on the grid of ranks, or seeds it; make them with nn.functional.dropout"
+            )
 
     def again(self) -> "KeyedDropout":
         """Return a mode that repeats the masks of the calls from now on, for a part of a forward
@@ -92,8 +120,28 @@ class KeyedDropout(TorchFunctionMode):
             self._stream,
             examples=self._examples,
             first_example=self._first,
-            first_call=self._calls,
+            first_call=_CALLS.initial_seed(),
         )
+
+    @contextlib.contextmanager
+    def in_backward(self) -> Iterator[None]:
+        """Repeat the masks of the forward pass in those parts that backward runs again."""
+        assert self._end is not None
+        outer = torch.get_rng_state()
+        _CALLS.manual_seed(self._end)
+        try:
+            with self._on():
+                yield
+        finally:
+            torch.set_rng_state(outer)
+
+    @contextlib.contextmanager
+    def _on(self) -> Iterator[None]:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,
@@ -103,6 +151,9 @@ class KeyedDropout(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch.autograd.backward:
+            with self._on():  # torch takes a mode off while the mode handles a call
+                return _run_backward(*args, **kwargs)
         if func is functional.dropout or func in _CHANNELWISE:
             return self._drop(*args, channelwise=func in _CHANNELWISE, **kwargs)
         if func in _REFUSED and _in_training(args, kwargs):
@@ -150,11 +201,76 @@ class KeyedDropout(TorchFunctionMode):
             )
         shape = (*x.shape[:2], *(1,) * (x.dim() - 2)) if channelwise else tuple(x.shape)
         per_example = torch.Size(shape).numel() // self._examples
-        offset = self._calls * CALL_STRIDE + self._first * per_example
-        self._calls += 1
+        call = _CALLS.initial_seed()
+        if self._end is not None and call >= self._end:
+            raise NotImplementedError(
+                "dropout in a part of the network that backward runs again without putting torch's "
+                "generator back: its mask would be another one; leave preserve_rng_state = True in "
+                "torch.utils.checkpoint"
+            )
+        offset = call * CALL_STRIDE + self._first * per_example
+        _CALLS.manual_seed(call + 1)
         keep = uniforms(self._stream, shape, offset=offset, device=x.device) >= p
         scale = keep.to(x.dtype) / (1.0 - p) if p < 1.0 else torch.zeros_like(x)
         return x.mul_(scale) if inplace else x * scale
+
+
+class DropoutRows(TorchFunctionMode):
+    """Leave dropout out of a forward pass, and note what it would have dropped.
+
+    Attributes
+    ----------
+    rows
+        Of each dropout call: the shape of the activation, and two sums (rows, 2) over each of its
+        rows, entries of its first dimension.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[tuple[int, ...], Tensor]] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not functional.dropout and func not in _CHANNELWISE:
+            return func(*args, **kwargs)
+        self._note(*args, **kwargs)
+        return args[0] if args else kwargs["input"]
+
+    def _note(
+        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> None:
+        if training and p > 0.0 and input.dim() > 0:
+            each = input.detach().to(torch.float32).reshape(len(input), -1)
+            self.rows.append((tuple(input.shape), torch.stack([each.sum(1), each.norm(dim=1)], 1)))
+
+
+def _run_backward(
+    tensors: Tensor | Sequence[Tensor],
+    grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    grad_variables: object = None,
+    inputs: Tensor | Sequence[Tensor] | None = None,
+) -> None:
+    """Do what ``torch.autograd.backward`` does once it has handed over to a mode."""
+    roots = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+    if isinstance(grad_tensors, Tensor) or grad_tensors is None:
+        grad_tensors = [grad_tensors] * len(roots)
+    pulls = tuple(
+        torch.ones_like(root) if pull is None else pull
+        for root, pull in zip(roots, grad_tensors, strict=True)
+    )
+    to = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
+    keep = create_graph if retain_graph is None else retain_graph
+    torch.autograd.Variable._execution_engine.run_backward(  # type: ignore[attr-defined]
+        roots, pulls, keep, create_graph, to, allow_unreachable=True, accumulate_grad=True
+    )
 
 
 def _in_training(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -16,18 +16,21 @@ samples, KL); Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call
 
 from hpc_bnn.bayes.draw import Draws, draw_together
 from hpc_bnn.bayes.flat import flatten, groups, unflatten
+from hpc_bnn.bayes.held import held, places_of
+from hpc_bnn.bayes.impure import Surroundings
+from hpc_bnn.bayes.inputs import Inputs, map_tensors, versions
 from hpc_bnn.bayes.noise import Purpose
+from hpc_bnn.bayes.purity import check_pure
 from hpc_bnn.bayes.selection import fan_in, random_names
 
 
@@ -59,12 +62,17 @@ class Gaussian(nn.Module):
     Attributes
     ----------
     log_sigma
-        One parameter for each random weight, of its shape.
+        One parameter for each random weight, of its shape; float32 for a network in half precision,
+        whose steps it would lose.
+    writes_to_input
+        Whether the module changes its input in place, so that each pass gets a copy; None: not
+        known before the first pass.
 
     Raises
     ------
     ValueError
-        If a scale is not positive or ``selection.random_names`` refuses the module.
+        If a scale is not positive, ``selection.random_names`` refuses the module or a random weight
+        is not a real number.
     """
 
     def __init__(
@@ -91,9 +99,12 @@ class Gaussian(nn.Module):
         self.antithetic, self.keep_noise = antithetic, keep_noise
         self.prior_sigma, self.temperature, self.seed = prior_sigma, temperature, seed
         mus = {name: module.get_parameter(name) for name in self.names}
+        _refuse_other_numbers(mus)
         self.log_sigma = nn.ParameterDict(
             {
-                _key(name): nn.Parameter(torch.full_like(mu, math.log(initial_sigma)))
+                _key(name): nn.Parameter(
+                    torch.full_like(mu, math.log(initial_sigma), dtype=_at_least_float32(mu.dtype))
+                )
                 for name, mu in mus.items()
             }
         )
@@ -106,7 +117,10 @@ class Gaussian(nn.Module):
             (module.get_submodule(path), name)
             for path, _, name in (name.rpartition(".") for name in self.names)
         ]
+        self._places = places_of(module, self.names)
         self._offsets = list(accumulate(sizes, initial=0))
+        self.writes_to_input: bool | None = None
+        self._checked = False
 
     def _random(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return mu and log_sigma of the random weights."""
@@ -127,30 +141,77 @@ class Gaussian(nn.Module):
             weights += draw_together(mus[group], log_sigmas[group], draws, offset)
         return dict(zip(self.names, weights, strict=True))
 
-    def forward(self, x: Tensor, draws: Draws, *, views: bool = False) -> Tensor:
+    def forward(self, x: Inputs, draws: Draws, *, views: bool = False) -> Tensor:
         """Return the outputs (S, B, ...) of the module on drawn weights.
 
-        ``x`` is (B, ...), the same for all samples, or with ``views`` (S, B, ...), one view of the
-        batch a sample. Several samples run in one pass by ``torch.vmap``; a single one runs as the
-        plain module.
+        ``x`` is a tensor (B, ...), or a tuple, list or dict of such, the same for all samples, or
+        with ``views`` (S, B, ...), one view of the batch a sample. Several samples run in one pass
+        by ``torch.vmap``; a single one runs as the plain module.
         """
         return self.apply_weights(x, self.draw(draws), views=views)
 
     def apply_weights(
-        self, x: Tensor, weights: dict[str, Tensor], *, views: bool = False
+        self, x: Inputs, weights: Mapping[str, Tensor], *, views: bool = False
     ) -> Tensor:
-        """Return the outputs (S, B, ...) of the module on ``weights``, as ``draw`` returns them."""
+        """Return the outputs (S, B, ...) of the module on ``weights``, as ``draw`` returns them.
+
+        A module that writes to its input gets a copy.
+
+        Raises
+        ------
+        ValueError
+            If the module does not give one tensor.
+        """
+        before = versions(x)
+        pristine = self.writes_to_input is False and before is not None
+        own = x if pristine else map_tensors(torch.clone, x)
+        before = versions(own)
         if len(next(iter(weights.values()))) == 1:
             single = {name: weight.squeeze(0) for name, weight in weights.items()}
-            output: Tensor = functional_call(self.module, single, (x[0] if views else x,))
-            return output.unsqueeze(0)
-
-        def run(sample_weights: dict[str, Tensor], x: Tensor) -> Tensor:
-            output: Tensor = functional_call(self.module, sample_weights, (x,))
-            return output
-
-        outputs: Tensor = torch.vmap(run, in_dims=(0, 0 if views else None))(weights, x)
+            with self.holding(single):
+                output = self.module(map_tensors(lambda v: v[0], own) if views else own)
+            outputs = _only_tensor(output).unsqueeze(0)
+        else:
+            outputs = torch.vmap(self._run, in_dims=(0, 0 if views else None))(dict(weights), own)
+        if before is not None and versions(own) != before:
+            if pristine:
+                raise RuntimeError(
+                    "the network wrote to its input in this pass, but not in the first one: use "
+                    "operations that are not in place on the input"
+                )
+            self.writes_to_input = True
+        elif self.writes_to_input is None and before is not None:
+            self.writes_to_input = False
         return outputs
+
+    def _run(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
+        with self.holding(weights):
+            return _only_tensor(self.module(x))
+
+    @torch.no_grad()
+    def check(
+        self,
+        draws: Draws,
+        x: Inputs,
+        *,
+        gradients: bool,
+        surroundings: Surroundings = contextlib.nullcontext,
+    ) -> list[str]:
+        """Raise ImpureError unless the module is a pure function of its weights and its input
+        ``x``; return the names of drawn weights that no output depends on
+        (``hpc_bnn.bayes.purity``). Prediction does not check again.
+        """
+        unused = check_pure(
+            self, self.draw(draws), x, gradients=gradients, surroundings=surroundings
+        )
+        self._checked = True
+        return unused
+
+    def holding(self, weights: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
+        """Return a block in which the module has ``weights`` (*shape) instead of its own, for
+        backward passes that run parts of the network again.
+        """
+        return held(self._places, weights)
 
     def kl(self) -> Tensor:
         """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""
@@ -163,13 +224,25 @@ class Gaussian(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, x: Tensor, *, samples: int, first: int = 0, samples_per_pass: int = 1
+        self,
+        x: Inputs,
+        *,
+        samples: int,
+        first: int = 0,
+        samples_per_pass: int = 1,
+        check: bool = True,
     ) -> Tensor:
         """Return the outputs (S, B, ...) for ``x`` (B, ...) under ``samples`` weight samples, in
         evaluation mode.
 
         Prediction has a stream of its own: sample ``first + s`` is the same network whenever and
         wherever it is asked for, so members can be spread over calls and ranks.
+
+        Raises
+        ------
+        ImpureError
+            From the first call with ``check``: if the network is not a pure function of its weights
+            and input (``hpc_bnn.bayes.purity``).
         """
         if samples < 1 or samples_per_pass < 1:
             raise ValueError(
@@ -178,6 +251,8 @@ class Gaussian(nn.Module):
         indices = range(first, first + samples)
         outputs: Tensor | None = None
         with self._evaluating():
+            if check and not self._checked:
+                self.check(self.draws(0, indices[:1], Purpose.PREDICTION), x, gradients=False)
             for i in range(0, samples, samples_per_pass):
                 draws = self.draws(0, indices[i : i + samples_per_pass], Purpose.PREDICTION)
                 part = self(x, draws)
@@ -189,21 +264,26 @@ class Gaussian(nn.Module):
         return outputs
 
     @torch.no_grad()
-    def network(self, sample: int) -> Callable[[Tensor], Tensor]:
+    def network(self, sample: int) -> Callable[[Inputs], Tensor]:
         """Return the network of one sample of ``predict`` as a function (B, ...) -> (B, ...).
 
         Its weights are drawn here, once, for forecasts that apply it many times.
         """
-        drawn = self.draw(self.draws(0, (sample,), Purpose.PREDICTION))
-        weights = {name: weight.squeeze(0) for name, weight in drawn.items()}
+        weights = self.draw(self.draws(0, (sample,), Purpose.PREDICTION))
 
         @torch.no_grad()
-        def run(x: Tensor) -> Tensor:
+        def run(x: Inputs) -> Tensor:
             with self._evaluating():
-                output: Tensor = functional_call(self.module, weights, (x,))
-            return output
+                return self.apply_weights(x, weights)[0]
 
         return run
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Gaussian":
+        """Keep log_sigma in float32 where ``to(torch.bfloat16)`` puts the network in it."""
+        super()._apply(fn, recurse)
+        for log_sigma in self.log_sigma.values():
+            log_sigma.data = log_sigma.data.to(_at_least_float32(log_sigma.dtype))
+        return self
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -216,6 +296,38 @@ class Gaussian(nn.Module):
         finally:
             for layer, mode in modes:
                 layer.training = mode
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _refuse_other_numbers(mus: Mapping[str, Tensor]) -> None:
+    for name, mu in mus.items():
+        if not mu.is_floating_point():
+            what = "complex numbers" if mu.is_complex() else f"{mu.dtype}"
+            raise ValueError(
+                f"{name} holds {what}, which have no Gaussian here: keep a complex weight as two real "
+                "ones (torch.view_as_complex of a parameter (..., 2)), or leave it deterministic by "
+                "naming the others with posterior.random"
+            )
+
+
+def _only_tensor(output: object) -> Tensor:
+    """Return the output of a network, refusing several."""
+    if isinstance(output, Tensor):
+        return output
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        held_by, take = f"{kind} with {', '.join(map(repr, output))}", repr(next(iter(output), ""))
+    elif isinstance(output, tuple | list):
+        held_by, take = f"{kind} of {len(output)}", "0"
+    else:
+        held_by, take = kind, "..."
+    raise ValueError(
+        f"the network gives a {held_by}, a loss needs one tensor (B, ...): wrap the network in a "
+        f"module whose forward returns the one that the loss is about, such as network(x)[{take}]"
+    )
 
 
 def _key(name: str) -> str:
@@ -245,14 +357,17 @@ class _KL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         mu, log_sigma = _halves(ctx.saved_tensors)
+        first_mu, first_log_sigma = ctx.saved_tensors[0], ctx.saved_tensors[-1]
         shapes = [part.shape for part in ctx.saved_tensors[: len(ctx.saved_tensors) // 2]]
         scale = grads[0] / ctx.tau**2
         to_log_sigma = log_sigma.mul(2).exp_().mul_(scale).sub_(grads[0] * ctx.temperature)
-        to_mus, to_log_sigmas = unflatten(mu * scale, shapes), unflatten(to_log_sigma, shapes)
+        to_mus = unflatten((mu * scale).to(first_mu.dtype), shapes)
+        to_log_sigmas = unflatten(to_log_sigma.to(first_log_sigma.dtype), shapes)
         return None, None, *to_mus, *to_log_sigmas
 
 
 def _halves(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mu and log_sigma (N,) of all tensors."""
+    """Return mu and log_sigma (N,) of all tensors, in the wider type of the two."""
     count = len(parameters) // 2
-    return flatten(parameters[:count]), flatten(parameters[count:])
+    wide = torch.promote_types(parameters[0].dtype, parameters[-1].dtype)
+    return flatten(parameters[:count]).to(wide), flatten(parameters[count:]).to(wide)

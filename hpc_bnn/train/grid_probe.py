@@ -112,13 +112,14 @@ class GridProbe:
             if again:
                 with torch.no_grad():
                     passes.run(self._x, 0, part)
-            outputs = passes.run(self._x, 0, part)
+            one = passes.run(self._x, 0, part)
+            outputs = one.outputs
             self._outputs = outputs.detach()
             if isinstance(self._parts.loss, SeparableLoss):
                 share = separable_share(self._parts.loss, outputs, self._y, chosen.samples)
             else:
                 share = outputs.sum()
-            torch.autograd.backward(share)
+            one.backward(share)
 
         return self._timed(run, at_least_s=PASSES_S)
 

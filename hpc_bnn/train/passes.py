@@ -7,6 +7,7 @@ Letters: S samples of one pass, B examples of this rank.
 """
 
 import contextlib
+from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.dropout import KeyedDropout, generator_states
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.inputs import Inputs, count_examples
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.one_pass import Pass, has_reentrant_checkpoint
 from hpc_bnn.train.phases import Phases
 from hpc_bnn.train.unroll import Unroll
 
@@ -37,6 +40,14 @@ class Augment(Protocol):
 def cut(own: range, samples_per_pass: int) -> list[range]:
     """Return the samples of each pass over a rank's own; the last may have fewer."""
     return [own[i : i + samples_per_pass] for i in range(0, len(own), samples_per_pass)]
+
+
+class _Seized(Exception):
+    """Carries the input of a network out of a pass."""
+
+    def __init__(self, x: Inputs) -> None:
+        super().__init__("the input of the network")
+        self.x = x
 
 
 class Passes:
@@ -84,41 +95,88 @@ class Passes:
         self._augment, self._views, self._precision = augment, views, precision
         self._phases, self._unroll = phases, unroll
         self._drops = self._has_dropout()
+        self._reentrant: bool | None = None  # not known before the first pass
 
-    def run(self, x: Tensor, step: int, part: range) -> Tensor:
-        """Return the outputs (S, B, ...) of one pass over ``x`` (B, ...); of n steps of a forecast
-        (S, B n, ...).
+    def run(self, x: Inputs, step: int, part: range) -> Pass:
+        """Run one pass over ``x`` (B, ...): outputs (S, B, ...); of n steps of a forecast (S, B n,
+        ...).
         """
-        examples = len(x)
-        x, views = self._augmented(x, step, part)
         with self._phases.within("draw"):
-            weights = self._posterior.draw(self._posterior.draws(step, part))
+            drawn = self._posterior.draw(self._posterior.draws(step, part))
+        again = None  # torch.vmap refuses random layers
+        if len(part) == 1 and self._drops:
+            again = self._dropout(step, part[0], count_examples(x))
+        before = generator_states(self._world.device) if self._looks_for_dropout(part) else None
+        one = Pass(self._posterior, drawn, again, reentrant=bool(self._reentrant))
+        one.outputs = self._forward(*self._augmented(x, step, part), one)
+        if before is not None and generator_states(self._world.device) != before:
+            self._drops = True
+            return self.run(x, step, part)
+        if self._reentrant is None and one.outputs.requires_grad:
+            self._reentrant = has_reentrant_checkpoint(one.outputs)
+            if self._reentrant:
+                return self.run(x, step, part)
+        return one
 
-        def network(x: Tensor, views: bool) -> Tensor:
+    def check(self, x: Inputs, step: int) -> list[str]:
+        """Raise ImpureError unless the network is a pure function of its weights and input; return
+        the names of drawn weights that no output depends on (``hpc_bnn.bayes.purity``).
+        """
+        part = self.parts[0][:2]
+        own = self._input_of_network(x, step, part[:1])
+
+        @contextlib.contextmanager
+        def surroundings() -> Iterator[KeyedDropout | None]:
+            dropout = self._dropout(step, part[0], count_examples(own)) if len(part) == 1 else None
+            with self._autocast(), dropout or contextlib.nullcontext():
+                yield dropout
+
+        draws = self._posterior.draws(step, part)
+        return self._posterior.check(draws, own, gradients=True, surroundings=surroundings)
+
+    def _input_of_network(self, x: Inputs, step: int, part: range) -> Inputs:
+        """Return what the network gets in the first of its calls in a pass."""
+
+        def seize(_: nn.Module, arguments: tuple[Inputs, ...]) -> None:
+            raise _Seized(arguments[0])
+
+        handle = self._posterior.module.register_forward_pre_hook(seize)
+        try:
+            with torch.no_grad():
+                drawn = self._posterior.draw(self._posterior.draws(step, part))
+                self._forward(
+                    *self._augmented(x, step, part), Pass(self._posterior, drawn, None)
+                )
+        except _Seized as seized:
+            return seized.x
+        finally:
+            handle.remove()
+        raise AssertionError("a pass that does not call the network")
+
+    def _forward(self, x: Inputs, views: bool, one: Pass) -> Tensor:
+        """Return the outputs (S, B, ...) of a pass for ``x`` (B, ...), or with ``views`` (S, B,
+        ...).
+        """
+        dropout = one.dropout
+
+        def network(x: Inputs, views: bool) -> Tensor:
             with self._autocast():
-                return self._posterior.apply_weights(x, weights, views=views)
+                return self._posterior.apply_weights(x, one.weights, views=views)
 
-        def forward(dropout: KeyedDropout | None = None) -> Tensor:
+        def contexts() -> tuple[_Context, _Context]:
+            nothing = contextlib.nullcontext()
+            return nothing, nothing if dropout is None else dropout.again()
+
+        with dropout or contextlib.nullcontext():
             if self._unroll is None:
                 return network(x, views)
-
-            def contexts() -> tuple[_Context, _Context]:
-                nothing = contextlib.nullcontext()
-                return nothing, nothing if dropout is None else dropout.again()
-
             return self._unroll(x, network, views=views, contexts=contexts)
 
-        if len(part) > 1:
-            return forward()  # torch.vmap refuses random layers
-        if not self._drops:
-            # KeyedDropout looks at every call of the network, a tenth of a small one's time.
-            before = generator_states(x.device)
-            outputs = forward()
-            self._drops = generator_states(x.device) != before
-        if self._drops:
-            with self._dropout(step, part[0], examples) as dropout:
-                outputs = forward(dropout)
-        return outputs
+    def _looks_for_dropout(self, part: range) -> bool:
+        """Tell whether a pass runs without keyed dropout, which looks at every call of the network:
+        a tenth of a small one's time.
+        """
+        return len(part) == 1 and not self._drops
 
     def first_draw(self, step: int) -> Tensor:
         """Return the first weights that this rank draws at ``step``."""
@@ -126,9 +184,13 @@ class Passes:
             drawn = self._posterior.draw(self._posterior.draws(step, self.parts[0][:1]))
         return next(iter(drawn.values()))
 
-    def _augmented(self, x: Tensor, step: int, part: range) -> tuple[Tensor, bool]:
+    def _augmented(self, x: Inputs, step: int, part: range) -> tuple[Inputs, bool]:
         if self._augment is None:
             return x, False
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f"augment: x is a {type(x).__name__}; only a single tensor (B, ...) is augmented"
+            )
         if self._views == "shared":
             return self._view(x, step, 0), False
         if self._views == "per_rank":

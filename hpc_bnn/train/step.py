@@ -8,21 +8,28 @@ run the same as the first. ``keep_graphs`` saves the second run where memory all
 Letters: S samples of one pass, K samples over the grid, B examples of this rank.
 """
 
+import logging
+
 import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors, tensors_of
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
 from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
 from hpc_bnn.parallel import guards
+from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.checks import check_sizes, require_finite
 from hpc_bnn.train.parameters import all_tensors, named_parameters, settings_of
+from hpc_bnn.train.one_pass import Pass
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
 from hpc_bnn.train.phases import Phases
 from hpc_bnn.train.step_report import Report
 from hpc_bnn.train.unroll import Unroll
+
+log = logging.getLogger(__name__)
 
 
 class Step:
@@ -58,11 +65,16 @@ class Step:
         False: joint losses see one rank's samples only (``objective``).
     guard_every
         Steps between guards; they also run at the first step. 0: at the first step only.
+    check
+        Prove at the first step that the network is a pure function of its weights and input, each
+        example by itself (``hpc_bnn.bayes.purity``): about three passes, once.
 
     Raises
     ------
     ValueError
         If samples, batch or loss do not fit the grid or each other.
+    ImpureError
+        From the first step, on every rank, if ``check`` finds that the network is not pure.
     FloatingPointError
         From a step whose loss or gradient is not finite; parameters are left as before the step.
     GuardError
@@ -91,6 +103,7 @@ class Step:
         reduction: GradientReduction = "world",
         compression: Compression = "none",
         guard_every: int = 100,
+        check: bool = True,
     ) -> None:
         self.step = 0
         self.report: Report | None = None
@@ -99,7 +112,7 @@ class Step:
         self._samples, self._num_examples = samples, num_examples
         self._kl_weight, self._kl_warmup_steps = kl_weight, kl_warmup_steps
         self._clip_norm, self._precision, self._exact = clip_norm, precision, exact
-        self._guard_every = guard_every
+        self._guard_every, self._check = guard_every, check
         self._keep_graphs, self._unroll = keep_graphs, unroll
         self._phases = Phases(world.device, self._waited)
         self._passes = Passes(
@@ -134,6 +147,7 @@ class Step:
             "precision": precision,
             "exact": exact,
             "guard_every": guard_every,
+            "check": check,
             "views": views,
             "augment": type(augment).__name__,
             "reduction": reduction,
@@ -145,35 +159,34 @@ class Step:
         world.broadcast_parameters({**all_tensors(posterior, ""), **all_tensors(loss, "loss.")})
         self._reducer = world.reducer(
             self._named.items(),
-            passes=1 if self._one_backward() else len(self._passes.parts),
+            passes=len(self._passes.parts),
             reduction=reduction,
             compression=compression,
         )
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, x: Inputs, y: Inputs) -> Tensor:
         """Collective: train on this rank's examples and return the objective over the whole grid, a
         scalar.
+
+        ``x`` is what the network takes: a tensor (B, ...), or a tuple, list or dict of such, as the
+        data set gives it. ``y`` is what the loss takes.
         """
         self._phases.begin()
-        device = self._world.device
-        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-        if self._precision == "float64":
-            x = x.double() if x.is_floating_point() else x
-            y = y.double() if y.is_floating_point() else y
+        x, y = map_tensors(self._on_device, x), map_tensors(self._on_device, y)
         if self.step == 0 or (self._guard_every and self.step % self._guard_every == 0):
             self._guard(x, y)
+        if self._check:
+            self._check_network(x)
         if self._unroll is not None:
             y = self._unroll.targets(y)
         self._optimizer.zero_grad(set_to_none=True)
         self._phases.enter("forward")
         if isinstance(self._loss, SeparableLoss):
             data_share, kl = self._backward_separable(x, y)
-        elif self._one_backward():
-            data_share, kl = self._backward_joint_kept(x, y)
         else:
-            data_share, kl = self._backward_joint_recomputed(x, y)
+            data_share, kl = self._backward_joint(x, y)
         self._phases.enter("communication")
-        data_loss = self._data_loss(data_share, len(x))
+        data_loss = self._data_loss(data_share, count_examples(x))
         self._reducer.wait()
         self._phases.enter("optimizer")
         loss = data_loss + self._kl_factor() * kl
@@ -188,65 +201,76 @@ class Step:
         self.step += 1
         return torch.tensor(loss, dtype=torch.float64)
 
-    def _backward_separable(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(self._world.device, non_blocking=True)
+        wider = self._precision == "float64" and tensor.is_floating_point()
+        return tensor.double() if wider else tensor
+
+    def _check_network(self, x: Inputs) -> None:
+        """Collective over the world: prove that the network is pure, or raise on every rank."""
+        unused = together(
+            self._world.world, lambda: self._passes.check(x, self.step), name="check of the network"
+        )
+        self._check = False
+        if unused and self._world.is_first:
+            log.warning(
+                "%d of the random weights reach no output and will only follow the prior: %s",
+                len(unused),
+                ", ".join(unused),
+            )
+
+    def _backward_separable(self, x: Inputs, y: Inputs) -> tuple[Tensor, float]:
         assert isinstance(self._loss, SeparableLoss)
-        total, kl = torch.zeros((), device=x.device), 0.0
+        total, kl = torch.zeros((), device=self._world.device), 0.0
         for i, samples in enumerate(self._passes.parts):
-            outputs = self._passes.run(x, self.step, samples)
-            share = separable_share(self._loss, outputs, y, self._samples)
-            objective, kl = self._with_kl(share, i, kl)
-            self._backward(objective)
+            one = self._passes.run(x, self.step, samples)
+            share = separable_share(self._loss, one.outputs, y, self._samples)
+            term, kl = self._kl_term(i, kl)
+            with self._phases.within("backward"):
+                one.backward(share * self._reducer.scale, more=term)
             total = total + share.detach()
         return total, kl
 
-    def _one_backward(self) -> bool:
-        """Tell whether one backward call covers all own samples."""
-        joint = isinstance(self._loss, JointLoss)
-        return len(self._passes.parts) == 1 or (joint and self._keep_graphs)
-
-    def _backward_joint_kept(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
-        outputs = [self._passes.run(x, self.step, samples) for samples in self._passes.parts]
-        share = self._joint(torch.cat(outputs), y)
-        objective, kl = self._with_kl(share, 0, 0.0)
-        self._backward(objective)
-        return share.detach(), kl
-
-    def _backward_joint_recomputed(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
-        with torch.no_grad():
-            outputs = torch.cat(
-                [self._passes.run(x, self.step, samples) for samples in self._passes.parts]
-            )
-        outputs.requires_grad_()
-        share = self._joint(outputs, y)
-        self._backward(share)
-        assert outputs.grad is not None
-        gradients = torch.split(outputs.grad, [len(part) for part in self._passes.parts])
-        kl = 0.0
-        for i, (samples, gradient) in enumerate(zip(self._passes.parts, gradients, strict=True)):
-            again = self._passes.run(x, self.step, samples)
-            # A scalar whose gradient to the outputs is the loss's: one backward call covers data
-            # term and KL.
-            objective, kl = self._with_kl((again * (gradient / self._reducer.scale)).sum(), i, kl)
-            self._backward(objective)
-        return share.detach(), kl
-
-    def _backward(self, objective: Tensor) -> None:
-        with self._phases.within("backward"):
-            torch.autograd.backward(objective * self._reducer.scale)
-
-    def _joint(self, outputs: Tensor, y: Tensor) -> Tensor:
+    def _backward_joint(self, x: Inputs, y: Inputs) -> tuple[Tensor, float]:
+        """Take the loss's gradient to the outputs of all samples, then pull it back sample by
+        sample.
+        """
         assert isinstance(self._loss, JointLoss)
-        return joint_share(self._loss, outputs, y, self._world.sample_axis, exact=self._exact)
+        parts = self._passes.parts
+        keep = self._keep_graphs or len(parts) == 1
+        with torch.set_grad_enabled(keep):
+            first = [self._run_first(x, samples, keep) for samples in parts]
+        kept = [one for _, one in first]
+        joined = torch.cat([outputs for outputs, _ in first]).requires_grad_()
+        del first
+        share = joint_share(self._loss, joined, y, self._world.sample_axis, exact=self._exact)
+        with self._phases.within("backward"):
+            torch.autograd.backward(share * self._reducer.scale)
+        assert joined.grad is not None
+        gradients = torch.split(joined.grad, [len(part) for part in parts])
+        kl = 0.0
+        for i, (samples, gradient) in enumerate(zip(parts, gradients, strict=True)):
+            one = kept[i] or self._passes.run(x, self.step, samples)
+            kept[i] = None
+            term, kl = self._kl_term(i, kl)
+            with self._phases.within("backward"):
+                one.backward(one.outputs, gradient=gradient, more=term)
+        return share.detach(), kl
 
-    def _with_kl(self, share: Tensor, index: int, kl: float) -> tuple[Tensor, float]:
-        """Add this rank's share of the KL to the first pass, so that the last one ends with the
-        network's gradients.
+    def _run_first(self, x: Inputs, samples: range, keep: bool) -> tuple[Tensor, Pass | None]:
+        """Return the outputs of a pass, and with ``keep`` the pass, whose backward is to come."""
+        one = self._passes.run(x, self.step, samples)
+        return one.outputs.detach(), one if keep else None
+
+    def _kl_term(self, index: int, kl: float) -> tuple[Tensor | None, float]:
+        """Return this rank's share of the KL for the backward of the first pass, so that the last
+        one ends with the network's gradients; and the KL.
         """
         if index > 0:
-            return share, kl
+            return None, kl
         term = self._posterior.kl()
-        weight = self._kl_factor() / self._world.grid.sample_ranks
-        return share + weight * term, float(term.detach())
+        weight = self._kl_factor() * self._reducer.scale / self._world.grid.sample_ranks
+        return weight * term, float(term.detach())
 
     def _kl_factor(self) -> float:
         return kl_factor(
@@ -283,12 +307,12 @@ class Step:
     def _waited(self) -> float:
         return float(getattr(self._world.sample_axis, "waited_s", 0.0))
 
-    def _guard(self, x: Tensor, y: Tensor) -> None:
+    def _guard(self, x: Inputs, y: Inputs) -> None:
         guards.check(
             self._world.world,
             self._world.grid,
             step=self.step,
             parameters=self._named,
-            batch=(x, y),
+            batch=[*tensors_of(x), *tensors_of(y)],
             draw=self._passes.first_draw(self.step),
         )

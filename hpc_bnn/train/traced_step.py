@@ -21,6 +21,9 @@ from hpc_bnn.train.counting_axis import CountingAxis
 from hpc_bnn.train.live_memory import LiveMemory
 
 
+_OnePass = tuple[Tensor, dict[str, Tensor]]
+
+
 def step_bytes(parts: Parts, settings: Settings, grid: Grid) -> int:
     """Return the most memory that a step of one rank takes beyond parameters, optimizer and batch:
     gradients, drawn weights, activations and work space.
@@ -51,6 +54,7 @@ class _TracedStep:
             x, y = self._unroll.lengthened(x, y, settings.train.longest_rollout)
         for module in (self._posterior, self._loss):
             forget_numbers(module, self.mode)
+        self._posterior.writes_to_input = False  # only a first pass copies its input to find out
         with self.mode:
             self._x, self._y = (self._batch(tensor, examples) for tensor in (x, y))
         if self._unroll is not None:
@@ -64,37 +68,44 @@ class _TracedStep:
         """Go through the forward and backward passes."""
         if isinstance(self._loss, SeparableLoss):
             for first, size in enumerate(self._sizes[:2]):  # the later ones are like the second
-                outputs = self._pass(size)
+                outputs, held = self._pass(size)
                 total = separable_share(
                     self._loss, outputs, self._y, self._settings.posterior.samples
                 )
-                torch.autograd.backward(self._with_kl(total, first))
-        elif self._settings.posterior.keep_graphs or len(self._sizes) == 1:
-            outputs = torch.cat([self._pass(size) for size in self._sizes])
-            torch.autograd.backward(self._with_kl(self._joint(outputs), 0))
+                torch.autograd.backward(self._with_kl([total], first))
+                del held
         else:
-            self._recomputed()
+            self._joint()
 
-    def _recomputed(self) -> None:
-        with torch.no_grad():
-            outputs = torch.cat([self._pass(size) for size in self._sizes])
-        outputs.requires_grad_()
-        torch.autograd.backward(self._joint(outputs))
+    def _joint(self) -> None:
+        assert isinstance(self._loss, JointLoss)
+        keep = self._settings.posterior.keep_graphs or len(self._sizes) == 1
+        with torch.set_grad_enabled(keep):
+            first = [self._first(size, keep) for size in self._sizes]
+        kept = [one for _, one in first]
+        outputs = torch.cat([outputs for outputs, _ in first]).requires_grad_()
+        del first
+        exact = self._settings.loss.exact
+        share = joint_share(self._loss, outputs, self._y, self._axis, exact=exact)
+        torch.autograd.backward(share)
         assert outputs.grad is not None
         gradients = torch.split(outputs.grad, self._sizes)
-        for first, size in enumerate(self._sizes[:2]):
-            again = (self._pass(size) * gradients[first]).sum()
-            torch.autograd.backward(self._with_kl(again, first))
+        for i, size in enumerate(self._sizes if keep else self._sizes[:2]):
+            one = kept[i] or self._pass(size)
+            kept[i] = None
+            roots = self._with_kl([one[0]], i)
+            torch.autograd.backward(roots, [gradients[i], *[None] * (len(roots) - 1)])
+            del one
 
-    def _joint(self, outputs: Tensor) -> Tensor:
-        assert isinstance(self._loss, JointLoss)
-        exact = self._settings.loss.exact
-        return joint_share(self._loss, outputs, self._y, self._axis, exact=exact)
+    def _first(self, samples: int, keep: bool) -> tuple[Tensor, _OnePass | None]:
+        one = self._pass(samples)
+        return one[0].detach(), one if keep else None
 
-    def _with_kl(self, share: Tensor, index: int) -> Tensor:
-        return share + self._posterior.kl() if index == 0 else share
+    def _with_kl(self, roots: list[Tensor], index: int) -> list[Tensor]:
+        return [*roots, self._posterior.kl()] if index == 0 else roots
 
-    def _pass(self, samples: int) -> Tensor:
+    def _pass(self, samples: int) -> _OnePass:
+        """Return the outputs and what is held until backward is done: the drawn weights."""
         bf16 = self._settings.train.precision == "bf16"
         x = self._x.expand(samples, *self._x.shape).clone() if self._views else self._x
         weights = drawn(self._posterior, samples)
@@ -104,8 +115,8 @@ class _TracedStep:
                 return self._posterior.apply_weights(x, weights, views=views)
 
         if self._unroll is None:
-            return network(x, self._views)
-        return self._unroll(x, network, views=self._views, contexts=_no_contexts)
+            return network(x, self._views), weights
+        return self._unroll(x, network, views=self._views, contexts=_no_contexts), weights
 
 
 def _no_contexts() -> tuple[contextlib.nullcontext[None], contextlib.nullcontext[None]]:

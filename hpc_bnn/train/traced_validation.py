@@ -59,6 +59,7 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     mode = FakeTensorMode()
     for module in (posterior, loss):
         forget_numbers(module, mode)
+    posterior.writes_to_input = False  # training found that out
     posterior.eval()
     scale = None if source.scale is None else _without_numbers(source.scale, mode)
     tally = TALLIES[source.task]()

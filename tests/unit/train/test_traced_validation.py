@@ -33,6 +33,8 @@ def measured(settings: Settings, source: Source, world: World) -> int:
     """Return the most that the tensors of a validation take, all of them on the host."""
     parts = build(settings, source)
     modules = (parts.posterior, parts.loss)
+    # Training has checked the network by then.
+    parts.posterior.predict(source.validation.batch(torch.tensor([0]))[0], samples=1)
     known = [t for module in modules for t in (*module.parameters(), *module.buffers())]
     with LiveMemory(known) as live:
         score(

@@ -1,0 +1,76 @@
+"""Proves that a network computes each example by itself, and that dropout finds the examples.
+
+Data ranks share a batch, so what a network gives for an example may depend on nothing else in it.
+Keyed dropout gives each example its own mask and takes the first dimension of an activation for the
+examples. Both are seen by comparing a batch with another one that holds the same examples in other
+places: it leaves the first out and holds the last twice.
+
+Letters: B examples.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from hpc_bnn.bayes.dropout import DropoutRows
+from hpc_bnn.bayes.impure import SWITCH, ImpureError, Surroundings, close
+from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors
+
+
+def refuse_mixed_examples(network: nn.Module, x: Inputs, surroundings: Surroundings) -> None:
+    """Raise ImpureError unless outputs and dropped activations for ``x`` (B, ...) follow its
+    examples to other places.
+    """
+    examples, places = count_examples(x), _places(x)
+    outputs, dropped = _run(network, map_tensors(torch.clone, x), surroundings)
+    moved, dropped_moved = _run(network, elsewhere(x), surroundings)
+    for (shape, here), (_, there) in zip(dropped, dropped_moved, strict=False):
+        if not _follows(here, there, examples, places):
+            raise ImpureError(
+                f"dropout on an activation of shape {shape}: its first dimension does not hold the "
+                f"{examples} examples of the batch one after the other, so a mask would belong to "
+                "something else than an example and depend on the grid of ranks. Put the batch "
+                "first: batch_first=True, or transpose before and after the dropout "
+                f"{SWITCH}"
+            )
+    if len(outputs) % examples or not _follows(outputs, moved, examples, places):
+        raise ImpureError(
+            f"the outputs {tuple(outputs.shape)} for {examples} examples: that of an example "
+            "depends on the others of its batch, or stands elsewhere than in its place of the "
+            "first dimension (a mean over the batch, attention between examples, sequence first), "
+            "so it would depend on how ranks share the batch. Compute each example by itself "
+            f"{SWITCH}"
+        )
+
+
+def elsewhere(x: Inputs) -> Inputs:
+    """Return another batch of the examples of ``x`` (B, ...)."""
+    examples, places = count_examples(x), _places(x)
+
+    def move(tensor: Tensor) -> Tensor:
+        holds_examples = tensor.dim() > 0 and len(tensor) == examples
+        return tensor[places] if holds_examples else tensor.clone()
+
+    return map_tensors(move, x)
+
+
+def _places(x: Inputs) -> list[int]:
+    """Return which example stands in each place of the other batch; a single one stands twice."""
+    examples = count_examples(x)
+    return [*range(1, examples), examples - 1] if examples > 1 else [0, 0]
+
+
+def _run(
+    network: nn.Module, x: Inputs, surroundings: Surroundings
+) -> tuple[Tensor, list[tuple[tuple[int, ...], Tensor]]]:
+    """Return the outputs without dropout, and the rows of what it would have dropped."""
+    with torch.no_grad(), surroundings(), DropoutRows() as dropped:
+        outputs: Tensor = network(x)
+    return outputs, dropped.rows
+
+
+def _follows(here: Tensor, there: Tensor, examples: int, places: list[int]) -> bool:
+    """Tell whether the rows (B n, ...) of each example are in its new places."""
+    if len(here) == 0 or len(here) % examples:
+        return False
+    rows = here.unflatten(0, (examples, -1))[places].flatten(0, 1)
+    return close(there, rows)

@@ -1,0 +1,52 @@
+"""Inputs of a network: a tensor, or a tuple, list or dict of tensors and whatever else.
+
+The first dimension of tensors enumerates the examples of a batch. A network gets its input as one
+argument, as a data set gives it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as tree
+
+Inputs = Any  # Tensor | tuple | list | dict | NamedTuple, nested
+
+
+def tensors_of(x: Inputs) -> list[Tensor]:
+    """Return the tensors of an input, in the order of its structure."""
+    return [leaf for leaf in tree.tree_leaves(x) if isinstance(leaf, Tensor)]
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
+    """Return an input of the same structure whose tensors are those that ``function`` makes."""
+    if isinstance(x, Tensor):
+        return function(x)
+    return tree.tree_map_only(Tensor, function, x)
+
+
+def count_examples(x: Inputs) -> int:
+    """Return B, the number of examples of an input.
+
+    Raises
+    ------
+    ValueError
+        If there is no tensor, or the first one has no dimension.
+    """
+    tensors = tensors_of(x)
+    if not tensors or tensors[0].dim() == 0:
+        what = "a number" if tensors else f"{type(x).__name__} without a tensor"
+        raise ValueError(
+            f"x is {what}: expected a tensor (B, ...), or a tuple, list or dict of such tensors"
+        )
+    return len(tensors[0])
+
+
+def versions(x: Inputs) -> list[int] | None:
+    """Return how often each tensor of an input was written to; None where torch does not count
+    (``torch.inference_mode``).
+    """
+    tensors = tensors_of(x)
+    if any(tensor.is_inference() for tensor in tensors):
+        return None
+    return [tensor._version for tensor in tensors]
