@@ -268,7 +268,7 @@ def _run_backward(
     )
     to = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
     keep = create_graph if retain_graph is None else retain_graph
-    torch.autograd.Variable._execution_engine.run_backward(  # type: ignore[attr-defined]
+    torch.autograd.Variable._execution_engine.run_backward(
         roots, pulls, keep, create_graph, to, allow_unreachable=True, accumulate_grad=True
     )
 

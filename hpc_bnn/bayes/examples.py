@@ -2,8 +2,8 @@
 
 Data ranks share a batch, so what a network gives for an example may depend on nothing else in it.
 Keyed dropout gives each example its own mask and takes the first dimension of an activation for the
-examples. Both are seen by comparing a batch with another one that holds the same examples in other
-places: it leaves the first out and holds the last twice.
+examples. Both are seen by comparing a batch with another one that leaves the first example out: the
+others stand in other places there, and dimensions that hold no examples keep their size.
 
 Letters: B examples.
 """
@@ -20,9 +20,17 @@ def refuse_mixed_examples(network: nn.Module, x: Inputs, surroundings: Surroundi
     """Raise ImpureError unless outputs and dropped activations for ``x`` (B, ...) follow its
     examples to other places.
     """
-    examples, places = count_examples(x), _places(x)
+    examples = count_examples(x)
+    places = list(range(1, examples)) or [0, 0]  # a single example stands twice
     outputs, dropped = _run(network, map_tensors(torch.clone, x), surroundings)
-    moved, dropped_moved = _run(network, elsewhere(x), surroundings)
+    try:
+        moved, dropped_moved = _run(network, taken(x, places), surroundings)
+    except Exception as error:  # of whatever is made for one size
+        raise ImpureError(
+            f"the network computes a batch of {examples} examples but not one of {len(places)} "
+            f"({error}): how many a rank holds depends on the grid. Compute any number of examples "
+            f"{SWITCH}"
+        ) from error
     for (shape, here), (_, there) in zip(dropped, dropped_moved, strict=False):
         if not _follows(here, there, examples, places):
             raise ImpureError(
@@ -42,21 +50,15 @@ def refuse_mixed_examples(network: nn.Module, x: Inputs, surroundings: Surroundi
         )
 
 
-def elsewhere(x: Inputs) -> Inputs:
-    """Return another batch of the examples of ``x`` (B, ...)."""
-    examples, places = count_examples(x), _places(x)
+def taken(x: Inputs, places: list[int]) -> Inputs:
+    """Return the batch of the examples of ``x`` (B, ...) that stand in ``places``."""
+    examples = count_examples(x)
 
-    def move(tensor: Tensor) -> Tensor:
+    def take(tensor: Tensor) -> Tensor:
         holds_examples = tensor.dim() > 0 and len(tensor) == examples
         return tensor[places] if holds_examples else tensor.clone()
 
-    return map_tensors(move, x)
-
-
-def _places(x: Inputs) -> list[int]:
-    """Return which example stands in each place of the other batch; a single one stands twice."""
-    examples = count_examples(x)
-    return [*range(1, examples), examples - 1] if examples > 1 else [0, 0]
+    return map_tensors(take, x)
 
 
 def _run(
@@ -72,5 +74,5 @@ def _follows(here: Tensor, there: Tensor, examples: int, places: list[int]) -> b
     """Tell whether the rows (B n, ...) of each example are in its new places."""
     if len(here) == 0 or len(here) % examples:
         return False
-    rows = here.unflatten(0, (examples, -1))[places].flatten(0, 1)
+    rows = torch.unflatten(here, 0, (examples, -1))[places].flatten(0, 1)
     return close(there, rows)

@@ -280,7 +280,7 @@ class Gaussian(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Gaussian":
         """Keep log_sigma in float32 where ``to(torch.bfloat16)`` puts the network in it."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for log_sigma in self.log_sigma.values():
             log_sigma.data = log_sigma.data.to(_at_least_float32(log_sigma.dtype))
         return self
@@ -307,9 +307,9 @@ def _refuse_other_numbers(mus: Mapping[str, Tensor]) -> None:
         if not mu.is_floating_point():
             what = "complex numbers" if mu.is_complex() else f"{mu.dtype}"
             raise ValueError(
-                f"{name} holds {what}, which have no Gaussian here: keep a complex weight as two real "
-                "ones (torch.view_as_complex of a parameter (..., 2)), or leave it deterministic by "
-                "naming the others with posterior.random"
+                f"{name} holds {what}, which have no Gaussian here: keep a complex weight as two "
+                "real ones (torch.view_as_complex of a parameter (..., 2)), or leave it "
+                "deterministic by naming the others with posterior.random"
             )
 
 

@@ -14,9 +14,10 @@ class Generators:
 
     def __init__(self) -> None:
         self._torch = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._cuda = torch.cuda.get_rng_state_all() if started else []
         self._python = random.getstate()
-        self._numpy = np.random.get_state(legacy=False)
+        self._numpy = np.random.get_state(legacy=False)  # noqa: NPY002  # what networks may use
 
     def moved(self) -> str | None:
         """Return the first generator that took a step since then, None if none did."""
@@ -27,7 +28,7 @@ class Generators:
             return "torch's CUDA generator"
         if random.getstate() != self._python:
             return "Python's random module"
-        if _numbers(np.random.get_state(legacy=False)) != _numbers(self._numpy):
+        if _numbers(np.random.get_state(legacy=False)) != _numbers(self._numpy):  # noqa: NPY002
             return "numpy.random"
         return None
 
@@ -37,7 +38,7 @@ class Generators:
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
         random.setstate(self._python)
-        np.random.set_state(self._numpy)
+        np.random.set_state(self._numpy)  # noqa: NPY002
 
 
 def _numbers(state: object) -> str:

@@ -40,3 +40,5 @@ def held(places: Mapping[str, list[Place]], weights: Mapping[str, Tensor]) -> It
     finally:
         for layer, leaf, parameter in reversed(before):
             layer._parameters[leaf] = parameter
+            if isinstance(layer, nn.RNNBase):  # which keeps a list of its own of what it used last
+                layer._flat_weights = [layer._parameters[n] for n in layer._flat_weights_names]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.culprit import first_differing_layer, first_random_layer
 from hpc_bnn.bayes.dropout import KeyedDropout
-from hpc_bnn.bayes.examples import elsewhere, refuse_mixed_examples
+from hpc_bnn.bayes.examples import refuse_mixed_examples, taken
 from hpc_bnn.bayes.generators import Generators
 from hpc_bnn.bayes.held import held, places_of
 from hpc_bnn.bayes.impure import SWITCH, ImpureError, Surroundings, close
@@ -64,8 +64,8 @@ def check_pure(
     surroundings
         What a pass runs in.
     """
-    module = posterior.module
-    if count_examples(x) == 0:  # of a rank that has none of a test split
+    module, examples = posterior.module, count_examples(x)
+    if examples == 0:  # of a rank that has none of a test split
         return []
     try:
         twin = copy.deepcopy(module)
@@ -76,8 +76,9 @@ def check_pure(
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     generators = Generators()
     # On other weights and another batch first: what that call leaves behind shows in the next one.
+    others = taken(x, [*range(1, examples), examples - 1])
     with torch.no_grad(), surroundings():
-        posterior.apply_weights(elsewhere(x), {k: 1.25 * weight for k, weight in drawn.items()})
+        posterior.apply_weights(others, {k: 1.25 * weight for k, weight in drawn.items()})
     with torch.set_grad_enabled(gradients):
         outputs = _with_weights(posterior, leaves, x, surroundings)
         _refuse_changed_buffers(module, buffers)
@@ -152,7 +153,9 @@ def _scalar(outputs: Tensor, *, sample: int = 0, samples: int | None = None) -> 
     positions = torch.arange(first, first + outputs.numel(), device=outputs.device)
     wide = torch.promote_types(outputs.dtype, torch.float32)
     pull = torch.cos(positions.to(torch.float64)).to(wide).view(outputs.shape)
-    return (outputs.to(wide) * pull).sum().real / ((samples or len(outputs)) * each) ** 0.5
+    norm = ((samples or len(outputs)) * each) ** 0.5
+    total: Tensor = (outputs.to(wide) * pull).sum()
+    return torch.real(total) / norm
 
 
 def _backward(root: Tensor, dropout: KeyedDropout | None) -> None:

@@ -186,6 +186,9 @@ class TrainSettings(_Section):
     )
     compression: Literal["none", "fp16"] = Field("none", description="of gradients on the wire")
     guard_every: NonNegativeInt = Field(100, description="steps between guards; 0: first step only")
+    check: bool = Field(
+        True, description="prove at the first step that the network is a pure function"
+    )
     checkpoint_every: NonNegativeInt = Field(
         0, description="steps between checkpoints; 0: at the end"
     )

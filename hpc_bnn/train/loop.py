@@ -153,6 +153,7 @@ class _Run:
             reduction=chosen.reduction,
             compression=chosen.compression,
             guard_every=chosen.guard_every,
+            check=chosen.check,
         )
 
     def train(self, *, resume: bool) -> dict[str, Any]:

@@ -98,9 +98,9 @@ def _backward(roots: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> No
         if "through the graph a second time" not in str(error):
             raise
         raise RuntimeError(
-            "backward ran through the draw of the weights twice: reentrant activation checkpointing "
-            "was switched on after the first step, or one tensor was kept between passes. Make "
-            "hb.Step after switching it on, or use use_reentrant=False"
+            "backward ran through the draw of the weights twice: reentrant activation "
+            "checkpointing was switched on after the first step, or one tensor was kept between "
+            "passes. Make hb.Step after switching it on, or use use_reentrant=False"
         ) from error
 
 

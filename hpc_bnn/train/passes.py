@@ -144,9 +144,7 @@ class Passes:
         try:
             with torch.no_grad():
                 drawn = self._posterior.draw(self._posterior.draws(step, part))
-                self._forward(
-                    *self._augmented(x, step, part), Pass(self._posterior, drawn, None)
-                )
+                self._forward(*self._augmented(x, step, part), Pass(self._posterior, drawn, None))
         except _Seized as seized:
             return seized.x
         finally:

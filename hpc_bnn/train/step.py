@@ -22,8 +22,8 @@ from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.checks import check_sizes, require_finite
-from hpc_bnn.train.parameters import all_tensors, named_parameters, settings_of
 from hpc_bnn.train.one_pass import Pass
+from hpc_bnn.train.parameters import all_tensors, named_parameters, settings_of
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
 from hpc_bnn.train.phases import Phases
 from hpc_bnn.train.step_report import Report

@@ -20,7 +20,6 @@ from hpc_bnn.train.build import Parts
 from hpc_bnn.train.counting_axis import CountingAxis
 from hpc_bnn.train.live_memory import LiveMemory
 
-
 _OnePass = tuple[Tensor, dict[str, Tensor]]
 
 

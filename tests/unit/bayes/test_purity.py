@@ -68,9 +68,12 @@ def remembered_batch(own: Own, h: Tensor) -> Tensor:
 IMPURE: dict[str, tuple[Callable[[Own, Tensor], Tensor], str]] = {
     "running mean": (running_mean, "buffer mean of Own changes in the forward pass"),
     "new buffer": (new_buffer, "buffer mean of Own changes in the forward pass"),
-    "torch": (jitter(lambda: float(torch.rand(()))), "the network (Own) takes numbers from torch's"),
+    "torch": (
+        jitter(lambda: float(torch.rand(()))),
+        "the network (Own) takes numbers from torch's",
+    ),
     "python": (jitter(random.random), "the network (Own) takes numbers from Python's random"),
-    "numpy": (jitter(lambda: float(np.random.rand())), "takes numbers from numpy.random"),
+    "numpy": (jitter(np.random.rand), "takes numbers from numpy.random"),
     "counter": (lambda own, h: h * own.calls, "with what an earlier call left behind"),
     "cache": (remembered, "with what an earlier call left behind"),
     "cache of inputs": (remembered_batch, "with what an earlier call left behind"),
@@ -93,23 +96,27 @@ def test_it_is_refused_with_several_samples_a_pass_too(case: str) -> None:
         check(Own(IMPURE[case][0]), samples=2)
 
 
+def numpy_state() -> Any:
+    return np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+
+
 def test_generators_and_buffers_are_put_back() -> None:
     torch.manual_seed(1)
     network = Own(running_mean)
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    before = torch.get_rng_state(), random.getstate(), numpy_state()
     with pytest.raises(ImpureError):
         check(network, torch.ones(B, 4))
     with pytest.raises(ImpureError):
         check(Own(jitter(random.random)), torch.ones(B, 4))
     assert torch.equal(network.mean, torch.zeros(8))
     assert random.getstate() == before[1]
-    assert np.random.get_state()[1].tolist() == before[2]
+    assert numpy_state() == before[2]
 
 
 def test_the_innermost_random_layer_is_named() -> None:
     class Noise(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x + float(np.random.rand())
+            return x + float(np.random.rand())  # noqa: NPY002
 
     network = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh(), Noise()))
     with pytest.raises(ImpureError, match=re.escape("1.1 (Noise) takes numbers from numpy.random")):
@@ -170,7 +177,7 @@ def test_a_layer_of_its_own_kind_that_cuts_the_way_back_is_refused() -> None:
             # The first call of all trains the layer, later ones are cut off.
             return self.b(h if len(self.calls) == 1 and self.a.weight.is_leaf else h.detach())
 
-    with pytest.raises(ImpureError, match="the gradient of a.weight is missing"):
+    with pytest.raises(ImpureError, match=r"the gradient of a\.weight is missing"):
         check(Wrong())
 
 

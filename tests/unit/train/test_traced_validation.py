@@ -34,7 +34,8 @@ def measured(settings: Settings, source: Source, world: World) -> int:
     parts = build(settings, source)
     modules = (parts.posterior, parts.loss)
     # Training has checked the network by then.
-    parts.posterior.predict(source.validation.batch(torch.tensor([0]))[0], samples=1)
+    x = source.validation.batch(torch.tensor([0]))[0].to(next(parts.posterior.parameters()).dtype)
+    parts.posterior.predict(x, samples=1)
     known = [t for module in modules for t in (*module.parameters(), *module.buffers())]
     with LiveMemory(known) as live:
         score(

@@ -1,0 +1,88 @@
+"""Networks in half precision, double and complex numbers."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hpc_bnn.bayes.gaussian import Gaussian
+
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def network(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("keep_noise", [False, True])
+def test_a_network_in_half_precision_has_scales_in_float32(
+    dtype: torch.dtype, keep_noise: bool
+) -> None:
+    rounded = network(dtype)
+    exact = network(dtype).float()
+    posteriors = [
+        Gaussian(module, initial_sigma=0.3, keep_noise=keep_noise) for module in (rounded, exact)
+    ]
+    assert {p.dtype for p in posteriors[0].log_sigma.values()} == {torch.float32}
+    drawn = [p.draw(p.draws(3, (0, 1))) for p in posteriors]
+    for name, weight in drawn[1].items():
+        assert drawn[0][name].dtype == dtype
+        assert torch.equal(drawn[0][name], weight.to(dtype)), "drawn in float32, rounded once"
+    for weights in drawn:
+        torch.autograd.backward(sum((w.float() * w.float()).sum() for w in weights.values()))
+    for a, b in zip(posteriors[0].parameters(), posteriors[1].parameters(), strict=True):
+        assert a.grad is not None and b.grad is not None and a.grad.dtype == a.dtype
+        eps = torch.finfo(dtype).eps
+        assert torch.allclose(a.grad.float(), b.grad, rtol=4 * eps, atol=4 * eps)
+    kls = [p.kl() for p in posteriors]
+    assert float(kls[0].detach()) == pytest.approx(float(kls[1].detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_scales_stay_in_float32_when_a_posterior_is_converted(dtype: torch.dtype) -> None:
+    posterior = Gaussian(network(torch.float32)).to(dtype)
+    assert {p.dtype for p in posterior.module.parameters()} == {dtype}
+    assert {p.dtype for p in posterior.log_sigma.values()} == {torch.float32}
+    assert {p.dtype for p in posterior.double().log_sigma.values()} == {torch.float64}
+
+
+def test_means_in_float64_beside_scales_in_float32_keep_their_digits() -> None:
+    posterior = Gaussian(network(torch.float32), initial_sigma=1e-9)
+    posterior.module.double()
+    weight = posterior.module.get_parameter("0.weight")
+    with torch.no_grad():
+        weight += 1e-9
+    drawn = posterior.draw(posterior.draws(0, (0,)))["0.weight"][0]
+    assert drawn.dtype == torch.float64
+    assert 0 < float((drawn - weight).detach().abs().max()) < 1e-8
+    torch.autograd.backward(drawn.sum() + posterior.kl())
+    assert weight.grad is not None and weight.grad.dtype == torch.float64
+
+
+class Spectral(nn.Module):
+    """A layer with a complex weight, as Fourier operators have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head((self.modes * x).real)
+        return result
+
+
+def test_complex_weights_are_refused_by_name_and_may_stay_deterministic() -> None:
+    with pytest.raises(ValueError, match=r"modes holds complex numbers.*view_as_complex"):
+        Gaussian(Spectral(), random=["*"])
+    posterior = Gaussian(Spectral(), random=["head.*"])
+    draws = posterior.draws(0, (0,))
+    assert posterior.check(draws, torch.randn(4, 3), gradients=True) == []
+
+
+def test_whole_numbers_are_refused_by_name() -> None:
+    module = nn.Linear(3, 2)
+    module.table = nn.Parameter(torch.ones(3, dtype=torch.int32), requires_grad=False)
+    with pytest.raises(ValueError, match=r"table holds torch.int32"):
+        Gaussian(module, random=["*"])
