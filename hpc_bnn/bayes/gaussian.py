@@ -18,18 +18,19 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from hpc_bnn.bayes.draw import Draws, draw_together
-from hpc_bnn.bayes.flat import flatten, groups, unflatten
+from hpc_bnn.bayes.flat import groups
 from hpc_bnn.bayes.held import held, places_of
 from hpc_bnn.bayes.impure import Surroundings
 from hpc_bnn.bayes.inputs import Inputs, map_tensors, versions
+from hpc_bnn.bayes.kl import complexity
 from hpc_bnn.bayes.noise import Purpose
+from hpc_bnn.bayes.outputs import in_one_pass, only_tensor
 from hpc_bnn.bayes.purity import check_pure
 from hpc_bnn.bayes.selection import fan_in, random_names
 
@@ -170,9 +171,11 @@ class Gaussian(nn.Module):
             single = {name: weight.squeeze(0) for name, weight in weights.items()}
             with self.holding(single):
                 output = self.module(map_tensors(lambda v: v[0], own) if views else own)
-            outputs = _only_tensor(output).unsqueeze(0)
+            outputs = only_tensor(output).unsqueeze(0)
         else:
-            outputs = torch.vmap(self._run, in_dims=(0, 0 if views else None))(dict(weights), own)
+            each = (0, 0 if views else None)
+            with in_one_pass(len(next(iter(weights.values())))):
+                outputs = torch.vmap(self._run, in_dims=each)(dict(weights), own)
         if before is not None and versions(own) != before:
             if pristine:
                 raise RuntimeError(
@@ -186,7 +189,7 @@ class Gaussian(nn.Module):
 
     def _run(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
         with self.holding(weights):
-            return _only_tensor(self.module(x))
+            return only_tensor(self.module(x))
 
     @torch.no_grad()
     def check(
@@ -216,8 +219,13 @@ class Gaussian(nn.Module):
     def kl(self) -> Tensor:
         """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""
         mus, log_sigmas = self._random()
-        terms: list[Tensor] = [
-            _KL.apply(self._taus[group.start], self.temperature, *mus[group], *log_sigmas[group])  # type: ignore[no-untyped-call]
+        terms = [
+            complexity(
+                mus[group],
+                log_sigmas[group],
+                tau=self._taus[group.start],
+                temperature=self.temperature,
+            )
             for group in groups(mus, self._taus)
         ]
         return torch.stack(terms).sum()
@@ -313,61 +321,6 @@ def _refuse_other_numbers(mus: Mapping[str, Tensor]) -> None:
             )
 
 
-def _only_tensor(output: object) -> Tensor:
-    """Return the output of a network, refusing several."""
-    if isinstance(output, Tensor):
-        return output
-    kind = type(output).__name__
-    if isinstance(output, Mapping):
-        held_by, take = f"{kind} with {', '.join(map(repr, output))}", repr(next(iter(output), ""))
-    elif isinstance(output, tuple | list):
-        held_by, take = f"{kind} of {len(output)}", "0"
-    else:
-        held_by, take = kind, "..."
-    raise ValueError(
-        f"the network gives a {held_by}, a loss needs one tensor (B, ...): wrap the network in a "
-        f"module whose forward returns the one that the loss is about, such as network(x)[{take}]"
-    )
-
-
 def _key(name: str) -> str:
     """Parameter names may not hold dots; slashes keep the path readable in state dicts."""
     return name.replace(".", "/")
-
-
-class _KL(torch.autograd.Function):
-    """E_q[-log p] - T H(q) of tensors with one tau, with its closed-form gradient: two passes where
-    autograd takes eight.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tau: float, temperature: float, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
-        ctx.tau, ctx.temperature = tau, temperature
-        mu, log_sigma = _halves(parameters)
-        # In float64: the sums of a large network are far larger than their difference.
-        scratch = log_sigma.mul(2).exp_()
-        squares = scratch.sum(dtype=torch.float64)
-        squares += torch.mul(mu, mu, out=scratch).sum(dtype=torch.float64)
-        constant = math.log(tau) + (1 - temperature) / 2 * math.log(2 * math.pi) - temperature / 2
-        entropy_part = temperature * log_sigma.sum(dtype=torch.float64)
-        return squares / (2 * tau**2) - entropy_part + mu.numel() * constant
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        mu, log_sigma = _halves(ctx.saved_tensors)
-        first_mu, first_log_sigma = ctx.saved_tensors[0], ctx.saved_tensors[-1]
-        shapes = [part.shape for part in ctx.saved_tensors[: len(ctx.saved_tensors) // 2]]
-        scale = grads[0] / ctx.tau**2
-        to_log_sigma = log_sigma.mul(2).exp_().mul_(scale).sub_(grads[0] * ctx.temperature)
-        to_mus = unflatten((mu * scale).to(first_mu.dtype), shapes)
-        to_log_sigmas = unflatten(to_log_sigma.to(first_log_sigma.dtype), shapes)
-        return None, None, *to_mus, *to_log_sigmas
-
-
-def _halves(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mu and log_sigma (N,) of all tensors, in the wider type of the two."""
-    count = len(parameters) // 2
-    wide = torch.promote_types(parameters[0].dtype, parameters[-1].dtype)
-    return flatten(parameters[:count]).to(wide), flatten(parameters[count:]).to(wide)

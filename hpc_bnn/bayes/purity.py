@@ -25,8 +25,9 @@ from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.examples import refuse_mixed_examples, taken
 from hpc_bnn.bayes.generators import Generators
 from hpc_bnn.bayes.held import held, places_of
-from hpc_bnn.bayes.impure import SWITCH, ImpureError, Surroundings, close
+from hpc_bnn.bayes.impure import SWITCH, ImpureError, Surroundings, close, label
 from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors
+from hpc_bnn.bayes.outputs import in_one_pass
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ def _with_weights(
     with held(places_of(posterior.module, everything), everything):
         with surroundings() as dropout:
             outputs = posterior.apply_weights(x, leaves)
-        _backward(_scalar(outputs), dropout)
+        with in_one_pass(_count(leaves)):
+            _backward(_scalar(outputs), dropout)
     return outputs.detach()
 
 
@@ -155,7 +157,8 @@ def _scalar(outputs: Tensor, *, sample: int = 0, samples: int | None = None) -> 
     pull = torch.cos(positions.to(torch.float64)).to(wide).view(outputs.shape)
     norm = ((samples or len(outputs)) * each) ** 0.5
     total: Tensor = (outputs.to(wide) * pull).sum()
-    return torch.real(total) / norm
+    part: Tensor = torch.real(total) / norm
+    return part
 
 
 def _backward(root: Tensor, dropout: KeyedDropout | None) -> None:
@@ -226,7 +229,8 @@ def _describe_outputs(
         with surroundings():
             network(map_tensors(torch.clone, x))
 
-    with held(places_of(module, single), single):
+    where = label("", module)
+    with contextlib.suppress(Exception), held(places_of(module, single), single):  # of its state
         where = first_differing_layer(module, lambda: run(module), twin, lambda: run(twin))
     return (
         f"{where} gives other outputs where the drawn weights are its parameters: it computes with "

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.outputs import in_one_pass
 
 _REENTRANT = "CheckpointFunctionBackward"  # torch.utils.checkpoint, use_reentrant=True
 
@@ -87,7 +88,7 @@ class Pass:
         samples = len(next(iter(self.weights.values())))
         single = {k: v.squeeze(0) for k, v in self.weights.items()} if samples == 1 else {}
         dropout = contextlib.nullcontext() if self.dropout is None else self.dropout.in_backward()
-        with self._posterior.holding(single), dropout:
+        with self._posterior.holding(single), dropout, in_one_pass(samples):
             yield
 
 
