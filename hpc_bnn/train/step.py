@@ -17,8 +17,9 @@ from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.checks import check_sizes, require_finite
-from hpc_bnn.train.parameters import all_tensors, named_parameters, settings_of
+from hpc_bnn.train.checks import check_optimizer, check_sizes, require_finite
+from hpc_bnn.train.gradients import Gradients
+from hpc_bnn.train.parameters import all_tensors, buffers_of, parameters_of, settings_of
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
 from hpc_bnn.train.phases import Phases
 from hpc_bnn.train.step_report import Report
@@ -121,9 +122,18 @@ class Step:
             exact=exact,
             num_examples=num_examples,
         )
+        check_optimizer(optimizer)
         posterior.to(world.device)
         loss.to(world.device)
-        self._named = named_parameters(posterior, loss, optimizer)
+        self._gradients = Gradients(
+            posterior,
+            loss,
+            optimizer,
+            world,
+            passes=1 if self._one_backward() else len(self._passes.parts),
+            reduction=reduction,
+            compression=compression,
+        )
         # Ranks that differ in any of these would differ in objective or order of exchanges.
         settings: dict[str, object] = {
             "samples": samples,
@@ -138,17 +148,11 @@ class Step:
             "augment": type(augment).__name__,
             "reduction": reduction,
             "compression": compression,
-            **settings_of(posterior, loss, self._named),
+            **settings_of(posterior, loss, self._gradients.named),
         }
         guards.agree(world.world, settings, name="before the first step")
         # Also what is not trained: no reduction would ever make it equal.
         world.broadcast_parameters({**all_tensors(posterior, ""), **all_tensors(loss, "loss.")})
-        self._reducer = world.reducer(
-            self._named.items(),
-            passes=1 if self._one_backward() else len(self._passes.parts),
-            reduction=reduction,
-            compression=compression,
-        )
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Collective: train on this rank's examples and return the objective over the whole grid, a
@@ -164,7 +168,7 @@ class Step:
             self._guard(x, y)
         if self._unroll is not None:
             y = self._unroll.targets(y)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._gradients.begin()
         self._phases.enter("forward")
         if isinstance(self._loss, SeparableLoss):
             data_share, kl = self._backward_separable(x, y)
@@ -173,14 +177,14 @@ class Step:
         else:
             data_share, kl = self._backward_joint_recomputed(x, y)
         self._phases.enter("communication")
-        data_loss = self._data_loss(data_share, len(x))
-        self._reducer.wait()
+        data_loss, same = self._data_loss(data_share, len(x))
+        self._gradients.reduce(self.step, same)
         self._phases.enter("optimizer")
         loss = data_loss + self._kl_factor() * kl
-        norm = self._gradient_norm()
-        require_finite(self.step, loss, float(norm), self._named)
+        norm = self._gradients.norm()
+        require_finite(self.step, loss, float(norm), self._gradients.named)
         if self._clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._named.values(), self._clip_norm, norm)
+            self._gradients.clip(self._clip_norm, norm)
         self._optimizer.step()
         phases = self._phases.end()
         took = sum(phases.values())
@@ -226,13 +230,13 @@ class Step:
             again = self._passes.run(x, self.step, samples)
             # A scalar whose gradient to the outputs is the loss's: one backward call covers data
             # term and KL.
-            objective, kl = self._with_kl((again * (gradient / self._reducer.scale)).sum(), i, kl)
+            objective, kl = self._with_kl((again * (gradient / self._gradients.scale)).sum(), i, kl)
             self._backward(objective)
         return share.detach(), kl
 
     def _backward(self, objective: Tensor) -> None:
         with self._phases.within("backward"):
-            torch.autograd.backward(objective * self._reducer.scale)
+            torch.autograd.backward(objective * self._gradients.scale)
 
     def _joint(self, outputs: Tensor, y: Tensor) -> Tensor:
         assert isinstance(self._loss, JointLoss)
@@ -256,29 +260,24 @@ class Step:
             num_examples=self._num_examples,
         )
 
-    def _data_loss(self, share: Tensor, examples: int) -> float:
+    def _data_loss(self, share: Tensor, examples: int) -> tuple[float, list[bool]]:
         """Collective: return mean_b l_b over the grid, having checked that all ranks hold equally
-        many examples.
+        many examples, and which digests of the gradients are the same on all ranks.
         """
         grid = self._world.grid
         if isinstance(self._loss, JointLoss) and self._exact:
             share = share / grid.sample_ranks  # every sample rank holds the whole value
-        mine = torch.tensor([float(share), examples, examples**2], dtype=torch.float64)
-        total, count, squares = self._world.world.all_reduce(
-            mine, reduction="sum", name="loss"
-        ).tolist()
-        if squares * grid.world_size != count**2:
+        counts = [examples, *self._gradients.digests()]
+        total, (count, *_), (equal, *same) = guards.total_of(
+            self._world.world, float(share), counts, name="loss"
+        )
+        if not equal:
             raise guards.GuardError(
                 f"step {self.step}: the ranks hold batches of different sizes (this one "
-                f"{examples}, together {int(count)} on {grid.world_size} ranks); every rank must "
+                f"{examples}, together {count} on {grid.world_size} ranks); every rank must "
                 "get equally many examples"
             )
-        return float(total / grid.data_ranks)
-
-    def _gradient_norm(self) -> Tensor:
-        """Return the norm of the reduced gradient: also what shows that all of it is finite."""
-        gradients = [p.grad for p in self._named.values() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        return total / grid.data_ranks, same
 
     def _waited(self) -> float:
         return float(getattr(self._world.sample_axis, "waited_s", 0.0))
@@ -288,7 +287,13 @@ class Step:
             self._world.world,
             self._world.grid,
             step=self.step,
-            parameters=self._named,
+            # All of them: what is not trained may be changed on one rank only, too. On a CPU that
+            # takes as long as a forward pass of some examples.
+            parameters={
+                **parameters_of(self._posterior, ""),
+                **parameters_of(self._loss, "loss."),
+            },
+            buffers={**buffers_of(self._posterior, ""), **buffers_of(self._loss, "loss.")},
             batch=(x, y),
             draw=self._passes.first_draw(self.step),
         )
