@@ -33,6 +33,7 @@ _ROUNDS = (
     (27, 0x94D049BB133111EB - (1 << 64)),
     (31, 1),
 )
+_PIECE = 1 << 18  # elements that are mixed at once: in the cache of a core, few calls on a GPU
 _SAME_START = "all ranks must start from the same settings, code and data"
 
 
@@ -44,12 +45,16 @@ def fingerprint(tensor: Tensor) -> int:
     """Return a 64-bit fingerprint of the bits and positions of ``tensor``, of any dtype."""
     # Conjugate and negative views are flags beside the bits.
     values = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
-    bits = values.view(_BITS[tensor.element_size()]).to(torch.int64)
-    mixed = bits + torch.arange(bits.numel(), dtype=torch.int64, device=bits.device) * _STRIDE
-    for shift, factor in _ROUNDS:
-        # torch shifts the sign in from the left; the mask makes it a shift of unsigned bits.
-        mixed = (mixed ^ (mixed >> shift & ((1 << 64 - shift) - 1))) * factor
-    return int(mixed.sum())
+    bits = values.view(_BITS[tensor.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for first in range(0, len(bits), _PIECE):
+        mixed = bits[first : first + _PIECE].to(torch.int64)
+        mixed = mixed + torch.arange(first, first + len(mixed), device=bits.device) * _STRIDE
+        for shift, factor in _ROUNDS:
+            # torch shifts the sign in from the left; the mask makes it a shift of unsigned bits.
+            mixed = (mixed ^ (mixed >> shift & ((1 << 64 - shift) - 1))) * factor
+        total += mixed.sum()
+    return int(total)
 
 
 def fingerprint_of(fingerprints: Iterable[int]) -> int:

@@ -59,6 +59,18 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
+def check_sparse(posterior: Gaussian, *, samples_per_pass: int) -> None:
+    """Raise ValueError where ``torch.vmap`` would meet the sparse gradient of a random weight."""
+    for name in posterior.names if samples_per_pass > 1 else ():
+        layer = posterior.module.get_submodule(name.rpartition(".")[0])
+        if getattr(layer, "sparse", False) is True:
+            raise ValueError(
+                f"posterior.samples_per_pass = {samples_per_pass}: {name} is random and has sparse "
+                "gradients, which torch.vmap cannot take; set sparse=False in its layer, or "
+                "samples_per_pass to 1"
+            )
+
+
 def require_finite(step: int, loss: float, norm: float, named: Mapping[str, Tensor]) -> None:
     """Raise FloatingPointError unless the loss and the norm of the gradient are finite.
 

@@ -74,21 +74,21 @@ class TrainingWatch:
         )
 
 
-def all_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Return parameters and buffers by name; of sparse ones, indices and values."""
-    return {**parameters_of(module, prefix), **buffers_of(module, prefix)}
+def all_tensors(posterior: Gaussian, loss: Loss) -> dict[str, Tensor]:
+    """Return parameters and buffers by name."""
+    return {**parameters_of(posterior, loss), **buffers_of(posterior, loss)}
 
 
-def parameters_of(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Return the parameters by name."""
-    return {prefix + name: p.detach() for name, p in module.named_parameters()}
+def parameters_of(posterior: Gaussian, loss: Loss) -> dict[str, Tensor]:
+    """Return what is trained and what is frozen, by name."""
+    return {name: p.detach() for name, p in _all_parameters(posterior, loss)}
 
 
-def buffers_of(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+def buffers_of(posterior: Gaussian, loss: Loss) -> dict[str, Tensor]:
     """Return the buffers by name; of sparse ones, indices and values."""
-    return dict(
-        chain.from_iterable(_dense(prefix + name, b.detach()) for name, b in module.named_buffers())
-    )
+    of_loss = (("loss." + name, b) for name, b in loss.named_buffers())
+    named = chain(posterior.named_buffers(), of_loss)
+    return dict(chain.from_iterable(_dense(name, b.detach()) for name, b in named))
 
 
 def _dense(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -115,10 +115,9 @@ def settings_of(
     settings = {**_plain_attributes(posterior, "posterior"), "loss": type(loss).__name__}
     for name, part in loss.named_modules(prefix="loss"):
         settings |= _plain_attributes(part, name)
-    fixed = {**all_tensors(posterior, ""), **all_tensors(loss, "loss.")}
     return settings | {
         f"{'parameter' if k in named else 'fixed tensor'} {k}": shape_of(t)
-        for k, t in fixed.items()
+        for k, t in all_tensors(posterior, loss).items()
     }
 
 

@@ -17,7 +17,7 @@ from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.checks import check_optimizer, check_sizes, require_finite
+from hpc_bnn.train.checks import check_optimizer, check_sizes, check_sparse, require_finite
 from hpc_bnn.train.gradients import Gradients
 from hpc_bnn.train.parameters import all_tensors, buffers_of, parameters_of, settings_of
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
@@ -123,6 +123,7 @@ class Step:
             num_examples=num_examples,
         )
         check_optimizer(optimizer)
+        check_sparse(posterior, samples_per_pass=len(self._passes.parts[0]))
         posterior.to(world.device)
         loss.to(world.device)
         self._gradients = Gradients(
@@ -152,7 +153,7 @@ class Step:
         }
         guards.agree(world.world, settings, name="before the first step")
         # Also what is not trained: no reduction would ever make it equal.
-        world.broadcast_parameters({**all_tensors(posterior, ""), **all_tensors(loss, "loss.")})
+        world.broadcast_parameters(all_tensors(posterior, loss))
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Collective: train on this rank's examples and return the objective over the whole grid, a
@@ -287,13 +288,9 @@ class Step:
             self._world.world,
             self._world.grid,
             step=self.step,
-            # All of them: what is not trained may be changed on one rank only, too. On a CPU that
-            # takes as long as a forward pass of some examples.
-            parameters={
-                **parameters_of(self._posterior, ""),
-                **parameters_of(self._loss, "loss."),
-            },
-            buffers={**buffers_of(self._posterior, ""), **buffers_of(self._loss, "loss.")},
+            # What is not trained, too: it may be changed on one rank only. 20 ns an element on a CPU.
+            parameters=parameters_of(self._posterior, self._loss),
+            buffers=buffers_of(self._posterior, self._loss),
             batch=(x, y),
             draw=self._passes.first_draw(self.step),
         )
