@@ -109,9 +109,9 @@ class RankReducer:
             self._start(name, self._stages[0])
         elif self._left[name] < 0:
             raise RuntimeError(
-                f"{name}: got a gradient more than once in the last of {self._passes} backward "
-                "passes, when the ranks were summing it already; torch.utils.checkpoint over a "
-                "layer that is used twice does so: set use_reentrant=False"
+                f"{name}: got more than one gradient in one of {self._passes} backward passes, "
+                "when the ranks were summing it already; torch.utils.checkpoint over a layer that "
+                "is used twice does so: set use_reentrant=False"
             )
 
     def _take_up(self, name: str, parameter: nn.Parameter) -> None:

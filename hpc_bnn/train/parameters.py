@@ -1,5 +1,6 @@
 """The tensors and settings of the parts of a step, by name: what ranks must agree on."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
@@ -13,10 +14,18 @@ from hpc_bnn.losses.base import Loss
 def named_parameters(
     posterior: Gaussian, loss: Loss, optimizer: torch.optim.Optimizer
 ) -> dict[str, nn.Parameter]:
-    """Return what is trained by name, having checked that the optimizer holds all of that, and
-    nothing that belongs to neither posterior nor loss.
+    """Return what is trained by name, having checked that the optimizer holds each of that once,
+    and nothing that belongs to neither posterior nor loss.
     """
     named = {name: p for name, p in _all_parameters(posterior, loss) if p.requires_grad}
+    times = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
+    twice = [name for name, p in named.items() if times[id(p)] > 1]
+    if twice:
+        raise ValueError(
+            f"the optimizer holds {twice[0]} {times[id(named[twice[0]])]} times ({len(twice)} such "
+            "parameters) and would step as often; posterior.parameters() has those of the network, "
+            "too"
+        )
     held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in named.items() if id(p) not in held]
     if missing:

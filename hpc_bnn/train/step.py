@@ -288,7 +288,7 @@ class Step:
             self._world.world,
             self._world.grid,
             step=self.step,
-            # What is not trained, too: it may be changed on one rank only. 20 ns an element on a CPU.
+            # What is not trained, too: one rank alone may change it. 20 ns an element on a CPU.
             parameters=parameters_of(self._posterior, self._loss),
             buffers=buffers_of(self._posterior, self._loss),
             batch=(x, y),

@@ -62,6 +62,15 @@ def test_parameters_that_belong_to_nothing_are_told_by_shape() -> None:
         step_over(two_layers(), lambda p: sgd([*p, *strays]))
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_parameters_that_the_optimizer_would_step_twice() -> None:
+    network = two_layers()
+    with pytest.raises(
+        ValueError, match=r"module\.0\.weight 2 times \(4 such .*has those of the net"
+    ):
+        step_over(network, lambda p: sgd([*p, *network.parameters()]))
+
+
 def test_a_stray_parameter_that_the_optimizer_gets_later() -> None:
     made: list[torch.optim.Optimizer] = []
 
