@@ -125,7 +125,7 @@ def settings_of(
     for name, part in loss.named_modules(prefix="loss"):
         settings |= _plain_attributes(part, name)
     return settings | {
-        f"{'parameter' if k in named else 'fixed tensor'} {k}": shape_of(t)
+        f"{'parameter' if k in named else 'tensor'} {k}": shape_of(t)
         for k, t in all_tensors(posterior, loss).items()
     }
 

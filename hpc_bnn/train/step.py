@@ -32,7 +32,8 @@ class Step:
     Parameters
     ----------
     posterior
-        The distribution of the weights; its parameters are those of the optimizer.
+        The distribution of the weights; its parameters are those of the optimizer. They may be
+        frozen, thawed and added between steps, on all ranks alike.
     loss
         One of ``hb.losses`` or a subclass of ``SeparableLoss`` or ``JointLoss``.
     samples
