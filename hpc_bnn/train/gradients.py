@@ -12,6 +12,7 @@ from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.engine import Compression, GradientReduction
+from hpc_bnn.parallel.reducer import NoReducer, Reducer
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.parameters import TrainingWatch, named_parameters, shape_of
 
@@ -43,20 +44,28 @@ class Gradients:
         self._posterior, self._loss, self._optimizer = posterior, loss, optimizer
         self._world, self._passes = world, passes
         self._reduction, self._compression = reduction, compression
+        self._refusal: ValueError | None = None
+        self._reducer: Reducer = NoReducer()
         self.named: dict[str, nn.Parameter] = {}
         self._prepare()
 
     def begin(self) -> None:
         """Start a step: clear the gradients, and take up what was frozen, thawed or added."""
+        self._refusal = None
         if self._watch.changed():
-            self._reducer.close()
-            self._prepare()
+            try:
+                self._prepare()
+            except ValueError as error:
+                if self._world.grid.world_size == 1:
+                    raise
+                self._refusal = error  # raised where the ranks meet: none is left waiting
         self._optimizer.zero_grad(set_to_none=True)
         self._reducer.begin()
 
     def _prepare(self) -> None:
         before = {id(p) for p in self.named.values()}
         self.named = named_parameters(self._posterior, self._loss, self._optimizer)
+        self._reducer.close()
         self._watch = TrainingWatch((self._posterior, self._loss), self._optimizer)
         self._reducer = self._world.reducer(
             self.named.items(),
@@ -72,13 +81,19 @@ class Gradients:
             self._trained |= {f"values of {k}": guards.fingerprint(self.named[k]) for k in new}
         self._digest = _parts(guards.digest(self._trained))
 
+    def _facts(self) -> dict[str, object]:
+        """Return what the ranks must agree on before they reduce."""
+        refused = {} if self._refusal is None else {"refused": str(self._refusal)}
+        return {**self._trained, **refused}
+
     def digests(self) -> list[int]:
         """Return numbers that are the same on all ranks where these train the same parameters, and
         have gradients of the same, after the last backward pass; none on one rank.
         """
         if self._world.grid.world_size == 1:
             return []
-        return [*self._digest, *_parts(guards.digest(bytes(self._absent())))]
+        trained = self._digest if self._refusal is None else _parts(guards.digest(self._facts()))
+        return [*trained, *_parts(guards.digest(bytes(self._absent())))]
 
     def _absent(self) -> list[bool]:
         """Return which parameters have no gradient on this rank, in the order of their names."""
@@ -93,16 +108,20 @@ class Gradients:
         ------
         GuardError
             On every rank, where the ranks train different parameters.
+        ValueError
+            On every rank, where the optimizer does not hold what is trained now.
         """
         trained, absent = all(same[: len(self._digest)]), self._absent()
         if not trained:
             guards.agree(
                 self._world.world,
-                self._trained,
+                self._facts(),
                 name=f"step {step}: trained parameters",
                 advice="freeze, thaw and add parameters on all ranks before the same step, new "
                 "ones with the same values",
             )
+        if self._refusal is not None:
+            raise self._refusal
         if not all(same[len(self._digest) :]):
             used = torch.tensor(absent).logical_not().to(torch.uint8)
             used = self._world.world.all_reduce(used, reduction="max", name="gradients")

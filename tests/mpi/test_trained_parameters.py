@@ -244,6 +244,19 @@ def test_what_changes_on_one_rank_only(world: World, predictive: bool) -> None:
         run.one(1)
 
 
+def test_what_is_refused_on_one_rank_only(world: World) -> None:
+    several(world.grid.world_size)
+    last = world.grid.world_size - 1
+    run = Run(world, frozen=True, guard_every=0)
+    run.one(0)
+    run.network.norms[0].requires_grad_(is_last(world))
+    refused = rf"'missing' on world rank 0 and 'the optimizer does not hold .* on world rank {last}"
+    with pytest.raises(GuardError, match=rf"trained parameters: refused is {refused}"):
+        run.one(1)
+    run.network.norms[0].requires_grad_(False)
+    run.one(1)
+
+
 def test_what_is_added_must_have_the_same_values(world: World) -> None:
     several(world.grid.world_size)
     run = Run(world, guard_every=0)
