@@ -132,7 +132,10 @@ def _as_parameters(
         for name, each in gradients.items():
             gradient = twin.get_parameter(name).grad
             each += [] if gradient is None else [gradient]
-    joined = {k: torch.stack(each) if each else None for k, each in gradients.items()}
+    joined = {
+        k: torch.stack([g.to_dense() for g in each]) if each else None
+        for k, each in gradients.items()
+    }
     return torch.stack(outputs), joined
 
 
@@ -187,6 +190,7 @@ def _refuse_changed_buffers(module: nn.Module, before: Weights) -> None:
 
 def _equal(first: Tensor, second: Tensor) -> bool:
     nan = first.is_floating_point() or first.is_complex()
+    first, second = first.to_dense(), second.to_dense()
     return first.shape == second.shape and bool(
         torch.allclose(first, second, rtol=0.0, atol=0.0, equal_nan=True)
         if nan

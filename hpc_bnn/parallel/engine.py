@@ -8,8 +8,8 @@ Horovod refuses duplicate sets.
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import LaunchError, abort
 from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.reducer import RankReducer, Reducer, Stage
 from hpc_bnn.parallel.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -28,29 +29,8 @@ Compression = Literal["none", "fp16"]
 WARN_AFTER_S = 60
 # Horovod's own limit comes first: its message names tensor and ranks.
 PATIENCE = 2.0
-
-
-class Reducer(Protocol):
-    """Sums gradients over the sample axis and averages them over the data axis while backward still
-    runs.
-    """
-
-    # What a rank must multiply its share of the objective by.
-    scale: float
-
-    def wait(self) -> None:
-        """Collective: return when every gradient is reduced. The tensors are those in
-        ``parameter.grad``.
-        """
-
-
-class NoReducer:
-    """Nothing to reduce on one rank."""
-
-    scale = 1.0
-
-    def wait(self) -> None:
-        return
+# MPI counts bytes of one message in a signed int of 32 bits.
+MESSAGE_BYTES = 1 << 30
 
 
 class Engine:
@@ -111,9 +91,28 @@ class Engine:
         self._hvd.shutdown()
 
     def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
-        """Collective: overwrite the tensors of ``state`` with those of world rank 0."""
+        """Collective: overwrite the tensors of ``state`` with those of world rank 0.
+
+        They travel as bytes, so that any dtype does; the ranks' tensors have the same shapes.
+        """
+        handles, copies = [], []
         with self._watchdog.watching():
-            self._hvd.broadcast_parameters(state, root_rank=0)
+            for name, tensor in sorted(state.items()):
+                target = _without_repeats(tensor.detach())
+                sent = target.resolve_conj().resolve_neg().contiguous()
+                if sent is not target:
+                    copies.append((target, sent))
+                content = sent.view(-1).view(torch.uint8)
+                handles += [
+                    self._hvd.broadcast_async_(
+                        content[first : first + MESSAGE_BYTES], root_rank=0, name=f"{name}.{first}"
+                    )
+                    for first in range(0, len(content), MESSAGE_BYTES)
+                ]
+            for handle in handles:
+                self._hvd.synchronize(handle)
+        for target, sent in copies:
+            target.copy_(sent)
 
     def reducer(
         self,
@@ -123,20 +122,23 @@ class Engine:
         reduction: GradientReduction,
         compression: Compression,
     ) -> Reducer:
-        """Collective: return what reduces the gradients of ``passes`` backward passes a step."""
-        named = [(name, p) for name, p in named_parameters if p.requires_grad]
-        codec = {"none": self._hvd.Compression.none, "fp16": self._hvd.Compression.fp16}[
-            compression
-        ]
+        """Return what reduces the gradients of ``passes`` backward passes a step."""
+        hvd = self._hvd
         if reduction == "world":
-            ranks = self._grid.sample_ranks
-            return _Watched(_WorldReducer(self._hvd, named, passes, codec, ranks), self._watchdog)
-        if reduction == "two_stage":
-            sets = self._sample_set, self._data_set
-            return _Watched(
-                _TwoStageReducer(self._hvd, named, passes, codec, *sets), self._watchdog
+            # The average of S * share is the sum over samples, averaged over data.
+            stages = [Stage("", hvd.global_process_set, hvd.Average)]
+            scale = float(self._grid.sample_ranks)
+        elif reduction == "two_stage":
+            both = (
+                Stage("gradient.samples.", self._sample_set, hvd.Sum),
+                Stage("gradient.data.", self._data_set, hvd.Average),
             )
-        raise ValueError(f"train.reduction = {reduction!r}: expected world or two_stage")
+            stages, scale = [stage for stage in both if stage.process_set is not None], 1.0
+        else:
+            raise ValueError(f"train.reduction = {reduction!r}: expected world or two_stage")
+        codec = {"none": hvd.Compression.none, "fp16": hvd.Compression.fp16}[compression]
+        named = [(name, p) for name, p in named_parameters if p.requires_grad]
+        return RankReducer(hvd, named, passes, codec, stages, scale, self._watchdog)
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
@@ -158,108 +160,12 @@ class Engine:
         return result
 
 
-class _Watched:
-    """A reducer whose wait ends the job when it takes too long."""
-
-    def __init__(self, reducer: Reducer, watchdog: Watchdog) -> None:
-        self._reducer, self._watchdog = reducer, watchdog
-        self.scale = reducer.scale
-
-    def wait(self) -> None:
-        with self._watchdog.watching():
-            self._reducer.wait()
-
-
-class _WorldReducer:
-    """One reduction over the world: the average of S * share is the sum over samples, averaged over
-    data.
-
-    Horovod's DistributedOptimizer is used for what it does to gradients (hooks, fusion, overlap
-    with backward); the user's own optimizer keeps its class, its state and its step.
-    """
-
-    def __init__(
-        self,
-        hvd: Any,
-        named: Sequence[tuple[str, nn.Parameter]],
-        passes: int,
-        codec: Any,
-        sample_ranks: int,
-    ) -> None:
-        self.scale = float(sample_ranks)
-        self._optimizer = hvd.DistributedOptimizer(
-            torch.optim.SGD([p for _, p in named], lr=0.0),
-            named_parameters=named,
-            compression=codec,
-            backward_passes_per_step=passes,
-            op=hvd.Average,
-        )
-
-    def wait(self) -> None:
-        self._optimizer.synchronize()
-
-
-class _TwoStageReducer:
-    """Sum on the sample sub-communicator as gradients become ready, then average on the data
-    sub-communicator.
-    """
-
-    scale = 1.0
-
-    def __init__(
-        self,
-        hvd: Any,
-        named: Sequence[tuple[str, nn.Parameter]],
-        passes: int,
-        codec: Any,
-        sample_set: Any,
-        data_set: Any,
-    ) -> None:
-        self._hvd, self._named, self._passes, self._codec = hvd, named, passes, codec
-        self._stages = [
-            (stage, process_set, op)
-            for stage, process_set, op in (
-                ("samples", sample_set, hvd.Sum),
-                ("data", data_set, hvd.Average),
-            )
-            if process_set is not None
-        ]
-        self._left = {name: passes for name, _ in named}
-        self._started: dict[str, tuple[Any, Any]] = {}
-        for name, parameter in named:
-            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                lambda p, name=name: self._ready(name, p)
-            )
-
-    def _ready(self, name: str, parameter: nn.Parameter) -> None:
-        self._left[name] -= 1
-        if self._left[name] == 0:
-            self._started[name] = self._start(name, parameter, 0)
-
-    def _start(self, name: str, parameter: nn.Parameter, stage: int) -> tuple[Any, Any]:
-        if parameter.grad is None:  # unused in this step: the other ranks still expect a tensor
-            parameter.grad = torch.zeros_like(parameter)
-        what, process_set, op = self._stages[stage]
-        tensor, context = self._codec.compress(parameter.grad)
-        handle = self._hvd.allreduce_async_(
-            tensor, name=f"gradient.{what}.{name}", op=op, process_set=process_set
-        )
-        return handle, context
-
-    def wait(self) -> None:
-        for stage in range(len(self._stages)):
-            for name, parameter in self._named:
-                if name not in self._started:
-                    self._started[name] = self._start(name, parameter, stage)
-            started, self._started = self._started, {}
-            for name, parameter in self._named:
-                handle, context = started[name]
-                reduced = self._codec.decompress(self._hvd.synchronize(handle), context)
-                if reduced is not parameter.grad:
-                    parameter.grad.copy_(reduced)  # type: ignore[union-attr]
-                if stage + 1 < len(self._stages):
-                    self._started[name] = self._start(name, parameter, stage + 1)
-        self._left = {name: self._passes for name, _ in self._named}
+def _without_repeats(tensor: Tensor) -> Tensor:
+    """Return the elements of an expanded tensor once, as a view that can be written to."""
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def _give_up(world: Channel, waited_s: float) -> None:

@@ -12,9 +12,10 @@ from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.parallel.axis import RankAxis
 from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import LaunchError, connect, limited, together
-from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, NoReducer, Reducer
+from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
 from hpc_bnn.parallel.node_rank import node_rank_of
+from hpc_bnn.parallel.reducer import NoReducer, Reducer
 
 
 @dataclass(frozen=True)

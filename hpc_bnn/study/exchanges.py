@@ -63,6 +63,7 @@ def _by_horovod(world: World) -> Callable[[int], None]:
     def run(size: int) -> None:
         parameter, reducer = parameters[size], reducers[size]
         parameter.grad = None
+        reducer.begin()
         mine = (world.grid.world_rank + 1.0) * reducer.scale
         torch.autograd.backward(parameter.sum() * mine)
         reducer.wait()

@@ -1,8 +1,12 @@
-"""What a training step refuses: sizes that do not fit, and a result that is not finite."""
+"""What a training step refuses: sizes and optimizers that do not fit, and a result that is not
+finite.
+"""
 
+import inspect
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.gaussian import Gaussian
@@ -32,6 +36,39 @@ def check_sizes(
         )
     if posterior.antithetic and samples % 2:
         raise ValueError(f"posterior.samples = {samples}: antithetic pairs need an even number")
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless a step can be taken by ``optimizer.step()`` on reduced gradients."""
+    name = type(optimizer).__name__
+    if hasattr(optimizer, "skip_synchronize"):
+        raise ValueError(
+            f"the optimizer is Horovod's DistributedOptimizer around {name}, and hb.Step reduces "
+            f"gradients itself; give it the {name}"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise ValueError(
+            "the optimizer is SparseAdam, which takes sparse gradients only; those of log_sigma "
+            "are dense, and hb.Step makes all of them dense: use Adam"
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"the optimizer is {name}, whose step evaluates the objective several times (a "
+            "closure), which hb.Step does not; use one whose step() needs none, such as Adam or SGD"
+        )
+
+
+def check_sparse(posterior: Gaussian, *, samples_per_pass: int) -> None:
+    """Raise ValueError where ``torch.vmap`` would meet the sparse gradient of a random weight."""
+    for name in posterior.names if samples_per_pass > 1 else ():
+        layer = posterior.module.get_submodule(name.rpartition(".")[0])
+        if getattr(layer, "sparse", False) is True:
+            raise ValueError(
+                f"posterior.samples_per_pass = {samples_per_pass}: {name} is random and has sparse "
+                "gradients, which torch.vmap cannot take; set sparse=False in its layer, or "
+                "samples_per_pass to 1"
+            )
 
 
 def require_finite(step: int, loss: float, norm: float, named: Mapping[str, Tensor]) -> None:

@@ -197,6 +197,7 @@ class GridProbe:
 
         def run() -> None:
             self._clear()
+            reducer.begin()
             total = torch.zeros((), device=self._world.device)
             for parameter in named.values():
                 if parameter.requires_grad:

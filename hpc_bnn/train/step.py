@@ -15,15 +15,16 @@ from torch import Tensor
 
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors, tensors_of
-from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
-from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
+from hpc_bnn.losses.base import JointLoss, Loss
+from hpc_bnn.losses.objective import kl_factor
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.checks import check_sizes, require_finite
-from hpc_bnn.train.one_pass import Pass
-from hpc_bnn.train.parameters import all_tensors, named_parameters, settings_of
+from hpc_bnn.train.accumulate import Objective, accumulate
+from hpc_bnn.train.checks import check_optimizer, check_sizes, check_sparse, require_finite
+from hpc_bnn.train.gradients import Gradients
+from hpc_bnn.train.parameters import all_tensors, buffers_of, parameters_of, settings_of
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
 from hpc_bnn.train.phases import Phases
 from hpc_bnn.train.step_report import Report
@@ -38,7 +39,8 @@ class Step:
     Parameters
     ----------
     posterior
-        The distribution of the weights; its parameters are those of the optimizer.
+        The distribution of the weights; its parameters are those of the optimizer. They may be
+        frozen, thawed and added between steps, on all ranks alike.
     loss
         One of ``hb.losses`` or a subclass of ``SeparableLoss`` or ``JointLoss``.
     samples
@@ -109,12 +111,15 @@ class Step:
         self.report: Report | None = None
         self._posterior, self._loss = posterior, loss
         self._optimizer, self._world = optimizer, world
-        self._samples, self._num_examples = samples, num_examples
+        self._num_examples = num_examples
         self._kl_weight, self._kl_warmup_steps = kl_weight, kl_warmup_steps
         self._clip_norm, self._precision, self._exact = clip_norm, precision, exact
         self._guard_every, self._check = guard_every, check
-        self._keep_graphs, self._unroll = keep_graphs, unroll
+        self._unroll = unroll
         self._phases = Phases(world.device, self._waited)
+        self._objective = Objective(
+            loss, world.sample_axis, samples, exact, keep_graphs, self._phases
+        )
         self._passes = Passes(
             posterior,
             world,
@@ -134,9 +139,19 @@ class Step:
             exact=exact,
             num_examples=num_examples,
         )
+        check_optimizer(optimizer)
+        check_sparse(posterior, samples_per_pass=len(self._passes.parts[0]))
         posterior.to(world.device)
         loss.to(world.device)
-        self._named = named_parameters(posterior, loss, optimizer)
+        self._gradients = Gradients(
+            posterior,
+            loss,
+            optimizer,
+            world,
+            passes=len(self._passes.parts),
+            reduction=reduction,
+            compression=compression,
+        )
         # Ranks that differ in any of these would differ in objective or order of exchanges.
         settings: dict[str, object] = {
             "samples": samples,
@@ -152,17 +167,11 @@ class Step:
             "augment": type(augment).__name__,
             "reduction": reduction,
             "compression": compression,
-            **settings_of(posterior, loss, self._named),
+            **settings_of(posterior, loss, self._gradients.named),
         }
         guards.agree(world.world, settings, name="before the first step")
         # Also what is not trained: no reduction would ever make it equal.
-        world.broadcast_parameters({**all_tensors(posterior, ""), **all_tensors(loss, "loss.")})
-        self._reducer = world.reducer(
-            self._named.items(),
-            passes=len(self._passes.parts),
-            reduction=reduction,
-            compression=compression,
-        )
+        world.broadcast_parameters(all_tensors(posterior, loss))
 
     def __call__(self, x: Inputs, y: Inputs) -> Tensor:
         """Collective: train on this rank's examples and return the objective over the whole grid, a
@@ -179,21 +188,34 @@ class Step:
             self._check_network(x)
         if self._unroll is not None:
             y = self._unroll.targets(y)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._gradients.begin()
         self._phases.enter("forward")
-        if isinstance(self._loss, SeparableLoss):
-            data_share, kl = self._backward_separable(x, y)
-        else:
-            data_share, kl = self._backward_joint(x, y)
+        kl = 0.0
+
+        def complexity() -> Tensor:
+            nonlocal kl
+            term = self._posterior.kl()
+            kl = float(term.detach())
+            return self._kl_factor() / self._world.grid.sample_ranks * term
+
+        data_share = accumulate(
+            self._objective,
+            self._passes,
+            x,
+            y,
+            step=self.step,
+            scale=self._gradients.scale,
+            complexity=complexity,
+        )
         self._phases.enter("communication")
-        data_loss = self._data_loss(data_share, count_examples(x))
-        self._reducer.wait()
+        data_loss, same = self._data_loss(data_share, count_examples(x))
+        self._gradients.reduce(self.step, same)
         self._phases.enter("optimizer")
         loss = data_loss + self._kl_factor() * kl
-        norm = self._gradient_norm()
-        require_finite(self.step, loss, float(norm), self._named)
+        norm = self._gradients.norm()
+        require_finite(self.step, loss, float(norm), self._gradients.named)
         if self._clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._named.values(), self._clip_norm, norm)
+            self._gradients.clip(self._clip_norm, norm)
         self._optimizer.step()
         phases = self._phases.end()
         took = sum(phases.values())
@@ -219,59 +241,6 @@ class Step:
                 ", ".join(unused),
             )
 
-    def _backward_separable(self, x: Inputs, y: Inputs) -> tuple[Tensor, float]:
-        assert isinstance(self._loss, SeparableLoss)
-        total, kl = torch.zeros((), device=self._world.device), 0.0
-        for i, samples in enumerate(self._passes.parts):
-            one = self._passes.run(x, self.step, samples)
-            share = separable_share(self._loss, one.outputs, y, self._samples)
-            term, kl = self._kl_term(i, kl)
-            with self._phases.within("backward"):
-                one.backward(share * self._reducer.scale, more=term)
-            total = total + share.detach()
-        return total, kl
-
-    def _backward_joint(self, x: Inputs, y: Inputs) -> tuple[Tensor, float]:
-        """Take the loss's gradient to the outputs of all samples, then pull it back sample by
-        sample.
-        """
-        assert isinstance(self._loss, JointLoss)
-        parts = self._passes.parts
-        keep = self._keep_graphs or len(parts) == 1
-        with torch.set_grad_enabled(keep):
-            first = [self._run_first(x, samples, keep) for samples in parts]
-        kept = [one for _, one in first]
-        joined = torch.cat([outputs for outputs, _ in first]).requires_grad_()
-        del first
-        share = joint_share(self._loss, joined, y, self._world.sample_axis, exact=self._exact)
-        with self._phases.within("backward"):
-            torch.autograd.backward(share * self._reducer.scale)
-        assert joined.grad is not None
-        gradients = torch.split(joined.grad, [len(part) for part in parts])
-        kl = 0.0
-        for i, (samples, gradient) in enumerate(zip(parts, gradients, strict=True)):
-            one = kept[i] or self._passes.run(x, self.step, samples)
-            kept[i] = None
-            term, kl = self._kl_term(i, kl)
-            with self._phases.within("backward"):
-                one.backward(one.outputs, gradient=gradient, more=term)
-        return share.detach(), kl
-
-    def _run_first(self, x: Inputs, samples: range, keep: bool) -> tuple[Tensor, Pass | None]:
-        """Return the outputs of a pass, and with ``keep`` the pass, whose backward is to come."""
-        one = self._passes.run(x, self.step, samples)
-        return one.outputs.detach(), one if keep else None
-
-    def _kl_term(self, index: int, kl: float) -> tuple[Tensor | None, float]:
-        """Return this rank's share of the KL for the backward of the first pass, so that the last
-        one ends with the network's gradients; and the KL.
-        """
-        if index > 0:
-            return None, kl
-        term = self._posterior.kl()
-        weight = self._kl_factor() * self._reducer.scale / self._world.grid.sample_ranks
-        return weight * term, float(term.detach())
-
     def _kl_factor(self) -> float:
         return kl_factor(
             self.step,
@@ -280,29 +249,24 @@ class Step:
             num_examples=self._num_examples,
         )
 
-    def _data_loss(self, share: Tensor, examples: int) -> float:
+    def _data_loss(self, share: Tensor, examples: int) -> tuple[float, list[bool]]:
         """Collective: return mean_b l_b over the grid, having checked that all ranks hold equally
-        many examples.
+        many examples, and which digests of the gradients are the same on all ranks.
         """
         grid = self._world.grid
         if isinstance(self._loss, JointLoss) and self._exact:
             share = share / grid.sample_ranks  # every sample rank holds the whole value
-        mine = torch.tensor([float(share), examples, examples**2], dtype=torch.float64)
-        total, count, squares = self._world.world.all_reduce(
-            mine, reduction="sum", name="loss"
-        ).tolist()
-        if squares * grid.world_size != count**2:
+        counts = [examples, *self._gradients.digests()]
+        total, (count, *_), (equal, *same) = guards.total_of(
+            self._world.world, float(share), counts, name="loss"
+        )
+        if not equal:
             raise guards.GuardError(
                 f"step {self.step}: the ranks hold batches of different sizes (this one "
-                f"{examples}, together {int(count)} on {grid.world_size} ranks); every rank must "
+                f"{examples}, together {count} on {grid.world_size} ranks); every rank must "
                 "get equally many examples"
             )
-        return float(total / grid.data_ranks)
-
-    def _gradient_norm(self) -> Tensor:
-        """Return the norm of the reduced gradient: also what shows that all of it is finite."""
-        gradients = [p.grad for p in self._named.values() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        return total / grid.data_ranks, same
 
     def _waited(self) -> float:
         return float(getattr(self._world.sample_axis, "waited_s", 0.0))
@@ -312,7 +276,9 @@ class Step:
             self._world.world,
             self._world.grid,
             step=self.step,
-            parameters=self._named,
+            # What is not trained, too: one rank alone may change it. 20 ns an element on a CPU.
+            parameters=parameters_of(self._posterior, self._loss),
+            buffers=buffers_of(self._posterior, self._loss),
             batch=[*tensors_of(x), *tensors_of(y)],
             draw=self._passes.first_draw(self.step),
         )

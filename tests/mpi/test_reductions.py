@@ -36,6 +36,7 @@ def test_sum_over_samples_mean_over_data(
     reducer = world.reducer([("weight", weight)], passes=passes, reduction=reduction)
     for _ in range(2):  # the second step starts from a clean state
         weight.grad = None
+        reducer.begin()
         for i in range(passes):
             share = weight * contribution(world.grid.world_rank, i)
             (share.sum() * reducer.scale).backward()
@@ -54,6 +55,7 @@ def test_parameters_that_some_rank_or_pass_does_not_use(
     names = ("always", "rank 0 only", "first pass only")
     named = {name: nn.Parameter(torch.zeros(2, dtype=torch.float64)) for name in names}
     reducer = world.reducer(named.items(), passes=2, reduction=reduction)
+    reducer.begin()
     rank = world.grid.world_rank
     for i in range(2):
         used = ["always"]
@@ -71,6 +73,44 @@ def test_parameters_that_some_rank_or_pass_does_not_use(
     for name, parameter in named.items():
         assert parameter.grad is not None, name
         assert parameter.grad.tolist() == pytest.approx([expected[name]] * 2, rel=1e-14), name
+
+
+def test_parameters_that_no_rank_uses_stay_without_a_gradient(world: World) -> None:
+    named = {name: nn.Parameter(torch.zeros(2)) for name in ("used", "unused")}
+    reducer = world.reducer(named.items(), passes=1)
+    reducer.begin()
+    (named["used"].sum() * reducer.scale).backward()
+    reducer.wait({"unused"})
+    assert named["used"].grad is not None
+    assert named["used"].grad.tolist() == [world.grid.sample_ranks] * 2
+    assert named["unused"].grad is None
+
+
+def test_a_gradient_that_comes_after_its_reduction_began(world: World) -> None:
+    """It would be added while the ranks sum, or be lost; the step after starts anew."""
+    if world.grid.world_size == 1:
+        pytest.skip("nothing is reduced on one rank")
+    weight = nn.Parameter(torch.zeros(2))
+    reducer = world.reducer([("late", weight)], passes=1)
+    reducer.begin()
+    (weight.sum() * reducer.scale).backward()
+    with pytest.raises(RuntimeError, match=r"late: got more than one gradient.*use_reentrant"):
+        (weight.sum() * reducer.scale).backward()
+    weight.grad = None
+    reducer.begin()
+    (weight.sum() * reducer.scale).backward()
+    reducer.wait()
+    assert weight.grad.tolist() == [world.grid.sample_ranks] * 2
+
+
+def test_a_closed_reducer_leaves_the_parameters_alone(world: World) -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    reducer = world.reducer([("closed", weight)], passes=1)
+    reducer.begin()
+    reducer.close()
+    (weight.sum() * (1.0 + world.grid.world_rank)).backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [1.0 + world.grid.world_rank] * 2
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

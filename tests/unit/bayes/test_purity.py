@@ -187,6 +187,10 @@ def test_ordinary_networks_pass(samples: int) -> None:
         "linear": (nn.Linear(4, 3), torch.randn(B, 4)),
         "one example": (nn.Linear(4, 3), torch.randn(1, 4)),
         "convolution": (nn.Conv2d(2, 3, 3), torch.randn(B, 2, 5, 5)),
+        "sparse gradients": (
+            nn.Sequential(nn.Embedding(9, 4, sparse=samples == 1), nn.Flatten(), nn.Linear(8, 3)),
+            torch.arange(2 * B).view(B, 2) % 9,
+        ),
         "tokens": (nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)), torch.randn(B, 5, 4)),
     }
     for network, x in inputs.values():

@@ -1,7 +1,9 @@
 """Guards: fingerprints tell tensors apart, and every broken contract is named on every rank."""
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from thread_channel import on_world, outcomes
@@ -9,7 +11,15 @@ from torch import Tensor
 
 from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.grid import Grid
-from hpc_bnn.parallel.guards import GuardError, agree, check, fingerprint
+from hpc_bnn.parallel.guards import (
+    GuardError,
+    agree,
+    check,
+    fingerprint,
+    fingerprint_of,
+    first_violation,
+    total_of,
+)
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32]
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -94,6 +104,46 @@ def test_only_the_values_count_not_the_memory() -> None:
     assert fingerprint(x.t()) != fingerprint(x)
     assert fingerprint(x[:, ::2]) == fingerprint(x[:, ::2].clone())
     assert fingerprint(x.clone().requires_grad_()) == fingerprint(x)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.int16, torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn],
+    ids=str,
+)
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    x = torch.arange(6, dtype=torch.float64).to(dtype)
+    assert fingerprint(x) == fingerprint(x.clone())
+    assert len({fingerprint(x[i]) for i in range(6)}) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex64, torch.complex128], ids=str)
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_complex_numbers(dtype: torch.dtype) -> None:
+    """Both parts count, also where a view conjugates or negates by a flag."""
+    x = torch.complex(some(torch.float64), some(torch.float64, 14)[1:]).to(dtype)
+    assert fingerprint(x) != fingerprint(x.conj())
+    assert fingerprint(x.conj()) == fingerprint(x.conj().resolve_conj())
+    if dtype != torch.complex32:
+        assert fingerprint(x.conj().imag) == fingerprint(-x.imag)
+        for i in range(len(x)):
+            for change in (1e-3, 1e-3j):
+                changed = x.clone()
+                changed[i] += change
+                assert fingerprint(changed) != fingerprint(x)
+
+
+def test_large_tensors_are_mixed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = some(torch.float32, 23)
+    whole = fingerprint(x)
+    monkeypatch.setattr("hpc_bnn.parallel.guards._PIECE", 5)
+    assert fingerprint(x) == whole
+
+
+def test_one_fingerprint_of_several() -> None:
+    """Python's hash of integers is equal for -1 and -2, and modulo 2**61 - 1."""
+    sets = [[-1], [-2], [5], [5 + 2**61 - 1], [1, 2], [2, 1], [1, 2, 0]]
+    assert len({fingerprint_of(each) for each in sets}) == len(sets)
 
 
 def test_fits_a_signed_integer() -> None:
@@ -233,5 +283,99 @@ def test_agree_sees_keys_that_one_rank_lacks() -> None:
 
 
 def test_agree_passes_where_all_agree() -> None:
-    results = on_world(3, lambda c: agree(c, {"a": (1, 2), "b": "x"}, name="settings"))
-    assert results == [None] * 3
+    """One number a rank travels, whatever the order and the size of the values."""
+
+    def work(channel: Channel) -> list[str]:
+        values = {"a": (1, 2.5), "b": "x" * 10_000}
+        agree(channel, dict(sorted(values.items(), reverse=channel.rank == 1)), name="settings")
+        calls: list[str] = channel.calls  # type: ignore[attr-defined]
+        return calls
+
+    assert on_world(3, work) == [["settings"]] * 3
+
+
+def pair_by_pair(grid: Grid, batches: list[int], draws: list[int]) -> str | None:
+    """Return the ranks that the guard names and why, by comparing every pair."""
+    for rank in range(grid.world_size):
+        place = Grid(grid.sample_ranks, grid.data_ranks, rank)
+        for other in range(rank):
+            if other in place.sample_axis and batches[other] != batches[rank]:
+                return f"world ranks {other} and {rank} hold different batches"
+            if other in place.sample_axis and draws[other] == draws[rank]:
+                return f"world ranks {other} and {rank} drew the same weights"
+        for other in range(rank):
+            if other in place.data_axis and batches[other] == batches[rank]:
+                return f"world ranks {other} and {rank} hold the same batch"
+    return None
+
+
+def test_the_guard_names_what_a_comparison_of_all_pairs_names() -> None:
+    """On random grids, with none to several ranks that hold or draw what another does."""
+    random = np.random.default_rng(1)
+    kinds = set()
+    for _ in range(600):
+        grid = Grid(*random.integers(1, 6, 2).tolist(), 0)
+        size = grid.world_size
+        batches, draws = np.arange(size) // grid.sample_ranks * 7, np.arange(size)
+        for _ in range(random.integers(0, 3)):
+            batches[random.integers(size)] = 7 * random.integers(grid.data_ranks + 1)
+            draws[random.integers(size)] = draws[random.integers(size)]
+        found = first_violation(grid, batches, draws)
+        expected = pair_by_pair(grid, batches.tolist(), draws.tolist())
+        assert (found is None) == (expected is None)
+        assert found is None or expected is None or found.startswith(expected)
+        kinds.add(expected and expected.split(maxsplit=5)[-1])
+    assert kinds == {None, "hold different batches", "drew the same weights", "hold the same batch"}
+
+
+@pytest.mark.parametrize(("sample_ranks", "data_ranks"), [(64, 64), (1, 4096), (4096, 1)])
+def test_the_guard_on_four_thousand_ranks(sample_ranks: int, data_ranks: int) -> None:
+    grid, ranks = Grid(sample_ranks, data_ranks, 0), range(4096)
+    batches = np.array([r // sample_ranks for r in ranks]) - 2000
+    draws = np.array([1 + r % sample_ranks for r in ranks])
+    assert first_violation(grid, batches, draws) is None
+    if sample_ranks > 1:
+        draws[4095] = draws[4096 - sample_ranks]
+        message = first_violation(grid, batches, draws)
+        assert message is not None
+        assert f"{4096 - sample_ranks} and 4095 drew the same weights" in message
+    if data_ranks > 1:
+        batches[4096 - sample_ranks :] = batches[0]
+        message = first_violation(grid, batches, draws)
+        assert message is not None
+        assert f"0 and {4096 - sample_ranks} hold the same batch" in message
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_sums_that_prove_equality(size: int) -> None:
+    """The largest number that may be given, and one that differs by one on one rank."""
+    largest = 2**20 - 1
+
+    def work(channel: Channel) -> tuple[float, list[int], list[bool]]:
+        counts = [largest, largest - (channel.rank == size - 1), 0]
+        return total_of(channel, 0.5 + channel.rank, counts, name="loss")
+
+    sums = [size * largest, size * largest - 1, 0]
+    expected = (sum(0.5 + r for r in range(size)), sums, [True, size == 1, True])
+    assert on_world(size, work) == [expected] * size
+
+
+def test_an_infinite_sum_does_not_spoil_the_proof() -> None:
+    total, sums, same = total_of(SOLO, float("nan"), [3], name="loss")
+    assert math.isnan(total)
+    assert (sums, same) == ([3], [True])
+
+
+def test_buffers_are_guarded_too() -> None:
+    def work(channel: Channel) -> None:
+        grid = Grid(2, 1, channel.rank)
+        draw = torch.full((3,), float(grid.sample_rank))
+        buffers = {"mask": torch.tensor([True, channel.rank == 0])}
+        same = draw * 0
+        check(
+            channel, grid, step=3, parameters={"a": same}, batch=[same], draw=draw, buffers=buffers
+        )
+
+    assert told(outcomes(2, work)).startswith(
+        "step 3: buffer mask differs between world ranks 0 and 1;"
+    )
