@@ -107,7 +107,7 @@ def test_the_example_and_the_ranks_are_named(channel: Channel) -> None:
     if channel.size == 1:
         pytest.skip("one rank cannot differ from another")
     odd = channel.rank == 1
-    with pytest.raises(ValueError, match="example 0 of 60 .* world rank 1 than on world rank 0"):
+    with pytest.raises(ValueError, match=r"example 0 of 60 .* world rank 1 than on world rank 0"):
         batches(Batched(torch.arange(N).flip(0) if odd else torch.arange(N)), channel)
     with pytest.raises(ValueError, match="world rank 0 holds 60 of them, world rank 1 7"):
         batches(TensorDataset(X[:7], Y[:7]) if odd else WHOLE, channel)

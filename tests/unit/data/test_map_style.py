@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "several targets": ([(X[0], (1, 2))] * 8, r"y of example \d is a tuple of 2 \(int, int\)"),
     "shapes that differ": (
         [(X[0, : 2 + i % 2], i) for i in range(8)],
-        r"x of examples \d and \d are Tensor \(\d,\) float32 and Tensor \(\d,\) .*: cannot be stacked",
+        r"x of examples \d and \d are Tensor \(\d,\) float32 and .*: cannot be stacked",
     ),
     "columns": ({"x": X, "y": X}, r"a dict of 'x', 'y': expected examples by position"),
     "a loader": (DataLoader(TensorDataset(X, X)), r"DataLoader .*loader\.dataset"),
