@@ -8,13 +8,16 @@ run the same as the first. ``keep_graphs`` saves the second run where memory all
 Letters: S samples of one pass, K samples over the grid, B examples of this rank.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.gaussian import Gaussian
-from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
+from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss, require_loss
 from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
 from hpc_bnn.parallel import guards
+from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.checks import check_sizes, require_finite
@@ -62,7 +65,10 @@ class Step:
     Raises
     ------
     ValueError
-        If samples, batch or loss do not fit the grid or each other.
+        If samples, batch or loss do not fit the grid or each other; from a step, if the loss is not
+        one finite number an example because of what it is or of a target.
+    TypeError
+        If the loss is of no kind that a step knows.
     FloatingPointError
         From a step whose loss or gradient is not finite; parameters are left as before the step.
     GuardError
@@ -92,6 +98,7 @@ class Step:
         compression: Compression = "none",
         guard_every: int = 100,
     ) -> None:
+        require_loss(loss)
         self.step = 0
         self.report: Report | None = None
         self._posterior, self._loss = posterior, loss
@@ -178,6 +185,8 @@ class Step:
         self._phases.enter("optimizer")
         loss = data_loss + self._kl_factor() * kl
         norm = self._gradient_norm()
+        if not math.isfinite(loss):
+            together(self._world.world, lambda: self._loss.check_target(y), name="targets")
         require_finite(self.step, loss, float(norm), self._named)
         if self._clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._named.values(), self._clip_norm, norm)
