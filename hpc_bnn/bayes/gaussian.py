@@ -28,6 +28,7 @@ from torch.func import functional_call
 from hpc_bnn.bayes.draw import Draws, draw_together
 from hpc_bnn.bayes.flat import flatten, groups, unflatten
 from hpc_bnn.bayes.noise import Purpose
+from hpc_bnn.bayes.over_samples import over_samples
 from hpc_bnn.bayes.selection import fan_in, random_names
 
 
@@ -44,8 +45,8 @@ class Gaussian(nn.Module):
     initial_sigma
         Standard deviation of q at the start.
     random
-        Shell patterns over parameter names; None: linear, convolution and attention layers
-        (``selection``).
+        Shell patterns over parameter names; None: linear, convolution, recurrent and attention
+        layers (``selection``).
     antithetic
         Draw samples in mirrored pairs, mu +- sigma * eps.
     keep_noise
@@ -149,8 +150,7 @@ class Gaussian(nn.Module):
             output: Tensor = functional_call(self.module, sample_weights, (x,))
             return output
 
-        outputs: Tensor = torch.vmap(run, in_dims=(0, 0 if views else None))(weights, x)
-        return outputs
+        return over_samples(run, weights, x, views=views)
 
     def kl(self) -> Tensor:
         """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""

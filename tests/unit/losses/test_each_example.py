@@ -1,4 +1,4 @@
-"""A loss gives one number an example, of that example alone; anything else is named, not averaged."""
+"""A loss gives one number an example, of it alone; anything else is named, not averaged."""
 
 from collections.abc import Callable
 
@@ -64,8 +64,10 @@ WRONG: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...], Tens
         squares,
         (1,),
         TARGET,
-        r"gave a loss of shape \(8, 8\) for 8 examples; expected \(8,\): one number an example "
-        r"\(sum or mean over its points\); outputs \(8, 1\), targets \(8,\)",
+        (
+            r"gave a loss of shape \(8, 8\) for 8 examples; expected \(8,\): one number an "
+            r"example \(sum or mean over its points\); outputs \(8, 1\), targets \(8,\)"
+        ),
     ),
     "not summed over points": (
         squares,
