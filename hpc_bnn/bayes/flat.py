@@ -34,8 +34,9 @@ def flatten(tensors: Sequence[Tensor], *, samples: bool = False) -> Tensor:
     """Return the elements (N,) of all tensors in C order, those of a single one uncopied where it
     has that order; with ``samples`` (S, N) of tensors (S, ...).
     """
-    # Not flatten(1) of (S,), a parameter of one number: it has no dimension behind the samples.
-    rows = [t.reshape(len(t), -1) if samples else t.flatten() for t in tensors]
+    if samples:  # a parameter of one number has no dimension behind that of the samples
+        tensors = [tensor.unsqueeze(-1) for tensor in tensors]
+    rows = [tensor.flatten(int(samples)) for tensor in tensors]
     return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows, -1)
 
 

@@ -57,14 +57,14 @@ class Last(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
+        out: Tensor | tuple[Tensor, ...]
         if isinstance(self.layer, nn.MultiheadAttention):
-            out: Tensor = self.layer(x, x[..., :3], x[..., 1:])[0]
-            return out
-        if isinstance(self.layer, nn.RNNCellBase):
+            out = self.layer(x, x[..., :3], x[..., 1:])
+        elif isinstance(self.layer, nn.RNNCellBase):
             out = self.layer(x, self.layer(x))
-            return out[0] if isinstance(out, tuple) else out
-        out = self.layer(x)[0]
-        return out
+        else:
+            out = self.layer(x)
+        return out[0] if isinstance(out, tuple) else out
 
 
 # Name: network, input, whether torch.vmap can run it.
