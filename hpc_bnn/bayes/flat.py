@@ -34,6 +34,8 @@ def flatten(tensors: Sequence[Tensor], *, samples: bool = False) -> Tensor:
     """Return the elements (N,) of all tensors in C order, those of a single one uncopied where it
     has that order; with ``samples`` (S, N) of tensors (S, ...).
     """
+    if samples:  # a parameter of one number has no dimension behind that of the samples
+        tensors = [tensor.unsqueeze(-1) for tensor in tensors]
     # Gradients of an embedding may be sparse.
     rows = [tensor.to_dense().flatten(int(samples)) for tensor in tensors]
     return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows, -1)

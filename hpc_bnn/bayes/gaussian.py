@@ -48,8 +48,8 @@ class Gaussian(nn.Module):
     initial_sigma
         Standard deviation of q at the start.
     random
-        Shell patterns over parameter names; None: linear, convolution and attention layers
-        (``selection``).
+        Shell patterns over parameter names; None: linear, convolution, recurrent and attention
+        layers (``selection``).
     antithetic
         Draw samples in mirrored pairs, mu +- sigma * eps.
     keep_noise

@@ -8,6 +8,7 @@ layer that is registered twice twice, and leaves the given weights in it.
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 
+import torch
 from torch import Tensor, nn
 
 Place = tuple[nn.Module, str]  # a layer and the name of its parameter
@@ -41,4 +42,6 @@ def held(places: Mapping[str, list[Place]], weights: Mapping[str, Tensor]) -> It
         for layer, leaf, parameter in reversed(before):
             layer._parameters[leaf] = parameter
             if isinstance(layer, nn.RNNBase):  # which keeps a list of its own of what it used last
-                layer._flat_weights = [layer._parameters[n] for n in layer._flat_weights_names]
+                with torch.no_grad():  # some may be made by a parametrization
+                    names = layer._flat_weights_names
+                    layer._flat_weights = [getattr(layer, name) for name in names]

@@ -41,6 +41,6 @@ def in_one_pass(samples: int) -> Iterator[None]:
         if samples == 1 or memory:
             raise
         raise ValueError(
-            f"posterior.samples_per_pass: the network cannot run {samples} weight samples in one "
-            f"pass of torch.vmap; set it to 1, or mend what torch says: {reason}"
+            "posterior.samples_per_pass: the network cannot run several weight samples in one pass "
+            f"of torch.vmap ({reason}); set samples_per_pass to 1"
         ) from error

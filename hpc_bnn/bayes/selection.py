@@ -1,18 +1,36 @@
 """Which weights of a module are random: by layer type, or by name pattern.
 
-The default makes the weights and biases of linear, bilinear, convolution and attention layers
-random and leaves normalisation layers, embeddings and position tables deterministic.
+The default makes the weights and biases of linear, bilinear, convolution, recurrent and attention
+layers random, under ``weight_norm`` and other parametrizations too, and leaves normalisation
+layers, embeddings and position tables deterministic. What else it leaves is told by a warning.
 """
 
+import logging
+import math
+import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
-RANDOM_LAYERS = (nn.Linear, nn.Bilinear, _ConvNd, nn.MultiheadAttention)
+from hpc_bnn.bayes.layer_weights import fan_in, is_linear_map, layer_parameters, owner
+
+__all__ = ["fan_in", "random_names"]
+
+log = logging.getLogger(__name__)
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+# How words in the names of tables and tokens begin that networks add to activations.
+TABLES = ("pos", "token", "embed", "table", "bias", "latitude", "longitude")
+NAMED = 4  # deterministic parameters in the warning
+# What launchers call the rank of a process: the warning is the same on all.
+RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 def random_names(module: nn.Module, patterns: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -22,19 +40,21 @@ def random_names(module: nn.Module, patterns: Sequence[str] | None = None) -> tu
     Parameters
     ----------
     patterns
-        Shell patterns over parameter names (``"encoder.*.weight"``); None: the layer types of
-        ``RANDOM_LAYERS``.
+        Shell patterns over parameter names (``"encoder.*.weight"``); None: the layers of
+        ``is_linear_map``, and a warning where weights of other layers stay deterministic.
 
     Raises
     ------
     ValueError
-        If nothing is selected, a pattern matches nothing, or a layer keeps running statistics
-        (BatchNorm).
+        If nothing is selected, a pattern matches nothing, a weight is not there yet or no real
+        number, or a layer changes buffers as it runs (BatchNorm, ``spectral_norm``).
     """
     _refuse_running_statistics(module)
+    _refuse_power_iterations(module)
+    _refuse_uninitialized(module)
     names = [name for name, _ in module.named_parameters()]
     if patterns is None:
-        chosen = set(_names_of(module, RANDOM_LAYERS))
+        chosen = set(_names_of_linear_maps(module))
     else:
         chosen = set()
         for pattern in patterns:
@@ -48,34 +68,60 @@ def random_names(module: nn.Module, patterns: Sequence[str] | None = None) -> tu
             chosen.update(matches)
     if not chosen:
         raise ValueError(
-            f"no random weights: {type(module).__name__} has no linear, convolution or "
-            "attention layer "
-            f"among its parameters ({', '.join(names) or 'none'}); name some with posterior.random"
+            f"no random weights: {type(module).__name__} has no linear, convolution, recurrent or "
+            f"attention layer among its parameters ({', '.join(names) or 'none'}); name some with "
+            "posterior.random"
         )
-    return tuple(name for name in names if name in chosen)
+    selected = tuple(name for name in names if name in chosen)
+    for name in selected:
+        dtype = module.get_parameter(name).dtype
+        if not dtype.is_floating_point:
+            raise ValueError(
+                f"{name} is {str(dtype).removeprefix('torch.')}: random weights are real "
+                "floating-point numbers; leave it out with posterior.random, or keep its parts "
+                "as real parameters"
+            )
+    if patterns is None and all(os.environ.get(rank, "0") == "0" for rank in RANKS):
+        _warn_of_others(module, chosen)
+    return selected
 
 
-def fan_in(module: nn.Module, name: str) -> int:
-    """Return the number of inputs that feed one output of the layer that owns this parameter."""
-    owner_name, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(owner_name)
-    weight: Tensor = getattr(owner, leaf)
-    if weight.dim() < 2:
-        siblings = [p for p in owner.parameters(recurse=False) if p.dim() >= 2]
-        weight = siblings[0] if siblings else weight
-    if weight.dim() < 2:
-        return max(1, weight.numel())
-    # Transposed convolutions store (in, out / groups, ...).
-    outputs = owner.out_channels if isinstance(owner, _ConvNd) else weight.shape[0]
-    return max(1, weight.numel() // outputs)
-
-
-def _names_of(module: nn.Module, layers: tuple[type, ...]) -> Iterator[str]:
+def _names_of_linear_maps(module: nn.Module) -> Iterator[str]:
     # Shared parameters appear once in named_parameters(), under their first name.
     first_name = {id(parameter): name for name, parameter in module.named_parameters()}
     for layer in module.modules():
-        if isinstance(layer, layers):
-            yield from (first_name[id(parameter)] for parameter in layer.parameters(recurse=False))
+        if is_linear_map(layer):
+            yield from (first_name[id(p)] for p in layer_parameters(layer).values())
+
+
+def _warn_of_others(module: nn.Module, chosen: set[str]) -> None:
+    """Warn of weights that stay deterministic and are no norm, embedding, table or small vector."""
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+    others = {}
+    for name, parameter in module.named_parameters():
+        layer, leaf = owner(module, name)
+        kind = type(layer).__name__.lower()
+        usual = isinstance(layer, NORMS + EMBEDDINGS) or "norm" in kind or "embed" in kind
+        table = any(word.startswith(TABLES) or word == "pe" for word in leaf.lower().split("_"))
+        if name not in chosen and not usual and not table:
+            others[name] = sum(length > 1 for length in parameter.shape)
+    random, total = sum(sizes[name] for name in chosen), sum(sizes.values())
+    # Gains and the like are vectors.
+    if max(others.values(), default=0) < 2 and sum(sizes[name] for name in others) <= random:
+        return
+    largest = sorted(others, key=lambda name: -sizes[name])
+    listed = ", ".join(f"{name} ({sizes[name]:,})" for name in largest[:NAMED])
+    more = f" and {len(largest) - NAMED} more" if len(largest) > NAMED else ""
+    log.warning(
+        "%s of %s numbers (%d %%) are random; deterministic: %s%s, which belong to no linear, "
+        "convolution, recurrent or attention layer; name what shall be random with random=[...] "
+        "(posterior.random), such as ['*']",
+        f"{random:,}",
+        f"{total:,}",
+        math.floor(100 * random / total),
+        listed,
+        more,
+    )
 
 
 def _refuse_running_statistics(module: nn.Module) -> None:
@@ -86,4 +132,32 @@ def _refuse_running_statistics(module: nn.Module) -> None:
                 f"{name or 'the module'} is a {type(layer).__name__}: its running statistics "
                 "would mix the weight "
                 "samples and differ between ranks; use nn.GroupNorm or nn.LayerNorm"
+            )
+
+
+def _refuse_power_iterations(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        old = [
+            hook.name
+            for hook in layer._forward_pre_hooks.values()
+            if isinstance(hook, SpectralNorm)
+        ]
+        if old or (isinstance(layer, _SpectralNorm) and layer._buffers):
+            weight = ".".join([*filter(None, [name]), *old]).replace("parametrizations.", "")
+            raise ValueError(
+                f"{weight if old else weight.rpartition('.')[0]} is under spectral_norm: its power "
+                "iteration changes buffers in every training pass, which would mix the weight "
+                "samples and differ between ranks; use weight_norm or orthogonal of "
+                "torch.nn.utils.parametrizations, or take it off "
+                "(torch.nn.utils.parametrize.remove_parametrizations, remove_spectral_norm)"
+            )
+
+
+def _refuse_uninitialized(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            layer, _ = owner(module, name)
+            raise ValueError(
+                f"{name} has no shape yet ({type(layer).__name__}): run the network once on a "
+                "batch, network(x), before a posterior is put over its weights"
             )

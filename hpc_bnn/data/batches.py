@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Protocol, cast
 
-import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from hpc_bnn.data.batch_layout import BatchLayout
+from hpc_bnn.data.same_examples import same_examples
 from hpc_bnn.data.sharding import epoch_order, steps_per_epoch
 from hpc_bnn.data.source import DirectExamples, Examples, RolloutExamples
 
@@ -31,12 +31,16 @@ class Batches:
     """Iterate over an epoch's batches (x, y) of this rank; iterating again gives the next epoch.
 
     All sample ranks of one data rank get the same batch, data ranks get disjoint parts, and the
-    order depends on the seed only. Ranks do not communicate.
+    order depends on the seed only.
+
+    Collective: making one proves that all ranks hold the same examples (``same_examples``).
+    Afterwards ranks do not communicate.
 
     Parameters
     ----------
     examples
-        ``Examples`` or any map-style ``torch.utils.data.Dataset`` of (x, y).
+        ``Examples`` or any map-style ``torch.utils.data.Dataset`` of pairs (x, y); x may be a
+        tuple, list or dict of tensors.
     batch_size
         B, examples per step over the whole grid: a multiple of the data ranks.
     world
@@ -52,7 +56,9 @@ class Batches:
     Raises
     ------
     ValueError
-        If the data ranks do not share ``batch_size`` equally or the examples do not fill one batch.
+        If the data ranks do not share ``batch_size`` equally, the examples do not fill one batch,
+        are no pairs (x, y) or cannot be read by index; on every rank, if the ranks hold different
+        ones.
     """
 
     def __init__(
@@ -64,10 +70,8 @@ class Batches:
         seed: int = 0,
         rollout: Callable[[int], int] | None = None,
     ) -> None:
-        self._examples = cast(
-            Examples, examples if hasattr(examples, "batch") else _MapStyle(examples)
-        )
         self._own = world.grid.own_examples(batch_size)
+        self._examples = same_examples(examples, getattr(world, "world", None))
         self._batch_size, self._seed, self._rollout = batch_size, seed, rollout
         self.steps_per_epoch = steps_per_epoch(len(self._examples), batch_size)
         self._next_epoch = 0
@@ -141,17 +145,3 @@ class Batches:
                     "whose batches differ"
                 )
             out.copy_(read)
-
-
-class _MapStyle:
-    """A torch ``Dataset`` of (x, y) read as ``Examples``."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = default_collate([self._dataset[int(i)] for i in indices])
-        return torch.as_tensor(x), torch.as_tensor(y)

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpc_bnn.data.calendar import Feature
-from hpc_bnn.data.series_csv import Missing, read_csv_series
+from hpc_bnn.data.series_csv import read_csv_series
+from hpc_bnn.data.series_numbers import Decimal, Missing
 from hpc_bnn.data.series_times import time_zone as zone_of
 from hpc_bnn.data.series_windows import windowed_source
 from hpc_bnn.data.source import Source
@@ -31,6 +32,7 @@ def series(
     time_format: str | None = None,
     time_zone: str | None = None,
     missing: Missing = "refuse",
+    decimal: Decimal | None = None,
     calendar: Sequence[Feature] = (),
     calendar_zone: str | None = None,
     units: str = "",
@@ -49,8 +51,10 @@ def series(
         ("01.01.2020 00:00 - 01.01.2020 01:00") count from their beginning.
     time_zone: of local times, such as "Europe/Berlin": the clock changes are then taken care of. A
         column named like "Time (CET/CEST)" or "MTU (UTC)" says its zone itself.
-    missing: numbers that are empty, "n/e", "-" or "N/A": "refuse" the file, or "skip" the windows
-        that hold one.
+    missing: numbers that are empty, "n/e", "-", "?" or "N/A": "refuse" the file, or "skip" the
+        windows that hold one.
+    decimal: the decimal mark, "." or ","; the other one may stand between thousands. None: a point,
+        and "1.000" is refused where it may be a thousand.
     calendar: "hour_of_day", "day_of_week", "day_of_year" of the targets as further inputs; then x
         has one dimension (series_windows.py).
     calendar_zone: whose clock the calendar goes by; `time_zone` if None, and without either the
@@ -85,6 +89,7 @@ def series(
         time_format=time_format,
         zone=time_zone,
         missing=missing,
+        decimal=decimal,
     )
     if calendar_zone is not None:
         clock = zone_of(calendar_zone, "calendar_zone")

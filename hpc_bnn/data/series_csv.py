@@ -12,28 +12,31 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hpc_bnn.data.series_times import Notation, SkippedHourError, headed_zone, time_zone
+from hpc_bnn.data.series_numbers import Decimal, Missing, Numbers, is_missing
+from hpc_bnn.data.series_text import decoding_error, open_text
+from hpc_bnn.data.series_times import (
+    NO_MONTHS,
+    Notation,
+    SkippedHourError,
+    calendar_months,
+    headed_zone,
+    time_zone,
+)
 from hpc_bnn.data.series_windows import RegularSeries
 
 logger = logging.getLogger(__name__)
 
 DELIMITERS = (",", ";", "\t", "|")
-# What stands for a missing number, in any case; ENTSO-E: "n/e" (not expected), "-", "N/A".
-MISSING = ("", "-", "n/e", "n/a", "na", "nan", "null", "none")
-
-Missing = Literal["refuse", "skip"]
 
 
 @dataclass(eq=False)
@@ -54,6 +57,7 @@ def read_csv_series(
     time_format: str | None = None,
     zone: str | None = None,
     missing: Missing = "refuse",
+    decimal: Decimal | None = None,
 ) -> list[RegularSeries]:
     """Read the named columns of a CSV file as regular series, one per value of `group_column`.
 
@@ -63,6 +67,7 @@ def read_csv_series(
 
     zone: of times without an offset, an IANA name; else what the name of the column says.
     missing: "refuse" it, or "skip": NaN; rows without any number at both ends are dropped.
+    decimal: the decimal mark (series_numbers.py).
 
     Raises
     ------
@@ -77,11 +82,11 @@ def read_csv_series(
         raise FileNotFoundError(f"{path}: {what}; expected a CSV file with a header line")
     wanted = [time_column, *value_columns, *([group_column] if group_column is not None else [])]
     notation = Notation(time_format, _zone(path, time_column, zone))
+    numbers = [Numbers(path, name, missing=missing, decimal=decimal) for name in value_columns]
     rows: dict[str, _Rows] = {}
     skipped = 0
     try:
-        # utf-8-sig drops the byte order mark that spreadsheet programs write.
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path) as file:
             header = file.readline()
             delimiter = _delimiter(header, wanted)
             names = next(csv.reader([header], delimiter=delimiter), [])
@@ -97,7 +102,7 @@ def read_csv_series(
                 texts = [cells[position] for position in positions[1 : 1 + len(value_columns)]]
                 time = _time(path, line, time_column, cells[positions[0]], notation, one)
                 # Some files hold the hour that spring leaves out, without values.
-                if time is None and all(_is_missing(text) for text in texts):
+                if time is None and all(map(is_missing, texts)):
                     skipped += 1
                     continue
                 if time is None:
@@ -108,13 +113,10 @@ def read_csv_series(
                     )
                 one.lines.append(line)
                 one.times.append(time)
-                for name, text in zip(value_columns, texts, strict=True):
-                    one.values.append(_number(path, line, name, text, missing))
+                for column, text in zip(numbers, texts, strict=True):
+                    one.values.append(column.read(line, text))
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: byte 0x{error.object[error.start]:02x} is not UTF-8 text; "
-            "expected a CSV file in UTF-8; convert it, for example with iconv -f latin1 -t utf-8"
-        ) from error
+        raise decoding_error(path, error) from error
     except csv.Error as error:
         raise ValueError(
             f"{path}: not readable as CSV ({error}); expected text with one row per line"
@@ -122,11 +124,14 @@ def read_csv_series(
     rows = {group: one for group, one in rows.items() if one.lines}
     if not rows:
         raise ValueError(f"{path}: no rows below the header; expected one row per time")
+    for column in numbers:
+        column.require_clear(delimiter)
     if skipped:
         logger.info("%s: %d rows of times that the clock skipped, left out", path, skipped)
     step = _common_step(path, rows)
     for group, one in rows.items():
-        _require_regular(path, one, step, _where(time_column, group_column, group), group_column)
+        where = _where(time_column, group_column, group)
+        _require_regular(path, one, step, where, group_column, notation.zone)
     return [_regular(group, one, step, notation, len(value_columns)) for group, one in rows.items()]
 
 
@@ -207,38 +212,6 @@ def _time(
         raise ValueError(f"{path}: line {line}: column '{column}': '{text}' is {error}") from error
 
 
-def _is_missing(text: str) -> bool:
-    """Say whether a field holds no number on purpose."""
-    return text.strip().lower() in MISSING
-
-
-def _number(path: Path, line: int, column: str, text: str, missing: Missing) -> float:
-    """Parse a finite number; NaN for a missing one that may be skipped."""
-    absent = _is_missing(text)
-    if absent and missing == "skip":
-        return math.nan
-    try:
-        # Python's own 1_000 is no number of a CSV file.
-        value = math.nan if "_" in text else float(text)
-    except ValueError:
-        value = math.nan
-    if math.isfinite(value):
-        return value
-    if absent:
-        what = "is empty" if not text.strip() else f"'{text}' stands for a missing number"
-        remedy = (
-            "fill it in, cut the file before it, or set missing: skip, which leaves out the "
-            "windows that hold it"
-        )
-    else:
-        what = f"'{text}' is not a finite number"
-        remedy = "correct it, or write the file with a decimal point and no other separators"
-    raise ValueError(
-        f"{path}: line {line}: column '{column}': {what}; expected a number with a decimal point; "
-        f"{remedy}"
-    )
-
-
 def _where(time_column: str, group_column: str | None, group: str) -> str:
     """Name the place of a time error."""
     of_group = "" if group_column is None else f" of {group_column} '{group}'"
@@ -262,7 +235,12 @@ def _common_step(path: Path, rows: dict[str, _Rows]) -> timedelta:
 
 
 def _require_regular(
-    path: Path, one: _Rows, step: timedelta, where: str, group_column: str | None
+    path: Path,
+    one: _Rows,
+    step: timedelta,
+    where: str,
+    group_column: str | None,
+    zone: tzinfo | None,
 ) -> None:
     """Raise at the first place where the times of one series do not go on by `step`."""
     for i in range(1, len(one.times)):
@@ -270,6 +248,12 @@ def _require_regular(
         difference = time - before
         if difference == step:
             continue
+        months = calendar_months(one.times, zone)
+        if months is not None:
+            raise ValueError(
+                f"{path}: line {one.lines[i]}: {where}: a step of {months} calendar month"
+                f"{'s' if months > 1 else ''}; {NO_MONTHS}"
+            )
         places = f"'{time}' follows '{before}' of line {one.lines[i - 1]}"
         several = (
             "" if group_column is not None else "; several series in one file need group_column"

@@ -9,8 +9,12 @@ does not exist.
 from __future__ import annotations
 
 import re
+from calendar import monthrange
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 # How the ENTSO-E Transparency Platform heads its column of times: "Time (CET/CEST)", "MTU (UTC)".
@@ -31,6 +35,13 @@ USUAL_FORMATS = (
     "%m/%d/%Y %I:%M %p",
     "%Y/%m/%d %H:%M",
 )
+NO_MONTHS = (
+    "months, quarters and years differ in length and are not supported as a step; expected a fixed "
+    "step, such as 1 hour, 1 day or 7 days; use the data that the months were made of, or "
+    "interpolate to days (pandas: table.resample('D').interpolate())"
+)
+# "1949-01", "1949/1", "1949Q1", "1949M01", "1949"
+_MONTH = re.compile(r"\d{4}([-/.]\d{1,2}|[- ]?[QqMm]\d{1,2})?")
 _MARK = re.compile(r"\s*\(([A-Za-z]+)\)$")
 
 
@@ -110,6 +121,8 @@ class Notation:
                 return datetime.fromisoformat(text)
             return datetime.strptime(text, self.time_format)
         except ValueError as error:
+            if self.time_format is None and _MONTH.fullmatch(text.strip()):
+                raise ValueError(f"a month, quarter or year; {NO_MONTHS}") from error
             expected = self.time_format or "ISO 8601, such as 2020-01-31 13:00"
             fits = [repr(one) for one in USUAL_FORMATS if _fits(text, one)]
             raise ValueError(
@@ -140,6 +153,23 @@ def headed_zone(column: str) -> str | None:
     """Return the zone that the name of a column of times tells, "MTU (CET/CEST)"; else None."""
     found = re.search(r"\(([A-Z/]+)\)\s*$", column)
     return HEADED.get(found[1]) if found else None
+
+
+def calendar_months(times: Sequence[datetime], zone: tzinfo | None) -> int | None:
+    """Return the step of times that go on by calendar months, 12 for years; None for all others.
+
+    All are of one day of the month, or of its last day where the month is shorter.
+
+    zone: of the clock that the months go by; then times are UTC.
+    """
+    if zone is not None:
+        times = [time.replace(tzinfo=UTC).astimezone(zone) for time in times]
+    day = max(time.day for time in times)
+    of_one_day = all(time.day == min(day, monthrange(time.year, time.month)[1]) for time in times)
+    if not of_one_day or len({time.time() for time in times}) > 1:
+        return None
+    steps = [12 * (b.year - a.year) + b.month - a.month for a, b in pairwise(times)]
+    return Counter(steps).most_common(1)[0][0] if steps and min(steps) > 0 else None
 
 
 def _utc(time: datetime) -> datetime:

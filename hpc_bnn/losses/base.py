@@ -18,7 +18,15 @@ from hpc_bnn.losses.axis import SampleAxis
 
 
 class _Forecasts(nn.Module):
-    """What verification asks of a loss."""
+    """What verification asks of a loss.
+
+    Attributes
+    ----------
+    examples_apart
+        It was seen that the loss of an example depends on that example alone (``each_example``).
+    """
+
+    examples_apart = False
 
     def output_shape(self, target_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that a network must give per example for targets of ``target_shape``."""
@@ -29,6 +37,10 @@ class _Forecasts(nn.Module):
         of Gaussians.
         """
         return outputs, None
+
+    def check_target(self, target: Tensor) -> None:
+        """Raise ValueError for a target of which no loss can be finite: asked where one is not."""
+        check_finite_target(target)
 
 
 class SeparableLoss(_Forecasts):
@@ -62,6 +74,34 @@ class JointLoss(_Forecasts):
 Loss = SeparableLoss | JointLoss
 
 
+# What to give in place of a torch loss of the same purpose.
+_BUILT_IN = {
+    "CrossEntropyLoss": "categorical_nll()",
+    "NLLLoss": "categorical_nll(), on logits",
+    "MSELoss": "gaussian_nll(sigma=...): the squared error / (2 sigma^2), summed over the points",
+    "GaussianNLLLoss": "gaussian_nll(variance='predicted')",
+    "L1Loss": "crps()",
+    "BCEWithLogitsLoss": "categorical_nll(), on two logits",
+    "BCELoss": "categorical_nll(), on two logits",
+}
+
+
+def require_loss(loss: object) -> None:
+    """Raise TypeError unless ``loss`` is one of the two kinds, saying which to give instead."""
+    if isinstance(loss, SeparableLoss | JointLoss):
+        return
+    name = getattr(loss, "__name__", type(loss).__name__)
+    inside = "hpc_bnn.losses" in (getattr(loss, "__module__", None) or "")
+    if inside or (isinstance(loss, type) and issubclass(loss, SeparableLoss | JointLoss)):
+        raise TypeError(f"loss = {name}: makes a loss when it is called; give {name}(...)")
+    similar = f"hb.losses.{_BUILT_IN[name]}" if name in _BUILT_IN else "one of hb.losses"
+    raise TypeError(
+        f"loss = {name}: a mean over the batch cannot be split over ranks and weight samples; "
+        f"give {similar}, or a subclass of hb.losses.SeparableLoss whose forward(output, target) "
+        "returns one number an example, (B,)"
+    )
+
+
 def share_parameter(parameter: Tensor, axis: SampleAxis) -> Tensor:
     """Return ``parameter`` with 1 / size of its gradient.
 
@@ -81,13 +121,34 @@ def check_finite_sigma(name: str, value: float) -> float:
     return value
 
 
+def check_finite_target(target: Tensor) -> None:
+    """Raise ValueError for the first example whose target is not finite."""
+    if not target.is_floating_point():
+        return
+    bad = ~target.isfinite()
+    if bool(bad.any()):
+        example = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
+        raise ValueError(
+            f"target of example {example} of this rank's batch holds {int(bad[example].sum())} "
+            f"numbers that are not finite, such as {float(target[bad][0])}; correct it or leave "
+            "it out of the data set"
+        )
+
+
 def flat_points(x: Tensor, keep: int) -> Tensor:
     """Flatten all dimensions after the first ``keep`` into one of points (none left: one point)."""
     return x.reshape(*x.shape[:keep], -1)
 
 
 def same_shape(output: Tensor, target: Tensor, what: str) -> None:
-    """Refuse an output that would be broadcast against its target."""
+    """Refuse an output that would be broadcast against its target, and what is no real number."""
+    for name, tensor in (("outputs", output), ("targets", target)):
+        if tensor.is_complex() or tensor.dtype == torch.bool:
+            raise ValueError(
+                f"{what}: {name} are {str(tensor.dtype).removeprefix('torch.')}: expected real "
+                "numbers; give the parts of complex numbers as channels, and classes to "
+                "categorical_nll"
+            )
     if output.shape != target.shape:
         raise ValueError(
             f"{what}: the network gives {tuple(output.shape)} for targets of "

@@ -26,6 +26,7 @@ from hpc_bnn.losses.base import (
     Loss,
     SeparableLoss,
     check_finite_sigma,
+    check_finite_target,
     same_shape,
     to_float,
 )
@@ -36,7 +37,17 @@ Variance = Literal["fixed", "learned", "predicted"]
 
 
 class CategoricalLikelihood(nn.Module):
-    """log p(y) of class indices y (B,) under logits (B, C)."""
+    """log p(y) of class indices y (B,) under logits (B, C).
+
+    A label that is no class makes its example NaN, torch's ignore_index -100 too: a mean over some
+    of the examples would depend on how ranks share them. Compared on the device, since a look at
+    the labels would make a GPU wait; a step whose loss is not finite names the label
+    (``check_target``).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._classes = 0  # of the last outputs
 
     def output_shape(self, target_shape: tuple[int, ...]) -> tuple[int, ...]:
         return target_shape
@@ -45,13 +56,43 @@ class CategoricalLikelihood(nn.Module):
         return outputs, None
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        if output.dim() != 2 or target.shape != output.shape[:1]:
+        if target.is_floating_point() or target.is_complex():
+            probabilities = target.shape == output.shape
+            raise ValueError(
+                f"categorical_nll: targets {tuple(target.shape)} of "
+                f"{str(target.dtype).removeprefix('torch.')}: expected class indices (B,) of an "
+                "integer type; "
+                + (
+                    "give y.argmax(1), or a SeparableLoss of your own for class probabilities"
+                    if probabilities
+                    else "give y.long() if they are whole numbers"
+                )
+            )
+        if output.dim() != 2 or output.shape[1] < 2 or target.shape != output.shape[:1]:
             raise ValueError(
                 f"categorical_nll: logits of {tuple(output.shape)} for targets of "
-                f"{tuple(target.shape)}; "
-                "expected (B, classes) and (B,)"
+                f"{tuple(target.shape)}; expected (B, classes) and (B,), at least two classes"
             )
-        return -functional.cross_entropy(to_float(output), target, reduction="none")
+        self._classes = output.shape[1]
+        labels = target.long()
+        wrong = (labels < 0) | (labels >= self._classes)
+        nll = functional.cross_entropy(
+            to_float(output), labels.masked_fill(wrong, 0), reduction="none"
+        )
+        return -nll.masked_fill(wrong, math.nan)
+
+    def check_target(self, target: Tensor) -> None:
+        """Raise ValueError for the first label that is no class."""
+        labels = target.long()
+        wrong = ((labels < 0) | (labels >= self._classes)).nonzero()
+        if len(wrong):
+            example = int(wrong[0])
+            raise ValueError(
+                f"target {int(target[example])} "
+                f"({str(target.dtype).removeprefix('torch.')}, example {example} of this rank's "
+                f"batch): expected classes 0 to {self._classes - 1}; no label is left out, -100 "
+                "and 255 neither: leave such examples out of the data set"
+            )
 
 
 class GaussianLikelihood(nn.Module):
@@ -127,6 +168,12 @@ class _Likelihood(nn.Module):
 
     def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.likelihood.forecast(outputs)
+
+    def check_target(self, target: Tensor) -> None:
+        if isinstance(self.likelihood, CategoricalLikelihood):
+            self.likelihood.check_target(target)
+        else:
+            check_finite_target(target)
 
 
 class ExpectedNLL(_Likelihood, SeparableLoss):

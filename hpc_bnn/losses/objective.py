@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.losses.base import JointLoss, SeparableLoss
+from hpc_bnn.losses.each_example import one_number_each, require_apart
 
 
 def kl_factor(step: int, *, kl_weight: float, warmup_steps: int, num_examples: int) -> float:
@@ -30,7 +31,10 @@ def separable_share(
     loss: SeparableLoss, outputs: Tensor, target: Tensor, total_samples: int
 ) -> Tensor:
     """Return the part of mean_b l_b that the own outputs (S, B, ...) contribute, a scalar."""
-    shares = [loss(output, target).mean() for output in outputs]
+    require_apart(loss, lambda outputs, target: loss(outputs[0], target), outputs, target)
+    shares = [
+        one_number_each(loss, loss(output, target), output, target).mean() for output in outputs
+    ]
     total: Tensor = sum(shares[1:], shares[0])
     return total / total_samples
 
@@ -41,8 +45,7 @@ def joint_share(
     """Collective over the sample axis: return mean_b l_b with the gradient of the own outputs (S,
     B, ...).
     """
-    if exact:
-        value: Tensor = loss(outputs, target, axis).mean()
-        return value
-    approximate: Tensor = loss(outputs, target, LocalAxis()).mean()
-    return approximate / axis.size
+    seen = axis if exact else LocalAxis()
+    require_apart(loss, lambda outputs, target: loss(outputs, target, seen), outputs, target)
+    value = one_number_each(loss, loss(outputs, target, seen), outputs[0], target).mean()
+    return value if exact else value / axis.size

@@ -9,13 +9,14 @@ Letters: S samples of one pass, K samples over the grid, B examples of this rank
 """
 
 import logging
+import math
 
 import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors, tensors_of
-from hpc_bnn.losses.base import JointLoss, Loss
+from hpc_bnn.losses.base import JointLoss, Loss, require_loss
 from hpc_bnn.losses.objective import kl_factor
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.comms import together
@@ -74,7 +75,10 @@ class Step:
     Raises
     ------
     ValueError
-        If samples, batch or loss do not fit the grid or each other.
+        If samples, batch or loss do not fit the grid or each other; from a step, if the loss is not
+        one finite number an example because of what it is or of a target.
+    TypeError
+        If the loss is of no kind that a step knows.
     ImpureError
         From the first step, on every rank, if ``check`` finds that the network is not pure.
     FloatingPointError
@@ -107,6 +111,7 @@ class Step:
         guard_every: int = 100,
         check: bool = True,
     ) -> None:
+        require_loss(loss)
         self.step = 0
         self.report: Report | None = None
         self._posterior, self._loss = posterior, loss
@@ -173,15 +178,20 @@ class Step:
         # Also what is not trained: no reduction would ever make it equal.
         world.broadcast_parameters(all_tensors(posterior, loss))
 
-    def __call__(self, x: Inputs, y: Inputs) -> Tensor:
+    def __call__(self, x: Inputs, y: Tensor) -> Tensor:
         """Collective: train on this rank's examples and return the objective over the whole grid, a
         scalar.
 
         ``x`` is what the network takes: a tensor (B, ...), or a tuple, list or dict of such, as the
-        data set gives it. ``y`` is what the loss takes.
+        data set gives it. ``y`` is what the loss takes, a tensor (B, ...).
         """
+        if not isinstance(y, Tensor):
+            raise ValueError(
+                f"y is a {type(y).__name__}: a loss takes one tensor of targets (B, ...); make one "
+                "of it in the data set"
+            )
         self._phases.begin()
-        x, y = map_tensors(self._on_device, x), map_tensors(self._on_device, y)
+        x, y = map_tensors(self._on_device, x), self._on_device(y)
         if self.step == 0 or (self._guard_every and self.step % self._guard_every == 0):
             self._guard(x, y)
         if self._check:
@@ -213,6 +223,8 @@ class Step:
         self._phases.enter("optimizer")
         loss = data_loss + self._kl_factor() * kl
         norm = self._gradients.norm()
+        if not math.isfinite(loss):
+            together(self._world.world, lambda: self._loss.check_target(y), name="targets")
         require_finite(self.step, loss, float(norm), self._gradients.named)
         if self._clip_norm is not None:
             self._gradients.clip(self._clip_norm, norm)
@@ -271,7 +283,7 @@ class Step:
     def _waited(self) -> float:
         return float(getattr(self._world.sample_axis, "waited_s", 0.0))
 
-    def _guard(self, x: Inputs, y: Inputs) -> None:
+    def _guard(self, x: Inputs, y: Tensor) -> None:
         guards.check(
             self._world.world,
             self._world.grid,
@@ -279,6 +291,6 @@ class Step:
             # What is not trained, too: one rank alone may change it. 20 ns an element on a CPU.
             parameters=parameters_of(self._posterior, self._loss),
             buffers=buffers_of(self._posterior, self._loss),
-            batch=[*tensors_of(x), *tensors_of(y)],
+            batch=[*tensors_of(x), y],
             draw=self._passes.first_draw(self.step),
         )

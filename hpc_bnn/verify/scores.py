@@ -21,25 +21,25 @@ SQRT_2_PI = math.sqrt(2 * math.pi)
 
 
 def categorical_nll(log_prob: Tensor, y: Tensor) -> Tensor:
-    """Compute -log p(y) (B,) from log_prob (B, C) and y (B,) int64.
+    """Compute -log p(y) (B,) from log_prob (B, C) and y (B,) of any integer type.
 
     Of a Bayesian network: log_prob = logsumexp over samples - log S, the log of the mean
     probability.
     """
-    log_prob = _log_probabilities("categorical_nll", log_prob, y)
+    log_prob, y = _log_probabilities("categorical_nll", log_prob, y)
     return -log_prob.gather(1, y.unsqueeze(1)).squeeze(1)
 
 
 def brier(log_prob: Tensor, y: Tensor) -> Tensor:
     """Compute sum_c (p_c - [y = c])^2 (B,) in [0, 2] (Brier 1950) from log_prob (B, C), y (B,)."""
-    log_prob = _log_probabilities("brier", log_prob, y)
+    log_prob, y = _log_probabilities("brier", log_prob, y)
     hit = torch.nn.functional.one_hot(y, log_prob.shape[1])
     return (log_prob.exp() - hit).square().sum(dim=1)
 
 
 def correct(log_prob: Tensor, y: Tensor) -> Tensor:
     """Compute 1.0 (B,) where the most probable class is y, else 0.0; the lower class wins a tie."""
-    log_prob = _log_probabilities("correct", log_prob, y)
+    log_prob, y = _log_probabilities("correct", log_prob, y)
     hit = (log_prob.argmax(dim=1) == y).double()
     return torch.where(log_prob.isnan().any(dim=1), torch.nan, hit)
 
@@ -259,14 +259,21 @@ def _require_positive(where: str, sigma: Tensor) -> None:
         )
 
 
-def _log_probabilities(where: str, log_prob: Tensor, y: Tensor) -> Tensor:
-    """Return log_prob (B, C) in float64 after a check against logits and wrong labels."""
+def _log_probabilities(where: str, log_prob: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log_prob (B, C) in float64 and y (B,) in int64 after a check against logits and wrong
+    labels.
+    """
+    if y.is_floating_point() or y.is_complex():
+        raise ValueError(
+            f"{where}: y of {str(y.dtype).removeprefix('torch.')}: expected class indices of an "
+            "integer type; give y.long() if they are whole numbers"
+        )
     if log_prob.dim() != 2 or y.shape != log_prob.shape[:1]:
         raise ValueError(
             f"{where}: log_prob {tuple(log_prob.shape)} and y {tuple(y.shape)}: "
             "expected (B, C) and (B,)"
         )
-    log_prob = log_prob.double()
+    log_prob, y = log_prob.double(), y.long()
     total = log_prob.logsumexp(dim=1)
     # 1e-2 lets bfloat16 through and catches logits.
     wrong = total.abs() > 1e-2
@@ -280,6 +287,6 @@ def _log_probabilities(where: str, log_prob: Tensor, y: Tensor) -> Tensor:
     if y.numel() and (int(y.min()) < 0 or int(y.max()) >= log_prob.shape[1]):
         raise ValueError(
             f"{where}: y holds classes {int(y.min())} to {int(y.max())}: "
-            f"expected 0 to {log_prob.shape[1] - 1}, the columns of log_prob"
+            f"expected 0 to {log_prob.shape[1] - 1}, the columns of log_prob; no label is left out"
         )
-    return log_prob
+    return log_prob, y

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ class Numbered:
     broken: raise from this read on. block: wait for this event in the second read.
     """
 
+    agreed: ClassVar[bool] = True  # every read here is counted
     broken: int | None = None
     block: threading.Event | None = None
     reads: list[list[int]] = field(default_factory=list)

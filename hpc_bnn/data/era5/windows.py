@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -102,6 +103,7 @@ class ForecastWindows:
     ratio: (C,) float32, std of the states over std of the tendencies.
     """
 
+    agreed: ClassVar[bool] = True  # made of one catalogue, which one rank reads for all
     atmosphere: Atmosphere
     steps: Tensor
     history: int

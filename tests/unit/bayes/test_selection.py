@@ -21,7 +21,9 @@ class Model(nn.Module):
         self.group = nn.GroupNorm(2, 4)
         self.instance = nn.InstanceNorm2d(4, affine=True)
         self.tokens = nn.Embedding(10, 4)
-        self.memory = nn.LSTM(4, 7)
+        self.r_memory = nn.LSTM(4, 7, 2, bidirectional=True, proj_size=3)
+        self.r_cell = nn.GRUCell(4, 7)
+        self.r_encoder = nn.TransformerEncoderLayer(8, 2, 16)
         self.r_nested = nn.Sequential(nn.ModuleDict({"deep": nn.Conv1d(4, 2, 1)}))
         self.position = nn.Parameter(Tensor(1, 5, 4))
 
@@ -29,7 +31,8 @@ class Model(nn.Module):
 def test_layer_types_are_random_by_default_and_nothing_else() -> None:
     model = Model()
     names = [name for name, _ in model.named_parameters()]
-    assert list(random_names(model)) == [name for name in names if name.startswith("r_")]
+    expected = [name for name in names if name.startswith("r_") and "norm" not in name]
+    assert list(random_names(model)) == expected
     assert "r_attention.in_proj_bias" in names and "r_attention.out_proj.weight" in names
 
 
@@ -37,7 +40,10 @@ def test_patterns_choose_by_name_in_the_order_of_the_module() -> None:
     model = Model()
     chosen = random_names(model, ["position", "r_linear.*", "*.weight_hh_l?", "r_linear.bias"])
     # nn.Module lists its own parameters before those of its children
-    assert chosen == ("position", "r_linear.weight", "r_linear.bias", "memory.weight_hh_l0")
+    assert chosen == (
+        *("position", "r_linear.weight", "r_linear.bias"),
+        *("r_memory.weight_hh_l0", "r_memory.weight_hh_l1"),
+    )
 
 
 def test_patterns_know_upper_and_lower_case() -> None:
@@ -102,8 +108,12 @@ def test_shared_weights_appear_once() -> None:
         ("r_attention.out_proj.weight", 8),
         ("r_foreign.k_proj_weight", 6),
         ("r_foreign.v_proj_weight", 5),
-        ("memory.weight_ih_l0", 4),
-        ("memory.weight_hh_l0", 7),
+        ("r_memory.weight_ih_l0", 4),
+        ("r_memory.weight_hh_l0", 3),
+        ("r_memory.weight_hr_l0", 7),
+        ("r_memory.bias_ih_l0", 4),
+        ("r_memory.bias_hh_l1_reverse", 3),
+        ("r_cell.weight_hh", 7),
         ("norm.weight", 4),
     ],
 )

@@ -1,0 +1,91 @@
+"""What the objective asks of a loss: one number an example, of that example alone.
+
+    objective = mean_b l_b,        l (B,)
+
+Another shape would be averaged all the same, with another weight of data against KL: (B, B), where
+outputs (B, 1) were broadcast against targets (B,), or (B, P), not summed over the points of an
+example. A sum hides the first in a loss of the right shape, so a loss of one's own is also asked
+once for a batch of copies of one example, which must not change that example's number.
+
+Letters: S own samples, B batch, P points.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from hpc_bnn.losses.base import Loss, to_float
+
+# Copies go through the same kernels: what differs by more is not round-off.
+TOLERANCE = 1e-4
+
+
+def one_number_each(loss: Loss, value: Tensor, output: Tensor, target: Tensor) -> Tensor:
+    """Return the loss ``value`` (B,) in at least float32.
+
+    output, target: what one sample gives and what it should give, (B, ...).
+
+    Raises
+    ------
+    ValueError
+        If it is not one real number for each example, with a gradient where the output has one.
+    """
+    examples = len(target)
+    name = type(loss).__name__
+    given = f"outputs {tuple(output.shape)}, targets {tuple(target.shape)}"
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name} gave {type(value).__name__} for {examples} examples; expected a tensor "
+            f"({examples},): one number an example; {given}"
+        )
+    if value.shape != (examples,):
+        raise ValueError(
+            f"{name} gave a loss of shape {tuple(value.shape)} for {examples} examples; expected "
+            f"({examples},): one number an example (sum or mean over its points); {given}"
+        )
+    if not value.is_floating_point():
+        raise ValueError(
+            f"{name} gave a loss of {str(value.dtype).removeprefix('torch.')}; expected real "
+            f"floating-point numbers; {given}"
+        )
+    if torch.is_grad_enabled() and output.requires_grad and not value.requires_grad:
+        raise ValueError(
+            f"{name} gave a loss without a gradient to the outputs, so nothing could be learned; "
+            f"expected one computed from them by differentiable operations; {given}"
+        )
+    return to_float(value)
+
+
+def require_apart(
+    loss: Loss, evaluate: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, target: Tensor
+) -> None:
+    """Raise ValueError if an example's loss depends on the other examples of the batch.
+
+    Collective over the sample axis where ``evaluate`` is. Asked once of a loss of one's own, at its
+    first batch whose targets differ; the losses here are of one example by their formulas.
+
+    evaluate: the loss (B,) of outputs (S, B, ...) and target (B, ...).
+    """
+    ours = type(loss).__module__.startswith("hpc_bnn.")
+    if ours or loss.examples_apart or len(target) < 2 or isinstance(outputs, FakeTensor):
+        return
+    if bool((target == target[:1]).all()):
+        return  # equal targets show nothing: ask again
+    with torch.no_grad():  # clones: a loss may work in place
+        values = evaluate(outputs.clone(), target.clone())
+        values = one_number_each(loss, values, outputs[0], target)
+        copies = evaluate(
+            outputs[:, :1].expand_as(outputs).clone(), target[:1].expand_as(target).clone()
+        )
+    value, alone = float(values[0]), float(copies[0])
+    if abs(value - alone) > TOLERANCE * (abs(value) + float(values.abs().mean())):
+        raise ValueError(
+            f"{type(loss).__name__} gave {value:.6g} for example 0 of {len(target)}, and "
+            f"{alone:.6g} where the others are equal to it; expected a loss of each example "
+            "alone, so that ranks can share a batch (were outputs broadcast against targets?); "
+            f"outputs {tuple(outputs.shape[1:])}, targets {tuple(target.shape)}"
+        )
+    loss.examples_apart = math.isfinite(value)
