@@ -8,9 +8,9 @@ import os
 import pickle
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import SOLO, Channel
+from hpc_bnn.parallel.control import BUG, Control, Word, completes
 from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
 
 T = TypeVar("T")
@@ -28,7 +29,6 @@ T = TypeVar("T")
 LAUNCHER_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 LEAVE_S = 10.0
-SPIN_S = 2e-4  # a rank that waits longer leaves the core to others
 
 
 class LaunchError(RuntimeError):
@@ -113,24 +113,12 @@ class MPIChannel:
     def _finish(self, request: Any, name: str) -> None:
         if not self._stall_timeout_s:
             request.Wait()
-        elif not _completes(request, within_s=self._stall_timeout_s):
+        elif not completes(request, within_s=self._stall_timeout_s):
             raise TimeoutError(
                 f"{name}: rank {self.rank} of {self.size} has waited {self._stall_timeout_s:g} s "
                 "for the others: one of them is stuck or gone (Horovod's warnings name it where "
                 "its gradients are missing); raise train.stall_timeout if it was only slow"
             )
-
-
-def _completes(request: Any, *, within_s: float) -> bool:
-    """Wait for an exchange; False: not in time."""
-    began = time.monotonic()
-    while not request.Test():
-        waited = time.monotonic() - began
-        if waited > within_s:
-            return False
-        if waited > SPIN_S:
-            time.sleep(SPIN_S)
-    return True
 
 
 def launched_size(environment: Mapping[str, str]) -> tuple[str, int]:
@@ -176,8 +164,37 @@ def connect() -> Channel:
         )
     if size == 1:
         return SOLO
-    _abort_on_exception(MPI)
+    _control()
     return MPIChannel(MPI, MPI.COMM_WORLD)
+
+
+@cache
+def _control() -> Control:
+    """Collective on the first call: return what errors and endings travel on, one for the process
+    as COMM_WORLD is, and make an uncaught exception on any rank end all of them.
+    """
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD.Dup()
+    words = MPIChannel(MPI, comm)
+
+    def gather(word: Word) -> list[Word]:
+        return words.gather_objects(word, name="ends of ranks")
+
+    control = Control(MPI, comm, gather, MPI.COMM_WORLD.Abort)
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if MPI.Is_finalized() or not issubclass(kind, Exception):
+            previous(kind, error, trace)
+        else:
+            text = "".join(traceback.format_exception(kind, error, trace))
+            control.end(Word("hpc_bnn", text, BUG, is_echo=issubclass(kind, RankError)))
+        if not MPI.Is_finalized():
+            control.abort(BUG)
+
+    sys.excepthook = hook
+    return control
 
 
 def limited(channel: Channel, stall_timeout_s: float) -> Channel:
@@ -186,23 +203,39 @@ def limited(channel: Channel, stall_timeout_s: float) -> Channel:
 
 
 def all_arrive(channel: Channel, *, within_s: float) -> bool:
-    """Collective: wait for the other ranks; False: some rank did not call this in time."""
+    """Collective: wait for the other ranks; False: some rank did not call this in time.
+
+    An exchange of data as others are: not for a rank that fails while they go on.
+    """
     comm = channel.native()
     if comm is None:
         return True
-    return _completes(comm.Ibarrier(), within_s=within_s)
+    return completes(comm.Ibarrier(), within_s=within_s)
+
+
+def fail(channel: Channel, word: Word) -> int:
+    """Collective over the ranks that fail, whatever the others are doing: print each message once
+    and return the status to end with.
+
+    Where some ranks do not fail within ``control.PATIENCE_S``, end them all instead.
+    """
+    if channel.native() is None:
+        sys.stderr.write(f"{word.head}: {word.text}\n")
+        sys.stderr.flush()
+        return word.status
+    return _control().end(word)
 
 
 def abort(channel: Channel, status: int) -> None:
     """End every rank at once, where this one fails alone."""
     if channel.native() is not None:
-        channel.native().Abort(status)
+        _control().abort(status)
 
 
-def leave_together(channel: Channel, status: int) -> None:
+def leave_together(channel: Channel, status: int) -> int:
     """Collective: end MPI in good order and this process with any status.
 
-    Returns where there is no MPI to end.
+    Returns where there is no MPI to end, or where a rank fails instead: the status to end with.
 
     ``python -m mpi4py`` aborts all ranks where one exits with an error while MPI is running, and
     srun --kill-on-bad-exit terminates those that are not gone when the first one is: its own status
@@ -210,9 +243,13 @@ def leave_together(channel: Channel, status: int) -> None:
     """
     mpi = sys.modules.get("mpi4py.MPI")  # a rank alone has it, too
     if mpi is None or not mpi.Is_initialized():
-        return
+        return status
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    all_arrive(channel, within_s=LEAVE_S)
+    if channel.native() is not None:
+        word = Word("", "", status, is_failure=False)
+        agreed = _control().end(word, within_s=LEAVE_S)
+        if agreed != status:
+            return agreed
     mpi.Finalize()
     logging.shutdown()
     sys.stdout.flush()
@@ -227,19 +264,6 @@ def library_version() -> str:
     except (ImportError, RuntimeError) as error:
         return f"none ({error})"
     return str(MPI.Get_library_version().splitlines()[0]).strip("\x00 ,")
-
-
-def _abort_on_exception(mpi: Any) -> None:
-    """Make an uncaught exception on this rank end all ranks, also without ``python -m mpi4py``."""
-    previous = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        previous(kind, error, trace)
-        sys.stderr.flush()
-        if not mpi.Is_finalized():
-            mpi.COMM_WORLD.Abort(1)
-
-    sys.excepthook = hook
 
 
 def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:
