@@ -9,7 +9,7 @@ import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -21,18 +21,12 @@ from torch import Tensor
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.control import BUG, Control, Word, completes
+from hpc_bnn.parallel.launcher import LaunchError, launched_size, record_process, refuse_child
 from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
 
 T = TypeVar("T")
 
-# What launchers say about the number of ranks they started in this step.
-LAUNCHER_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-
 LEAVE_S = 10.0
-
-
-class LaunchError(RuntimeError):
-    """Launcher and MPI, or ranks and devices, do not fit; the message says what to do."""
 
 
 class RankError(RuntimeError):
@@ -121,21 +115,6 @@ class MPIChannel:
             )
 
 
-def launched_size(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Return the launcher's variable and number of ranks, ("", 1) where no launcher speaks.
-
-    A batch script that starts Python without srun sees the job's SLURM_NTASKS too, but is no step
-    of that many ranks.
-    """
-    in_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
-    for name in LAUNCHER_SIZES:
-        if name == "SLURM_NTASKS" and in_batch_script:
-            continue
-        if environment.get(name, "").isdigit():
-            return name, int(environment[name])
-    return "", 1
-
-
 def connect() -> Channel:
     """Collective: return the channel of COMM_WORLD, or ``SOLO`` where one process runs without MPI.
 
@@ -143,8 +122,9 @@ def connect() -> Channel:
     ------
     LaunchError
         If the launcher started more ranks than MPI connects: N worlds of one rank would each train
-        alone.
+        alone. If this process is the child of a rank.
     """
+    refuse_child(os.environ)
     variable, expected = launched_size(os.environ)
     try:
         from mpi4py import MPI
@@ -162,6 +142,8 @@ def connect() -> Channel:
             f"speak the protocol of {MPI.Get_library_version().splitlines()[0]}; try srun "
             "--mpi=pmix, or the mpirun of that MPI"
         )
+    if variable:
+        record_process(os.environ)
     if size == 1:
         return SOLO
     _control()
@@ -182,19 +164,40 @@ def _control() -> Control:
         return words.gather_objects(word, name="ends of ranks")
 
     control = Control(MPI, comm, gather, MPI.COMM_WORLD.Abort)
-    previous = sys.excepthook
+    previous, process = sys.excepthook, os.getpid()
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if MPI.Is_finalized() or not issubclass(kind, Exception):
+        if MPI.Is_finalized() or os.getpid() != process:  # a child that was forked is no rank
             previous(kind, error, trace)
-        else:
+        elif issubclass(kind, Exception):
             text = "".join(traceback.format_exception(kind, error, trace))
-            control.end(Word("hpc_bnn", text, BUG, is_echo=issubclass(kind, RankError)))
-        if not MPI.Is_finalized():
+            control.abort(control.end(Word("hpc_bnn", text, BUG, issubclass(kind, RankError))))
+        else:
+            previous(kind, error, trace)
             control.abort(BUG)
 
     sys.excepthook = hook
     return control
+
+
+def require_threads(channel: Channel) -> None:
+    """Require that MPI lets Horovod's thread and others exchange beside this one.
+
+    Raises
+    ------
+    LaunchError
+        If it does not; the same on every rank.
+    """
+    if channel.native() is None:
+        return
+    from mpi4py import MPI
+
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        raise LaunchError(
+            "MPI was started for fewer threads than Horovod and the feed need: expected "
+            "MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS, MPI4PY_RC_THREAD_LEVEL and "
+            "mpi4py.rc.thread_level, or use an MPI that was built with it"
+        )
 
 
 def limited(channel: Channel, stall_timeout_s: float) -> Channel:

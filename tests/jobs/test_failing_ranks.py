@@ -74,7 +74,6 @@ def end(config: Path, folder: Path, fault: str, at: str, *overrides: str, ranks:
     ended = run(FAILING, fault, at, *words, ranks=ranks, cwd=folder.parent)
     assert ended.seconds < SOON_S, ended.text
     assert "MPI_ERR" not in ended.err, ended.text
-    assert len(ended.err.splitlines()) < 40, ended.text
     return ended
 
 
@@ -102,23 +101,29 @@ def test_one_rank_fails_and_the_others_wait(
     ended = end(config, folder, fault, f"{rank}", *overrides)
     assert ended.status == 2, ended.text
     assert "Traceback" not in ended.err, ended.text
+    assert len(ended.err.splitlines()) < 40, ended.text
     (said,) = messages(ended)
     assert said.startswith("hpc-bnn train: "), ended.text
     assert message in said, ended.text
     assert (fault == "memory") == ("lower train.batch_size" in ended.err), ended.text
     metrics = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    rows = (
+        [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    )
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == list(range(len(steps)))
     assert len(steps) <= (20 if fault == "close" else 3)
 
 
-def test_ranks_that_fail_for_different_reasons(config: Path, tmp_path: Path) -> None:
-    ended = end(config, tmp_path / "run", "step", "0,1")
+@pytest.mark.parametrize(("ranks", "at"), [(2, (0, 1)), (4, (1, 3))])
+def test_ranks_that_fail_for_different_reasons(
+    config: Path, tmp_path: Path, ranks: int, at: tuple[int, int]
+) -> None:
+    """All of them, or some while the others wait: one rank says it all."""
+    ended = end(config, tmp_path / "run", "step", ",".join(map(str, at)), ranks=ranks)
     assert ended.status == 2, ended.text
     assert messages(ended) == [
-        "hpc-bnn train: rank 0: rank 0 lost its data",
-        "hpc-bnn train: rank 1: rank 1 lost its data",
+        f"hpc-bnn train: rank {rank}: rank {rank} lost its data" for rank in at
     ]
 
 
@@ -128,3 +133,19 @@ def test_an_error_that_no_user_can_mend(config: Path, tmp_path: Path, at: str) -
     assert ended.status == 1, ended.text
     assert ended.err.count("Traceback") == 1, ended.text
     assert ended.err.count("KeyError: 'nobody expected this'") == 1, ended.text
+
+
+def test_too_few_threads(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPI4PY_RC_THREAD_LEVEL", "serialized")
+    words = ("train", config, "--run", tmp_path / "run")
+    ended = run("-m", "hpc_bnn", *words, ranks=2, cwd=tmp_path)
+    assert ended.status == 2, ended.text
+    (said,) = messages(ended)
+    assert "expected MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS" in said, ended.text
+
+
+def test_a_worker_that_runs_the_script_again(tmp_path: Path) -> None:
+    """It would connect as a second process of its rank, and wait for ever."""
+    ended = run(SCRIPT, "spawn", "gaussian_nll", ranks=2, cwd=tmp_path)
+    assert ended.status == 3, ended.text
+    assert 'put what it does under if __name__ == "__main__":' in ended.err, ended.text
