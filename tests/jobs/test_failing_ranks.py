@@ -70,7 +70,7 @@ def test_a_loss_that_is_not_finite(train: Train, tmp_path: Path) -> None:
 
 def end(config: Path, folder: Path, fault: str, at: str, *overrides: str, ranks: int = 2) -> Ended:
     """Train on ranks of which those in ``at`` meet a fault; what holds for every such job."""
-    words = ("train", config, "--run", folder, "grid.sample_ranks=2", *overrides)
+    words = ("train", config, "--run", folder, f"grid.sample_ranks={ranks}", *overrides)
     ended = run(FAILING, fault, at, *words, ranks=ranks, cwd=folder.parent)
     assert ended.seconds < SOON_S, ended.text
     assert "MPI_ERR" not in ended.err, ended.text
@@ -115,7 +115,7 @@ def test_one_rank_fails_and_the_others_wait(
     assert len(steps) <= (20 if fault == "close" else 3)
 
 
-@pytest.mark.parametrize(("ranks", "at"), [(2, (0, 1)), (4, (1, 3))])
+@pytest.mark.parametrize(("ranks", "at"), [(2, (0, 1)), (3, (1, 2))])
 def test_ranks_that_fail_for_different_reasons(
     config: Path, tmp_path: Path, ranks: int, at: tuple[int, int]
 ) -> None:
