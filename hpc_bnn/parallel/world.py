@@ -14,7 +14,14 @@ from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.parallel.axis import RankAxis
 from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import LaunchError, connect, limited, require_threads, together
-from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, NoReducer, Reducer
+from hpc_bnn.parallel.engine import (
+    Compression,
+    Engine,
+    GradientReduction,
+    NoReducer,
+    Reducer,
+    load_horovod,
+)
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
 from hpc_bnn.parallel.node_rank import node_name, node_rank_of, split_by_node
 
@@ -135,6 +142,7 @@ def split(
     together(world, lambda: _use(picked), name="device")
     if world.size == 1:
         return World(grid, picked)
+    together(world, lambda: load_horovod(world.size), name="Horovod")
     sample = world.split(grid.data_rank, grid.sample_rank)
     data = world.split(grid.sample_rank, grid.data_rank)
     engine = Engine(grid, world, sample, data, stall_timeout_s=stall_timeout_s)

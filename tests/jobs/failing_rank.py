@@ -5,7 +5,8 @@ others go on into their next exchange:
 
     gpu        its GPU fails when its properties are asked for; every rank sees one
     driver     its GPUs cannot be counted
-    file       the file of its batch is gone at the fourth step
+    horovod    Horovod is not installed on its node
+    file       a file of its batch is gone at the fourth step
     step       its fourth step raises a user's error that names the rank
     bug        its fourth step raises an error that no user can mend
     memory     its fourth step finds no memory
@@ -74,8 +75,11 @@ def provoke(fault: str, fails: bool) -> None:
         break_gpu(fails)
     elif fault == "driver":
         break_driver(fails)
+    elif fails and fault == "horovod":
+        sys.modules["horovod.torch"] = None  # type: ignore[assignment]
     elif fails and fault == "file":
         fail_at(Batches, "at", GONE, call=4)
+        fail_at(Batches, "read_into", GONE, call=4)
     elif fails and fault == "disk":
         fail_at(Metrics, "write", FULL, call=3)
     elif fails and fault == "close":

@@ -88,7 +88,7 @@ def messages(ended: Ended) -> list[str]:
         ("gpu", 1, ["train.device=cuda"], "CUDA error: uncorrectable ECC error encountered"),
         ("driver", 1, ["train.device=auto"], "CUDA driver initialization failed"),
         ("file", 1, [], "rank 1: [Errno 2] No such file or directory: 'era5_2017.nc'"),
-        ("step", 1, [], "rank 1: rank 1 lost its data"),
+        ("horovod", 1, [], "2 ranks need Horovod, which cannot be imported"),
         ("memory", 1, [], "rank 1: Unable to allocate 7.45 GiB for an array"),
         ("disk", 0, [], "rank 0: [Errno 28] No space left on device: 'metrics.jsonl'"),
         ("close", 0, [], "rank 0: [Errno 28] No space left on device: 'metrics.jsonl'"),
