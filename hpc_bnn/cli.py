@@ -1,7 +1,7 @@
 """The command line: ``hpc-bnn``, or ``mpirun ... python -m mpi4py -m hpc_bnn`` on several ranks.
 
-The only file that prints. Errors of the user's input end every rank with status 2 and one message
-from world rank 0; all others end with a traceback.
+The only file that prints, but for how a job ends (``hpc_bnn.parallel.control``). Errors of the
+user's input end every rank with status 2 and each message once; all others end with a traceback.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import (
     LaunchError,
     RankError,
-    abort,
-    all_arrive,
     connect,
+    fail,
     launched_size,
     leave_together,
 )
+from hpc_bnn.parallel.control import Word
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import split
@@ -59,8 +59,6 @@ SAVES_MEMORY = (
     "posterior.keep_graphs and posterior.keep_noise to false, or use more data ranks; swin: "
     "model.recompute=true"
 )
-# A rank that fails waits this long for the others to fail too, before it ends them.
-PATIENCE_S = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,18 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = COMMANDS[options.command](options, world)
     except (*USER_ERRORS, RankError) as error:
-        _explain(error, options.command, world)
-        return 2
-    except RuntimeError as error:
+        return _explain(error, options.command, world)
+    except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        _explain(MemoryError(f"{error}\n{SAVES_MEMORY}"), options.command, world)
-        return 2
+        return _explain(MemoryError(f"{error}\n{SAVES_MEMORY}"), options.command, world)
     except Unfinished as reason:
         if world.rank == 0:
             print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
-        leave_together(world, REQUEUE)
-        return REQUEUE
+        return leave_together(world, REQUEUE)
     return status
 
 
@@ -122,25 +117,17 @@ def _print(result: tuple[Sequence[str], int], channel: Channel) -> int:
     return status
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     on_cpu = "allocate memory" in str(error)  # torch has no class of its own for it
-    return isinstance(error, torch.cuda.OutOfMemoryError) or on_cpu
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or on_cpu
 
 
-def _explain(error: Exception, command: str, world: Channel) -> None:
-    """Print one message where all ranks fail; a rank that fails alone prints its own and ends all.
-
-    ``python -m mpi4py`` ends every rank as soon as one leaves with an error, so none leaves before
-    the message is out.
+def _explain(error: Exception, command: str, world: Channel) -> int:
+    """Print one message where all ranks fail and return the exit status; a rank that fails alone
+    prints its own and ends all.
     """
-    if all_arrive(world, within_s=PATIENCE_S):
-        failed = world.gather_objects(not isinstance(error, RankError), name="errors")
-        if world.rank == (failed.index(True) if True in failed else 0):
-            print(f"hpc-bnn {command}: {error}", file=sys.stderr, flush=True)
-        all_arrive(world, within_s=PATIENCE_S)
-    else:
-        print(f"hpc-bnn {command}: rank {world.rank}: {error}", file=sys.stderr, flush=True)
-        abort(world, 2)
+    word = Word(f"hpc-bnn {command}", str(error), 2, is_echo=isinstance(error, RankError))
+    return fail(world, word)
 
 
 def _train(options: argparse.Namespace, channel: Channel) -> int:

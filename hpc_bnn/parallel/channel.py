@@ -7,6 +7,8 @@ where Horovod's cycle would add a millisecond.
 
 from typing import Any, Protocol, TypeVar
 
+from torch import Tensor
+
 from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.parallel.shared_memory import OwnMemory, SharedMemory
 
@@ -21,6 +23,11 @@ class Channel(SampleAxis, Protocol):
 
     def broadcast(self, value: T, *, name: str) -> T:
         """Collective: return the value of rank 0."""
+
+    def broadcast_tensor(self, x: Tensor, *, name: str) -> None:
+        """Collective: overwrite ``x``, contiguous and of the same shape on every rank, with that of
+        rank 0. However large it is, it takes no memory but its own.
+        """
 
     def split(self, color: int, key: int) -> "Channel":
         """Collective: return the channel of the ranks with the same color, ordered by key."""
@@ -43,6 +50,9 @@ class Solo(LocalAxis):
 
     def broadcast(self, value: T, *, name: str) -> T:
         return value
+
+    def broadcast_tensor(self, x: Tensor, *, name: str) -> None:
+        return
 
     def split(self, color: int, key: int) -> "Channel":
         return self

@@ -5,147 +5,26 @@ Channels over it, how it starts and ends, and work that all ranks finish or fail
 
 import logging
 import os
-import pickle
 import signal
 import sys
-import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import cache
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
+from hpc_bnn.parallel.control import BUG, Control, Word, completes
+from hpc_bnn.parallel.launcher import LaunchError, launched_size, record_process, refuse_child
+from hpc_bnn.parallel.mpi_channel import MPIChannel
 
 T = TypeVar("T")
 
-# What launchers say about the number of ranks they started in this step.
-LAUNCHER_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-
 LEAVE_S = 10.0
-SPIN_S = 2e-4  # a rank that waits longer leaves the core to others
-
-
-class LaunchError(RuntimeError):
-    """Launcher and MPI, or ranks and devices, do not fit; the message says what to do."""
 
 
 class RankError(RuntimeError):
     """Another rank failed: the message names it and says why."""
-
-
-class MPIChannel:
-    """A channel over an mpi4py communicator.
-
-    With ``stall_timeout_s`` an exchange that some rank does not finish in that time raises
-    ``TimeoutError``; 0: it waits for ever. Exchanges are non-blocking calls that are waited for:
-    a barrier before a blocking one would leave ranks waiting for one that stops in between.
-    """
-
-    def __init__(self, mpi: Any, comm: Any, *, stall_timeout_s: float = 0.0) -> None:
-        self._mpi, self._comm, self._stall_timeout_s = mpi, comm, stall_timeout_s
-        self.rank: int = comm.Get_rank()
-        self.size: int = comm.Get_size()
-
-    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
-        x = x.contiguous()
-        out = torch.empty_like(x)
-        op = self._mpi.SUM if reduction == "sum" else self._mpi.MAX
-        self._finish(self._comm.Iallreduce(x.numpy(), out.numpy(), op=op), name)
-        return out
-
-    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
-        x = x.contiguous()
-        out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
-        self._finish(self._comm.Iallgather(x.numpy(), out.numpy()), name)
-        return out
-
-    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
-        x = x.contiguous()
-        out = torch.empty_like(x)
-        self._finish(self._comm.Ialltoall(x.numpy(), out.numpy()), name)
-        return out
-
-    def gather_objects(self, value: T, *, name: str) -> list[T]:
-        mine = np.frombuffer(pickle.dumps(value), dtype=np.uint8)
-        sizes = np.empty(self.size, dtype=np.int64)
-        own_size = np.array([mine.size], dtype=np.int64)
-        self._finish(self._comm.Iallgather(own_size, sizes), name)
-        all_bytes = np.empty(int(sizes.sum()), dtype=np.uint8)
-        self._finish(self._comm.Iallgatherv(mine, (all_bytes, sizes.tolist())), name)
-        ends = sizes.cumsum().tolist()
-        return [pickle.loads(part.tobytes()) for part in np.split(all_bytes, ends[:-1])]
-
-    def broadcast(self, value: T, *, name: str) -> T:
-        content = np.frombuffer(pickle.dumps(value if self.rank == 0 else None), dtype=np.uint8)
-        size = np.array([content.size], dtype=np.int64)
-        self._finish(self._comm.Ibcast(size, root=0), name)
-        if self.rank != 0:
-            content = np.empty(int(size[0]), dtype=np.uint8)
-        self._finish(self._comm.Ibcast(content, root=0), name)
-        result: T = value if self.rank == 0 else pickle.loads(content.tobytes())
-        return result
-
-    def split(self, color: int, key: int) -> "Channel":
-        return self._on(self._comm.Split(color, key))
-
-    def split_by_node(self) -> "Channel":
-        return self._on(self._comm.Split_type(self._mpi.COMM_TYPE_SHARED))
-
-    def shared_memory(self, size: int) -> SharedMemory:
-        return WindowMemory(self._mpi, self._comm, size)
-
-    def native(self) -> Any:
-        return self._comm
-
-    def limited(self, stall_timeout_s: float) -> "MPIChannel":
-        """Return the same channel with another limit."""
-        return MPIChannel(self._mpi, self._comm, stall_timeout_s=stall_timeout_s)
-
-    def _on(self, comm: Any) -> "MPIChannel":
-        return MPIChannel(self._mpi, comm, stall_timeout_s=self._stall_timeout_s)
-
-    def _finish(self, request: Any, name: str) -> None:
-        if not self._stall_timeout_s:
-            request.Wait()
-        elif not _completes(request, within_s=self._stall_timeout_s):
-            raise TimeoutError(
-                f"{name}: rank {self.rank} of {self.size} has waited {self._stall_timeout_s:g} s "
-                "for the others: one of them is stuck or gone (Horovod's warnings name it where "
-                "its gradients are missing); raise train.stall_timeout if it was only slow"
-            )
-
-
-def _completes(request: Any, *, within_s: float) -> bool:
-    """Wait for an exchange; False: not in time."""
-    began = time.monotonic()
-    while not request.Test():
-        waited = time.monotonic() - began
-        if waited > within_s:
-            return False
-        if waited > SPIN_S:
-            time.sleep(SPIN_S)
-    return True
-
-
-def launched_size(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Return the launcher's variable and number of ranks, ("", 1) where no launcher speaks.
-
-    A batch script that starts Python without srun sees the job's SLURM_NTASKS too, but is no step
-    of that many ranks.
-    """
-    in_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
-    for name in LAUNCHER_SIZES:
-        if name == "SLURM_NTASKS" and in_batch_script:
-            continue
-        if environment.get(name, "").isdigit():
-            return name, int(environment[name])
-    return "", 1
 
 
 def connect() -> Channel:
@@ -155,8 +34,9 @@ def connect() -> Channel:
     ------
     LaunchError
         If the launcher started more ranks than MPI connects: N worlds of one rank would each train
-        alone.
+        alone. If this process is the child of a rank.
     """
+    refuse_child(os.environ)
     variable, expected = launched_size(os.environ)
     try:
         from mpi4py import MPI
@@ -174,10 +54,62 @@ def connect() -> Channel:
             f"speak the protocol of {MPI.Get_library_version().splitlines()[0]}; try srun "
             "--mpi=pmix, or the mpirun of that MPI"
         )
+    if variable:
+        record_process(os.environ)
     if size == 1:
         return SOLO
-    _abort_on_exception(MPI)
+    _control()
     return MPIChannel(MPI, MPI.COMM_WORLD)
+
+
+@cache
+def _control() -> Control:
+    """Collective on the first call: return what errors and endings travel on, one for the process
+    as COMM_WORLD is, and make an uncaught exception on any rank end all of them.
+    """
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD.Dup()
+    words = MPIChannel(MPI, comm)
+
+    def gather(word: Word) -> list[Word]:
+        return words.gather_objects(word, name="ends of ranks")
+
+    control = Control(MPI, comm, gather, MPI.COMM_WORLD.Abort)
+    previous, process = sys.excepthook, os.getpid()
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if MPI.Is_finalized() or os.getpid() != process:  # a child that was forked is no rank
+            previous(kind, error, trace)
+        elif issubclass(kind, Exception):
+            text = "".join(traceback.format_exception(kind, error, trace))
+            control.abort(control.end(Word("hpc_bnn", text, BUG, issubclass(kind, RankError))))
+        else:
+            previous(kind, error, trace)
+            control.abort(BUG)
+
+    sys.excepthook = hook
+    return control
+
+
+def require_threads(channel: Channel) -> None:
+    """Require that MPI lets Horovod's thread and others exchange beside this one.
+
+    Raises
+    ------
+    LaunchError
+        If it does not; the same on every rank.
+    """
+    if channel.native() is None:
+        return
+    from mpi4py import MPI
+
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        raise LaunchError(
+            "MPI was started for fewer threads than Horovod and the feed need: expected "
+            "MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS, MPI4PY_RC_THREAD_LEVEL and "
+            "mpi4py.rc.thread_level, or use an MPI that was built with it"
+        )
 
 
 def limited(channel: Channel, stall_timeout_s: float) -> Channel:
@@ -186,23 +118,39 @@ def limited(channel: Channel, stall_timeout_s: float) -> Channel:
 
 
 def all_arrive(channel: Channel, *, within_s: float) -> bool:
-    """Collective: wait for the other ranks; False: some rank did not call this in time."""
+    """Collective: wait for the other ranks; False: some rank did not call this in time.
+
+    An exchange of data as others are: not for a rank that fails while they go on.
+    """
     comm = channel.native()
     if comm is None:
         return True
-    return _completes(comm.Ibarrier(), within_s=within_s)
+    return completes(comm.Ibarrier(), within_s=within_s)
+
+
+def fail(channel: Channel, word: Word) -> int:
+    """Collective over the ranks that fail, whatever the others are doing: print each message once
+    and return the status to end with.
+
+    Where some ranks do not fail within ``control.PATIENCE_S``, end them all instead.
+    """
+    if channel.native() is None:
+        sys.stderr.write(f"{word.head}: {word.text}\n")
+        sys.stderr.flush()
+        return word.status
+    return _control().end(word)
 
 
 def abort(channel: Channel, status: int) -> None:
     """End every rank at once, where this one fails alone."""
     if channel.native() is not None:
-        channel.native().Abort(status)
+        _control().abort(status)
 
 
-def leave_together(channel: Channel, status: int) -> None:
+def leave_together(channel: Channel, status: int) -> int:
     """Collective: end MPI in good order and this process with any status.
 
-    Returns where there is no MPI to end.
+    Returns where there is no MPI to end, or where a rank fails instead: the status to end with.
 
     ``python -m mpi4py`` aborts all ranks where one exits with an error while MPI is running, and
     srun --kill-on-bad-exit terminates those that are not gone when the first one is: its own status
@@ -210,9 +158,13 @@ def leave_together(channel: Channel, status: int) -> None:
     """
     mpi = sys.modules.get("mpi4py.MPI")  # a rank alone has it, too
     if mpi is None or not mpi.Is_initialized():
-        return
+        return status
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    all_arrive(channel, within_s=LEAVE_S)
+    if channel.native() is not None:
+        word = Word("", "", status, is_failure=False)
+        agreed = _control().end(word, within_s=LEAVE_S)
+        if agreed != status:
+            return agreed
     mpi.Finalize()
     logging.shutdown()
     sys.stdout.flush()
@@ -227,19 +179,6 @@ def library_version() -> str:
     except (ImportError, RuntimeError) as error:
         return f"none ({error})"
     return str(MPI.Get_library_version().splitlines()[0]).strip("\x00 ,")
-
-
-def _abort_on_exception(mpi: Any) -> None:
-    """Make an uncaught exception on this rank end all ranks, also without ``python -m mpi4py``."""
-    previous = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        previous(kind, error, trace)
-        sys.stderr.flush()
-        if not mpi.Is_finalized():
-            mpi.COMM_WORLD.Abort(1)
-
-    sys.excepthook = hook
 
 
 def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:

@@ -58,16 +58,7 @@ class Engine:
         for name, seconds in limits.items():
             if stall_timeout_s or name not in os.environ:  # a job script's word, unless the user's
                 os.environ[name] = str(seconds)
-        try:
-            import horovod.torch as hvd
-        except ImportError as error:
-            raise LaunchError(
-                f"{grid.world_size} ranks need Horovod, which cannot be imported ({error}); "
-                "build the environment with "
-                "cmake (README, On your cluster), or run one rank"
-            ) from error
-        if not hvd.mpi_built():
-            raise LaunchError("Horovod was built without MPI; rebuild it with HOROVOD_WITH_MPI=1")
+        hvd = load_horovod(grid.world_size)
         self._hvd = hvd
         strict = [c for c in (data, sample) if 1 < c.size < world.size]
         own = {id(c): hvd.ProcessSet(c.native()) for c in strict}
@@ -166,6 +157,27 @@ def _without_repeats(tensor: Tensor) -> Tensor:
         if stride == 0 and size > 1:
             tensor = tensor.narrow(dim, 0, 1)
     return tensor
+
+
+def load_horovod(ranks: int) -> Any:
+    """Return Horovod's module, which several ranks need.
+
+    Raises
+    ------
+    LaunchError
+        If it cannot be imported or was built without MPI.
+    """
+    try:
+        import horovod.torch as hvd
+    except ImportError as error:
+        raise LaunchError(
+            f"{ranks} ranks need Horovod, which cannot be imported ({error}); "
+            "build the environment with "
+            "cmake (README, On your cluster), or run one rank"
+        ) from error
+    if not hvd.mpi_built():
+        raise LaunchError("Horovod was built without MPI; rebuild it with HOROVOD_WITH_MPI=1")
+    return hvd
 
 
 def _give_up(world: Channel, waited_s: float) -> None:

@@ -1,31 +1,50 @@
-"""This rank's place on its node: what MPI and what the launcher say."""
+"""Which ranks share a node, and this rank's place there."""
 
+import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import LaunchError
 
-# What launchers say about the place of a rank on its node.
-LAUNCHER_NODE_RANKS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+# What launchers say about the place of a rank on its node. A step of one launcher may run inside
+# that of another, whose words its ranks inherit.
+LAUNCHER_NODE_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def node_name(environment: Mapping[str, str]) -> str:
+    """Return what is equal on all ranks of a node, and different on two nodes.
+
+    The running kernel tells machines apart, whatever hosts and containers are called, and Slurm's
+    name tells nodes apart that it keeps on one machine. Not ``MPI_COMM_TYPE_SHARED``: libraries
+    have taken NUMA domains for nodes.
+    """
+    try:
+        kernel = BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        kernel = socket.gethostname()
+    return f"{kernel} {environment.get('SLURMD_NODENAME', '')}"
+
+
+def split_by_node(world: Channel, name: str) -> tuple[Channel, list[int]]:
+    """Collective: return the channel of the ranks with this rank's ``node_name``, and for every
+    world rank the first one of its node.
+    """
+    names = world.gather_objects(name, name="nodes")
+    first: dict[str, int] = {}
+    nodes = [first.setdefault(name, rank) for rank, name in enumerate(names)]
+    return world.split(nodes[world.rank], world.rank), nodes
 
 
 def node_rank_of(node: Channel, environment: Mapping[str, str]) -> int:
-    """Collective over the node: return this rank's place on it, the launcher's word where it gives
-    one.
+    """Collective over the node: return this rank's place on it, 0, 1, ...
 
-    MPI libraries have taken NUMA domains for nodes; a launcher that numbers the ranks of this
-    shared memory other than 0, 1, ... is an error, not a guess.
+    The launcher's word, to which it may have bound cores, where those of all ranks of the node
+    number them so; else the order of the ranks.
     """
-    said = [environment.get(name, "") for name in LAUNCHER_NODE_RANKS]
-    if "SLURM_STEP_ID" not in environment:
-        said[0] = ""  # a leftover of the batch script, not of this step
-    word = next((int(value) for value in said if value.isdigit()), node.rank)
-    words = node.gather_objects(word, name="node rank")
-    if sorted(words) != list(range(node.size)):
-        raise LaunchError(
-            f"the launcher numbers the {node.size} ranks that share this memory "
-            f"{sorted(words)}, expected 0 to "
-            f"{node.size - 1}: MPI and launcher disagree on what a node is; compare "
-            f"{', '.join(LAUNCHER_NODE_RANKS)}"
-        )
-    return word
+    mine = [environment.get(name, "") for name in LAUNCHER_NODE_RANKS]
+    everyone = node.gather_objects(mine, name="node rank")
+    for at, words in enumerate(zip(*everyone, strict=True)):
+        if sorted(words) == sorted(map(str, range(node.size))):
+            return int(mine[at])
+    return node.rank

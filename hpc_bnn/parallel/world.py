@@ -1,7 +1,9 @@
 """The world of one run: grid, channels, device and gradient reduction of this rank."""
 
 import os
-from collections.abc import Iterable
+import socket
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,10 +13,10 @@ from torch import Tensor, nn
 from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.parallel.axis import RankAxis
 from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import LaunchError, connect, limited, together
-from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction
+from hpc_bnn.parallel.comms import LaunchError, connect, limited, require_threads, together
+from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, load_horovod
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
-from hpc_bnn.parallel.node_rank import node_rank_of
+from hpc_bnn.parallel.node_rank import node_name, node_rank_of, split_by_node
 from hpc_bnn.parallel.reducer import NoReducer, Reducer
 
 
@@ -32,6 +34,8 @@ class World:
         What joint losses exchange through.
     node_rank, node_size
         This rank's place among the ranks of its node, and their number.
+    num_nodes
+        Number of nodes of the world.
     """
 
     grid: Grid
@@ -42,16 +46,13 @@ class World:
     sample_axis: SampleAxis = field(default_factory=LocalAxis)
     node_rank: int = 0
     node_size: int = 1
+    num_nodes: int = 1
     engine: Engine | None = None
 
     @property
     def is_first(self) -> bool:
         """True on world rank 0, which writes files and log lines."""
         return self.grid.world_rank == 0
-
-    @property
-    def num_nodes(self) -> int:
-        return self.grid.world_size // self.node_size
 
     def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
         """Collective: overwrite the tensors of ``state`` with those of world rank 0."""
@@ -120,44 +121,82 @@ def split(
     stall_timeout_s: float = 0.0,
 ) -> World:
     """Collective: as ``start``, on a world that is already connected."""
+    require_threads(world)
     world = limited(world, stall_timeout_s)
-    node = world.split_by_node()
-    # Together: nodes with different numbers of ranks fail on some ranks only.
-    chosen = together(
-        world,
-        lambda: choose_sample_ranks(world.size, node.size, mode=mode, sample_ranks=sample_ranks),
-        name="grid",
-    )
+    node, nodes = split_by_node(world, node_name(os.environ))
+    if mode == "hybrid" and sample_ranks == "auto":
+        _require_equal_nodes(nodes)
+    chosen = choose_sample_ranks(world.size, node.size, mode=mode, sample_ranks=sample_ranks)
     grid = Grid(chosen, world.size // chosen, world.rank)
-    node_rank = together(world, lambda: node_rank_of(node, os.environ), name="node rank")
-    picked = together(world, lambda: _pick_device(device, node_rank, node), name="device")
-    together(world, lambda: _refuse_shared_device(picked, node), name="device of its own")
+    node_rank = node_rank_of(node, os.environ)
+    picked, uuid = together(
+        world, lambda: _own_device(device, world.rank, node_rank, node.size), name="device"
+    )
+    _refuse_shared_device(world.gather_objects((nodes[world.rank], uuid), name="device uuids"))
+    together(world, lambda: _use(picked), name="device")
     if world.size == 1:
         return World(grid, picked)
+    together(world, lambda: load_horovod(world.size), name="Horovod")
     sample = world.split(grid.data_rank, grid.sample_rank)
     data = world.split(grid.sample_rank, grid.data_rank)
-    if picked.type == "cuda":
-        torch.cuda.set_device(picked)
     engine = Engine(grid, world, sample, data, stall_timeout_s=stall_timeout_s)
     axis: SampleAxis = RankAxis(sample, engine) if sample.size > 1 else LocalAxis()
-    return World(grid, picked, world, sample, data, axis, node_rank, node.size, engine)
+    return World(
+        grid, picked, world, sample, data, axis, node_rank, node.size, len(set(nodes)), engine
+    )
 
 
-def _refuse_shared_device(device: torch.device, node: Channel) -> None:
-    """Collective over the node: refuse two ranks on one GPU, which launchers that bind wrongly
-    produce silently.
+def _require_equal_nodes(nodes: Sequence[int]) -> None:
+    """Refuse a world whose nodes hold different numbers of ranks, each of which names another grid.
+
+    nodes: of each world rank.
     """
-    uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-    uuids = node.gather_objects(uuid, name="device uuids")
-    twins = [rank for rank, other in enumerate(uuids) if other == uuid]
-    if uuid is not None and len(twins) > 1:
-        raise LaunchError(
-            f"node ranks {twins} share GPU {uuid}: start one rank per GPU, or let the launcher "
-            "show each its own"
+    counts = Counter(nodes)
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"grid.mode = hybrid: the nodes hold {', '.join(map(str, counts.values()))} ranks, "
+            "expected the same number on each; start so many on each, or set grid.sample_ranks"
         )
 
 
-def _pick_device(wish: str, node_rank: int, node: Channel) -> torch.device:
+def _refuse_shared_device(devices: Sequence[tuple[int, str | None]]) -> None:
+    """Refuse two ranks on one GPU, which launchers that bind wrongly produce silently.
+
+    devices: node and UUID of the GPU of each world rank.
+    """
+    for device, count in Counter(devices).items():
+        if device[1] is not None and count > 1:
+            twins = [rank for rank, other in enumerate(devices) if other == device]
+            raise LaunchError(
+                f"world ranks {twins} share GPU {device[1]}: start one rank per GPU, or let the "
+                "launcher show each its own"
+            )
+
+
+def _own_device(
+    wish: str, rank: int, node_rank: int, node_size: int
+) -> tuple[torch.device, str | None]:
+    """Return the device of this rank, and its UUID if it is a GPU."""
+    try:
+        device = _pick_device(wish, node_rank, node_size)
+        if device.type == "cpu":
+            return device, None
+        return device, str(torch.cuda.get_device_properties(device).uuid)
+    except LaunchError:
+        raise
+    except Exception as error:  # drivers fail in many ways
+        raise LaunchError(
+            f"device = {wish}: rank {rank} cannot use its GPU on {socket.gethostname()} ({error}); "
+            "look at nvidia-smi there, and leave the node out if the GPU is broken"
+        ) from error
+
+
+def _use(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def _pick_device(wish: str, node_rank: int, node_size: int) -> torch.device:
     """Return the GPU of this rank: the only visible one, or the one of its node rank."""
     count = torch.cuda.device_count() if wish != "cpu" else 0
     if count == 0:
@@ -168,7 +207,7 @@ def _pick_device(wish: str, node_rank: int, node: Channel) -> torch.device:
         return torch.device("cpu")
     if count > 1 and count <= node_rank:
         raise LaunchError(
-            f"node rank {node_rank} of {node.size} has no GPU: {count} are visible; start one "
+            f"node rank {node_rank} of {node_size} has no GPU: {count} are visible; start one "
             "rank per GPU "
             f"(srun --ntasks-per-node={count})"
         )

@@ -11,6 +11,9 @@ from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.world import World, split
 from hpc_bnn.study.finding import Finding, told
 
+# One exchange of so many bytes: what came out for a sum over ranks, and what is right.
+Run = Callable[[int], tuple[float, float]]
+
 SMALL_BYTES, LARGE_BYTES = 8, 64 << 20
 REPEATS = 5
 REMEDY = "compare the MPI libraries above; start with the launcher of that MPI"
@@ -38,16 +41,16 @@ def exchanges(channel: Channel) -> list[Finding]:
     return found
 
 
-def _by_mpi(axis: Channel) -> Callable[[int], None]:
-    def run(size: int) -> None:
+def _by_mpi(axis: Channel) -> Run:
+    def run(size: int) -> tuple[float, float]:
         x = torch.full((max(1, size // 4),), axis.rank + 1.0)
         total = axis.all_reduce(x, reduction="sum", name="doctor")
-        _require(float(total[-1]), axis.size * (axis.size + 1) / 2)
+        return float(total[-1]), axis.size * (axis.size + 1) / 2
 
     return run
 
 
-def _by_horovod(world: World) -> Callable[[int], None]:
+def _by_horovod(world: World) -> Run:
     sizes = (SMALL_BYTES, LARGE_BYTES)
     parameters = {
         size: torch.nn.Parameter(torch.zeros(max(1, size // 4), device=world.device))
@@ -60,7 +63,7 @@ def _by_horovod(world: World) -> Callable[[int], None]:
     # Summed over the sample axis, averaged over the data axis.
     expected = ranks * (ranks + 1) / 2 / world.grid.data_ranks
 
-    def run(size: int) -> None:
+    def run(size: int) -> tuple[float, float]:
         parameter, reducer = parameters[size], reducers[size]
         parameter.grad = None
         reducer.begin()
@@ -68,7 +71,7 @@ def _by_horovod(world: World) -> Callable[[int], None]:
         torch.autograd.backward(parameter.sum() * mine)
         reducer.wait()
         assert parameter.grad is not None
-        _require(float(parameter.grad[-1]), expected)
+        return float(parameter.grad[-1]), expected
 
     return run
 
@@ -86,21 +89,29 @@ def measure(channel: Channel) -> tuple[World, dict[int, float]]:
     return world, {size: max(times[size] for times in everyone) for size in mine}
 
 
-def _seconds(run: Callable[[int], None]) -> dict[int, float]:
-    """Return the median time of a small and of a large exchange, on this rank."""
-    seconds = {}
+def _seconds(run: Run) -> dict[int, float]:
+    """Collective: return the median time of a small and of a large exchange, on this rank.
+
+    Raises
+    ------
+    RuntimeError
+        If a sum is wrong; after the last exchange, as it may be right on other ranks.
+    """
+    seconds, sums = {}, []
     for size in (SMALL_BYTES, LARGE_BYTES):
-        run(size)  # connects, and makes buffers
+        sums.append(run(size))  # connects, and makes buffers
         times = []
         for _ in range(REPEATS):
             began = time.perf_counter()
-            run(size)
+            sums.append(run(size))
             times.append(time.perf_counter() - began)
         seconds[size] = median(times)
+    for total, expected in sums:
+        _require(total, expected)
     return seconds
 
 
-def _timed(run: Callable[[int], None]) -> str:
+def _timed(run: Run) -> str:
     """Return what ``_seconds`` found as text."""
     seconds = _seconds(run)
     rate = LARGE_BYTES / seconds[LARGE_BYTES] / 1e9

@@ -19,5 +19,5 @@ def told(what: str, action: Callable[[], str], remedy: str) -> Finding:
     """Return what ``action`` finds; a failure is a bad finding."""
     try:
         return Finding(what, action())
-    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+    except (RuntimeError, ValueError, OSError, subprocess.TimeoutExpired) as error:
         return Finding(what, " ".join(str(error).split()), False, remedy)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import together
 from hpc_bnn.study.finding import Finding, told
 
 NETWORK_SETTINGS = (
@@ -33,10 +34,7 @@ LOW_SPACE_BYTES = 10 << 30
 
 def machine(channel: Channel, folder: Path) -> list[Finding]:
     """Collective: return the findings of all ranks, the same on each."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    devices = [str(torch.cuda.get_device_properties(i).uuid) for i in range(_device_count())]
-    mine = (socket.gethostname(), cores, devices, torch.get_num_threads(), os.cpu_count() or 1)
-    ranks = channel.gather_objects(mine, name="machine")
+    ranks = channel.gather_objects(together(channel, _here, name="machine"), name="machine")
     nodes: dict[str, list[int]] = defaultdict(list)
     for rank, (host, *_) in enumerate(ranks):
         nodes[host].append(rank)
@@ -52,6 +50,13 @@ def machine(channel: Channel, folder: Path) -> list[Finding]:
         Finding("network settings", _settings() or "none"),
         *_folder(folder),
     ]
+
+
+def _here() -> tuple[str, list[int], list[str], int, int]:
+    """Return host, cores, UUIDs of GPUs, threads of this rank, and the number of cores there."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    devices = [str(torch.cuda.get_device_properties(i).uuid) for i in range(_device_count())]
+    return socket.gethostname(), cores, devices, torch.get_num_threads(), os.cpu_count() or 1
 
 
 def ranges(numbers: Iterable[int]) -> str:

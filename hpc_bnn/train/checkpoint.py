@@ -6,6 +6,7 @@ which the position in the data follows, the settings, and a sha256 over all of i
 random state to save: noise is keyed.
 
 A file appears by rename after fsync, so it is whole or absent. Resume takes the newest good one.
+One rank reads it, the others get tensor by tensor from it: nobody holds a second copy of all of it.
 """
 
 import contextlib
@@ -13,8 +14,8 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.data.disk import free_space, sync_folder
+from hpc_bnn.parallel.channel import SOLO, Channel
+from hpc_bnn.parallel.comms import together
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +129,8 @@ def newest_good(folder: Path) -> tuple[Path, Checkpoint] | None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read and verify a checkpoint; tensors are on the CPU.
+    """Read and verify a checkpoint; tensors are on the CPU, in pages of the file that come with
+    their first use.
 
     Raises
     ------
@@ -134,7 +138,7 @@ def load(path: Path) -> Checkpoint:
         If the file is truncated, changed or of another format.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
     except Exception as error:  # a damaged archive fails in many ways
@@ -151,6 +155,24 @@ def load(path: Path) -> Checkpoint:
     if digest(content) != expected:
         raise CheckpointError(f"{path}: damaged checkpoint (its sha256 does not match its content)")
     del content["format"]
+    names = {field.name for field in fields(Checkpoint)}
+    for what, keys in (("lacks", names - set(content)), ("has unknown", set(content) - names)):
+        if keys:
+            listed = ", ".join(sorted(map(repr, keys)))
+            raise CheckpointError(
+                f"{path}: {what} {listed}: expected {', '.join(sorted(names))}; use the version "
+                "that wrote it"
+            )
+    return Checkpoint(**content)
+
+
+def outline(checkpoint: Checkpoint) -> Checkpoint:
+    """Return what a checkpoint is without what its tensors hold: they are on the meta device."""
+
+    def emptied(tensor: Tensor) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+    content = {name: _mapped(value, emptied) for name, value in vars(checkpoint).items()}
     return Checkpoint(**content)
 
 
@@ -160,28 +182,83 @@ def restore(
     posterior: nn.Module,
     loss: nn.Module,
     optimizer: torch.optim.Optimizer | None,
+    channel: Channel = SOLO,
 ) -> None:
-    """Put a checkpoint's state into a run's parts; None: not the optimizer's.
+    """Collective: put a checkpoint's state into a run's parts; None: not the optimizer's.
+
+    checkpoint: whole on rank 0, its outline suffices elsewhere.
 
     Raises
     ------
     CheckpointError
         If it belongs to another model; the message names the first tensor that does not fit.
     """
-    for part, module, state in (
+    parts = (
         ("posterior", posterior, checkpoint.posterior),
         ("loss", loss, checkpoint.loss),
-    ):
-        problem = _mismatch(module.state_dict(), state)
-        if problem:
+    )
+
+    def require_same_model() -> None:
+        for part, module, state in parts:
+            problem = _mismatch(module.state_dict(), state)
+            if problem:
+                raise CheckpointError(
+                    f"{path}: checkpoint of another model: {part}.{problem}; use the settings it "
+                    "was trained with (config.yaml beside its folder) or another run folder"
+                )
+
+    together(channel, require_same_model, name="restoring the checkpoint")
+    for part, module, state in parts:
+        for name, tensor in module.state_dict().items():
+            _receive(channel, tensor, state[name], name=f"checkpoint: {part}.{name}")
+    if optimizer is None:
+        return
+
+    def received(tensor: Tensor) -> Tensor:
+        own = torch.empty(tensor.shape, dtype=tensor.dtype)
+        _receive(channel, own, tensor, name="checkpoint: optimizer")
+        return own
+
+    moments = _mapped(checkpoint.optimizer, received)
+
+    def put() -> None:
+        try:
+            optimizer.load_state_dict(moments)
+        except (KeyError, ValueError) as error:
             raise CheckpointError(
-                f"{path}: checkpoint of another model: {part}.{problem}; use the settings it "
-                "was trained with "
-                "(config.yaml beside its folder) or another run folder"
-            )
-        module.load_state_dict(dict(state))
-    if optimizer is not None:
-        optimizer.load_state_dict(dict(checkpoint.optimizer))
+                f"{path}: checkpoint of another optimizer ({error}); use the settings it was "
+                "trained with (config.yaml beside its folder) or another run folder"
+            ) from error
+
+    together(channel, put, name="restoring the optimizer")
+
+
+@torch.no_grad()
+def _receive(channel: Channel, target: Tensor, source: Tensor, *, name: str) -> None:
+    """Collective: overwrite ``target`` with the ``source`` of rank 0, an outline elsewhere.
+
+    A target on the CPU is filled in place, without a copy.
+    """
+    if channel.rank == 0:
+        channel.broadcast_tensor(source.contiguous(), name=name)
+        target.copy_(source)
+        return
+    in_place = target.device.type == "cpu" and target.is_contiguous()
+    content = target if in_place else torch.empty(target.shape, dtype=target.dtype)
+    channel.broadcast_tensor(content, name=name)
+    if not in_place:
+        target.copy_(content)
+
+
+def _mapped(value: Any, action: Callable[[Tensor], Tensor]) -> Any:
+    """Return nested containers with ``action`` done to every tensor, in their order."""
+    if isinstance(value, Tensor):
+        return action(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(item, action) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_mapped(item, action) for item in value)
+    return value
 
 
 def digest(content: object) -> str:

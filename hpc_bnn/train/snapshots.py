@@ -1,11 +1,13 @@
 """What a run saves and how it comes back: the collective side of checkpoints."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from hpc_bnn.config import Settings, dump_settings
-from hpc_bnn.parallel.comms import on_first, together
+from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train import checkpoint
@@ -56,24 +58,17 @@ class Snapshots:
         """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
         restores it; return its path and step, None where there is no checkpoint.
 
-        to_train: refuse a checkpoint after which the examples would come in another order.
+        to_train: with the optimizer's state; refuse a checkpoint after which the examples would
+            come in another order.
         """
-        found = on_first(
-            self._world.world,
-            lambda: checkpoint.newest_good(self._folder.checkpoints),
-            name="reading the checkpoint",
-        )
-        if found is None:
-            return None
-        path, state = found
-        if to_train:
-            on_first(
-                self._world.world,
-                lambda: self._require_same_order(path, state),
-                name="order of the examples",
-            )
-        self._put(path, state, self._optimizer)
-        return path, state.step
+
+        def read() -> tuple[Path, Checkpoint] | None:
+            found = checkpoint.newest_good(self._folder.checkpoints)
+            if found is not None and to_train:
+                self._require_same_order(*found)
+            return found
+
+        return self._take(read, self._optimizer if to_train else None)
 
     def start_from(self, given: Path) -> Path:
         """Collective: take the parameters, and nothing else, from a checkpoint, or from the newest
@@ -91,18 +86,40 @@ class Snapshots:
                 )
             return found
 
-        path, state = on_first(self._world.world, read, name="reading the checkpoint")
-        self._put(path, state, None)
-        return path
+        taken = self._take(read, None)
+        assert taken is not None
+        return taken[0]
 
-    def _put(self, path: Path, state: Checkpoint, optimizer: torch.optim.Optimizer | None) -> None:
-        """Collective: restore the same state on every rank."""
+    def _take(
+        self,
+        read: Callable[[], tuple[Path, Checkpoint] | None],
+        optimizer: torch.optim.Optimizer | None,
+    ) -> tuple[Path, int] | None:
+        """Collective: restore what ``read`` returns on world rank 0, the only one that reads; None:
+        not the optimizer's state.
+        """
+        whole: list[Checkpoint] = []
 
-        def put() -> None:
-            checkpoint.restore(path, state, self._parts.posterior, self._parts.loss, optimizer)
+        def read_outline() -> tuple[Path, Checkpoint] | None:
+            found = read()
+            if found is None:
+                return None
+            path, state = found
+            whole.append(state if optimizer else replace(state, optimizer={}))
+            return path, checkpoint.outline(whole[0])
 
-        together(self._world.world, put, name="restoring the checkpoint")
-        agree(self._world.world, {"checkpoint": digest(vars(state))}, name="restored state")
+        found = on_first(self._world.world, read_outline, name="reading the checkpoint")
+        if found is None:
+            return None
+        path, outline = found
+        posterior, loss = self._parts.posterior, self._parts.loss
+        state = whole[0] if whole else outline
+        checkpoint.restore(path, state, posterior, loss, optimizer, self._world.world)
+        restored = {"posterior": posterior.state_dict(), "loss": loss.state_dict()}
+        if optimizer is not None:
+            restored["optimizer"] = optimizer.state_dict()
+        agree(self._world.world, {"checkpoint": digest(restored)}, name="restored state")
+        return path, outline.step
 
     def _order(self) -> dict[str, int]:
         """Return what the order of the examples follows from."""

@@ -1,14 +1,16 @@
 """A rank that fails ends the job: every rank, soon, and with a message that says why."""
 
+import json
 from pathlib import Path
 
 import pytest
-from launch import run
+from launch import Ended, run
 from tiny_job import Train
 
 from hpc_bnn.train.checkpoint import available, load
 
 SCRIPT = Path(__file__).with_name("user_script.py")
+FAILING = Path(__file__).with_name("failing_rank.py")
 SOON_S = 60.0  # starting takes a few seconds, on a busy machine more
 
 
@@ -64,3 +66,86 @@ def test_a_loss_that_is_not_finite(train: Train, tmp_path: Path) -> None:
     assert [checkpoint.step for checkpoint in good] == [1]
     tensors = good[0].posterior.values()
     assert all(tensor.isfinite().all() for tensor in tensors)
+
+
+def end(config: Path, folder: Path, fault: str, at: str, *overrides: str, ranks: int = 2) -> Ended:
+    """Train on ranks of which those in ``at`` meet a fault; what holds for every such job."""
+    words = ("train", config, "--run", folder, f"grid.sample_ranks={ranks}", *overrides)
+    ended = run(FAILING, fault, at, *words, ranks=ranks, cwd=folder.parent)
+    assert ended.seconds < SOON_S, ended.text
+    assert "MPI_ERR" not in ended.err, ended.text
+    return ended
+
+
+def messages(ended: Ended) -> list[str]:
+    """Return what the command line says when it ends, without what launchers say."""
+    return [line for line in ended.err.splitlines() if line.startswith("hpc-bnn ")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "rank", "overrides", "message"),
+    [
+        ("gpu", 1, ["train.device=cuda"], "CUDA error: uncorrectable ECC error encountered"),
+        ("driver", 1, ["train.device=auto"], "CUDA driver initialization failed"),
+        ("file", 1, [], "rank 1: [Errno 2] No such file or directory: 'era5_2017.nc'"),
+        ("horovod", 1, [], "2 ranks need Horovod, which cannot be imported"),
+        ("memory", 1, [], "rank 1: Unable to allocate 7.45 GiB for an array"),
+        ("disk", 0, [], "rank 0: [Errno 28] No space left on device: 'metrics.jsonl'"),
+        ("close", 0, [], "rank 0: [Errno 28] No space left on device: 'metrics.jsonl'"),
+    ],
+)
+def test_one_rank_fails_and_the_others_wait(
+    config: Path, tmp_path: Path, fault: str, rank: int, overrides: list[str], message: str
+) -> None:
+    folder = tmp_path / "run"
+    ended = end(config, folder, fault, f"{rank}", *overrides)
+    assert ended.status == 2, ended.text
+    assert "Traceback" not in ended.err, ended.text
+    assert len(ended.err.splitlines()) < 40, ended.text
+    (said,) = messages(ended)
+    assert said.startswith("hpc-bnn train: "), ended.text
+    assert message in said, ended.text
+    assert (fault == "memory") == ("lower train.batch_size" in ended.err), ended.text
+    metrics = folder / "metrics.jsonl"
+    rows = (
+        [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    )
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == list(range(len(steps)))
+    assert len(steps) <= (20 if fault == "close" else 3)
+
+
+@pytest.mark.parametrize(("ranks", "at"), [(2, (0, 1)), (3, (1, 2))])
+def test_ranks_that_fail_for_different_reasons(
+    config: Path, tmp_path: Path, ranks: int, at: tuple[int, int]
+) -> None:
+    """All of them, or some while the others wait: one rank says it all."""
+    ended = end(config, tmp_path / "run", "step", ",".join(map(str, at)), ranks=ranks)
+    assert ended.status == 2, ended.text
+    assert messages(ended) == [
+        f"hpc-bnn train: rank {rank}: rank {rank} lost its data" for rank in at
+    ]
+
+
+@pytest.mark.parametrize("at", ["1", "0,1"])
+def test_an_error_that_no_user_can_mend(config: Path, tmp_path: Path, at: str) -> None:
+    ended = end(config, tmp_path / "run", "bug", at)
+    assert ended.status == 1, ended.text
+    assert ended.err.count("Traceback") == 1, ended.text
+    assert ended.err.count("KeyError: 'nobody expected this'") == 1, ended.text
+
+
+def test_too_few_threads(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPI4PY_RC_THREAD_LEVEL", "serialized")
+    words = ("train", config, "--run", tmp_path / "run")
+    ended = run("-m", "hpc_bnn", *words, ranks=2, cwd=tmp_path)
+    assert ended.status == 2, ended.text
+    (said,) = messages(ended)
+    assert "expected MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS" in said, ended.text
+
+
+def test_a_worker_that_runs_the_script_again(tmp_path: Path) -> None:
+    """It would connect as a second process of its rank, and wait for ever."""
+    ended = run(SCRIPT, "spawn", "gaussian_nll", ranks=2, cwd=tmp_path)
+    assert ended.status == 3, ended.text
+    assert 'put what it does under if __name__ == "__main__":' in ended.err, ended.text

@@ -6,9 +6,12 @@
     raise    world rank 1 raises
     exit     world rank 1 leaves with status 3
     sleep    world rank 1 never comes
+    spawn    every rank spawns a worker that runs this script again; it leaves with status 3 where
+             that fails
     stop     world rank 1 of 2 x 2 is stopped by the system between the two stages of the reduction
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -44,6 +47,11 @@ def stop_between_stages(step: hb.Step) -> None:
 def main(mode: str, loss_name: str, stall_timeout_s: float) -> None:
     sample_ranks: Any = 2 if mode == "stop" else "auto"
     world = hb.start(sample_ranks=sample_ranks, stall_timeout_s=stall_timeout_s)
+    if mode == "spawn":
+        worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0,))
+        worker.start()
+        worker.join()
+        sys.exit(3 if worker.exitcode else 0)
     torch.manual_seed(0)
     examples = InMemory(torch.randn(64, 5), torch.randn(64, 3))
     loss = hb.losses.LOSSES[loss_name]()
@@ -69,5 +77,6 @@ def main(mode: str, loss_name: str, stall_timeout_s: float) -> None:
             print(f"step {i} loss {float(value):.17g}", flush=True)
 
 
-if __name__ == "__main__":
+# A worker knows this file by another name; that it is run there, too, is the mistake of "spawn".
+if __name__ == "__main__" or sys.argv[1:2] == ["spawn"]:
     main(sys.argv[1], sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)

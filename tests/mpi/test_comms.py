@@ -1,10 +1,15 @@
 """The channels of a grid: members, exchanges, and failures that all ranks hear of."""
 
+from typing import Any
+
 import pytest
 import torch
+from mpi4py import MPI
 
+from hpc_bnn.parallel import mpi_channel
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import on_first, together
+from hpc_bnn.parallel.mpi_channel import MPIChannel
 from hpc_bnn.parallel.world import World
 
 CHANNELS = ["world", "sample", "data"]
@@ -100,3 +105,49 @@ def test_on_first_with_a_failing_first(channel: Channel) -> None:
         on_first(channel, lambda: fail(channel.rank), name="writing")
     assert isinstance(caught.value, Broken) == (channel.rank == 0)
     assert channel.gather_objects(1, name="test.after") == [1] * channel.size
+
+
+class Recorder:
+    """A communicator that notes how many bytes each of its messages holds."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm, self.sizes = comm, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def Ibcast(self, content: Any, root: int) -> Any:
+        self.sizes.append(content.nbytes)
+        return self._comm.Ibcast(content, root=root)
+
+    def Iallgatherv(self, mine: Any, everyone: Any) -> Any:
+        self.sizes.append(everyone[0].nbytes)
+        return self._comm.Iallgatherv(mine, everyone)
+
+
+@pytest.mark.parametrize("part_bytes", [8, 64 << 20])
+def test_what_is_larger_than_a_message_goes_in_parts(
+    channel: Channel, part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects of different sizes on every rank, tensors of any dtype, also empty ones."""
+    monkeypatch.setattr(mpi_channel, "PART_BYTES", part_bytes)
+    recorder = Recorder(MPI.COMM_WORLD if channel.native() is None else channel.native())
+    small = MPIChannel(MPI, recorder)
+    texts = ["x" * (10 * rank) + str(rank) for rank in range(channel.size)]
+    assert small.gather_objects(texts[channel.rank], name="test.gather") == texts
+    assert small.broadcast(texts[channel.rank] * 3, name="test.broadcast") == texts[0] * 3
+    for tensor in (
+        torch.linspace(-1, 1, 35).reshape(5, 7),
+        torch.linspace(-1, 1, 35, dtype=torch.float64),
+        torch.linspace(-1, 1, 35).to(torch.bfloat16),
+        torch.arange(9),
+        torch.tensor([True, False, True]),
+        torch.tensor(2.5),
+        torch.empty(0, 3),
+    ):
+        own = tensor.clone() if channel.rank == 0 else torch.zeros_like(tensor)
+        small.broadcast_tensor(own, name="test.tensor")
+        assert torch.equal(own, tensor)
+    assert max(recorder.sizes) <= part_bytes
+    if part_bytes == 8:
+        assert recorder.sizes.count(8) > 35

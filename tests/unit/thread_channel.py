@@ -51,6 +51,9 @@ class ThreadChannel:
         result: T = pickle.loads(self._meet("broadcast", name, sent)[0])
         return result
 
+    def broadcast_tensor(self, x: Tensor, *, name: str) -> None:
+        x.copy_(self.broadcast(x, name=name))
+
     def split(self, color: int, key: int) -> Channel:
         asked = self._meeting.exchange(self.rank, (color, key, self.rank))
         members = [rank for c, _, rank in sorted(asked) if c == color]

@@ -1,4 +1,4 @@
-"""Host communication: what launchers say, worlds that do not connect, and failures on one rank."""
+"""Host communication: worlds that do not connect, and failures on one rank."""
 
 import re
 from pathlib import Path
@@ -9,44 +9,10 @@ from thread_channel import on_world, outcomes, rank_tensor
 
 from hpc_bnn.cli import main
 from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import (
-    LAUNCHER_SIZES,
-    RankError,
-    connect,
-    launched_size,
-    library_version,
-    on_first,
-    together,
-)
+from hpc_bnn.parallel.comms import RankError, connect, library_version, on_first, together
 from hpc_bnn.parallel.grid import Grid
-from hpc_bnn.parallel.node_rank import LAUNCHER_NODE_RANKS, node_rank_of
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, ("", 1)),
-        ({"SLURM_STEP_NUM_TASKS": "4"}, ("SLURM_STEP_NUM_TASKS", 4)),
-        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "8"}, ("SLURM_STEP_NUM_TASKS", 2)),
-        ({"SLURM_NTASKS": "8"}, ("SLURM_NTASKS", 8)),
-        (
-            {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "8"},
-            ("SLURM_NTASKS", 8),
-        ),
-        # A batch script that runs Python itself: one process, whatever the job asked for.
-        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, ("", 1)),
-        (
-            {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "OMPI_COMM_WORLD_SIZE": "4"},
-            ("OMPI_COMM_WORLD_SIZE", 4),
-        ),
-        ({"OMPI_COMM_WORLD_SIZE": "4"}, ("OMPI_COMM_WORLD_SIZE", 4)),
-        ({"PMI_SIZE": "3"}, ("PMI_SIZE", 3)),
-        ({"OMPI_COMM_WORLD_SIZE": "", "PMI_SIZE": "many"}, ("", 1)),
-        ({"SLURM_NTASKS": "1"}, ("SLURM_NTASKS", 1)),
-    ],
-)
-def test_launched_size(environment: dict[str, str], expected: tuple[str, int]) -> None:
-    assert launched_size(environment) == expected
+from hpc_bnn.parallel.launcher import LAUNCHER_SIZES, PROCESS
+from hpc_bnn.parallel.node_rank import LAUNCHER_NODE_RANKS
 
 
 @pytest.fixture
@@ -55,6 +21,7 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     pytest.importorskip("mpi4py")
     for name in {*LAUNCHER_SIZES, *LAUNCHER_NODE_RANKS, "SLURM_JOB_ID", "SLURM_STEP_ID"}:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(PROCESS, raising=False)
     return monkeypatch
 
 
@@ -198,38 +165,6 @@ def test_on_first_raises_everywhere() -> None:
     assert isinstance(found[0], OSError)
     for error in found[1:]:
         assert "checkpoint: rank 0 failed: OSError: no space left" in str(error)
-
-
-def node_ranks(*environments: dict[str, str]) -> list[int | Exception]:
-    return outcomes(
-        len(environments), lambda channel: node_rank_of(channel, environments[channel.rank])
-    )
-
-
-def test_node_rank_is_that_of_the_shared_memory_where_no_launcher_speaks() -> None:
-    assert node_ranks({}, {}, {}) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"])
-def test_node_rank_of_a_launcher_is_believed(variable: str) -> None:
-    assert node_ranks({variable: "1"}, {variable: "0"}, {variable: "2"}) == [1, 0, 2]
-
-
-def test_node_rank_of_slurm_counts_inside_a_step_only() -> None:
-    step = [{"SLURM_STEP_ID": "0", "SLURM_LOCALID": word} for word in ("1", "0")]
-    assert node_ranks(*step) == [1, 0]
-    script = [{"SLURM_LOCALID": "0"}, {"SLURM_LOCALID": "0"}]
-    assert node_ranks(*script) == [0, 1]
-    mpirun = [{"SLURM_LOCALID": "0", "OMPI_COMM_WORLD_LOCAL_RANK": w} for w in ("1", "0")]
-    assert node_ranks(*mpirun) == [1, 0]
-
-
-@pytest.mark.parametrize("words", [("0", "0"), ("2", "3"), ("0", "2")])
-def test_launcher_and_mpi_that_disagree_on_a_node_stop_every_rank(words: tuple[str, str]) -> None:
-    for error in node_ranks(*({"OMPI_COMM_WORLD_LOCAL_RANK": word} for word in words)):
-        assert isinstance(error, RuntimeError)
-        assert "numbers the 2 ranks that share this memory" in str(error)
-        assert str(sorted(map(int, words))) in str(error)
 
 
 def test_library_version_is_one_line() -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, never silently changed, readable by plain torch."""
 
 import logging
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -24,6 +25,7 @@ from hpc_bnn.train.checkpoint import (
     digest,
     load,
     newest_good,
+    outline,
     restore,
     save,
 )
@@ -243,6 +245,50 @@ def test_another_format_number_says_which_is_read(tmp_path: Path) -> None:
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=rf"format 99, this version reads {FORMAT}"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda content: content.pop("position"), r"lacks 'position': expected loss, optimizer"),
+        (lambda content: content.update(members=3), r"has unknown 'members': expected loss"),
+    ],
+)
+def test_other_keys_than_those_of_this_format_are_named(
+    tmp_path: Path, change: Callable[[dict[str, object]], object], told: str
+) -> None:
+    """As another version might write them, whole and with the right digest."""
+    path = save(tmp_path, some(), keep=1)
+    content = torch.load(path, weights_only=True)
+    del content["sha256"]
+    change(content)
+    torch.save({**content, "sha256": digest(content)}, path)
+    with pytest.raises(CheckpointError, match=rf"step-00000003\.pt: {told}"):
+        load(path)
+
+
+def test_the_state_of_another_optimizer_is_refused() -> None:
+    posterior, loss, optimizer = parts()
+    fewer = torch.optim.Adam(posterior.parameters())
+    state = some(
+        posterior=posterior.state_dict(), loss=loss.state_dict(), optimizer=fewer.state_dict()
+    )
+    with pytest.raises(CheckpointError, match=r"a\.pt: checkpoint of another optimizer \("):
+        restore(Path("a.pt"), state, posterior, loss, optimizer)
+
+
+def test_an_outline_holds_everything_but_numbers() -> None:
+    told = outline(some())
+    assert (told.step, told.settings, told.position) == (3, "seed: 5\n", some().position)
+    for name, tensor in STATE.items():
+        assert told.posterior[name].is_meta
+        assert (told.posterior[name].shape, told.posterior[name].dtype) == (
+            tensor.shape,
+            tensor.dtype,
+        )
+    assert told.optimizer["param_groups"] == [{"lr": 0.1}]
+    large = some(posterior={"large": torch.zeros(1_000_000)})
+    assert len(pickle.dumps(outline(large))) < 2000
 
 
 def test_an_absent_checkpoint(tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""How a job ends where ranks fail or leave: what they say, on a communicator of its own, and what
+becomes of it.
+
+A rank that fails while the others are in an exchange of data must not take part in that exchange:
+a barrier for the end would match a reduction of the others, which then returns numbers that nobody
+sent. So words of the end travel on a duplicate of COMM_WORLD that nothing else uses.
+
+Each rank that fails says why and waits a little for the others.
+
+    All come         rank 0 prints each message once, and every rank ends with the same status.
+    Some never come  they are in an exchange that will not end. The lowest rank that came prints
+                     the messages it has heard of, and ends all ranks.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# A rank that fails waits this long for the others to fail too, before it ends them.
+PATIENCE_S = 3.0
+HEAR_S = 0.5  # and then this long for the words of those that did
+SPIN_S = 2e-4  # a rank that waits longer leaves the core to others
+MOST_MESSAGES = 4
+BUG = 1  # exit status of an error that no user can mend: a traceback
+
+
+@dataclass(frozen=True)
+class Word:
+    """What one rank says at its end.
+
+    Attributes
+    ----------
+    head, text
+        Of the message: "hpc-bnn train" and why.
+    status
+        Exit status for it.
+    is_echo
+        Another rank has failed, and says so itself.
+    is_failure
+        False where a rank leaves in good order.
+    """
+
+    head: str
+    text: str
+    status: int
+    is_echo: bool = False
+    is_failure: bool = True
+
+
+def verdict(words: Mapping[int, Word], size: int) -> tuple[list[str], int]:
+    """Return the messages to print, each once, and the exit status of the job.
+
+    Parameters
+    ----------
+    words
+        What ranks have said, by world rank.
+    size
+        Number of ranks. Where some are silent, or say different things, messages name their ranks.
+    """
+    causes = {rank: word for rank, word in words.items() if word.is_failure and not word.is_echo}
+    causes = causes or {rank: word for rank, word in words.items() if word.is_failure}
+    if not causes:
+        return [], words[min(words)].status
+    first: dict[str, int] = {}
+    for rank in sorted(causes):
+        first.setdefault(causes[rank].text, rank)
+    named = len(first) > 1 or len(words) < size
+    messages = [
+        f"{causes[rank].head}: {f'rank {rank}: ' if named else ''}{text}"
+        for text, rank in list(first.items())[:MOST_MESSAGES]
+    ]
+    if len(first) > MOST_MESSAGES:
+        messages.append(f"and {len(first) - MOST_MESSAGES} more messages of other ranks")
+    statuses = [causes[rank].status for rank in sorted(causes)]
+    return messages, BUG if BUG in statuses else statuses[0]
+
+
+class Control:
+    """What the ranks say at their end.
+
+    Parameters
+    ----------
+    comm
+        A communicator over all ranks that nothing else uses.
+    gather
+        Collective: return what each rank gives, in rank order; over the same ranks.
+    abort
+        Ends every rank at once with a status.
+    """
+
+    def __init__(
+        self,
+        mpi: Any,
+        comm: Any,
+        gather: Callable[[Word], list[Word]],
+        abort: Callable[[int], None],
+    ) -> None:
+        self._mpi, self._comm, self._gather, self._abort = mpi, comm, gather, abort
+        self._rank, self._size = comm.Get_rank(), comm.Get_size()
+        self._sent: list[Any] = []
+
+    def end(self, word: Word, *, within_s: float = PATIENCE_S) -> int:
+        """Collective over the ranks that end: print each message once and return the status to end
+        with; where some ranks never come, end all ranks instead.
+        """
+        words = self.meet(word, within_s=within_s)
+        messages, status = verdict(words, self._size)
+        speaks = min(words) == self._rank
+        if speaks:
+            _print(messages)
+        if len(words) == self._size:
+            # ``python -m mpi4py`` ends every rank as soon as one leaves with an error.
+            completes(self._comm.Ibarrier(), within_s=PATIENCE_S)
+            return status
+        if not speaks:  # the lower rank ends all, unless it dies of something else before
+            time.sleep(PATIENCE_S)
+            _print(verdict({self._rank: word}, self._size)[0])
+        self.abort(status)
+        return status
+
+    def meet(self, word: Word, *, within_s: float) -> dict[int, Word]:
+        """Collective over the ranks that end: return what they say, by rank. All words where all
+        ranks come in time; else, on the lowest of those that did, all that came.
+        """
+        if completes(self._comm.Ibarrier(), within_s=within_s):
+            return dict(enumerate(self._gather(word)))
+        return self._overhear(word)
+
+    def abort(self, status: int) -> None:
+        """End every rank at once."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._abort(status)
+
+    def _overhear(self, word: Word) -> dict[int, Word]:
+        """Return what those ranks say that came, as far as this one hears of it.
+
+        Each tells ranks 0, 1, 2, 4, 8, ..., and those tell all: a few messages a rank, and the
+        lowest of them that came hears of everyone.
+        """
+        hubs = [0] + [1 << k for k in range(self._size.bit_length()) if 1 << k < self._size]
+        listeners = range(self._size) if self._rank in hubs else hubs
+        self._sent += [
+            self._comm.isend(word, dest=rank) for rank in listeners if rank != self._rank
+        ]
+        words, deadline = {self._rank: word}, time.monotonic() + HEAR_S
+        while time.monotonic() < deadline:
+            status = self._mpi.Status()
+            message = self._comm.improbe(status=status)
+            if message is None:
+                time.sleep(SPIN_S)
+            else:
+                words[status.Get_source()] = message.recv()
+        return words
+
+
+def completes(request: Any, *, within_s: float) -> bool:
+    """Wait for an exchange; False: not in time."""
+    began = time.monotonic()
+    while not request.Test():
+        waited = time.monotonic() - began
+        if waited > within_s:
+            return False
+        if waited > SPIN_S:
+            time.sleep(SPIN_S)
+    return True
+
+
+def _print(messages: list[str]) -> None:
+    for message in messages:
+        sys.stderr.write(f"{message.rstrip()}\n")
+    sys.stderr.flush()

@@ -1,0 +1,74 @@
+"""What a launcher has told this process: the number of its ranks, and whether it is one of them.
+
+A launcher may run inside another one's step, whose words its ranks inherit: ``mpirun`` in
+``srun --pty bash``, ``srun`` in a script that ``mpirun`` started.
+"""
+
+import os
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+# What launchers say about the number of ranks they started in this step.
+SLURM_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+LAUNCHER_SIZES = (*SLURM_SIZES, *MPI_SIZES)
+# What the ranks of one start have in common.
+STEP = ("PMIX_NAMESPACE", "PMI_JOBID", "SLURM_JOB_ID", "SLURM_STEP_ID")
+PROCESS = "HPC_BNN_RANK_PROCESS"
+
+
+class LaunchError(RuntimeError):
+    """Launcher and MPI, or ranks and devices, do not fit; the message says what to do."""
+
+
+def launched_size(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Return the innermost launcher's variable and number of ranks, ("", 1) where none speaks.
+
+    A batch script that starts Python without srun sees the job's SLURM_NTASKS too, but is no step
+    of that many ranks.
+    """
+    in_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
+    before = _environment_of(environment.get("SLURM_TASK_PID", ""))
+    # What a task of Slurm began with is Slurm's own word, or that of a launcher around it.
+    inner = [name for name in MPI_SIZES if before.get(name) != environment.get(name)]
+    slurm = SLURM_SIZES[:1] if in_batch_script else SLURM_SIZES
+    for name in (*inner, *slurm):
+        if environment.get(name, "").isdigit():
+            return name, int(environment[name])
+    return "", 1
+
+
+def record_process(environment: MutableMapping[str, str]) -> None:
+    """Note that this process is a rank, for its children, which inherit what the launcher said."""
+    environment[PROCESS] = f"{os.getpid()} {_step(environment)}"
+
+
+def refuse_child(environment: Mapping[str, str]) -> None:
+    """Refuse to connect from a child of a rank: MPI would wait for ever, or take it for the rank.
+
+    Raises
+    ------
+    LaunchError
+        If a rank has started this process, and no launcher in between.
+    """
+    process, _, step = environment.get(PROCESS, "").partition(" ")
+    if process and int(process) != os.getpid() and step == _step(environment):
+        raise LaunchError(
+            f"process {os.getpid()} was started by process {process}, which is a rank: it cannot "
+            "be one, too. Workers that are spawned run the script again: put what it does under "
+            'if __name__ == "__main__":'
+        )
+
+
+def _step(environment: Mapping[str, str]) -> str:
+    return "/".join(environment.get(name, "") for name in STEP)
+
+
+def _environment_of(process: str) -> dict[str, str]:
+    """Return what a process began with; nothing if that is not known."""
+    try:
+        content = Path(f"/proc/{int(process)}/environ").read_bytes()
+    except (OSError, ValueError):
+        return {}
+    items = [item.partition("=") for item in content.decode(errors="replace").split("\0")]
+    return {name: value for name, _, value in items}
