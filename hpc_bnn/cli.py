@@ -30,6 +30,7 @@ from hpc_bnn.parallel.comms import (
     leave_together,
 )
 from hpc_bnn.parallel.guards import GuardError
+from hpc_bnn.parallel.note import STALLED, leave_note
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import split
 from hpc_bnn.study.commands import SCALING
@@ -65,7 +66,7 @@ PATIENCE_S = 3.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 a check failed, 2 the input cannot be
-    used, 85 not finished in the time given: run it again.
+    used, 85 not finished in the time given: run it again; 86 the same after a rank was stuck.
     """
     began = time.monotonic()
     options = parse(arguments)
@@ -78,6 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr(world)
     try:
         status = COMMANDS[options.command](options, world)
+    except TimeoutError as error:
+        leave_note(STALLED)
+        _explain(error, options.command, world, status=STALLED)
+        return STALLED
     except (*USER_ERRORS, RankError) as error:
         _explain(error, options.command, world)
         return 2
@@ -89,8 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Unfinished as reason:
         if world.rank == 0:
             print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
+            leave_note(REQUEUE)
         leave_together(world, REQUEUE)
         return REQUEUE
+    except KeyboardInterrupt:  # before or after the steps of a training, which ends in good order
+        print(f"hpc-bnn {options.command}: interrupted", file=sys.stderr, flush=True)
+        abort(world, 130)
+        return 130
     return status
 
 
@@ -127,7 +137,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or on_cpu
 
 
-def _explain(error: Exception, command: str, world: Channel) -> None:
+def _explain(error: Exception, command: str, world: Channel, *, status: int = 2) -> None:
     """Print one message where all ranks fail; a rank that fails alone prints its own and ends all.
 
     ``python -m mpi4py`` ends every rank as soon as one leaves with an error, so none leaves before
@@ -140,7 +150,7 @@ def _explain(error: Exception, command: str, world: Channel) -> None:
         all_arrive(world, within_s=PATIENCE_S)
     else:
         print(f"hpc-bnn {command}: rank {world.rank}: {error}", file=sys.stderr, flush=True)
-        abort(world, 2)
+        abort(world, status)
 
 
 def _train(options: argparse.Namespace, channel: Channel) -> int:

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -20,7 +21,12 @@ from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import SOLO, Channel
+from hpc_bnn.parallel.note import STALLED, leave_note
+from hpc_bnn.parallel.roll_call import RollCall
 from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
+from hpc_bnn.parallel.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -42,13 +48,12 @@ class RankError(RuntimeError):
 class MPIChannel:
     """A channel over an mpi4py communicator.
 
-    With ``stall_timeout_s`` an exchange that some rank does not finish in that time raises
-    ``TimeoutError``; 0: it waits for ever. Exchanges are non-blocking calls that are waited for:
-    a barrier before a blocking one would leave ranks waiting for one that stops in between.
+    With a ``watchdog`` an exchange that some rank does not join in time ends the job; without, it
+    waits for ever.
     """
 
-    def __init__(self, mpi: Any, comm: Any, *, stall_timeout_s: float = 0.0) -> None:
-        self._mpi, self._comm, self._stall_timeout_s = mpi, comm, stall_timeout_s
+    def __init__(self, mpi: Any, comm: Any, *, watchdog: Watchdog | None = None) -> None:
+        self._mpi, self._comm, self.watchdog = mpi, comm, watchdog
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
 
@@ -104,21 +109,48 @@ class MPIChannel:
         return self._comm
 
     def limited(self, stall_timeout_s: float) -> "MPIChannel":
-        """Return the same channel with another limit."""
-        return MPIChannel(self._mpi, self._comm, stall_timeout_s=stall_timeout_s)
+        """Collective: return the same channel with another limit."""
+        if not stall_timeout_s:
+            return MPIChannel(self._mpi, self._comm)
+        hosts = self.gather_objects(socket.gethostname(), name="hosts")
+        watchdog = _watch(self._mpi, self._comm, hosts, stall_timeout_s)
+        return MPIChannel(self._mpi, self._comm, watchdog=watchdog)
 
     def _on(self, comm: Any) -> "MPIChannel":
-        return MPIChannel(self._mpi, comm, stall_timeout_s=self._stall_timeout_s)
+        return MPIChannel(self._mpi, comm, watchdog=self.watchdog)
 
     def _finish(self, request: Any, name: str) -> None:
-        if not self._stall_timeout_s:
+        if self.watchdog is None:
             request.Wait()
-        elif not _completes(request, within_s=self._stall_timeout_s):
-            raise TimeoutError(
-                f"{name}: rank {self.rank} of {self.size} has waited {self._stall_timeout_s:g} s "
-                "for the others: one of them is stuck or gone (Horovod's warnings name it where "
-                "its gradients are missing); raise train.stall_timeout if it was only slow"
-            )
+        else:
+            with self.watchdog.watching(name):
+                request.Wait()
+
+
+def _watch(mpi: Any, comm: Any, hosts: list[str], limit_s: float) -> Watchdog:
+    """Collective: start to watch this rank's exchanges; one that takes longer ends the job, and one
+    rank says which rank is stuck.
+    """
+
+    def end(text: str) -> None:
+        log.error(
+            "%s; ending all ranks with status %d. Raise train.stall_timeout if it was only slow",
+            text,
+            STALLED,
+        )
+        leave_note(STALLED)
+        comm.Abort(STALLED)
+
+    if mpi.Query_thread() < mpi.THREAD_MULTIPLE:  # then only the main thread may send
+        size, rank = comm.Get_size(), comm.Get_rank()
+        return Watchdog(
+            limit_s, lambda waited: end(f"rank {rank} of {size} has waited {waited:.0f} s")
+        )
+    call = RollCall(
+        mpi, comm.Dup(), hosts, limit_s=limit_s, state=lambda: watchdog.state(), speak=end
+    )
+    watchdog = Watchdog(limit_s, lambda waited: call.ask(watchdog.name, waited), also=call.turn)
+    return watchdog
 
 
 def _completes(request: Any, *, within_s: float) -> bool:
@@ -181,8 +213,14 @@ def connect() -> Channel:
 
 
 def limited(channel: Channel, stall_timeout_s: float) -> Channel:
-    """Return ``channel`` with a limit on how long its exchanges wait for a rank."""
+    """Collective: return ``channel`` with a limit on how long its exchanges wait for a rank."""
     return channel.limited(stall_timeout_s) if isinstance(channel, MPIChannel) else channel
+
+
+def watchdog_of(channel: Channel) -> Watchdog:
+    """Return what watches the exchanges of a channel: nothing, where it has no limit."""
+    watchdog = channel.watchdog if isinstance(channel, MPIChannel) else None
+    return watchdog or Watchdog(0.0, lambda waited: None)
 
 
 def all_arrive(channel: Channel, *, within_s: float) -> bool:

@@ -6,7 +6,6 @@ Horovod refuses duplicate sets.
 """
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import LaunchError, abort
+from hpc_bnn.parallel.comms import LaunchError, watchdog_of
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.watchdog import Watchdog
 
@@ -26,8 +25,6 @@ GradientReduction = Literal["world", "two_stage"]
 Compression = Literal["none", "fp16"]
 
 WARN_AFTER_S = 60
-# Horovod's own limit comes first: its message names tensor and ranks.
-PATIENCE = 2.0
 
 
 class Reducer(Protocol):
@@ -59,8 +56,8 @@ class Engine:
     Parameters
     ----------
     stall_timeout_s
-        Seconds after which a collective that some rank never joined ends the job, naming tensor and
-        ranks; 0: never.
+        Seconds after which Horovod's warnings name tensor and ranks of a collective that some rank
+        never joined, before the watchdog of ``world`` ends the job; 0: a minute.
 
     Raises
     ------
@@ -73,7 +70,7 @@ class Engine:
     ) -> None:
         limits = {
             "HOROVOD_STALL_CHECK_TIME_SECONDS": _warn_after(stall_timeout_s),
-            "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": math.ceil(stall_timeout_s),
+            "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": 0,  # the watchdog ends the job, with its status
         }
         for name, seconds in limits.items():
             if stall_timeout_s or name not in os.environ:  # a job script's word, unless the user's
@@ -99,20 +96,19 @@ class Engine:
                 "use different MPI libraries; hpc-bnn doctor shows both"
             )
         self._grid = grid
-        self._watchdog = Watchdog(
-            stall_timeout_s * PATIENCE, lambda waited: _give_up(world, waited)
-        )
+        self._watchdog = watchdog_of(world)
         whole = hvd.global_process_set
         self._sample_set = own.get(id(sample), whole if sample.size > 1 else None)
         self._data_set = own.get(id(data), whole if data.size > 1 else None)
 
     def stop(self) -> None:
         """Collective: end Horovod, so that another grid can be started in the same processes."""
+        self._watchdog.stop()
         self._hvd.shutdown()
 
     def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
         """Collective: overwrite the tensors of ``state`` with those of world rank 0."""
-        with self._watchdog.watching():
+        with self._watchdog.watching("broadcast of parameters"):
             self._hvd.broadcast_parameters(state, root_rank=0)
 
     def reducer(
@@ -141,19 +137,19 @@ class Engine:
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
         op = self._hvd.Sum if reduction == "sum" else self._hvd.Max
-        with self._watchdog.watching():
+        with self._watchdog.watching(name):
             result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
         return result
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching():
+        with self._watchdog.watching(name):
             result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
         return result
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching():
+        with self._watchdog.watching(name):
             result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
         return result
 
@@ -166,7 +162,7 @@ class _Watched:
         self.scale = reducer.scale
 
     def wait(self) -> None:
-        with self._watchdog.watching():
+        with self._watchdog.watching("a reduction of gradients"):
             self._reducer.wait()
 
 
@@ -260,17 +256,6 @@ class _TwoStageReducer:
                 if stage + 1 < len(self._stages):
                     self._started[name] = self._start(name, parameter, stage + 1)
         self._left = {name: self._passes for name, _ in self._named}
-
-
-def _give_up(world: Channel, waited_s: float) -> None:
-    log.error(
-        "rank %d of %d has waited %.0f s in a reduction of gradients: another rank is stopped or "
-        "its node hangs; ending all ranks. Raise train.stall_timeout if it was only slow",
-        world.rank,
-        world.size,
-        waited_s,
-    )
-    abort(world, 2)
 
 
 def _warn_after(stall_timeout_s: float) -> int:

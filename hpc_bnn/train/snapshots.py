@@ -35,6 +35,7 @@ class Snapshots:
         """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
 
         def write() -> Path:
+            self._folder.require_own()
             self._require_finite(step)
             epoch, cursor = divmod(step, steps_per_epoch)
             state = Checkpoint(
