@@ -154,7 +154,7 @@ def _explain(error: Exception, command: str, world: Channel, *, status: int = 2)
 
 
 def _train(options: argparse.Namespace, channel: Channel) -> int:
-    settings = _settings(options.config, options.overrides)
+    settings = _settings(options.config, options.overrides, options.defaults)
     if options.estimate:
         return _print(estimate_command(options, settings, channel), channel)
     folder, auto = RunFolder(options.run_folder), None
@@ -240,12 +240,12 @@ def _doctor(options: argparse.Namespace, channel: Channel) -> int:
     return 0 if all(finding.good for finding in findings) else 1
 
 
-def _settings(config: Path, overrides: Sequence[str]) -> Settings:
+def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = ()) -> Settings:
     bundled = CONFIGS / config.name
     path = (
         bundled if not config.exists() and config.parent == Path() and bundled.exists() else config
     )
-    settings = load_settings(path, overrides)
+    settings = load_settings(path, overrides, defaults=defaults)
     check_choices(settings, f"{path} with the command line" if overrides else str(path))
     return settings
 
