@@ -22,7 +22,7 @@ from torch import Tensor
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.note import STALLED, leave_note
-from hpc_bnn.parallel.roll_call import RollCall
+from hpc_bnn.parallel.roll_call import RollCall, State
 from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
 from hpc_bnn.parallel.watchdog import Watchdog
 
@@ -147,7 +147,11 @@ def _watch(mpi: Any, comm: Any, hosts: list[str], limit_s: float) -> Watchdog:
             limit_s, lambda waited: end(f"rank {rank} of {size} has waited {waited:.0f} s")
         )
     call = RollCall(
-        mpi, comm.Dup(), hosts, limit_s=limit_s, state=lambda: watchdog.state(), speak=end
+        mpi,
+        comm.Dup(),
+        hosts,
+        state=lambda: State(watchdog.count, watchdog.state()[1]),
+        speak=end,
     )
     watchdog = Watchdog(limit_s, lambda waited: call.ask(watchdog.name, waited), also=call.turn)
     return watchdog

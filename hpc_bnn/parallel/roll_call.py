@@ -1,9 +1,10 @@
 """Finds out which rank is stuck, where the others wait for it.
 
 A rank that has waited too long asks the first rank to lead a roll call, and if that does not, the
-next one, and so on to itself. The leader asks all ranks whether they wait in an exchange. Who does
-not answer is stopped, or its node hangs; who answers, from the thread of its watchdog, that it is
-in no exchange is the one that the others wait for. So one rank speaks, once.
+next one, and so on to itself. The leader asks all ranks how many exchanges they have come to: all
+ranks come to the same ones. Who does not answer is stopped, or its node hangs; who answers, from
+the thread of its watchdog, with the smallest number is the one that the others wait for. So one
+rank speaks, once.
 
 Messages are small, on a communicator of their own, and there are none before a rank has waited too
 long. Everything is done by the thread of the watchdog and nothing blocks.
@@ -11,7 +12,7 @@ long. Everything is done by the thread of the watchdog and nothing blocks.
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,15 @@ PATIENCE_S = 10.0  # with a leader that has begun
 MOST_NAMED = 8
 
 
+class State(NamedTuple):
+    """Where a rank is: how many exchanges it has come to, and for how many seconds it has been in
+    the last of them, or has been out of it.
+    """
+
+    exchanges: int
+    seconds: float
+
+
 class RollCall:
     """One rank's part in finding a rank that is stuck.
 
@@ -32,10 +42,8 @@ class RollCall:
         The module ``mpi4py.MPI`` and a communicator of all ranks that nothing else uses.
     hosts
         Host of each rank.
-    limit_s
-        How long a rank may be outside of an exchange while others wait.
     state
-        Whether this rank waits in an exchange, and for how long it does, or does not.
+        Called for the state of this rank.
     speak
         Called once, on the rank that leads, with what was found.
     """
@@ -46,11 +54,10 @@ class RollCall:
         comm: Any,
         hosts: list[str],
         *,
-        limit_s: float,
-        state: Callable[[], tuple[bool, float]],
+        state: Callable[[], State],
         speak: Callable[[str], None],
     ) -> None:
-        self._mpi, self._comm, self._hosts, self._limit_s = mpi, comm, hosts, limit_s
+        self._mpi, self._comm, self._hosts = mpi, comm, hosts
         self._state, self._speak = state, speak
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
         self._sent: list[Any] = []  # requests and what they send, until the end
@@ -59,7 +66,7 @@ class RollCall:
         self._again_at = 0.0
         self._leads_since: float | None = None
         self._queried_at: float | None = None
-        self._states: dict[int, tuple[bool, float]] = {}
+        self._states: dict[int, State] = {}
         self._has_spoken = False
 
     def ask(self, name: str, waited_s: float) -> None:
@@ -73,13 +80,12 @@ class RollCall:
         now = time.monotonic()
         for source, _ in self._received(QUERY, 1, np.float64):
             self._again_at = now + PATIENCE_S
-            is_waiting, seconds = self._state()
-            self._send(np.array([float(is_waiting), seconds]), source, STATE)
+            self._send(np.array(self._state(), np.float64), source, STATE)
         for _, content in self._received(ASK, TEXT_BYTES, np.uint8):
             self._complaint = self._complaint or content.tobytes().rstrip(b"\0").decode()
             self._lead(now)
         for source, content in self._received(STATE, 2, np.float64):
-            self._states[source] = bool(content[0]), float(content[1])
+            self._states[source] = State(int(content[0]), float(content[1]))
         if self._leads_since is not None:
             self._go_on_leading(now)
         elif self._candidate >= 0 and now > self._again_at:
@@ -115,22 +121,16 @@ class RollCall:
 
     def _findings(self) -> str:
         silent = [rank for rank in range(self._size) if rank not in self._states]
-        absent = {
-            rank: seconds
-            for rank, (is_waiting, seconds) in sorted(self._states.items())
-            if not is_waiting and seconds > self._limit_s / 2
-        }
-        findings = []
         if silent:
             verb = "does not answer: it is" if len(silent) == 1 else "do not answer: they are"
-            findings.append(f"{self._named(silent)} {verb} stopped, or the node hangs")
-        if absent:
-            verb = "has" if len(absent) == 1 else "have"
-            longest = max(absent.values())
-            findings.append(
-                f"{self._named(list(absent))} {verb} not come to an exchange for {longest:.0f} s"
-            )
-        return "; ".join(findings) or "all ranks answer that they wait, each for another"
+            return f"{self._named(silent)} {verb} stopped, or the node hangs"
+        counts = [state.exchanges for _, state in sorted(self._states.items())]
+        if min(counts) == max(counts):
+            return "all ranks have come there, and answer: the network between them hangs"
+        behind = [rank for rank, count in enumerate(counts) if count == min(counts)]
+        seconds = max(self._states[rank].seconds for rank in behind)
+        verb = "has" if len(behind) == 1 else "have"
+        return f"{self._named(behind)} {verb} not come there, and not moved for {seconds:.0f} s"
 
     def _named(self, ranks: list[int]) -> str:
         named = ", ".join(f"{rank} ({self._hosts[rank]})" for rank in ranks[:MOST_NAMED])

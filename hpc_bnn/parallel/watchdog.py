@@ -29,6 +29,8 @@ class Watchdog:
     ----------
     name
         What the watched block waits for.
+    count
+        How many blocks were begun.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Watchdog:
         *,
         also: Callable[[], None] | None = None,
     ) -> None:
-        self.name = ""
+        self.name, self.count = "", 0
         self._limit_s, self._expire, self._also = limit_s, expire, also
         self._since: float | None = None
         self._left = time.monotonic()
@@ -53,6 +55,7 @@ class Watchdog:
     def watching(self, name: str = "") -> Iterator[None]:
         """Watch a block."""
         self.name = name
+        self.count += 1
         self._since = time.monotonic()
         try:
             yield
@@ -61,7 +64,7 @@ class Watchdog:
             self._left = time.monotonic()
 
     def state(self) -> tuple[bool, float]:
-        """Return whether this rank is in a watched block, and for how long it is, or is not."""
+        """Return whether a watched block runs, and for how long it does, or does not."""
         since = self._since
         return since is not None, time.monotonic() - (self._left if since is None else since)
 
