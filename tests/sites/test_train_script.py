@@ -244,3 +244,12 @@ def test_ranks_ignore_signals_until_the_program_listens(desk: Desk) -> None:
     desk.script("python", "#!/bin/bash\nkill -TERM $PPID $$; kill -USR2 $PPID $$; exit 85\n")
     assert desk.run("x.yaml")[0] == 0
     assert desk.requeued() == "requeue 7\n"
+
+
+@pytest.mark.parametrize(("restart", "steps"), [(0, 1), (1, 2), (2, 1)])
+def test_the_step_of_a_start_is_not_that_of_the_start_before(
+    desk: Desk, restart: int, steps: int
+) -> None:
+    """Slurm counts the steps of a start from 0, and a node that wakes ends its own by number."""
+    assert desk.run("x.yaml", SLURM_RESTART_COUNT=str(restart))[0] == 0
+    assert len((desk.folder / "srun.log").read_text().splitlines()) == steps
