@@ -21,12 +21,9 @@ from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.note import STALLED, leave_note
-from hpc_bnn.parallel.roll_call import RollCall, State
 from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
+from hpc_bnn.parallel.stall import watch
 from hpc_bnn.parallel.watchdog import Watchdog
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -113,7 +110,7 @@ class MPIChannel:
         if not stall_timeout_s:
             return MPIChannel(self._mpi, self._comm)
         hosts = self.gather_objects(socket.gethostname(), name="hosts")
-        watchdog = _watch(self._mpi, self._comm, hosts, stall_timeout_s)
+        watchdog = watch(self._mpi, self._comm, hosts, stall_timeout_s)
         return MPIChannel(self._mpi, self._comm, watchdog=watchdog)
 
     def _on(self, comm: Any) -> "MPIChannel":
@@ -125,36 +122,6 @@ class MPIChannel:
         else:
             with self.watchdog.watching(name):
                 request.Wait()
-
-
-def _watch(mpi: Any, comm: Any, hosts: list[str], limit_s: float) -> Watchdog:
-    """Collective: start to watch this rank's exchanges; one that takes longer ends the job, and one
-    rank says which rank is stuck.
-    """
-
-    def end(text: str) -> None:
-        log.error(
-            "%s; ending all ranks with status %d. Raise train.stall_timeout if it was only slow",
-            text,
-            STALLED,
-        )
-        leave_note(STALLED)
-        comm.Abort(STALLED)
-
-    if mpi.Query_thread() < mpi.THREAD_MULTIPLE:  # then only the main thread may send
-        size, rank = comm.Get_size(), comm.Get_rank()
-        return Watchdog(
-            limit_s, lambda waited: end(f"rank {rank} of {size} has waited {waited:.0f} s")
-        )
-    call = RollCall(
-        mpi,
-        comm.Dup(),
-        hosts,
-        state=lambda: State(watchdog.count, watchdog.state()[1]),
-        speak=end,
-    )
-    watchdog = Watchdog(limit_s, lambda waited: call.ask(watchdog.name, waited), also=call.turn)
-    return watchdog
 
 
 def _completes(request: Any, *, within_s: float) -> bool:

@@ -21,7 +21,7 @@ from hpc_bnn.train.lock import release
 from hpc_bnn.train.log import Progress, tell_start
 from hpc_bnn.train.record import Record
 from hpc_bnn.train.restarts import TakenUp, take_up, tell_restart
-from hpc_bnn.train.schedule import learning_rate, rollout_steps
+from hpc_bnn.train.schedule import rollout_steps, set_learning_rate
 from hpc_bnn.train.snapshots import Snapshots
 from hpc_bnn.train.step import Step
 from hpc_bnn.train.step_report import Report
@@ -196,7 +196,9 @@ class _Run:
                 if first == self._total or not recorded:  # a stop came in between
                     validation = self._validate(first, record=not recorded)
             for step in steps:
-                lr = self._set_learning_rate(step)
+                lr = set_learning_rate(
+                    self._optimizer, step, total_steps=self._total, chosen=chosen
+                )
                 began = time.perf_counter()
                 x, y = next(ahead)
                 fetched = time.perf_counter()
@@ -304,20 +306,6 @@ class _Run:
 
     def _rollout(self, epoch: int) -> int:
         return rollout_steps(epoch, self._settings.train.rollout)
-
-    def _set_learning_rate(self, step: int) -> float:
-        chosen = self._settings.train
-        lr = learning_rate(
-            step,
-            total_steps=self._total,
-            lr=chosen.lr,
-            lr_min=chosen.lr_min,
-            warmup_steps=chosen.warmup_steps,
-            schedule=chosen.schedule,
-        )
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        return lr
 
 
 def _due(done: int, every: int) -> bool:
