@@ -79,13 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr(world)
     try:
         status = COMMANDS[options.command](options, world)
-    except TimeoutError as error:
-        leave_note(STALLED)
-        _explain(error, options.command, world, status=STALLED)
-        return STALLED
     except (*USER_ERRORS, RankError) as error:
-        _explain(error, options.command, world)
-        return 2
+        # A rank that waited for another; a file system that does not answer has a number.
+        is_stall = isinstance(error, TimeoutError) and error.errno is None
+        status = STALLED if is_stall else 2
+        if is_stall:
+            leave_note(STALLED)
+        _explain(error, options.command, world, status=status)
+        return status
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
