@@ -35,7 +35,6 @@ class Snapshots:
         """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
 
         def write() -> Path:
-            self._folder.require_own()
             self._require_finite(step)
             epoch, cursor = divmod(step, steps_per_epoch)
             state = Checkpoint(
@@ -48,7 +47,10 @@ class Snapshots:
                 versions=self._versions,
             )
             return checkpoint.save(
-                self._folder.checkpoints, state, keep=self._settings.train.keep_checkpoints
+                self._folder.checkpoints,
+                state,
+                keep=self._settings.train.keep_checkpoints,
+                require_own=self._folder.require_own,
             )
 
         on_first(self._world.world, write, name="checkpoint")

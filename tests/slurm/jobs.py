@@ -15,7 +15,9 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMPI_MCA_mpi_yield_when_idle": "1",  # more ranks than cores
-    "PYTHONPATH": str(Path(__file__).with_name("faults")),
+    "PYTHONPATH": os.pathsep.join(
+        [str(Path(__file__).with_name("faults")), *filter(None, [os.environ.get("PYTHONPATH")])]
+    ),
 }
 
 
