@@ -19,8 +19,8 @@ import numpy as np
 ASK, QUERY, STATE = 1, 2, 3  # tags
 TEXT_BYTES = 200
 SETTLE_S = 1.0  # before the query: others may be about to come, or to give up too
-ANSWER_S = 3.0  # a thread answers five times a second, unless its process is stopped
-PATIENCE_S = 10.0  # with a leader that has begun
+ANSWER_S = 10.0  # a thread answers five times a second, unless its process is stopped
+PATIENCE_S = 20.0  # with a leader that has begun
 MOST_NAMED = 8
 
 

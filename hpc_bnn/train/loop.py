@@ -223,7 +223,7 @@ class _Run:
                 if reason or done == self._total or _due(done, chosen.checkpoint_every):
                     self._save(done)
                 if reason:
-                    raise self._unfinished(reason, done)
+                    raise Unfinished(reason, done=done, total=self._total)
                 if self._validates_after(done):
                     validation = self._validate(done)
         except Unfinished:  # on all ranks, which end MPI together
@@ -274,23 +274,16 @@ class _Run:
         """Collective: validate and record the scores; where a stop comes in between, there are
         none, but a checkpoint, from which the run validates again.
         """
-        check = self._stop.check
         try:
-            found = validate(self._settings, self._world, self._parts, interrupt=check)
+            found = validate(self._settings, self._world, self._parts, interrupt=self._stop.check)
         except Interrupted as reason:
             self._save(done)
-            raise self._unfinished(str(reason), done) from None
+            raise Unfinished(str(reason), done=done, total=self._total) from None
         if record:
             self._record.open(done)
             scores = {f"validation_{key}": value for key, value in found.items()}
             self._record.write({"step": done - 1, "epoch": self._epoch(done), **scores})
         return found
-
-    def _unfinished(self, reason: str, done: int) -> Unfinished:
-        return Unfinished(
-            f"{reason}: stopped after step {done} of {self._total}, with a checkpoint; "
-            "run the same command with --resume"
-        )
 
     def _row(self, report: Report, lr: float, data_wait_s: float) -> dict[str, Any]:
         rollout = self._rollout(report.step // self._batches.steps_per_epoch)

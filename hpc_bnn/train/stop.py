@@ -34,7 +34,13 @@ LOOK_S = 1.0  # between looks at the lock of the run folder
 
 
 class Unfinished(Exception):
-    """The run stopped in good order before its last step, with a checkpoint: run it again."""
+    """The run stopped in good order before its end, with a checkpoint: run it again."""
+
+    def __init__(self, reason: str, *, done: int, total: int) -> None:
+        super().__init__(
+            f"{reason}: stopped after step {done} of {total}, with a checkpoint; run the same "
+            "command with --resume"
+        )
 
 
 class Interrupted(Exception):
