@@ -131,9 +131,10 @@ def test_training_ends_and_goes_on_as_the_program_does(rendered: dict[str, Path]
 def test_signals_are_noted_before_anything_else(site: str, rendered: dict[str, Path]) -> None:
     script = lines(rendered[site], "train.sbatch")
     commands = [line for line in script if line and not line.startswith(("#", " ", "}"))]
-    before = commands[: commands.index("trap ask_to_stop USR1 TERM")]
+    before = commands[: commands.index('trap "ask_to_stop TERM" TERM')]
     functions = ["ask_to_stop() {", "keep_asking() {", "listens() {"]
-    assert before == ['step="" woken="" asked=""', *functions]
+    assert before[:-1] == ['step="" woken="" asked=""', *functions]
+    assert before[-1] == 'trap "ask_to_stop USR1" USR1'
 
 
 def test_folder_with_a_space(tmp_path: Path) -> None:

@@ -162,6 +162,19 @@ def test_a_stuck_rank_is_requeued(desk: Desk) -> None:
     assert "a rank was stuck after 20 restarts" in output
 
 
+@pytest.mark.parametrize(
+    ("name", "requeued"), [("TERM", "requeue 7\n"), ("USR1", "")], ids=["TERM", "USR1"]
+)
+def test_term_to_srun_itself(desk: Desk, name: str, requeued: str) -> None:
+    """It kills the ranks at once then: the job goes on from the last checkpoint. Where they died
+    of something else after the warning of the time limit, the job has failed.
+    """
+    desk.script("srun", f"#!/bin/bash\nkill -{name} $PPID; sleep 1; exit 137\n")
+    status, output = desk.run("x.yaml")
+    assert status == (0 if requeued else 137), output
+    assert desk.requeued() == requeued
+
+
 def test_a_job_that_somebody_ends_is_not_requeued(desk: Desk) -> None:
     """TERM of scancel reaches the ranks, which write a checkpoint as before any end."""
     desk.script("python", "#!/bin/bash\nexit 85\n")
@@ -246,10 +259,12 @@ def test_ranks_ignore_signals_until_the_program_listens(desk: Desk) -> None:
     assert desk.requeued() == "requeue 7\n"
 
 
-@pytest.mark.parametrize(("restart", "steps"), [(0, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize(("restart", "before"), [(0, []), (1, ["true"]), (2, [])])
 def test_the_step_of_a_start_is_not_that_of_the_start_before(
-    desk: Desk, restart: int, steps: int
+    desk: Desk, restart: int, before: list[str]
 ) -> None:
     """Slurm counts the steps of a start from 0, and a node that wakes ends its own by number."""
     assert desk.run("x.yaml", SLURM_RESTART_COUNT=str(restart))[0] == 0
-    assert len((desk.folder / "srun.log").read_text().splitlines()) == steps
+    steps = (desk.folder / "srun.log").read_text().splitlines()
+    assert [step for step in steps if step == "true"] == before
+    assert "python" in steps[-1]
