@@ -46,6 +46,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--resume", action="store_true", help="go on from the newest good checkpoint"
     )
+    command.add_argument(
+        "--default",
+        dest="defaults",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="where neither the file nor key=value sets the key; may be repeated",
+    )
     estimate = command.add_argument_group("with --estimate")
     estimate.add_argument("--ranks", type=_positive, help="of the run; default: those it runs on")
     estimate.add_argument("--ranks-per-node", type=_positive, help="of the run")

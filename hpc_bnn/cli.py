@@ -23,6 +23,7 @@ from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import (
     LaunchError,
     RankError,
+    abort,
     connect,
     fail,
     launched_size,
@@ -30,6 +31,7 @@ from hpc_bnn.parallel.comms import (
 )
 from hpc_bnn.parallel.control import Word
 from hpc_bnn.parallel.guards import GuardError
+from hpc_bnn.parallel.note import STALLED, leave_note
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import split
 from hpc_bnn.study.commands import SCALING
@@ -63,7 +65,7 @@ SAVES_MEMORY = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 a check failed, 2 the input cannot be
-    used, 85 not finished in the time given: run it again.
+    used, 85 not finished in the time given: run it again; 86 the same after a rank was stuck.
     """
     began = time.monotonic()
     options = parse(arguments)
@@ -77,7 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = COMMANDS[options.command](options, world)
     except (*USER_ERRORS, RankError) as error:
-        return _explain(error, options.command, world)
+        # A rank that waited for another; a file system that does not answer has a number.
+        is_stall = isinstance(error, TimeoutError) and error.errno is None
+        if is_stall:
+            leave_note(STALLED)
+        return _explain(error, options.command, world, status=STALLED if is_stall else 2)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -85,7 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Unfinished as reason:
         if world.rank == 0:
             print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
+            leave_note(REQUEUE)
         return leave_together(world, REQUEUE)
+    except KeyboardInterrupt:  # before or after the steps of a training, which ends in good order
+        print(f"hpc-bnn {options.command}: interrupted", file=sys.stderr, flush=True)
+        abort(world, 130)
+        return 130
     return status
 
 
@@ -122,16 +133,16 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or on_cpu
 
 
-def _explain(error: Exception, command: str, world: Channel) -> int:
+def _explain(error: Exception, command: str, world: Channel, *, status: int = 2) -> int:
     """Print one message where all ranks fail and return the exit status; a rank that fails alone
     prints its own and ends all.
     """
-    word = Word(f"hpc-bnn {command}", str(error), 2, is_echo=isinstance(error, RankError))
+    word = Word(f"hpc-bnn {command}", str(error), status, is_echo=isinstance(error, RankError))
     return fail(world, word)
 
 
 def _train(options: argparse.Namespace, channel: Channel) -> int:
-    settings = _settings(options.config, options.overrides)
+    settings = _settings(options.config, options.overrides, options.defaults)
     if options.estimate:
         return _print(estimate_command(options, settings, channel), channel)
     folder, auto = RunFolder(options.run_folder), None
@@ -217,12 +228,12 @@ def _doctor(options: argparse.Namespace, channel: Channel) -> int:
     return 0 if all(finding.good for finding in findings) else 1
 
 
-def _settings(config: Path, overrides: Sequence[str]) -> Settings:
+def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = ()) -> Settings:
     bundled = CONFIGS / config.name
     path = (
         bundled if not config.exists() and config.parent == Path() and bundled.exists() else config
     )
-    settings = load_settings(path, overrides)
+    settings = load_settings(path, overrides, defaults=defaults)
     check_choices(settings, f"{path} with the command line" if overrides else str(path))
     return settings
 

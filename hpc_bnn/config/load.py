@@ -20,8 +20,13 @@ from hpc_bnn.config.settings import Settings, SettingsError
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(
+    path: Path, overrides: Sequence[str] = (), *, defaults: Sequence[str] = ()
+) -> Settings:
     """Read and check settings.
+
+    overrides, defaults: each key=value; a default counts where neither file nor overrides hold the
+    key.
 
     Raises
     ------
@@ -43,8 +48,10 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
     in_file = copy.deepcopy(content)
     problems: list[str] = []
     overridden: set[str] = set()
-    for override in overrides:
+    for number, override in enumerate((*overrides, *defaults)):
         key, equals, text = override.partition("=")
+        if number >= len(overrides) and _holds(content, key.split(".")):
+            continue
         if not equals or not key:
             problems.append(
                 f"command line: {override!r}: expected key=value, such as train.lr=0.001"

@@ -17,6 +17,7 @@ from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.control import BUG, Control, Word, completes
 from hpc_bnn.parallel.launcher import LaunchError, launched_size, record_process, refuse_child
 from hpc_bnn.parallel.mpi_channel import MPIChannel
+from hpc_bnn.parallel.watchdog import Watchdog
 
 T = TypeVar("T")
 
@@ -113,8 +114,14 @@ def require_threads(channel: Channel) -> None:
 
 
 def limited(channel: Channel, stall_timeout_s: float) -> Channel:
-    """Return ``channel`` with a limit on how long its exchanges wait for a rank."""
+    """Collective: return ``channel`` with a limit on how long its exchanges wait for a rank."""
     return channel.limited(stall_timeout_s) if isinstance(channel, MPIChannel) else channel
+
+
+def watchdog_of(channel: Channel) -> Watchdog:
+    """Return what watches the exchanges of a channel: nothing, where it has no limit."""
+    watchdog = channel.watchdog if isinstance(channel, MPIChannel) else None
+    return watchdog or Watchdog(0.0, lambda waited: None)
 
 
 def all_arrive(channel: Channel, *, within_s: float) -> bool:

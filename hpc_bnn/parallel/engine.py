@@ -6,20 +6,18 @@ Horovod refuses duplicate sets.
 """
 
 import logging
-import math
 import os
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import LaunchError, abort
+from hpc_bnn.parallel.comms import LaunchError, watchdog_of
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.reducer import RankReducer, Reducer, Stage
-from hpc_bnn.parallel.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +25,6 @@ GradientReduction = Literal["world", "two_stage"]
 Compression = Literal["none", "fp16"]
 
 WARN_AFTER_S = 60
-# Horovod's own limit comes first: its message names tensor and ranks.
-PATIENCE = 2.0
 # MPI counts bytes of one message in a signed int of 32 bits.
 MESSAGE_BYTES = 1 << 30
 
@@ -39,8 +35,8 @@ class Engine:
     Parameters
     ----------
     stall_timeout_s
-        Seconds after which a collective that some rank never joined ends the job, naming tensor and
-        ranks; 0: never.
+        Seconds after which Horovod's warnings name tensor and ranks of a collective that some rank
+        never joined, before the watchdog of ``world`` ends the job; 0: a minute.
 
     Raises
     ------
@@ -53,7 +49,7 @@ class Engine:
     ) -> None:
         limits = {
             "HOROVOD_STALL_CHECK_TIME_SECONDS": _warn_after(stall_timeout_s),
-            "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": math.ceil(stall_timeout_s),
+            "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": 0,  # the watchdog ends the job, with its status
         }
         for name, seconds in limits.items():
             if stall_timeout_s or name not in os.environ:  # a job script's word, unless the user's
@@ -70,15 +66,14 @@ class Engine:
                 "use different MPI libraries; hpc-bnn doctor shows both"
             )
         self._grid = grid
-        self._watchdog = Watchdog(
-            stall_timeout_s * PATIENCE, lambda waited: _give_up(world, waited)
-        )
+        self._watchdog = watchdog_of(world)
         whole = hvd.global_process_set
         self._sample_set = own.get(id(sample), whole if sample.size > 1 else None)
         self._data_set = own.get(id(data), whole if data.size > 1 else None)
 
     def stop(self) -> None:
         """Collective: end Horovod, so that another grid can be started in the same processes."""
+        self._watchdog.stop()
         self._hvd.shutdown()
 
     def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
@@ -87,7 +82,7 @@ class Engine:
         They travel as bytes, so that any dtype does; the ranks' tensors have the same shapes.
         """
         handles, copies = [], []
-        with self._watchdog.watching():
+        with self._watchdog.watching("broadcast of parameters"):
             for name, tensor in sorted(state.items()):
                 target = _without_repeats(tensor.detach())
                 sent = target.resolve_conj().resolve_neg().contiguous()
@@ -134,19 +129,19 @@ class Engine:
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
         op = self._hvd.Sum if reduction == "sum" else self._hvd.Max
-        with self._watchdog.watching():
+        with self._watchdog.watching(name):
             result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
         return result
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching():
+        with self._watchdog.watching(name):
             result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
         return result
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching():
+        with self._watchdog.watching(name):
             result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
         return result
 
@@ -178,17 +173,6 @@ def load_horovod(ranks: int) -> Any:
     if not hvd.mpi_built():
         raise LaunchError("Horovod was built without MPI; rebuild it with HOROVOD_WITH_MPI=1")
     return hvd
-
-
-def _give_up(world: Channel, waited_s: float) -> None:
-    log.error(
-        "rank %d of %d has waited %.0f s in a reduction of gradients: another rank is stopped or "
-        "its node hangs; ending all ranks. Raise train.stall_timeout if it was only slow",
-        world.rank,
-        world.size,
-        waited_s,
-    )
-    abort(world, 2)
 
 
 def _warn_after(stall_timeout_s: float) -> int:

@@ -1,6 +1,7 @@
 """What ranks of one MPI communicator exchange; mpi4py itself is handed in."""
 
 import pickle
+import socket
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.control import completes
 from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
+from hpc_bnn.parallel.stall import watch
+from hpc_bnn.parallel.watchdog import Watchdog
 
 T = TypeVar("T")
 
@@ -21,13 +23,12 @@ PART_BYTES = 64 << 20
 class MPIChannel:
     """A channel over an mpi4py communicator.
 
-    With ``stall_timeout_s`` an exchange that some rank does not finish in that time raises
-    ``TimeoutError``; 0: it waits for ever. Exchanges are non-blocking calls that are waited for:
-    a barrier before a blocking one would leave ranks waiting for one that stops in between.
+    With a ``watchdog`` an exchange that some rank does not join in time ends the job; without, it
+    waits for ever.
     """
 
-    def __init__(self, mpi: Any, comm: Any, *, stall_timeout_s: float = 0.0) -> None:
-        self._mpi, self._comm, self._stall_timeout_s = mpi, comm, stall_timeout_s
+    def __init__(self, mpi: Any, comm: Any, *, watchdog: Watchdog | None = None) -> None:
+        self._mpi, self._comm, self.watchdog = mpi, comm, watchdog
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
 
@@ -91,11 +92,15 @@ class MPIChannel:
         return self._comm
 
     def limited(self, stall_timeout_s: float) -> "MPIChannel":
-        """Return the same channel with another limit."""
-        return MPIChannel(self._mpi, self._comm, stall_timeout_s=stall_timeout_s)
+        """Collective: return the same channel with another limit."""
+        if not stall_timeout_s:
+            return MPIChannel(self._mpi, self._comm)
+        hosts = self.gather_objects(socket.gethostname(), name="hosts")
+        watchdog = watch(self._mpi, self._comm, hosts, stall_timeout_s)
+        return MPIChannel(self._mpi, self._comm, watchdog=watchdog)
 
     def _on(self, comm: Any) -> "MPIChannel":
-        return MPIChannel(self._mpi, comm, stall_timeout_s=self._stall_timeout_s)
+        return MPIChannel(self._mpi, comm, watchdog=self.watchdog)
 
     def _send(self, content: Any, root: int, name: str) -> None:
         """Collective: overwrite bytes (size,) with those of a rank, part by part."""
@@ -104,11 +109,8 @@ class MPIChannel:
             self._finish(self._comm.Ibcast(part, root=root), name)
 
     def _finish(self, request: Any, name: str) -> None:
-        if not self._stall_timeout_s:
+        if self.watchdog is None:
             request.Wait()
-        elif not completes(request, within_s=self._stall_timeout_s):
-            raise TimeoutError(
-                f"{name}: rank {self.rank} of {self.size} has waited {self._stall_timeout_s:g} s "
-                "for the others: one of them is stuck or gone (Horovod's warnings name it where "
-                "its gradients are missing); raise train.stall_timeout if it was only slow"
-            )
+        else:
+            with self.watchdog.watching(name):
+                request.Wait()

@@ -131,7 +131,7 @@ class RankReducer:
     def wait(self, unused: Collection[str] = ()) -> None:
         self._reducing = False
         used = [(name, parameter) for name, parameter in self._named if name not in unused]
-        with self._watchdog.watching():
+        with self._watchdog.watching("a reduction of gradients"):
             for name, parameter in used:
                 if name not in self._started:
                     self._take_up(name, parameter)

@@ -1,8 +1,8 @@
-"""Ends a wait that nothing else would end.
+"""Notices a wait for other ranks that nothing else would end.
 
-Horovod ends a reduction that a rank has not joined, and names it, as long as its own threads run on
-every rank. A rank that is stopped or whose node hangs takes part in nothing: the others would wait
-for ever.
+A rank that is stuck takes part in nothing: those that wait for it in an exchange, or in a reduction
+of Horovod, would wait for ever. A thread of its own looks at how long this rank has waited, and
+answers other ranks that ask (``roll_call``).
 """
 
 import contextlib
@@ -22,28 +22,72 @@ class Watchdog:
     ----------
     limit_s
         Longest duration of a block; 0: nothing is watched.
+    also
+        Called by the thread about five times a second, until the end.
+
+    Attributes
+    ----------
+    name
+        What the watched block waits for.
+    count
+        How many blocks were begun.
     """
 
-    def __init__(self, limit_s: float, expire: Callable[[float], None]) -> None:
-        self._limit_s, self._expire = limit_s, expire
+    def __init__(
+        self,
+        limit_s: float,
+        expire: Callable[[float], None],
+        *,
+        also: Callable[[], None] | None = None,
+    ) -> None:
+        self.name, self.count = "", 0
+        self._limit_s, self._expire, self._also = limit_s, expire, also
         self._since: float | None = None
+        self._left = time.monotonic()
+        self._is_paused = False
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
         if limit_s:
-            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            self._thread.start()
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self, name: str = "") -> Iterator[None]:
         """Watch a block."""
+        self.name = name
+        self.count += 1
         self._since = time.monotonic()
         try:
             yield
         finally:
             self._since = None
+            self._left = time.monotonic()
+
+    def state(self) -> tuple[bool, float]:
+        """Return whether a watched block runs, and for how long it does, or does not."""
+        since = self._since
+        return since is not None, time.monotonic() - (self._left if since is None else since)
+
+    def pause(self) -> None:
+        """Let blocks take as long as they like: reading a data set takes each rank its own time."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Watch again; call it outside of a block."""
+        self._is_paused = False
+
+    def stop(self) -> None:
+        """End the thread; MPI must not be ended before."""
+        self._ended.set()
+        if self._thread not in (None, threading.current_thread()):
+            self._thread.join()
 
     def _watch(self) -> None:
-        while True:
-            time.sleep(POLL_S)
-            since = self._since
-            waited = 0.0 if since is None else time.monotonic() - since
-            if waited > self._limit_s:
-                self._expire(waited)
-                return
+        has_expired = False
+        while not self._ended.wait(POLL_S):
+            if self._also is not None:
+                self._also()
+            is_waiting, seconds = self.state()
+            if is_waiting and seconds > self._limit_s and not (self._is_paused or has_expired):
+                has_expired = True
+                self._expire(seconds)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hpc_bnn.data.disk import free_space, sync_folder
 from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import together
+from hpc_bnn.train.lock import LockError
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,17 @@ class Checkpoint:
     versions: Mapping[str, str]
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+def save(
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    keep: int,
+    require_own: Callable[[], None] | None = None,
+) -> Path:
     """Write ``checkpoint`` and delete all but the newest ``keep``; call it on one rank.
+
+    require_own: raises where the folder is no longer this job's; asked before the file is made, and
+    again before it appears, since a job may be frozen in between.
 
     Raises
     ------
@@ -75,6 +85,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
     partial = path.with_suffix(f".{os.getpid()}.partial")
+    if require_own is not None:
+        require_own()
     content = {"format": FORMAT, **vars(checkpoint)}
     content["sha256"] = digest(content)
     try:
@@ -83,11 +95,15 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        if require_own is not None:
+            require_own()
         partial.replace(path)
         sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         with contextlib.suppress(OSError):  # what broke the write may break this too
             partial.unlink()
+        if isinstance(error, LockError):
+            raise
         raise CheckpointError(
             f"{path}: cannot write the checkpoint ({error}); {free_space(folder)}. Earlier "
             "checkpoints are unharmed: free space or fix permissions, then resume"

@@ -1,10 +1,9 @@
 """The run folder: who may write into it, what it holds, and whether a run may go on in it."""
 
 from pathlib import Path
-from typing import IO
 
 from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
-from hpc_bnn.train.lock import LockError, hold
+from hpc_bnn.train.lock import Lock, LockError, hold
 
 # May change when a run is resumed: none of them changes the answer.
 RESUMABLE = {
@@ -29,6 +28,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation.json"
         self.plots = path / "plots"
+        self._held: Lock | None = None
 
     def settings(self) -> Settings:
         """Return the settings of the run in this folder.
@@ -70,11 +70,10 @@ class RunFolder:
                 advice = "continue it with --resume or use another --run folder"
                 raise SettingsError([f"{self.path}: holds a run already; {advice}"])
 
-    def claim(self, settings: Settings, *, resume: bool) -> IO[str] | None:
+    def claim(self, settings: Settings, *, resume: bool) -> Lock:
         """Make the folder this job's own: lock it, check again, write the resolved settings.
 
-        What a killed run left half written is cleared. Returns the lock, held while it is open;
-        None where the file system has no locks.
+        What a killed run left half written is cleared. Returns the lock, held while it is open.
 
         Raises
         ------
@@ -85,7 +84,7 @@ class RunFolder:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            lock = hold(self.lock)
+            lock = self._held = hold(self.lock)
             self.check(settings, resume=resume)
             for leftover in self.checkpoints.glob("*.partial"):
                 leftover.unlink(missing_ok=True)
@@ -100,3 +99,14 @@ class RunFolder:
                 "another with --run"
             ) from error
         return lock
+
+    def require_own(self) -> None:
+        """Check that a folder that was claimed is still this job's; call it before each write.
+
+        Raises
+        ------
+        LockError
+            If its lock was deleted, or another job has taken the folder over.
+        """
+        if self._held is not None:
+            self._held.require_own()

@@ -25,6 +25,9 @@ class Metrics:
     """``metrics.jsonl``: one object a line. A resumed run first cuts off what lies after its
     checkpoint.
 
+    The system has each row at once: where a process is killed, the file tells how many steps it had
+    made (where a node fails, those until the last checkpoint).
+
     Non-finite numbers are written as null: JSON has no others.
     """
 
@@ -34,7 +37,7 @@ class Metrics:
         partial = path.with_suffix(".partial")
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         partial.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # a line
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one object."""
@@ -64,6 +67,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def is_validated(path: Path, step: int) -> bool:
+    """Tell whether a metrics file holds the scores of a validation after ``step``."""
+    return any(
+        row.get("step") == step and any(key.startswith("validation_") for key in row)
+        for row in read_metrics(path)
+    )
 
 
 def last_loss(path: Path) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Batches
 from hpc_bnn.data.source import in_memory
-from hpc_bnn.parallel.comms import on_first, together
+from hpc_bnn.parallel.comms import on_first, together, watchdog_of
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
@@ -18,16 +18,16 @@ from hpc_bnn.train.energy import Energy, EnergyMeter
 from hpc_bnn.train.feed.sharing import Sharing
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.lock import release
-from hpc_bnn.train.log import Metrics, Progress, tell_start
+from hpc_bnn.train.log import Progress, tell_start
+from hpc_bnn.train.record import Record
 from hpc_bnn.train.restarts import TakenUp, take_up, tell_restart
-from hpc_bnn.train.schedule import learning_rate, rollout_steps
-from hpc_bnn.train.scoring import score
+from hpc_bnn.train.schedule import rollout_steps, set_learning_rate
 from hpc_bnn.train.snapshots import Snapshots
 from hpc_bnn.train.step import Step
 from hpc_bnn.train.step_report import Report
-from hpc_bnn.train.stop import Stop, Unfinished
+from hpc_bnn.train.stop import Interrupted, Stop, Unfinished
 from hpc_bnn.train.summary import read_summary, write_summary
-from hpc_bnn.train.validation import field_tally
+from hpc_bnn.train.validation import validate
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def train(
     FloatingPointError, GuardError
         From a step (``hb.Step``).
     LockError
-        If another job works in the folder.
+        If another job works in the folder, or it was deleted or taken over meanwhile.
     Unfinished
         If a signal or ``train.max_time`` ended the run early, after a checkpoint.
     """
@@ -75,6 +75,7 @@ def _train(
     resume: bool,
     began: float,
 ) -> dict[str, Any]:
+    watchdog_of(world.world).pause()
     agree(world.world, {"settings": dump_settings(settings), "resume": resume}, name="settings")
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
@@ -89,6 +90,8 @@ def _train(
         lambda: folder.claim(settings, resume=resume) if world.is_first else None,
         name="run folder",
     )
+    if lock is not None:
+        stop.watch(lock.require_own)
     try:
         return run.train(resume=resume)
     finally:
@@ -111,6 +114,8 @@ class _Run:
         self._settings, self._world, self._folder, self._parts = settings, world, folder, parts
         self._stop, self._began, self._auto = stop, began, auto
         self._taken_up: TakenUp | None = None
+        self._record = Record(world, folder)
+        self._saved = 0  # steps of the newest checkpoint
         chosen = settings.train
         self._batches = Batches(
             parts.source.train,
@@ -159,11 +164,11 @@ class _Run:
     def train(self, *, resume: bool) -> dict[str, Any]:
         if resume:
             self._taken_up = take_up(self._world, self._folder, self._snapshots)
-            self._step.step = self._taken_up.step if self._taken_up else 0
+            self._step.step = self._saved = self._taken_up.step if self._taken_up else 0
         world, chosen = self._world, self._settings.train
-        if chosen.start_from and self._taken_up is None:
-            log.info("weights of %s", self._snapshots.start_from(Path(chosen.start_from)))
         first, per_epoch = self._step.step, self._batches.steps_per_epoch
+        if chosen.start_from and first == 0:
+            log.info("weights of %s", self._snapshots.start_from(Path(chosen.start_from)))
         finished = on_first(
             world.world,
             lambda: read_summary(self._folder.summary) if first >= self._total else None,
@@ -176,11 +181,6 @@ class _Run:
         tell_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
         self._sharing.choose(steps)
         ahead = self._sharing.open(steps)
-        metrics = together(
-            world.world,
-            lambda: Metrics(self._folder.metrics, first_step=first) if world.is_first else None,
-            name="metrics",
-        )
         progress = Progress(
             total=self._total, first=first, log_every=chosen.log_every, is_first_rank=world.is_first
         )
@@ -190,38 +190,43 @@ class _Run:
         energy: Energy | None = None
         meter = EnergyMeter(world.device, packages=world.node_rank == 0)
         try:
+            if first == self._total:
+                self._all_have_read()
+            if first and self._validates_after(first):
+                recorded = self._record.has_validation(first)
+                if first == self._total or not recorded:  # a stop came in between
+                    validation = self._validate(first, record=not recorded)
             for step in steps:
-                lr = self._set_learning_rate(step)
+                lr = set_learning_rate(
+                    self._optimizer, step, total_steps=self._total, chosen=chosen
+                )
                 began = time.perf_counter()
                 x, y = next(ahead)
-                waits.append(time.perf_counter() - began)
+                fetched = time.perf_counter()
+                waits.append(fetched - began)
+                if step == first:
+                    self._all_have_read()
                 self._step(x, y)
                 report = self._step.report
                 assert report is not None
                 reports.append(report)
                 energy = meter.read()
-                if metrics is not None:
-                    metrics.write(self._row(report, lr, waits[-1]))
-                done = step + 1
-                progress.tell(done, report.loss)
                 if step == first and self._taken_up is not None:
                     tell_restart(world, self._folder, self._taken_up, began=self._began)
-                last = done == self._total
+                self._record.open(first)
+                self._record.write(self._row(report, lr, waits[-1]))
+                done = step + 1
+                progress.tell(done, report.loss)
+                # The first batch waits for files to be opened and caches to be filled.
+                self._stop.note_step(time.perf_counter() - (fetched if step == first else began))
+                # Asked before a validation: that may take longer than the time that is left.
                 reason = self._stop.due()
-                if last or _due(done, chosen.validate_every):
-                    validation = self._validate()
-                    if metrics is not None:
-                        scores = {f"validation_{key}": value for key, value in validation.items()}
-                        metrics.write({"step": step, "epoch": self._epoch(done), **scores})
-                if last or reason or _due(done, chosen.checkpoint_every):
-                    if metrics is not None:
-                        metrics.flush()
-                    self._snapshots.save(done, steps_per_epoch=per_epoch)
-                if reason and not last:
-                    raise Unfinished(
-                        f"{reason}: stopped after step {done} of {self._total}, with a checkpoint; "
-                        "run the same command with --resume"
-                    )
+                if reason or done == self._total or _due(done, chosen.checkpoint_every):
+                    self._save(done)
+                if reason:
+                    raise Unfinished(reason, done=done, total=self._total)
+                if self._validates_after(done):
+                    validation = self._validate(done)
         except Unfinished:  # on all ranks, which end MPI together
             ahead.close()
             self._sharing.free()
@@ -229,11 +234,8 @@ class _Run:
         finally:
             ahead.close()
             progress.close()
-            if metrics is not None:
-                metrics.close()
+            self._record.close()
         self._sharing.free()
-        if not validation:
-            validation = self._validate()
         return write_summary(
             world,
             self._folder,
@@ -249,6 +251,41 @@ class _Run:
             auto=self._auto,
         )
 
+    def _all_have_read(self) -> None:
+        """Collective: until here ranks may wait for one that reads its data, from now on no longer
+        than ``train.stall_timeout``.
+        """
+        self._world.world.gather_objects(None, name="first batch")
+        watchdog_of(self._world.world).resume()
+
+    def _save(self, done: int) -> None:
+        """Collective: write a checkpoint, unless the newest is of this step."""
+        if self._saved == done:
+            return
+        began = time.perf_counter()
+        self._record.flush()
+        self._snapshots.save(done, steps_per_epoch=self._batches.steps_per_epoch)
+        self._saved = done
+        self._stop.note_checkpoint(time.perf_counter() - began)
+
+    def _validates_after(self, done: int) -> bool:
+        return done == self._total or _due(done, self._settings.train.validate_every)
+
+    def _validate(self, done: int, *, record: bool = True) -> dict[str, float]:
+        """Collective: validate and record the scores; where a stop comes in between, there are
+        none, but a checkpoint, from which the run validates again.
+        """
+        try:
+            found = validate(self._settings, self._world, self._parts, interrupt=self._stop.check)
+        except Interrupted as reason:
+            self._save(done)
+            raise Unfinished(str(reason), done=done, total=self._total) from None
+        if record:
+            self._record.open(done)
+            scores = {f"validation_{key}": value for key, value in found.items()}
+            self._record.write({"step": done - 1, "epoch": self._epoch(done), **scores})
+        return found
+
     def _row(self, report: Report, lr: float, data_wait_s: float) -> dict[str, Any]:
         rollout = self._rollout(report.step // self._batches.steps_per_epoch)
         return report.row(
@@ -263,35 +300,6 @@ class _Run:
 
     def _rollout(self, epoch: int) -> int:
         return rollout_steps(epoch, self._settings.train.rollout)
-
-    def _set_learning_rate(self, step: int) -> float:
-        chosen = self._settings.train
-        lr = learning_rate(
-            step,
-            total_steps=self._total,
-            lr=chosen.lr,
-            lr_min=chosen.lr_min,
-            warmup_steps=chosen.warmup_steps,
-            schedule=chosen.schedule,
-        )
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        return lr
-
-    def _validate(self) -> dict[str, float]:
-        source = self._parts.source
-        return score(
-            self._parts.posterior,
-            self._parts.loss,
-            source.validation,
-            self._world,
-            task=source.task,
-            output_shape=source.output_shape,
-            scale=source.scale,
-            samples=self._settings.posterior.samples,
-            batch_size=self._settings.train.batch_size,
-            tally=field_tally(source),
-        ).result()
 
 
 def _due(done: int, every: int) -> bool:

@@ -25,15 +25,18 @@ class TakenUp:
 
 
 def take_up(world: World, folder: RunFolder, snapshots: Snapshots) -> TakenUp | None:
-    """Collective: restore the newest good checkpoint; None where there is none yet."""
+    """Collective: restore the newest good checkpoint; None where the run has not made a step yet.
+
+    A run that was killed before its first checkpoint is taken up at step 0.
+    """
     found = snapshots.restore(to_train=True)
-    if found is None:
-        log.info("no checkpoint in %s yet: starting from the beginning", folder.checkpoints)
-        return None
-    path, step = found
+    step = 0 if found is None else found[1]
     lost = on_first(world.world, lambda: lost_steps(folder.metrics, step), name="metrics")
-    log.info("resumed from %s at step %d", path, step)
-    return TakenUp(step, lost)
+    if found is not None:
+        log.info("resumed from %s at step %d", *found)
+        return TakenUp(step, lost)
+    log.info("no checkpoint in %s yet: starting from the beginning", folder.checkpoints)
+    return TakenUp(0, lost) if lost else None
 
 
 def tell_restart(world: World, folder: RunFolder, taken_up: TakenUp, *, began: float) -> None:
@@ -42,7 +45,7 @@ def tell_restart(world: World, folder: RunFolder, taken_up: TakenUp, *, began: f
     began: start of the command, ``time.monotonic()``.
     """
     elapsed = time.monotonic() - began
-    row = on_first(world.world, lambda: _add(folder.restarts, taken_up, elapsed), name="restarts")
+    row = on_first(world.world, lambda: _add(folder, taken_up, elapsed), name="restarts")
     log.info(
         "restart %d at step %d: %d steps lost, %.1f s from the start of the command to the end of "
         "the first step",
@@ -59,7 +62,9 @@ def lost_steps(metrics: Path, step: int) -> int:
     return max(0, max(steps, default=-1) + 1 - step)
 
 
-def _add(path: Path, taken_up: TakenUp, restart_time_s: float) -> dict[str, Any]:
+def _add(folder: RunFolder, taken_up: TakenUp, restart_time_s: float) -> dict[str, Any]:
+    folder.require_own()
+    path = folder.restarts
     row = {
         "restart": len(read_metrics(path)) + 1,
         "step": taken_up.step,

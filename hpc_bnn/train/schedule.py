@@ -6,6 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
+
+from hpc_bnn.config.settings import TrainSettings
+
 Schedule = Literal["constant", "cosine"]
 
 
@@ -27,6 +31,23 @@ def learning_rate(
         return lr
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return lr_min + (lr - lr_min) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, step: int, *, total_steps: int, chosen: TrainSettings
+) -> float:
+    """Give the optimizer its rate at ``step`` and return it."""
+    lr = learning_rate(
+        step,
+        total_steps=total_steps,
+        lr=chosen.lr,
+        lr_min=chosen.lr_min,
+        warmup_steps=chosen.warmup_steps,
+        schedule=chosen.schedule,
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
 
 
 def rollout_steps(epoch: int, rollout: Mapping[int, int]) -> int:

@@ -7,6 +7,7 @@ the points (``dealing``).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ def score(
     samples: int,
     batch_size: int,
     tally: ClassificationTally | RegressionTally | None = None,
+    interrupt: Callable[[], None] | None = None,
 ) -> ClassificationTally | RegressionTally:
     """Collective over the world: return the tally of ``examples`` under ``samples`` weight samples.
 
@@ -44,6 +46,8 @@ def score(
     ``output_shape``: of what is predicted for an example, as a ``Source`` tells it.
     ``batch_size``: most examples at a time over the whole grid.
     ``tally``: an empty one to fill, where that of the task is not enough.
+    ``interrupt``: called by every rank equally often, between two batches; may be collective, and
+    may raise on every rank.
     """
     own = world.grid.own_samples(samples)
     tally = TALLIES[task]() if tally is None else tally
@@ -60,8 +64,12 @@ def score(
         outputs = posterior.predict(x, samples=len(own), first=own.start)
         return physical(*loss.forecast(outputs), y, scale)
 
-    for part in torch.split(indices, at_once):
-        if len(part):  # else fewer examples than data ranks: the whole sample axis has none
+    most = -(-len(examples) // world.grid.data_ranks)  # of any rank
+    for first in range(0, most, at_once):
+        if interrupt is not None:
+            interrupt()
+        part = indices[first : first + at_once]
+        if len(part):  # else no more than on other data ranks: the whole sample axis has none
             # Not held by a name: it would live on while the next one is made.
             add_dealt(tally, *forecast(part), world.sample_axis)
     tally.sums = world.world.all_reduce(tally.sums, reduction="sum", name="scoring.sums")

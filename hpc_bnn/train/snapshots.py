@@ -49,7 +49,10 @@ class Snapshots:
                 versions=self._versions,
             )
             return checkpoint.save(
-                self._folder.checkpoints, state, keep=self._settings.train.keep_checkpoints
+                self._folder.checkpoints,
+                state,
+                keep=self._settings.train.keep_checkpoints,
+                require_own=self._folder.require_own,
             )
 
         on_first(self._world.world, write, name="checkpoint")

@@ -123,7 +123,12 @@ def write_summary(
         "restarts": len(restarts),
         "lost_steps": sum(row["lost_steps"] for row in restarts),
     }
-    on_first(world.world, lambda: write_json(folder.summary, summary), name="summary")
+
+    def write() -> None:
+        folder.require_own()
+        write_json(folder.summary, summary)
+
+    on_first(world.world, write, name="summary")
     return summary
 
 

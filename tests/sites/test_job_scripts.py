@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from site_files import JOBS, render, shape, site_names, slurm_sites
 
+from hpc_bnn.parallel.note import STALLED, VARIABLE
 from hpc_bnn.train.stop import REQUEUE, SIGNAL
 
 ALL = sorted([*(f"{job}.sbatch" for job in JOBS), "scaling.sh"])
@@ -119,8 +120,21 @@ def test_training_ends_and_goes_on_as_the_program_does(rendered: dict[str, Path]
     assert "#SBATCH --signal=B:USR1@120" in text
     assert "#SBATCH --requeue" in text
     assert f"kill -{SIGNAL.name.removeprefix('SIG')} " in text
-    assert f'trap "" {SIGNAL.name.removeprefix("SIG")}' in text
-    assert f"-ne {REQUEUE} " in text
+    assert f'trap "" {SIGNAL.name.removeprefix("SIG")} TERM' in text
+    assert f"export {VARIABLE}=" in text
+    for status in (REQUEUE, STALLED):
+        assert f"{status}) echo {status} >" in text
+        assert f"  {status}) why=" in text
+
+
+@pytest.mark.parametrize("site", slurm_sites())
+def test_signals_are_noted_before_anything_else(site: str, rendered: dict[str, Path]) -> None:
+    script = lines(rendered[site], "train.sbatch")
+    commands = [line for line in script if line and not line.startswith(("#", " ", "}"))]
+    before = commands[: commands.index('trap "ask_to_stop TERM" TERM')]
+    functions = ["ask_to_stop() {", "keep_asking() {", "listens() {"]
+    assert before[:-1] == ['step="" woken="" asked=""', *functions]
+    assert before[-1] == 'trap "ask_to_stop USR1" USR1'
 
 
 def test_folder_with_a_space(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cluster import Cluster
 from jobs import Job
 from tiny_train import STEPS, TWO_BY_ONE, TWO_BY_TWO, Train, restarts, summary
@@ -51,17 +52,29 @@ def test_stopped_by_its_clock(train: Train, tmp_path: Path, uninterrupted: dict[
     assert summary(run)["restarts"] == 4
 
 
+@pytest.mark.parametrize(
+    ("options", "signal"),
+    [(("--batch", "--signal=USR1"), "SIGUSR2"), (("--signal=TERM",), "SIGTERM")],
+    ids=["time is nearly up", "preemption"],
+)
 def test_stopped_by_slurm(
-    cluster: Cluster, train: Train, tmp_path: Path, uninterrupted: dict[str, Any]
+    cluster: Cluster,
+    train: Train,
+    tmp_path: Path,
+    uninterrupted: dict[str, Any],
+    options: tuple[str, ...],
+    signal: str,
 ) -> None:
-    """Slurm's warning that time is nearly up, sent early, in the middle of training."""
+    """In the middle of training: by the warning to the script, sent early, or by what all ranks get
+    from preemption with a GraceTime.
+    """
     run = tmp_path / "run"
     job = train(TWO_BY_TWO, run)
     job.said("step 1 of")
-    cluster.run("scancel", "--batch", "--signal=USR1", job.number)
+    cluster.run("scancel", *options, job.number)
     assert_finished(job)
     assert job.facts()["Restarts"] == "1", job.report()
-    assert "signal SIGUSR2: stopped after step" in job.text
+    assert f"signal {signal}: stopped after step" in job.text
     assert_same(run, uninterrupted)
 
 

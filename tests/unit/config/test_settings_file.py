@@ -305,3 +305,14 @@ def test_settings_cannot_be_changed(good: Path) -> None:
     settings = load_settings(good)
     with pytest.raises(ValueError, match="frozen"):
         settings.train.steps = 3
+
+
+def test_a_default_counts_where_nobody_says_otherwise(tmp_path: Path) -> None:
+    """As job scripts give them: neither the file nor the command line may be outdone."""
+    path = write(tmp_path / "run.yaml", train={"steps": 3, "checkpoint_every": 0})
+    defaults = ["train.checkpoint_every=500", "train.stall_timeout=600", "grid.sample_ranks=2"]
+    settings = load_settings(path, ["grid.sample_ranks=1"], defaults=defaults)
+    assert (settings.train.checkpoint_every, settings.train.stall_timeout) == (0, 600)
+    assert settings.grid.sample_ranks == 1
+    with pytest.raises(SettingsError, match=r"command line: train\.stal_timeout: unknown key"):
+        load_settings(path, defaults=["train.stal_timeout=600"])

@@ -29,6 +29,7 @@ from hpc_bnn.train.checkpoint import (
     restore,
     save,
 )
+from hpc_bnn.train.lock import LockError
 
 STATE = {
     "single": torch.linspace(-1, 1, 500),
@@ -463,3 +464,18 @@ def test_an_interrupted_write_is_never_taken_for_a_checkpoint(tmp_path: Path) ->
     found = newest_good(tmp_path)
     assert found is not None
     assert found[1].step == 1
+
+
+@pytest.mark.parametrize("lost_at", [1, 2], ids=["before it is written", "while it is written"])
+def test_a_folder_that_another_job_has_taken(tmp_path: Path, lost_at: int) -> None:
+    first = save(tmp_path, some(1), keep=1)
+    asked = []
+
+    def require_own() -> None:
+        asked.append(1)
+        if len(asked) == lost_at:
+            raise LockError("another job has it")
+
+    with pytest.raises(LockError, match="another job has it"):
+        save(tmp_path, some(2), keep=1, require_own=require_own)
+    assert list(tmp_path.iterdir()) == [first]

@@ -1,5 +1,6 @@
 """Scores of a test split are the same numbers on every grid: samples and examples are spread."""
 
+from collections.abc import Callable
 from threading import Lock
 
 import pytest
@@ -17,7 +18,14 @@ CPU = torch.device("cpu")
 ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
 
 
-def scored(world: World, loss: str, *, examples: int, batch_size: int) -> dict[str, float]:
+def scored(
+    world: World,
+    loss: str,
+    *,
+    examples: int,
+    batch_size: int,
+    interrupt: Callable[[], None] | None = None,
+) -> dict[str, float]:
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(examples, INPUTS, generator=generator)
     regression = torch.randn(examples, OUTPUTS, generator=generator)
@@ -36,6 +44,7 @@ def scored(world: World, loss: str, *, examples: int, batch_size: int) -> dict[s
         scale=None,
         samples=12,
         batch_size=batch_size,
+        interrupt=interrupt,
     ).result()
 
 
@@ -63,6 +72,26 @@ def test_more_data_ranks_than_examples() -> None:
     alone = scored(World(Grid(1, 1, 0), CPU), "gaussian", examples=3, batch_size=4)
     for result in on_world(4, work):
         assert result == pytest.approx(alone, rel=1e-11)
+
+
+@pytest.mark.parametrize(("examples", "calls"), [(11, 4), (2, 1)])
+def test_every_rank_may_be_interrupted_equally_often(examples: int, calls: int) -> None:
+    """At the same places, though not all have equally many batches: 3 data ranks, 1 at a time."""
+
+    def work(channel: Channel) -> int:
+        grid = Grid(2, 3, channel.rank)
+        sample = channel.split(grid.data_rank, grid.sample_rank)
+        world = World(grid, CPU, channel, sample, sample_axis=sample)
+        rounds: list[list[int]] = []
+
+        def interrupt() -> None:
+            rounds.append(channel.gather_objects(len(rounds), name="interrupt"))
+
+        scored(world, "gaussian", examples=examples, batch_size=3, interrupt=interrupt)
+        assert all(len(set(met)) == 1 for met in rounds)
+        return len(rounds)
+
+    assert on_world(6, work) == [calls] * 6
 
 
 def test_samples_that_the_sample_ranks_cannot_share() -> None:

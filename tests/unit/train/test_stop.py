@@ -9,23 +9,59 @@ import time
 from pathlib import Path
 
 import pytest
-from thread_channel import on_world
+from thread_channel import on_world, outcomes
 
 from hpc_bnn.config.settings import TrainSettings
 from hpc_bnn.parallel.channel import SOLO, Channel
+from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.train.lock import LockError, hold
+from hpc_bnn.train.log import Metrics
 from hpc_bnn.train.restarts import lost_steps
-from hpc_bnn.train.stop import SIGNAL, Stop
+from hpc_bnn.train.stop import SIGNAL, Interrupted, Stop
 
 
-def test_a_signal_to_this_process_is_noted_until_the_end() -> None:
-    before = signal.getsignal(SIGNAL)
+@pytest.mark.parametrize("name", ["SIGUSR2", "SIGTERM", "SIGINT"])
+def test_a_signal_to_this_process_is_noted_until_the_end(name: str) -> None:
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
     with Stop(SOLO, began=time.monotonic()) as stop:
         assert stop.due() == ""
-        os.kill(os.getpid(), SIGNAL)
-        assert stop.due() == f"signal {SIGNAL.name}"
-        assert stop.due() == f"signal {SIGNAL.name}"
-    assert signal.getsignal(SIGNAL) == before
+        stop.check()
+        os.kill(os.getpid(), number)
+        assert stop.due() == f"signal {name}"
+        assert stop.due() == f"signal {name}"
+        with pytest.raises(Interrupted, match=f"signal {name}"):
+            stop.check()
+    assert signal.getsignal(number) == before
+
+
+def killed_by(signals: list[signal.Signals]) -> int:
+    """Return how a process ends that gets signals while it listens: the signal, 0 if it goes on."""
+    child = os.fork()
+    if child == 0:
+        with Stop(SOLO, began=time.monotonic()):
+            for number in signals:
+                os.kill(os.getpid(), number)
+        os._exit(0)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+def test_a_second_interrupt_ends_the_process() -> None:
+    again = [signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT]
+    assert killed_by(again) == 0
+    assert killed_by([*again, signal.SIGINT]) == signal.SIGINT
+
+
+def test_who_lets_us_ignore_an_interrupt_is_obeyed() -> None:
+    """As a shell does that starts a command in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert killed_by([signal.SIGINT, signal.SIGINT]) == 0
+        with Stop(SOLO, began=time.monotonic()) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.due() == ""
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("asked", range(3))
@@ -54,6 +90,33 @@ def test_the_clock_of_one_rank_stops_all() -> None:
 def test_the_clock_leaves_time_for_a_checkpoint(elapsed: float, late: bool) -> None:
     stop = Stop(SOLO, max_time_s=3600, began=time.monotonic() - elapsed)
     assert (stop.due() != "") == late
+
+
+def test_the_clock_leaves_time_for_the_longest_step_and_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But the start, in which data are read, says nothing about the steps."""
+    clock = [400.0]
+    monkeypatch.setattr("hpc_bnn.train.stop.time.monotonic", lambda: clock[0])
+    stop = Stop(SOLO, max_time_s=1000, began=0.0)
+
+    def last_moment() -> float:
+        """Return the last second at which the run goes on."""
+        late = []
+        for second in range(400, 1000):
+            clock[0] = second
+            if stop.due():
+                late.append(second)
+        return min(late) - 1
+
+    assert last_moment() == 940
+    stop.note_step(10.0)
+    stop.note_step(3.0)
+    assert last_moment() == 930
+    stop.note_checkpoint(20.0)
+    assert last_moment() == 930
+    stop.note_checkpoint(90.0)
+    assert last_moment() == 900
 
 
 def test_a_short_budget_is_not_all_margin() -> None:
@@ -107,6 +170,65 @@ def test_a_second_job_is_told_who_works_there(tmp_path: Path) -> None:
     held.close()
 
 
+def job(number: str, restart: int = 0, **more: str) -> dict[str, str]:
+    count = {"SLURM_RESTART_COUNT": str(restart)} if restart else {}
+    return {"SLURM_JOB_ID": number, "SLURM_CLUSTER_NAME": "one", **count, **more}
+
+
+def test_a_restart_takes_over_from_the_same_job_only(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    frozen = hold(path, job("50"))
+    for other in (job("50"), job("51", 1), {}, job("50", 1, SLURM_CLUSTER_NAME="two")):
+        with pytest.raises(LockError, match=r"Slurm job 50 on .* \(restart 0, process \d+, since"):
+            hold(path, other)
+    frozen.require_own()
+    restart = hold(path, job("50", 2))
+    restart.require_own()
+    with pytest.raises(LockError, match=r"Slurm job 50 on .* \(restart 2, .* has taken this run"):
+        frozen.require_own()
+    with pytest.raises(LockError, match="is working in this folder"):
+        hold(path, job("50", 1))  # an earlier start that comes late
+    frozen.close()
+    restart.require_own()
+    with pytest.raises(LockError, match="is working in this folder"):
+        hold(path, job("51"))
+    restart.close()
+    hold(path, job("51")).close()
+    assert [file.name for file in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_lock_that_was_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first = hold(path)
+    path.unlink()
+    with pytest.raises(LockError, match="the lock of this run is gone"):
+        first.require_own()
+    second = hold(path)
+    with pytest.raises(LockError, match=rf"process {os.getpid()} on .* has taken this run folder"):
+        first.require_own()
+    first.close()
+    second.require_own()
+    second.close()
+
+
+def test_the_rank_that_writes_finds_it_and_all_end() -> None:
+    def gone() -> None:
+        raise LockError("lock is gone")
+
+    def run(channel: Channel) -> None:
+        stop = Stop(channel, began=time.monotonic())
+        if channel.rank == 0:
+            stop.watch(gone)
+        stop.due()
+
+    first, *others = outcomes(3, run)
+    assert isinstance(first, LockError)
+    assert all(isinstance(other, RankError) for other in others)
+    assert set(map(str, others)) == {
+        "the run folder is no longer this job's, as another rank found"
+    }
+
+
 def test_lost_steps_are_those_after_the_checkpoint(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     assert lost_steps(metrics, 0) == 0
@@ -114,3 +236,15 @@ def test_lost_steps_are_those_after_the_checkpoint(tmp_path: Path) -> None:
     metrics.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 7, "lo', encoding="utf-8")
     assert lost_steps(metrics, 7) == 0
     assert lost_steps(metrics, 4) == 3
+
+
+def test_lost_steps_of_a_killed_process(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    child = os.fork()
+    if child == 0:
+        metrics = Metrics(path, first_step=0)
+        for step in range(55):
+            metrics.write({"step": step, "loss": 1.0})
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert lost_steps(path, 40) == 15
