@@ -6,7 +6,6 @@ Every error is found at once and names the file, the key, the value and what was
 
 import copy
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from hpc_bnn.config.options import lower, nearest
+from hpc_bnn.config.options import IN_QUOTES, lower, nearest, needs_quotes
 from hpc_bnn.config.settings import Settings, SettingsError
+from hpc_bnn.config.yaml_text import MOST_LEVELS, Dumper, TrapError, parse, read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -37,10 +37,7 @@ def load_settings(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such settings file; the bundled ones are in {CONFIGS}")
-    try:
-        content = _parse(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{path}: not YAML: {' '.join(str(error).split())}"]) from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise SettingsError(
             [f"{path}: expected sections ({', '.join(Settings.model_fields)}), got {content!r}"]
@@ -58,9 +55,15 @@ def load_settings(
             )
             continue
         try:
-            value = _parse(text)
+            value = parse(text)
+        except TrapError as error:
+            problems.append(f"command line: {key[:80]}: {error}")
+            continue
         except yaml.YAMLError:
             value = text
+        if key.count(".") >= MOST_LEVELS:
+            problems.append(f"command line: {key[:80]}...: expected a key of fewer levels")
+            continue
         if not _assign(content, key.split("."), value):
             problems.append(
                 f"command line: {key}: {key.rpartition('.')[0]} holds a value, not a section"
@@ -88,7 +91,7 @@ def load_settings(
 
 def dump_settings(settings: Settings) -> str:
     """Return the resolved settings as YAML; ``load_settings`` reads back the same settings."""
-    text: str = yaml.dump(settings.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
+    text: str = yaml.dump(settings.model_dump(mode="json"), Dumper=Dumper, sort_keys=False)
     return text
 
 
@@ -99,24 +102,6 @@ def difference(old: Settings, new: Settings) -> dict[str, tuple[object, object]]
     return {
         key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
     }
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose numbers may be written 1e-3: YAML 1.1 takes that for text."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that ``_Loader`` would take for numbers."""
-
-
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
-    )
-
-
-def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
 
 
 def _holds(tree: object, path: Sequence[str]) -> bool:
@@ -148,6 +133,7 @@ def _explained(error: ValidationError, content: object) -> list[tuple[str, str]]
             text = "missing"
         else:
             text = f"= {item['input']!r}: {lower(item['msg'].removeprefix('Value error, '))}"
+            text += IN_QUOTES if needs_quotes(item) else ""
         texts.setdefault(key, []).append(text)
     explained = []
     for key, alternatives in texts.items():

@@ -11,6 +11,11 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+IN_QUOTES = (
+    "; YAML takes an unquoted NO, off, null or 010 for a value that is no text: write a text in "
+    'quotes, such as "NO" (\'key="NO"\' on the command line)'
+)
+
 
 def nearest(key: str, known: Collection[str]) -> str:
     """Return advice for a key that is unknown, empty where nothing is near."""
@@ -21,6 +26,14 @@ def nearest(key: str, known: Collection[str]) -> str:
 def lower(text: str) -> str:
     """Return the text with its first letter in lower case."""
     return text[:1].lower() + text[1:]
+
+
+def needs_quotes(error: Mapping[str, Any]) -> bool:
+    """Tell whether an error of pydantic is about a value that may be meant as a text."""
+    value, kind = error["input"], error["type"]
+    if value is None or isinstance(value, bool):
+        return kind in ("string_type", "path_type", "literal_error")
+    return kind in ("string_type", "path_type") and isinstance(value, int | float)
 
 
 def choose(section: str, name: str, choices: Mapping[str, Any]) -> str | None:
@@ -65,11 +78,24 @@ def check_options(
     ]
     problems += [f"{section}.{key}: missing" for key in required if key not in options]
     for key in options:
-        if key in known:
+        if key in known and not _text_keys(options[key]):
+            problems.append(f"{section}.{key} = {options[key]!r}: a key is no text{IN_QUOTES}")
+        elif key in known:
             try:
                 # As JSON: strict about types, yet a list may stand for a tuple and text for a path.
                 known[key].validate_json(json.dumps(options[key], default=str), strict=True)
             except ValidationError as error:
                 expected = "; ".join(sorted({e["msg"] for e in error.errors()}))
-                problems.append(f"{section}.{key} = {options[key]!r}: {lower(expected)}")
+                hint = IN_QUOTES if any(map(needs_quotes, error.errors())) else ""
+                problems.append(f"{section}.{key} = {options[key]!r}: {lower(expected)}{hint}")
     return problems
+
+
+def _text_keys(value: object) -> bool:
+    """Tell whether no mapping in a value has a key that JSON would make a text of, such as false;
+    numbers may be keys.
+    """
+    if isinstance(value, dict):
+        good = all(isinstance(key, str | int) and not isinstance(key, bool) for key in value)
+        return good and all(map(_text_keys, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_text_keys, value))

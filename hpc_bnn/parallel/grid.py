@@ -4,6 +4,7 @@ The sample axis is innermost, world_rank = data_rank * S + sample_rank, so that 
 batch share a node.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,8 @@ Mode = Literal["local", "sample", "data", "hybrid"]
 
 def divisors(number: int) -> list[int]:
     """Return the divisors of ``number`` in rising order."""
-    return [d for d in range(1, number + 1) if number % d == 0]
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return small + [number // d for d in reversed(small) if d * d != number]
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,9 @@ def fitting_grids(world_size: int, *, samples: int, batch_size: int) -> list[tup
     found = grids(world_size)
     if found:
         return found
-    below = next((n for n in range(world_size - 1, 0, -1) if grids(n)), 1)
-    above = next((n for n in range(world_size + 1, samples * batch_size + 1) if grids(n)), None)
+    fitting = {s * d for s in divisors(samples) for d in divisors(batch_size)}
+    below = max(n for n in fitting if n < world_size)  # 1 always fits
+    above = min((n for n in fitting if n > world_size), default=None)
     ranks = f"{below} or {above}" if above else str(below)
     more = [-(-number // world_size) * world_size for number in (samples, batch_size)]
     raise ValueError(

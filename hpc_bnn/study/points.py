@@ -5,14 +5,15 @@ belongs to both series. Repeats are interleaved: all points once, then all again
 that warms up or fills with other jobs does not look like scaling.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hpc_bnn.config import SettingsError
 from hpc_bnn.study.study_file import ALONG_DATA, KINDS, Kind, Mode, Study
 
-# How far the search for numbers that fit every point goes, as a multiple of the number given.
-SEARCH = 64
+# Numbers that fit every point are told up to this multiple of the number given.
+FARTHEST = 64
 
 
 @dataclass(frozen=True)
@@ -191,10 +192,10 @@ def _problems(
     wrong = [size for size in placed if not fits(size, number)]
     if not wrong:
         return []
-    below = next((n for n in range(number - 1, 0, -1) if all(fits(s, n) for s in placed)), None)
-    above = next(
-        (n for n in range(number + 1, SEARCH * number + 1) if all(fits(s, n) for s in placed)), None
-    )
+    # A size takes multiples of one number only: n * grown / base must be one of ``along``.
+    needs = [(base * along(s), grown(s, base, base)[0]) for s in placed]
+    below, next_one = _around(number, math.lcm(*(n // math.gcd(n, g) for n, g in needs)))
+    above = next_one if next_one <= FARTHEST * number else None
     advice = (
         f"set {key} to {_either(below, above)}, the nearest that fit every point"
         if below or above

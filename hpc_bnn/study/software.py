@@ -134,7 +134,9 @@ def _loaded_once(what: str, pattern: str) -> Finding:
     """Two copies of one library in a process do not see each other's ranks."""
     if not MAPS.is_file():
         return Finding(what, "unknown on this system")
-    paths = {line.split()[-1] for line in MAPS.read_text(errors="replace").splitlines()}
+    # address, rights, offset, device, inode, and a path, which may hold spaces
+    lines = [line.split(maxsplit=5) for line in MAPS.read_text(errors="replace").splitlines()]
+    paths = {words[5].removesuffix(" (deleted)") for words in lines if len(words) == 6}
     found = sorted({os.path.realpath(path) for path in paths if re.match(pattern, Path(path).name)})
     return Finding(
         what,

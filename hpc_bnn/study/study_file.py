@@ -12,7 +12,6 @@ A study names a settings file and the numbers of ranks on which it runs. ``poste
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -25,7 +24,8 @@ from pydantic import (
 )
 
 from hpc_bnn.config import CONFIGS, SettingsError
-from hpc_bnn.config.options import lower, nearest
+from hpc_bnn.config.options import IN_QUOTES, lower, nearest, needs_quotes
+from hpc_bnn.config.yaml_text import read_yaml
 
 Kind = Literal["fixed_samples", "proportional_samples", "fixed_batch", "growing_batch"]
 Mode = Literal["local", "sample", "data", "hybrid"]
@@ -127,10 +127,7 @@ def load_study(path: Path) -> Study:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such study file; bundled ones are in {CONFIGS}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{path}: not YAML: {' '.join(str(error).split())}"]) from error
+    content = read_yaml(path)
     keys = ", ".join(Study.model_fields)
     if not isinstance(content, dict):
         raise SettingsError([f"{path}: expected keys ({keys}), got {content!r}"])
@@ -151,4 +148,5 @@ def _told(item: Any) -> str:
     message = lower(str(item["msg"]).removeprefix("Value error, "))
     if not key:
         return message
-    return f"{key} = {item['input']!r}: {message} ({Study.model_fields[key].description})"
+    hint = IN_QUOTES if needs_quotes(item) else ""
+    return f"{key} = {item['input']!r}: {message} ({Study.model_fields[key].description}){hint}"

@@ -95,8 +95,7 @@ def _told_apart(
     scores = foreign.result()
     return {
         "auroc": own.auroc(foreign),
-        "entropy": scores["entropy"],
-        "mutual_information": scores["mutual_information"],
+        **{name: scores[name] for name in ("entropy", "mutual_information") if name in scores},
     }
 
 
@@ -114,6 +113,7 @@ def _draw(
     if isinstance(tally, ClassificationTally):
         plot_reliability(tally.reliability(), folder.plots / "reliability.png")
         return
-    plot_pit(tally.pit_counts(), folder.plots / "pit.png")
+    if "pit_chi_square" in tally.result():
+        plot_pit(tally.pit_counts(), folder.plots / "pit.png")
     samples = settings.posterior.predict_samples
     draw_series(folder.plots, parts, tally, world, samples=samples)

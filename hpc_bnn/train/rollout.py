@@ -2,7 +2,8 @@
 
     state(t + step) = state(t) + tendency_std * network(states up to t, forcing(t))
 
-At points that never have a value every normalised state is 0, as in training.
+At points that never have a value every normalised state is 0, as in training. States are sums of
+many steps: they are held in float32 at least, whatever the network runs in.
 
 A member is one weight sample, kept through the whole forecast, and where the loss has an
 observation noise, a draw of that noise at every step, keyed by start time, member and lead time. So
@@ -38,7 +39,8 @@ class Rollout:
             )
         self.fields: Fields = parts.source.fields
         self._posterior, self._loss, self._device = parts.posterior, parts.loss, device
-        self._dtype = next(parts.posterior.parameters()).dtype
+        self._network_dtype = next(parts.posterior.parameters()).dtype
+        self._dtype = torch.promote_types(self._network_dtype, torch.float32)
         ratio = self.fields.tendency_std / self.fields.state_std
         self._ratio = ratio[:, None, None].to(device, self._dtype)
         present = self.fields.present
@@ -84,7 +86,8 @@ class Rollout:
         """
         seconds = starts + lead * self.step_s
         forcing = self.fields.record.forcing(seconds).to(self._device, self._dtype)
-        output = network(torch.cat([history.flatten(1, 2), forcing], 1))
+        inputs = torch.cat([history.flatten(1, 2), forcing], 1)
+        output = network(inputs.to(self._network_dtype)).to(self._dtype)
         mean, sigma = self._loss.forecast(output[None])
         tendency = mean[0]
         if sigma is not None:

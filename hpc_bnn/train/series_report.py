@@ -43,19 +43,17 @@ def series_details(source: Source, tally: Any) -> dict[str, Any]:
     """Return what ``evaluation.json`` holds of a time series besides the scores; else nothing.
 
     ``pinball``: the loss at each level, over all channels and lead times. ``channels``: by name,
-    the scores over all lead times, and as lists over ``lead_time_h``, hours. ``naive``: the same of
+    the scores over all lead times, and as lists over ``lead_time_h``, hours; of one member without
+    coverage. ``naive``: the same of
     seasonal naive forecasts whose season the history holds; the CRPS of a single value is its
     absolute error.
     """
     if not isinstance(source.test, Windows) or not isinstance(tally, RegressionTally):
         return {}
     points, names = tally.by_point(), _names(source)
-    lists = {
-        "rmse": points.rmse,
-        "crps": points.crps,
-        "pinball": points.pinball,
-        "coverage_90": points.coverage_90,
-    }
+    lists = {"rmse": points.rmse, "crps": points.crps, "pinball": points.pinball}
+    if "coverage_90" in tally.result():
+        lists["coverage_90"] = points.coverage_90
     steps = range(1, source.output_shape[0] + 1)
     return {
         "pinball": {"levels": list(tally.levels), "loss": tally.pinball()},
@@ -126,7 +124,7 @@ def draw_series(
         plots / "scores.png",
         time_label=label,
         units=units,
-        naive={name: found.crps for name, found in naive_scores(source).items()},
+        naive=naive_scores(source),
     )
     count = min(EXAMPLES_DRAWN, len(windows))
     drawn = torch.linspace(0, len(windows) - 1, count).long()

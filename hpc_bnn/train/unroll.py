@@ -6,7 +6,8 @@
 as ``Rollout`` steps a forecast, with the same drawn weights at every step. At points that never
 have a value every state is 0, as in the windows, whatever the network says there. y_l is the change
 since the start, which the windows hold as the target of lead time l; further channels of the
-output, such as a predicted variance, are those of step l. Each lead time is scored as one more
+output, such as a predicted variance, are those of step l. States and changes are sums: they add up
+in float32 at least, whatever the network runs in. Each lead time is scored as one more
 example, so the objective is the mean over lead times of the loss of one step.
 
 All steps but the last are run again in backward instead of keeping their activations: the memory of
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hpc_bnn.data.source import Fields
+from hpc_bnn.losses.base import to_float
 
 Network = Callable[[Tensor, bool], Tensor]  # x, whether it holds one batch a sample -> (S, B, ...)
 Contexts = Callable[[], tuple[AbstractContextManager[object], AbstractContextManager[object]]]
@@ -62,11 +64,12 @@ class Unroll:
         steps = self.steps(x)
         if steps == 1:
             return network(x, views)
-        ratio = x.new_tensor(self._ratio)[:, None, None]
+        states = to_float(x[..., : self._states, :, :])
+        ratio = states.new_tensor(self._ratio)[:, None, None]
         if self._absent is not None and self._absent.device != x.device:
             self._absent = self._absent.to(x.device)
-        history, inputs = x[..., : self._states, :, :], x[..., : self._states + self._forced, :, :]
-        change, outputs = torch.zeros((), dtype=x.dtype, device=x.device), []
+        history, inputs = states, x[..., : self._states + self._forced, :, :]
+        change, outputs = torch.zeros((), dtype=states.dtype, device=x.device), []
         for step in range(steps):
             own_states = views or step > 0
             if step < steps - 1 and torch.is_grad_enabled():
@@ -80,7 +83,8 @@ class Unroll:
                 )
             else:
                 output = network(inputs, own_states)
-            tendency, further = output.tensor_split([self._channels], 2)
+            # A sum of two types has the smaller one where the other is a scalar, as ``change`` is.
+            tendency, further = output.to(states.dtype).tensor_split([self._channels], 2)
             change = change + tendency
             outputs.append(torch.cat([change, further], 2))
             if step == steps - 1:
@@ -91,7 +95,8 @@ class Unroll:
             older = history[..., self._channels :, :, :]
             history = torch.cat([older.expand(*newest.shape[:2], *older.shape[-3:]), newest], 2)
             forcing = self._forcing(x, step + 1)
-            inputs = torch.cat([history, forcing.expand(*newest.shape[:2], *forcing.shape[-3:])], 2)
+            forcing = forcing.expand(*newest.shape[:2], *forcing.shape[-3:])
+            inputs = torch.cat([history.to(x.dtype), forcing], 2)
         return torch.stack(outputs, 2).flatten(1, 2)
 
     def targets(self, y: Tensor) -> Tensor:

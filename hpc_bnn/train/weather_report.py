@@ -1,5 +1,6 @@
 """What ``evaluate`` writes of weather forecasts: ``evaluation.json`` and pictures."""
 
+import math
 from typing import Any
 
 from hpc_bnn.parallel.comms import on_first
@@ -58,16 +59,22 @@ def weather_table(result: dict[str, Any]) -> list[str]:
     for name, scores in result["scores"].items():
         for lead in sorted({day, len(leads) - 1}):
             numbers = [
-                f"{scores[score][lead]:11.4g} {scores['persistence'][score][lead]:10.4g} "
-                f"{scores['climatology'][score][lead]:10.4g}"
+                f"{_number(scores[score][lead], '11.4g')} "
+                f"{_number(scores['persistence'][score][lead], '10.4g')} "
+                f"{_number(scores['climatology'][score][lead], '10.4g')}"
                 for score in ("rmse", "crps")
             ]
             lines.append(
                 f"{name:8s} {leads[lead]:4g} h   {numbers[0]}   {numbers[1]}   "
-                f"{scores['spread_skill_ratio'][lead]:12.2f} {scores['acc'][lead]:6.3f}  "
-                f"[{result['units'][name]}]"
+                f"{_number(scores['spread_skill_ratio'][lead], '12.2f')} "
+                f"{_number(scores['acc'][lead], '6.3f')}  [{result['units'][name]}]"
             )
     return lines
+
+
+def _number(value: float, form: str) -> str:
+    """Return a score as text, "-" where it is not defined, such as the ratio of one member."""
+    return f"{'-':>{form.partition('.')[0]}}" if math.isnan(value) else f"{value:{form}}"
 
 
 def _draw(

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hpc_bnn.verify.pit import covered, pit_counts
+
 # Fine bins are equally wide in log-odds, log(p / (1 - p)): the nearer to 1, where the examples of
 # confident networks crowd, the finer. Of width 1/256, so at most 0.001 wide in p. What lies beyond
 # the ends, p < 0.0004 or 1 - p < 4e-11, falls into the bins there.
 FINE_BINS = 8192
 LOG_ODDS = (-8.0, 24.0)
+SINGULAR = 1e-9  # smaller eigenvalues of a covariance, relative to the largest, are rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,11 +182,7 @@ def pit_histogram(pit: Tensor, bins: int = 10, *, weights: Tensor | None = None)
     weights: broadcasts to (...), what each counts.
     """
     _require_probabilities("pit_histogram", pit, bins)
-    index = (pit.double().flatten() * bins).floor().long().clamp(max=bins - 1)
-    if weights is None:
-        return torch.bincount(index, minlength=bins).double()
-    each = weights.double().expand(pit.shape).flatten()
-    return torch.bincount(index, weights=each, minlength=bins)
+    return pit_counts(pit.double(), pit.double(), bins, weights=weights)
 
 
 def coverage(pit: Tensor, level: float) -> float:
@@ -197,11 +196,16 @@ def coverage(pit: Tensor, level: float) -> float:
             f"coverage: level = {level} of {pit.numel()} values: "
             "expected a level between 0 and 1, such as 0.9, and at least one value"
         )
-    return float(((pit.double() - 0.5).abs() <= level / 2).double().mean())
+    return float(covered(pit.double(), pit.double(), level).mean())
 
 
-def flatness(counts: Tensor) -> Flatness:
+def flatness(counts: Tensor, *, members: int | None = None) -> Flatness:
     """Test counts (K,) of independent examples against equal expectation in every bin.
+
+    members: M, where the counts are shares of the PITs of ensembles (``verify.pit``). Their M + 1
+    ranks are equally likely, but bins that share ranks are not independent: with the covariance V
+    of the counts, chi-square is (n - N / K)' V^-1 (n - N / K), of min(M, K - 1) degrees of freedom;
+    up to M + 1 = K it is that of the ranks. Ties make it smaller.
 
     Neighbouring points or hours are not independent: then p_value is too small; compare chi_square.
     """
@@ -210,11 +214,27 @@ def flatness(counts: Tensor) -> Flatness:
         raise ValueError(
             f"flatness: {bins} bins with {total:g} counts: expected at least 2 bins and some counts"
         )
-    expected = total / bins
-    chi_square = float((counts.double() - expected).square().sum()) / expected
-    half = torch.tensor([(bins - 1) / 2, chi_square / 2], dtype=torch.float64)
-    # The survival function of chi-square with K - 1 degrees of freedom.
-    return Flatness(chi_square, bins - 1, float(torch.special.gammaincc(half[0], half[1])))
+    gap = counts.double().cpu() - total / bins
+    if members is None:
+        chi_square, freedom = float(gap.square().sum()) * bins / total, bins - 1
+    else:
+        chi_square, freedom = (
+            float(gap @ _inverse(members, bins) @ gap) / total,
+            min(members, bins - 1),
+        )
+    half = torch.tensor([freedom / 2, chi_square / 2], dtype=torch.float64)
+    # The survival function of chi-square.
+    return Flatness(chi_square, freedom, float(torch.special.gammaincc(half[0], half[1])))
+
+
+def _inverse(members: int, bins: int) -> Tensor:
+    """Invert the covariance (K, K) of what one of M + 1 equally likely ranks adds to each bin."""
+    edges = torch.arange(members + 2, dtype=torch.float64) / (members + 1)
+    ranks = [pit_counts(edges[r], edges[r + 1], bins) for r in range(members + 1)]
+    added = torch.stack(ranks, dim=1) - 1 / bins
+    covariance = added @ added.T / (members + 1)
+    inverse: Tensor = torch.linalg.pinv(covariance, hermitian=True, rtol=SINGULAR)
+    return inverse
 
 
 def _summed(confidence: Tensor, correct: Tensor, index: Tensor, bins: int) -> Reliability:

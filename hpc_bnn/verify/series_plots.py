@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from hpc_bnn.verify.plots import (
     BLACK,
     BLUE,
@@ -33,12 +31,12 @@ def plot_lead_scores(
     *,
     time_label: str = "lead time [h]",
     units: str = "",
-    naive: Mapping[str, Tensor] | None = None,
+    naive: Mapping[str, PointScores] | None = None,
 ) -> Path:
-    """Draw RMSE and CRPS, and the coverage of the 90 % interval, over lead time.
+    """Draw RMSE, CRPS, and the coverage of the 90 % interval where there is one, over lead time.
 
     scores: of points (P, C). At most six channels are drawn, the first ones.
-    naive: CRPS (P, C) of up to three forecasts to compare with, by name.
+    naive: of up to three forecasts to compare with, by name; RMSE beside RMSE, CRPS beside CRPS.
     """
     expected = (len(lead_times), len(channels))
     if scores.rmse.shape != expected or 0 in expected:
@@ -47,32 +45,36 @@ def plot_lead_scores(
             f"and {len(channels)} channels: expected (P, C), some of each"
         )
     shown = channels[:MOST_CHANNELS]
+    columns = 2 if bool(scores.coverage_90.isnan().all()) else 3
     figure, panels = make_panels(
-        len(shown), 2, height_in=1.8 if len(shown) > 1 else 3.2, share_x=True
+        len(shown), columns, height_in=1.8 if len(shown) > 1 else 3.2, share_x=True
     )
     # A single lead time is a point, not a curve.
     marker = "o" if len(lead_times) <= 24 else ""
     for c, name in enumerate(shown):
-        left, right = panels[2 * c : 2 * c + 2]
-        curves = (("RMSE of the mean", scores.rmse, BLACK), ("CRPS", scores.crps, BLUE))
-        for label, values, colour in curves:
-            left.plot(
-                lead_times, values[:, c].tolist(), f"{marker}-", color=colour, label=label, ms=4
-            )
-        for style, (label, crps) in zip((":", "--", "-."), (naive or {}).items(), strict=False):
-            label = f"CRPS, {label.replace('_', ' ')}"
-            style = style if len(lead_times) > 1 else "x"
-            left.plot(lead_times, crps[:, c].tolist(), style, color=GREY, label=label)
-        left.set_ylim(bottom=0)
-        left.set_ylabel(f"[{units}]" if units else "score")
-        left.set_title(name, loc="left")
-        right.axhline(0.9, color=GREY, linewidth=1.2, linestyle="--", label="nominal")
+        row = panels[columns * c : columns * (c + 1)]
+        for axes, score, label, colour in zip(
+            row, ("rmse", "crps"), ("RMSE of the mean", "CRPS"), (BLACK, BLUE), strict=False
+        ):
+            values = getattr(scores, score)[:, c].tolist()
+            axes.plot(lead_times, values, f"{marker}-", color=colour, label=label, ms=4)
+            for style, (of, other) in zip((":", "--", "-."), (naive or {}).items(), strict=False):
+                style = style if len(lead_times) > 1 else "x"
+                values = getattr(other, score)[:, c].tolist()
+                axes.plot(lead_times, values, style, color=GREY, label=of.replace("_", " "))
+            axes.set_ylim(bottom=0)
+            axes.set_ylabel(f"{score.upper()} [{units}]" if units else score.upper())
+        row[0].set_title(name, loc="left")
+        if columns == 2:
+            continue
+        right = row[2]
+        right.axhline(0.9, color=GREY, linewidth=1.2, linestyle="-", label="nominal")
         observed = scores.coverage_90[:, c].tolist()
         right.plot(lead_times, observed, f"{marker}-", color=ORANGE, label="coverage of 90 %", ms=4)
         # What is near 0.9 is seen to be near 0.9.
         right.set_ylim(max(0.0, min(0.75, *observed) - 0.05), 1.0)
         right.set_ylabel("coverage")
-    for axes in panels[-2:]:
+    for axes in panels[-columns:]:
         axes.set_xlabel(time_label)
         tick_times(axes, time_label, lead_times[-1])
     figure.align_ylabels(panels)

@@ -1,9 +1,10 @@
 """Scores of a test set as sums that add up over batches and ranks, in any order.
 
 A tally is one float64 vector of sums; ranks reduce it with a single sum, and the result is the same
-on any grid.
+on any grid. What a forecast does not define, such as the spread of one member, has no entry in a
+result.
 
-Letters: S weight samples, B batch, C classes.
+Letters: S weight samples, B batch.
 """
 
 import math
@@ -15,22 +16,25 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.verify import scores
-from hpc_bnn.verify.calibration import (
-    FINE_BINS,
-    Reliability,
-    auroc,
-    expected_calibration_error,
-    fine_adaptive_error,
-    fine_bins,
-    flatness,
-    pit_histogram,
-    reliability_bins,
-)
+from hpc_bnn.verify.calibration import flatness
+from hpc_bnn.verify.class_tally import ClassificationTally
+from hpc_bnn.verify.pit import covered, ensemble_pit, pit_counts
 from hpc_bnn.verify.points import PointWeights
 
-BINS = 15
 PIT_BINS = 10
-HEAD = 8  # sums of a RegressionTally before its PIT histogram
+# Sums of a RegressionTally before its PIT histogram.
+HEAD = (
+    "points",
+    "members",
+    "mixtures",
+    "error",
+    "crps",
+    "nll",
+    "coverage_50",
+    "coverage_90",
+    "epistemic",
+    "aleatoric",
+)
 
 
 class Tally(Protocol):
@@ -48,77 +52,14 @@ class Tally(Protocol):
         """
 
     def result(self) -> dict[str, float]:
-        """Return the scores by name."""
-
-
-class ClassificationTally:
-    """Accuracy, NLL, Brier score, entropies and calibration of the mean probability.
-
-    The entropy of the mean probability is the whole uncertainty; the mutual information of class
-    and weights, what it exceeds the mean entropy of the samples by, is the epistemic part (Depeweg
-    et al. 2018, arXiv:1710.07283). The adaptive calibration error needs all examples in the order
-    of their confidence: it comes from a fine histogram, which adds up (``fine_adaptive_error``).
-    """
-
-    whole_examples = True
-
-    def __init__(self) -> None:
-        self.sums = torch.zeros(6 + 3 * BINS + 3 * FINE_BINS, dtype=torch.float64)
-
-    def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
-        """Add logits (S, B, C) for classes (B,)."""
-        of_samples = torch.log_softmax(outputs.double().cpu(), -1)
-        log_prob = of_samples.logsumexp(0) - math.log(len(outputs))
-        target = target.cpu()
-        hit = scores.correct(log_prob, target)
-        # Rounding can leave a probability of 1 + 1e-16.
-        confidence = log_prob.exp().amax(1).clamp(max=1.0)
-        bins = reliability_bins(confidence, hit, BINS)
-        fine = fine_bins(scores.log_odds(log_prob), hit)
-        entropy = torch.special.entr(log_prob.exp()).sum(1)
-        of_one_sample = torch.special.entr(of_samples.exp()).sum(2).mean(0)
-        head = [
-            torch.tensor(float(len(target)), dtype=torch.float64),
-            scores.categorical_nll(log_prob, target).sum(),
-            hit.sum(),
-            scores.brier(log_prob, target).sum(),
-            entropy.sum(),
-            (entropy - of_one_sample).clamp(min=0).sum(),
-        ]
-        parts = [part for b in (bins, fine) for part in (b.count, b.confidence_sum, b.correct_sum)]
-        self.sums += torch.cat([torch.stack(head), *parts])
-
-    def reliability(self) -> Reliability:
-        """Return the sums per bin of confidence."""
-        return Reliability(*self.sums[6 : 6 + 3 * BINS].reshape(3, BINS))
-
-    def fine_reliability(self) -> Reliability:
-        """Return the sums per fine bin of confidence."""
-        return Reliability(*self.sums[6 + 3 * BINS :].reshape(3, FINE_BINS))
-
-    def auroc(self, foreign: "ClassificationTally") -> float:
-        """Return how well confidence tells these examples from foreign ones: 1/2 not, 1 always."""
-        return auroc(foreign.fine_reliability().count, self.fine_reliability().count)
-
-    def result(self) -> dict[str, float]:
-        count, nll, hits, brier, entropy, information = self.sums[:6].tolist()
-        return {
-            "examples": count,
-            "nll": nll / count,
-            "accuracy": hits / count,
-            "brier": brier / count,
-            "entropy": entropy / count,
-            "mutual_information": information / count,
-            "expected_calibration_error": expected_calibration_error(self.reliability()),
-            "adaptive_calibration_error": fine_adaptive_error(self.fine_reliability(), BINS),
-        }
+        """Return the scores that are defined, by name."""
 
 
 @dataclass(frozen=True, eq=False)
 class PointScores:
     """Hold mean scores per point of a target, (...), in the units of the outputs.
 
-    pinball: the mean over the tally's levels; NaN without levels.
+    coverage_90: NaN of one member. pinball: the mean over the tally's levels; NaN without levels.
     """
 
     rmse: Tensor
@@ -131,8 +72,14 @@ class RegressionTally:
     """RMSE, CRPS, NLL, spread and coverage, in the units of the outputs.
 
     With standard deviations the forecast is the Gaussian mixture of the weight samples; without,
-    their ensemble, whose CRPS is the fair one, whose PIT is the middle of the truth's rank, and
-    which has no NLL.
+    their ensemble, whose CRPS is the fair one, whose PIT is that of the truth's rank
+    (``verify.pit``), and which has no NLL and no aleatoric spread. One member has neither spread
+    nor coverage.
+
+    The spread-skill ratio is sqrt(((S + 1) / S epistemic^2 + aleatoric^2) / MSE), 1 if the truth is
+    what one more weight sample would forecast: the mean of S samples errs by their variance / S
+    more than that of all (Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1). The PIT of a mixture
+    is that of its own distribution function, exact for any S.
 
     Parameters
     ----------
@@ -160,7 +107,7 @@ class RegressionTally:
         if points is not None and weights is not None:
             raise ValueError("RegressionTally: points and weights are given: expected one of them")
         single = 4 * math.prod(points) if points is not None else 0
-        length = HEAD + PIT_BINS + len(self.levels) + single
+        length = len(HEAD) + PIT_BINS + len(self.levels) + single
         self.sums = torch.zeros(length, dtype=torch.float64)
 
     def add(
@@ -180,38 +127,41 @@ class RegressionTally:
             counts, weights = self._weights.of(first or 0, truth.numel())
             mu, truth = mu.flatten(1)[:, counts], truth.flatten()[counts]
             sigma = None if sigma is None else sigma.cpu().flatten(1)[:, counts]
-        nll = torch.full_like(truth, math.nan)
+        nll = aleatoric = epistemic = torch.zeros_like(truth)
         if sigma is None:
             crps = scores.crps_ensemble(mu, truth, 1.0 if len(mu) > 1 else 0.0)
-            pit = ((mu < truth).double().sum(0) + 0.5) / (len(mu) + 1)
-            aleatoric = torch.zeros_like(truth)
+            low, high = ensemble_pit(mu, truth)
         else:
             sigma = sigma.double().cpu()
             nll = scores.mixture_nll(mu, sigma, truth)
             crps = scores.mixture_crps(mu, sigma, truth)
-            pit = scores.mixture_pit(mu, sigma, truth)
+            low = high = scores.mixture_pit(mu, sigma, truth)
             aleatoric = sigma.square().mean(0)
-        epistemic = mu.var(0, correction=1) if len(mu) > 1 else torch.zeros_like(truth)
+        if len(mu) > 1:
+            epistemic = mu.var(0, correction=1)
         error = (mu.mean(0) - truth).square()
-        inside = ((pit - 0.5).abs() <= 0.45).double()
+        inside = covered(low, high, 0.9)
         pinball = self._pinball(mu, sigma, truth)
 
         def weighed(x: Tensor) -> Tensor:
             return x if weights is None else x * weights
 
-        head = [
-            torch.ones_like(truth).sum(),
-            weighed(error).sum(),
-            weighed(crps).sum(),
-            weighed(nll).sum(),
-            weighed(((pit - 0.5).abs() <= 0.25).double()).sum(),
-            weighed(inside).sum(),
-            weighed(epistemic).sum(),
-            weighed(aleatoric).sum(),
-        ]
+        number = torch.tensor(float(truth.numel()), dtype=torch.float64)
+        head = {
+            "points": number,
+            "members": number * len(mu),
+            "mixtures": number * (sigma is not None),
+            "error": weighed(error).sum(),
+            "crps": weighed(crps).sum(),
+            "nll": weighed(nll).sum(),
+            "coverage_50": weighed(covered(low, high, 0.5)).sum(),
+            "coverage_90": weighed(inside).sum(),
+            "epistemic": weighed(epistemic).sum(),
+            "aleatoric": weighed(aleatoric).sum(),
+        }
         parts = [
-            torch.stack(head),
-            pit_histogram(pit, PIT_BINS, weights=weights).double(),
+            torch.stack([head[name] for name in HEAD]),
+            pit_counts(low, high, PIT_BINS, weights=weights),
             weighed(pinball).flatten(1).sum(1),
         ]
         if self._points is not None:
@@ -238,11 +188,11 @@ class RegressionTally:
 
     def pit_counts(self) -> Tensor:
         """Return the counts of the PIT histogram."""
-        return self.sums[HEAD : HEAD + PIT_BINS]
+        return self.sums[len(HEAD) :][:PIT_BINS]
 
     def pinball(self) -> list[float]:
         """Return the mean pinball loss at each of the levels."""
-        first = HEAD + PIT_BINS
+        first = len(HEAD) + PIT_BINS
         mean: list[float] = (self.sums[first : first + len(self.levels)] / self.sums[0]).tolist()
         return mean
 
@@ -259,25 +209,40 @@ class RegressionTally:
         number = math.prod(self._points)
         examples = self.sums[0] / number
         error, crps, inside, pinball = self.sums[-4 * number :].reshape(4, *self._points) / examples
+        if not self._has_pit():
+            inside = torch.full_like(inside, math.nan)
         return PointScores(error.sqrt(), crps, inside, pinball)
 
     def result(self) -> dict[str, float]:
-        points, error, crps, nll, half, most, epistemic, aleatoric = self.sums[:HEAD].tolist()
+        sums = dict(zip(HEAD, self.sums[: len(HEAD)].tolist(), strict=True))
+        points, mixture = sums.pop("points"), sums.pop("mixtures") > 0
+        mean = {name: total / points for name, total in sums.items()}
+        members, epistemic, aleatoric = mean["members"], mean["epistemic"], mean["aleatoric"]
         levels = self.pinball()
-        pinball = {"pinball": math.fsum(levels) / len(levels)} if levels else {}
-        return {
-            "points": points,
-            "rmse": math.sqrt(error / points),
-            "crps": crps / points,
-            **pinball,
-            "nll_per_point": nll / points,
-            "coverage_50": half / points,
-            "coverage_90": most / points,
-            "spread_epistemic": math.sqrt(epistemic / points),
-            "spread_aleatoric": math.sqrt(aleatoric / points),
-            "spread_skill_ratio": math.sqrt((epistemic + aleatoric) / error) if error else math.nan,
-            "pit_chi_square": flatness(self.pit_counts()).chi_square,
-        }
+        result = {"points": points, "rmse": math.sqrt(mean["error"]), "crps": mean["crps"]}
+        if levels:
+            result["pinball"] = math.fsum(levels) / len(levels)
+        if mixture:
+            result["nll_per_point"] = mean["nll"]
+        if self._has_pit():
+            result |= {name: mean[name] for name in ("coverage_50", "coverage_90")}
+        if members > 1:
+            result["spread_epistemic"] = math.sqrt(epistemic)
+        if mixture:
+            result["spread_aleatoric"] = math.sqrt(aleatoric)
+        if self._has_pit():
+            if mean["error"] != 0:
+                variance = (members + 1) / members * epistemic + aleatoric
+                result["spread_skill_ratio"] = math.sqrt(variance / mean["error"])
+            flat = flatness(self.pit_counts(), members=None if mixture else round(members))
+            result["pit_chi_square"] = flat.chi_square
+            result["pit_degrees_of_freedom"] = float(flat.degrees_of_freedom)
+        return result
+
+    def _has_pit(self) -> bool:
+        """Tell whether the forecast is more than one member."""
+        points, members, mixtures = self.sums[:3].tolist()
+        return bool(mixtures > 0 or members > points)
 
 
 TALLIES: dict[str, type[ClassificationTally] | type[RegressionTally]] = {

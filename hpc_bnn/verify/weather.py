@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.verify.calibration import rank_histogram
+from hpc_bnn.verify.pit import coverage_of_ranks
 from hpc_bnn.verify.points import checked_present
 from hpc_bnn.verify.scores import crps_ensemble, crps_gaussian, spread_skill_ratio
 
@@ -56,7 +57,7 @@ class ChannelScores(TypedDict):
     """Scores (L,) of one channel, ready for JSON but for NaN where there is nothing to score.
 
     rmse, crps, fair_crps, spread: in the unit of the channel; all others have none.
-    fair_crps, spread, spread_skill_ratio: NaN with one member.
+    fair_crps, spread, spread_skill_ratio, coverage: NaN with one member.
     rank_histogram: (L, M + 1) area-weighted counts of points.
     """
 
@@ -253,11 +254,12 @@ class WeatherTally:
         mean = {name: column / starts for name, column in columns.items()}
         ranks = sums[:, len(COLUMNS) :]
         nothing = torch.full_like(starts, math.nan)
-        fair, ratio = nothing, nothing
+        fair = ratio = half = most = nothing
         if m > 1:
             # CRPS = E|x - o| - P with P over M^2 pairs; the fair one divides by M (M - 1).
             fair = mean["crps"] - (mean["absolute_error"] - mean["crps"]) / (m - 1)
             ratio = spread_skill_ratio(mean["variance"], mean["squared_error"], m)
+            half, most = (coverage_of_ranks(ranks, level) for level in (0.5, 0.9))
         return {
             "starts": [int(count) for count in starts.tolist()],
             "rmse": mean["squared_error"].sqrt().tolist(),
@@ -266,8 +268,8 @@ class WeatherTally:
             "fair_crps": fair.tolist(),
             "spread": mean["variance"].sqrt().tolist(),
             "spread_skill_ratio": ratio.tolist(),
-            "coverage_50": coverage_of_ranks(ranks, 0.5).tolist(),
-            "coverage_90": coverage_of_ranks(ranks, 0.9).tolist(),
+            "coverage_50": half.tolist(),
+            "coverage_90": most.tolist(),
             "rank_histogram": ranks.tolist(),
             "persistence": {
                 "rmse": mean["persistence_squared_error"].sqrt().tolist(),
@@ -279,16 +281,3 @@ class WeatherTally:
                 "crps": mean["climatology_crps"].tolist(),
             },
         }
-
-
-def coverage_of_ranks(counts: Tensor, level: float) -> Tensor:
-    """Compute the share (...) of truths inside the central interval of probability `level`.
-
-    counts: (..., M + 1) of ranks. Rank r stands for a PIT spread evenly over [r, r + 1] / (M + 1)
-    (randomised PIT, Czado et al. 2009, doi:10.1111/j.1541-0420.2009.01191.x), so a calibrated
-    ensemble of any size is covered with exactly `level`. NaN without counts.
-    """
-    bins = counts.shape[-1]
-    edges = torch.arange(bins + 1, dtype=torch.float64, device=counts.device) / bins
-    inside = edges.clamp((1 - level) / 2, (1 + level) / 2).diff() * bins
-    return (counts.double() * inside).sum(dim=-1) / counts.double().sum(dim=-1)

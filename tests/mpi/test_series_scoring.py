@@ -58,6 +58,7 @@ def test_details_equal_those_of_one_rank(
     expected = tally(loss, solo, num_examples=num_examples)
     assert got.pinball() == pytest.approx(expected.pinball(), rel=1e-12)
     assert got.result()["pinball"] > 0
+    assert got.result() == pytest.approx(expected.result(), rel=1e-9)
     for name in ("rmse", "crps", "coverage_90", "pinball"):
         mine, reference = getattr(got.by_point(), name), getattr(expected.by_point(), name)
         assert mine.shape == POINTS

@@ -1,17 +1,18 @@
-"""The shape of the code: imports go down only, one file per library, short and documented files."""
+"""The shape of the code: imports go down only, one file per library, short and documented files.
+
+Every check looks at all files and names each that fails.
+"""
 
 import ast
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-
-import pytest
 
 import hpc_bnn
 
 PACKAGE = Path(hpc_bnn.__file__).parent
 
 FLOORS = {
+    "compiled": -1,
     "config": 0,
     "bayes": 0,
     "losses": 0,
@@ -33,13 +34,9 @@ ONLY_IN = {
 VAGUE = {"utils.py", "helpers.py", "common.py", "misc.py"}
 MOST_LINES = 400
 
-FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-every_file = pytest.mark.parametrize("file", FILES)
-
-
-@cache
-def tree(file: str) -> ast.Module:
-    return ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {file: ast.parse(path.read_text(encoding="utf-8")) for file, path in FILES.items()}
+LOWER = {file: tree for file, tree in TREES.items() if file not in MAY_IMPORT_EVERYTHING}
 
 
 def part_of(file: str) -> str:
@@ -47,98 +44,116 @@ def part_of(file: str) -> str:
     return file.partition("/")[0].removesuffix(".py")
 
 
-def imports(file: str) -> Iterator[str]:
+def imports(tree: ast.Module) -> Iterator[str]:
     """Yield the full name of every module that is imported anywhere in a file."""
-    for node in ast.walk(tree(file)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: line {node.lineno}: a relative import"
             if node.module == "hpc_bnn":  # from hpc_bnn import losses
                 yield from (f"hpc_bnn.{alias.name}" for alias in node.names)
             else:
                 yield node.module or ""
 
 
+def found(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+    """Yield every node of a kind with the file and line where it stands."""
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, kind):
+                yield f"{file}: line {getattr(node, 'lineno', 0)}", node
+
+
 def test_the_package_is_there() -> None:
     assert {"cli.py", "config/load.py", "parallel/comms.py", "train/step.py"} <= set(FILES)
 
 
-@every_file
-def test_every_part_stands_on_a_floor(file: str) -> None:
-    assert file in MAY_IMPORT_EVERYTHING or part_of(file) in FLOORS
+def test_every_part_stands_on_a_floor() -> None:
+    assert [file for file in LOWER if part_of(file) not in FLOORS] == []
 
 
-@every_file
-def test_imports_go_down_only(file: str) -> None:
-    if file in MAY_IMPORT_EVERYTHING:
-        return
-    here = part_of(file)
-    for name in imports(file):
-        root, _, rest = name.partition(".")
-        if root != "hpc_bnn" or not rest:
-            continue
-        there = rest.partition(".")[0]
-        assert there == here or FLOORS[there] < FLOORS[here], (
-            f"{file} on floor {FLOORS[here]} imports {name} on floor {FLOORS[there]}"
-        )
+def test_imports_go_down_only() -> None:
+    wrong = []
+    for file, tree in LOWER.items():
+        here = part_of(file)
+        for name in imports(tree):
+            root, _, rest = name.partition(".")
+            there = rest.partition(".")[0]
+            if root == "hpc_bnn" and rest and there != here and FLOORS[there] >= FLOORS[here]:
+                wrong.append(f"{file} on floor {FLOORS[here]} imports {name} on {FLOORS[there]}")
+    assert wrong == []
 
 
-@every_file
-def test_the_package_itself_gives_its_version_only(file: str) -> None:
+def test_imports_are_absolute_and_of_names() -> None:
+    wrong = [
+        place
+        for place, node in found(ast.ImportFrom)
+        if isinstance(node, ast.ImportFrom)
+        and (node.level or any(a.name == "*" for a in node.names))
+    ]
+    assert wrong == []
+
+
+def test_the_package_itself_gives_its_version_only() -> None:
     """``import hpc_bnn`` below the top would reach up through the public names."""
-    if file in MAY_IMPORT_EVERYTHING:
-        return
-    for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert node.value.id != "hpc_bnn" or node.attr == "__version__", (
-                f"{file}: line {node.lineno}: hpc_bnn.{node.attr}"
-            )
+    wrong = [
+        f"{place}: hpc_bnn.{node.attr}"
+        for place, node in found(ast.Attribute)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "hpc_bnn"
+        and node.attr != "__version__"
+        and place.partition(":")[0] in LOWER
+    ]
+    assert wrong == []
 
 
-@every_file
-def test_mpi_horovod_and_netcdf_have_one_place_each(file: str) -> None:
-    for name in imports(file):
-        for library, places in ONLY_IN.items():
-            if name == library or name.startswith(f"{library}."):
-                assert file.startswith(places), f"{file} imports {name}"
+def test_mpi_horovod_and_netcdf_have_one_place_each() -> None:
+    wrong = [
+        f"{file} imports {name}"
+        for file, tree in TREES.items()
+        for name in imports(tree)
+        for library, places in ONLY_IN.items()
+        if f"{name}.".startswith(f"{library}.") and not file.startswith(places)
+    ]
+    assert wrong == []
 
 
-@every_file
-def test_no_star_imports(file: str) -> None:
-    for node in ast.walk(tree(file)):
-        assert not (isinstance(node, ast.ImportFrom) and any(a.name == "*" for a in node.names))
+def test_only_the_command_line_prints() -> None:
+    wrong = [
+        place
+        for place, node in found(ast.Call)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+        and not place.startswith("cli.py:")
+    ]
+    assert wrong == []
 
 
-@every_file
-def test_only_the_command_line_prints(file: str) -> None:
-    if file == "cli.py":
-        return
-    for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "print", f"{file}: line {node.lineno} prints"
+def test_files_are_short_and_named_after_what_they_hold() -> None:
+    lines = {file: path.read_bytes().count(b"\n") for file, path in FILES.items()}
+    assert {file: count for file, count in lines.items() if count > MOST_LINES} == {}, "split them"
+    assert [file for file, path in FILES.items() if path.name in VAGUE] == []
 
 
-@every_file
-def test_files_are_short_and_named_after_what_they_hold(file: str) -> None:
-    lines = (PACKAGE / file).read_text(encoding="utf-8").count("\n")
-    assert lines <= MOST_LINES, f"{file}: {lines} lines, split it"
-    assert Path(file).name not in VAGUE
+def test_ascii_only() -> None:
+    wrong = [
+        f"{file}: line {number}"
+        for file, path in FILES.items()
+        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1)
+        if not line.isascii()
+    ]
+    assert wrong == []
 
 
-@every_file
-def test_ascii_only(file: str) -> None:
-    lines = (PACKAGE / file).read_bytes().split(b"\n")
-    assert [n for n, line in enumerate(lines, start=1) if not line.isascii()] == []
-
-
-@every_file
-def test_every_module_and_every_public_name_has_a_docstring(file: str) -> None:
-    module = tree(file)
-    assert ast.get_docstring(module), f"{file} has no docstring"
-    for node in module.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{file}: {node.name} has no docstring"
+def test_every_module_and_every_public_name_has_a_docstring() -> None:
+    wrong = [file for file, tree in TREES.items() if not ast.get_docstring(tree)]
+    for file, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                wrong += [] if ast.get_docstring(node) else [f"{file}: {node.name}"]
+    assert wrong == []
 
 
 def test_unit_tests_have_names_of_their_own() -> None:

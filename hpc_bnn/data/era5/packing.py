@@ -21,9 +21,10 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-import hpc_bnn.data._decode as _decode  # type: ignore[import-not-found]
+from hpc_bnn.compiled import load
 from hpc_bnn.data.era5.header import VariableHeader
 
+_decode = load("hpc_bnn.data._decode", needed=True)
 SANE = 1e28  # no normalised value is larger; what was never written is 1e36 over any std
 
 

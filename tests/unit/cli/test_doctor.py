@@ -102,6 +102,28 @@ def test_two_copies_of_a_library_are_found(monkeypatch: pytest.MonkeyPatch, tmp_
     assert not found.good and found.value == "/a/libmpi.so.40, /b/libmpi.so.12"
 
 
+def test_an_environment_whose_path_holds_a_space(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    beside = tmp_path / "an environment" / "bin"
+    beside.mkdir(parents=True)
+    for name, says in (("mpirun", "mpirun (Open MPI) 99.0.1"), ("python", "")):
+        (beside / name).write_text(f"#!/bin/sh\necho '{says}'\n", encoding="utf-8")
+        (beside / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(beside / "python"))
+    monkeypatch.setattr(software, "library_version", lambda: "Open MPI v99.0.5")
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    found = software.launcher()
+    assert found.good
+    assert found.value == f"{beside}/mpirun, mpirun (Open MPI) 99.0.1"
+    maps = tmp_path / "maps"
+    line = "7f00-7f01 r-xp 00000000 08:01 1{}{}\n7f02-7f03 rw-p 00000000 00:00 0 \n"
+    library = beside.parent / "lib" / "libmpi.so.40"
+    maps.write_text(line.format(" " * 20, library) + line.format(" ", f"{library} (deleted)"))
+    monkeypatch.setattr(software, "MAPS", maps)
+    assert software._loaded_once("MPI", r"libmpi\.so").value == str(library)
+
+
 def test_a_folder_that_cannot_hold_runs_is_found(tmp_path: Path) -> None:
     (absent,) = machine._folder(tmp_path / "nowhere")
     assert not absent.good and "no such folder" in absent.value

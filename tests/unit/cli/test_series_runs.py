@@ -104,13 +104,38 @@ def test_the_fan_chart_shows_the_history_of_the_first_channel(
     assert axes.get_xlabel() == "lead time [h]"
 
 
-def test_members_have_a_pinball_loss_too(run: Path, tmp_path: Path) -> None:
+def test_members_have_a_pinball_loss_too(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = {**SERIES, "loss": {"name": "almost_fair_crps"}}
     settings["data"] = {**SERIES["data"], "calendar": ["day_of_year"]}
     assert hpc_bnn("train", written(tmp_path / "a.yaml", settings), "--run", tmp_path / "a") == 0
     assert hpc_bnn("evaluate", tmp_path / "a") == 0
     result = read_json(tmp_path / "a" / "evaluation.json")
     assert 0 < result["scores"]["pinball"] < result["scores"]["rmse"]
+    told = capsys.readouterr().out
+    assert "validation spread_skill_ratio" in told
+    for absent in ("nan", "nll_per_point", "spread_aleatoric"):
+        assert absent not in told
+
+
+def test_what_one_member_does_not_define_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**SERIES, "loss": {"name": "crps"}}
+    settings["posterior"] = {"samples": 1, "predict_samples": 1}
+    path, run = written(tmp_path / "a.yaml", settings), tmp_path / "run"
+    assert hpc_bnn("train", path, "train.steps=1", "--run", run) == 0
+    assert hpc_bnn("evaluate", run) == 0
+    assert "nan" not in capsys.readouterr().out
+    result, validation = read_json(run / "evaluation.json"), read_json(run / "summary.json")
+    assert set(result["scores"]) == {"points", "rmse", "crps", "pinball"}
+    assert set(validation["validation"]) == {"points", "rmse", "crps"}
+    (channel,) = result["channels"].values()
+    assert set(channel) == {"rmse", "crps", "pinball", "by_lead_time"}
+    assert "null" not in (run / "evaluation.json").read_text(encoding="utf-8")
+    pictures = sorted(path.name for path in (run / "plots").iterdir())
+    assert pictures == ["forecast.png", "loss.png", "scores.png"]
 
 
 @pytest.mark.parametrize(

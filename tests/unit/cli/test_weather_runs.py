@@ -1,5 +1,6 @@
 """A toy atmosphere from its files to scores and a forecast file, all by the command line."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made / "run"
 
 
-def test_one_member_is_scored_without_a_spread(trained: Path) -> None:
+def test_one_member_is_scored_without_a_spread(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert hpc_bnn("evaluate", trained) == 0
+    told = capsys.readouterr().out
+    assert "nan" not in told
+    assert re.search(r"t2m .* 24 h .* - +[-0-9.]+  \[K\]", told)
     scores = read_json(trained / "evaluation.json")["scores"]["t2m"]
     assert scores["spread"] == [None, None]  # NaN
     assert scores["crps"][0] > 0

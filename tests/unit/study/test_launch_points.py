@@ -1,6 +1,7 @@
 """How ``scaling run`` starts points, and what it notes of those that fail or hang."""
 
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from fabricated import make_run, plan
 
 from hpc_bnn.study.collect import collect
 from hpc_bnn.study.launch import (
+    FLAGS,
     command,
     cores,
     environment,
@@ -61,6 +63,26 @@ def test_failures_are_noted_and_the_rest_goes_on(
     assert "no such thing" in made.log(other).read_text(encoding="utf-8")
     assert read_attempt(made.attempt(done)) is None
     assert collect(made).absent[0].state == "failed"
+
+
+def test_paths_with_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the launcher beside this Python, of the plan and of the data: words stay whole."""
+    beside = tmp_path / "an environment" / "bin"
+    beside.mkdir(parents=True)
+    (beside / "mpirun").write_text('#!/bin/sh\nprintf \'%s\\n\' "$0" "$@"\n', encoding="utf-8")
+    (beside / "mpirun").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(beside / "python"))
+    made = plan(
+        tmp_path / "a plan", kinds=["fixed_samples"], modes=["local"], ranks=[1], repeats=1,
+        overrides=["train.start_from=/an archive/run 1"],
+    )  # fmt: skip
+    point = made.points[0]
+    assert run_plan(made) == [point.name]
+    words = made.log(point).read_text(encoding="utf-8").splitlines()
+    assert words == command(made, point, [str(beside / "mpirun"), *FLAGS])
+    assert made.settings().train.start_from == "/an archive/run 1"
+    attempt = read_attempt(made.attempt(point))
+    assert attempt is not None and shlex.split(attempt.command) == words
 
 
 def test_a_run_that_ends_well_without_a_result_has_failed(tmp_path: Path) -> None:

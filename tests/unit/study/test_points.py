@@ -1,5 +1,6 @@
 """Arithmetic of a plan: what stays, what grows, what divides, what is shared."""
 
+import time
 from itertools import product
 from pathlib import Path
 
@@ -119,6 +120,18 @@ def test_numbers_that_do_not_divide_are_told_with_the_nearest_that_do() -> None:
         SettingsError, match=r"hybrid on 3 ranks: the 2 sample ranks .* 2 or 4 rank"
     ):
         sizes(study(ranks=[1, 3], modes=["hybrid"], sample_ranks=2))
+
+
+def test_the_nearest_numbers_are_found_at_once_whatever_the_number() -> None:
+    start = time.process_time()
+    for number in (17, 10**15 + 1):
+        with pytest.raises(SettingsError) as caught:
+            grows = study(ranks=[2, 3, 4], kinds=["proportional_samples"], modes=["sample"])
+            make_points(grows, samples=number, batch_size=1)
+        # K ranks / 2 has to be whole and a multiple of the ranks: K even.
+        either = {17: "16 or 18", 10**15 + 1: f"{10**15} or {10**15 + 2}"}[number]
+        assert f"set posterior.samples to {either}" in str(caught.value)
+    assert time.process_time() - start < 0.5
 
 
 def test_overrides_make_the_settings_of_the_point(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Grids of ``grid.mode: auto``: which there are, what joint losses would exchange on them."""
 
+import time
+
 import pytest
 import torch
 from thread_axis import on_ranks
@@ -44,6 +46,23 @@ def test_what_the_error_advises_fits() -> None:
     assert "posterior.samples = 4" in str(no.value) and "train.batch_size = 8" in str(no.value)
     for ranks, samples, batch in ((2, 4, 8), (4, 4, 8), (3, 6, 8), (3, 4, 9)):
         assert fitting_grids(ranks, samples=samples, batch_size=batch)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "samples", "batch", "advised"),
+    [
+        (3, 1, 16_411, "use 1 or 16411 ranks, posterior.samples=3 or train.batch_size=16413"),
+        (7, 1, 2**31 - 1, "use 1 or 2147483647 ranks"),
+        (7, 10**9, 10**9, "use 5 or 8 ranks"),
+        (4096, 3, 5, "use 15 ranks"),
+    ],
+)
+def test_no_grid_is_told_at_once(ranks: int, samples: int, batch: int, advised: str) -> None:
+    """Whatever the batch: nothing counts up to it."""
+    start = time.process_time()
+    with pytest.raises(ValueError, match=advised):
+        fitting_grids(ranks, samples=samples, batch_size=batch)
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

@@ -153,6 +153,30 @@ def test_points_without_values_stay_the_mean() -> None:
     assert torch.equal(states[0][:, present], states[1][:, present])
 
 
+def test_states_add_up_in_float32_whatever_the_network_runs_in() -> None:
+    """Forty steps of 0.001 from 100 or so, where bfloat16 resolves 0.5."""
+    source = field_source()
+    assert source.fields is not None
+    fields = replace(source.fields, tendency_std=source.fields.state_std)
+    posterior = Gaussian(nn.Linear(1, 1).to(torch.bfloat16))
+    parts = Parts(replace(source, fields=fields), posterior, losses.crps(), None)
+    rollout, starts = Rollout(parts, CPU), starts_at(3)
+    first = rollout.history(starts) + 100
+    assert first.dtype == torch.float32
+
+    def network(x: Tensor) -> Tensor:
+        assert x.dtype == torch.bfloat16
+        return torch.full((1, *SHAPE), 1e-3, dtype=torch.bfloat16)
+
+    history = first
+    for lead in range(40):
+        history = rollout.advance(history, starts, lead, 0, network)
+    change = float(torch.tensor(1e-3, dtype=torch.bfloat16)) * 40
+    assert history.dtype == torch.float32
+    # float32 resolves 8e-6 there; 40 roundings of half of it.
+    torch.testing.assert_close(history, first + change, rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize(
     ("offset", "named"),
     [

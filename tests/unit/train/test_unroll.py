@@ -355,6 +355,30 @@ def test_half_precision_adds_up_in_full(name: str) -> None:
     assert half == pytest.approx(full, rel=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forty_small_steps_of_a_network_in_half_precision(dtype: torch.dtype) -> None:
+    """Each is less than half of what bfloat16 resolves at the state: there none would be seen."""
+    fields, steps = fields_of(forced=False), 40
+    ratio = (fields.tendency_std / fields.state_std)[:, None, None]
+    tendency = (0.0625 / ratio).to(torch.bfloat16)
+    seen: list[Tensor] = []
+
+    def network(x: Tensor, views: bool) -> Tensor:
+        seen.append(x)
+        return tendency.expand(1, 1, CHANNELS, ROWS, COLUMNS)
+
+    x = torch.full((1, CHANNELS + steps - 1, ROWS, COLUMNS), 100.0, dtype=dtype)
+    got = Unroll(fields)(x, network, views=False, contexts=none)
+    leads = torch.arange(1, steps + 1)[:, None, None, None]
+    expected = (leads * tendency.double()).float().expand(steps, *tendency.shape)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got[0], expected.expand_as(got[0]), rtol=1e-6, atol=0)
+    state = (100 + 39 * ratio * tendency.double()).to(dtype)
+    assert bool((state > 102).all())
+    assert seen[-1].dtype == dtype
+    torch.testing.assert_close(seen[-1][0, 0], state.expand_as(seen[-1][0, 0]), rtol=1e-6, atol=0)
+
+
 def peak_bytes(steps: int) -> int:
     toy, batch = Toy(losses.gaussian_nll(), net={"width": 64}), batch_of(steps)
     with LiveMemory() as live:

@@ -1,5 +1,6 @@
 """Scores over lead time: the drawn curves are the given ones; what does not fit is refused."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +25,19 @@ def test_curves(tmp_path: Path, drawn: list[Figure], leads: int, channels: int) 
     assert path.read_bytes().startswith(b"\x89PNG")
     panels = drawn[0].axes
     shown = min(channels, MOST_CHANNELS)
-    assert len(panels) == 2 * shown
-    assert [panels[2 * c].get_title("left") for c in range(shown)] == names[:shown]
+    assert len(panels) == 3 * shown
+    assert [panels[3 * c].get_title("left") for c in range(shown)] == names[:shown]
     for c in range(shown):
         curves = {
             str(line.get_label()): np.asarray(line.get_ydata()).tolist()
-            for axes in panels[2 * c : 2 * c + 2]
+            for axes in panels[3 * c : 3 * c + 3]
             for line in axes.lines
         }
         given = scores(leads, channels)
         assert curves["RMSE of the mean"] == given.rmse[:, c].tolist()
         assert curves["CRPS"] == given.crps[:, c].tolist()
         assert curves["coverage of 90 %"] == given.coverage_90[:, c].tolist()
-        assert panels[2 * c].get_ylabel() == "[MW]"
+        assert [panels[3 * c + i].get_ylabel() for i in (0, 1)] == ["RMSE [MW]", "CRPS [MW]"]
     assert np.asarray(panels[0].lines[0].get_xdata()).tolist() == times
 
 
@@ -54,20 +55,33 @@ def test_ticks_are_parts_or_multiples_of_a_day(
 
 
 def test_naive_forecasts_beside_it(tmp_path: Path, drawn: list[Figure]) -> None:
-    naive = {"last_value": torch.tensor([[5.0], [6.0]]), "day_before": torch.tensor([[7.0], [8.0]])}
+    """Each score beside the same score of the others."""
+    last, day = (
+        PointScores(*(torch.full((2, 1), v) for v in values))
+        for values in ((5.0, 6.0, math.nan, math.nan), (7.0, 8.0, math.nan, math.nan))
+    )
+    naive = {"last_value": last, "day_before": day}
     plot_lead_scores(scores(2, 1), [1, 2], ["load"], tmp_path / "s.png", naive=naive)
-    curves = {
-        str(line.get_label()): np.asarray(line.get_ydata()).tolist()
-        for line in drawn[0].axes[0].lines
-    }
-    assert curves["CRPS, last value"] == [5.0, 6.0]
-    assert curves["CRPS, day before"] == [7.0, 8.0]
+    panels = [
+        {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
+        for axes in drawn[0].axes[:2]
+    ]
+    assert panels == [
+        {"RMSE of the mean": [2.0, 3.0], "last value": [5.0, 5.0], "day before": [7.0, 7.0]},
+        {"CRPS": [1.0, 2.0], "last value": [6.0, 6.0], "day before": [8.0, 8.0]},
+    ]
+
+
+def test_one_member_has_no_panel_of_coverage(tmp_path: Path, drawn: list[Figure]) -> None:
+    one = PointScores(*(torch.full((3, 1), v) for v in (2.0, 1.0, math.nan, 1.0)))
+    plot_lead_scores(one, [1, 2, 3], ["load"], tmp_path / "s.png")
+    assert [axes.get_ylabel() for axes in drawn[0].axes] == ["RMSE", "CRPS"]
 
 
 def test_low_coverage_stays_in_the_picture(tmp_path: Path, drawn: list[Figure]) -> None:
     low = PointScores(*(torch.full((3, 1), v) for v in (1.0, 1.0, 0.2, 1.0)))
     plot_lead_scores(low, [1, 2, 3], ["load"], tmp_path / "s.png")
-    assert drawn[0].axes[1].get_ylim()[0] < 0.2
+    assert drawn[0].axes[2].get_ylim()[0] < 0.2
 
 
 def test_scores_that_do_not_fit(tmp_path: Path) -> None:

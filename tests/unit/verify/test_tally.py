@@ -89,7 +89,7 @@ def test_disagreement_is_epistemic_and_indecision_is_not() -> None:
 def test_fewer_examples_than_bins_have_no_adaptive_error() -> None:
     logits, y = classified()
     few = tallied(ClassificationTally(), logits[:, :14], None, y[:14]).result()
-    assert math.isnan(few["adaptive_calibration_error"])
+    assert "adaptive_calibration_error" not in few
     enough = tallied(ClassificationTally(), logits[:, :15], None, y[:15]).result()
     assert math.isfinite(enough["adaptive_calibration_error"])
 
@@ -125,10 +125,11 @@ def test_mixture_against_direct_computation() -> None:
     assert result["spread_epistemic"] == pytest.approx(math.sqrt(epistemic), **TIGHT)
     assert result["spread_aleatoric"] == pytest.approx(math.sqrt(aleatoric), **TIGHT)
     assert result["spread_skill_ratio"] == pytest.approx(
-        math.sqrt((epistemic + aleatoric) / mse), **TIGHT
+        math.sqrt(((S + 1) / S * epistemic + aleatoric) / mse), **TIGHT
     )
     counts = np.histogram(pit, bins=10, range=(0, 1))[0]
     assert result["pit_chi_square"] == pytest.approx(stats.chisquare(counts.ravel())[0], rel=1e-10)
+    assert result["pit_degrees_of_freedom"] == 9
 
 
 def test_ensemble_against_direct_computation() -> None:
@@ -136,29 +137,27 @@ def test_ensemble_against_direct_computation() -> None:
     result = tallied(RegressionTally(), members, None, y).result()
     fair = scoringrules.crps_ensemble(y.numpy(), members.numpy(), m_axis=0, estimator="fair")
     assert result["crps"] == pytest.approx(float(np.mean(fair)), rel=1e-12)
-    assert math.isnan(result["nll_per_point"])
-    assert result["spread_aleatoric"] == 0.0
-    assert result["spread_epistemic"] == pytest.approx(float(members.var(0).mean().sqrt()), **TIGHT)
-    below = (members < y).double().sum(0)
-    pit = (below + 0.5) / (S + 1)
-    inside = float(((pit - 0.5).abs() <= 0.25).double().mean())
-    assert result["coverage_50"] == pytest.approx(inside, **TIGHT)
-
-
-def test_calibrated_ensembles_have_a_spread_skill_ratio_of_one() -> None:
-    """Truth and members are draws of one distribution: sqrt(S / (S + 1)) without the correction."""
-    draws = torch.randn(9, 4000, generator=generator(7), dtype=torch.float64)
-    result = tallied(RegressionTally(), draws[1:], None, draws[0]).result()
-    # Standard error of the ratio over 4000 points is about 0.012.
-    uncorrected = math.sqrt(8 / 9)
-    assert result["spread_skill_ratio"] == pytest.approx(uncorrected, abs=0.05)
+    assert "nll_per_point" not in result
+    assert "spread_aleatoric" not in result
+    mse, epistemic = float(((members.mean(0) - y) ** 2).mean()), float(members.var(0).mean())
+    assert result["spread_epistemic"] == pytest.approx(math.sqrt(epistemic), **TIGHT)
+    ratio = math.sqrt((S + 1) / S * epistemic / mse)
+    assert result["spread_skill_ratio"] == pytest.approx(ratio, **TIGHT)
+    # Six ranks, each a sixth of the PIT: 0.5 cuts a half off the second and the fifth.
+    counts = torch.bincount((members < y).sum(0).flatten(), minlength=S + 1).double()
+    of_50 = torch.tensor([0, 0.5, 1, 1, 0.5, 0], dtype=torch.float64)
+    of_90 = torch.tensor([0.7, 1, 1, 1, 1, 0.7], dtype=torch.float64)
+    assert result["coverage_50"] == pytest.approx(float(counts @ of_50 / (B * P)), **TIGHT)
+    assert result["coverage_90"] == pytest.approx(float(counts @ of_90 / (B * P)), **TIGHT)
+    assert result["pit_chi_square"] == pytest.approx(stats.chisquare(counts.numpy())[0], rel=1e-10)
+    assert result["pit_degrees_of_freedom"] == S
 
 
 def test_one_member_is_scored_by_its_absolute_error() -> None:
     members, _, y = forecast()
     result = tallied(RegressionTally(), members[:1], None, y).result()
     assert result["crps"] == pytest.approx(float((members[0] - y).abs().mean()), **TIGHT)
-    assert result["spread_epistemic"] == 0.0
+    assert set(result) == {"points", "rmse", "crps"}
 
 
 def test_one_gaussian_is_scored_as_such() -> None:
@@ -166,6 +165,9 @@ def test_one_gaussian_is_scored_as_such() -> None:
     result = tallied(RegressionTally(), mu[:1], sigma[:1], y).result()
     crps = scoringrules.crps_normal(y.numpy(), mu[0].numpy(), sigma[0].numpy())
     assert result["crps"] == pytest.approx(float(np.mean(crps)), rel=1e-10)
+    assert "spread_epistemic" not in result
+    ratio = float((sigma[0] ** 2).mean().sqrt()) / result["rmse"]
+    assert result["spread_skill_ratio"] == pytest.approx(ratio, **TIGHT)
     assert result["nll_per_point"] == pytest.approx(
         float(-stats.norm.logpdf(y.numpy(), mu[0].numpy(), sigma[0].numpy()).mean()), **TIGHT
     )
@@ -252,25 +254,33 @@ def test_weighted_points_against_direct_computation(kind: str) -> None:
     error = mean((mu.mean(0) - y) ** 2)
     epistemic, aleatoric = mean(mu.var(0)), mean((sigma**2).mean(0))
     if kind == "mixture":
-        pit = stats.norm.cdf(y.numpy(), mu.numpy(), sigma.numpy()).mean(0)
+        low = high = stats.norm.cdf(y.numpy(), mu.numpy(), sigma.numpy()).mean(0)
         crps = scoringrules.crps_mixnorm(y.numpy(), mu.numpy(), sigma.numpy(), m_axis=0)
         density = stats.norm.pdf(y.numpy(), mu.numpy(), sigma.numpy()).mean(0)
         assert result["nll_per_point"] == pytest.approx(mean(-np.log(density)), **TIGHT)
     else:
-        pit = ((mu < y).double().sum(0).numpy() + 0.5) / (S + 1)
+        low = (mu < y).double().sum(0).numpy() / (S + 1)
+        high = low + 1 / (S + 1)
         crps = scoringrules.crps_ensemble(y.numpy(), mu.numpy(), m_axis=0, estimator="fair")
         aleatoric = 0.0
-        assert math.isnan(result["nll_per_point"])
+        assert {"nll_per_point", "spread_aleatoric"}.isdisjoint(result)
+
+    def inside(first: float, last: float) -> Any:
+        """Return the share of the PIT, of no width for a mixture, in [first, last)."""
+        if kind == "mixture":
+            return (low >= first) & (low < last)
+        return np.clip(np.minimum(high, last) - np.maximum(low, first), 0, None) * (S + 1)
+
     assert result["rmse"] == pytest.approx(math.sqrt(error), **TIGHT)
     assert result["crps"] == pytest.approx(mean(crps), rel=1e-10)
-    assert result["coverage_50"] == pytest.approx(mean(abs(pit - 0.5) <= 0.25), **TIGHT)
-    assert result["coverage_90"] == pytest.approx(mean(abs(pit - 0.5) <= 0.45), **TIGHT)
+    assert result["coverage_50"] == pytest.approx(mean(inside(0.25, 0.75)), **TIGHT)
+    assert result["coverage_90"] == pytest.approx(mean(inside(0.05, 0.95)), **TIGHT)
     assert result["spread_epistemic"] == pytest.approx(math.sqrt(epistemic), **TIGHT)
-    assert result["spread_aleatoric"] == pytest.approx(math.sqrt(aleatoric), **TIGHT)
-    ratio = math.sqrt((epistemic + aleatoric) / error)
+    if kind == "mixture":
+        assert result["spread_aleatoric"] == pytest.approx(math.sqrt(aleatoric), **TIGHT)
+    ratio = math.sqrt(((S + 1) / S * epistemic + aleatoric) / error)
     assert result["spread_skill_ratio"] == pytest.approx(ratio, **TIGHT)
-    bins = np.minimum((pit * 10).astype(int), 9)
-    share = np.array([mean(bins == k) for k in range(10)]) * result["points"]
+    share = np.array([mean(inside(k / 10, (k + 1) / 10)) for k in range(10)]) * result["points"]
     tally = tallied(RegressionTally(weights=weights), mu, spread, y)
     assert isinstance(tally, RegressionTally)
     np.testing.assert_allclose(tally.pit_counts().numpy(), share, rtol=1e-12, atol=1e-12)
