@@ -21,7 +21,7 @@ C channels, H latitude, W longitude.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import pack
@@ -29,8 +29,10 @@ from struct import pack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hpc_bnn.data.disk import refuse_foreign
 from hpc_bnn.data.era5.header import Header, VariableHeader
 from hpc_bnn.data.era5.netcdf3 import read_netcdf3
+from hpc_bnn.data.era5.own_files import is_forecast
 from hpc_bnn.data.forecast_header import CELL, forecast_header
 from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.data.source import FieldChannel
@@ -41,6 +43,14 @@ WRITTEN = b"\x01"
 def partial_path(path: Path) -> Path:
     """Return the name that the file has until it is complete."""
     return path.with_name(f"{path.name}.partial")
+
+
+def require_writable(path: Path, sources: Iterable[str] = ()) -> None:
+    """Refuse to replace anything but an earlier forecast; see `refuse_foreign`.
+
+    sources: files that are read.
+    """
+    refuse_foreign(path, "forecast", is_forecast, sources=sources)
 
 
 def create_forecast(
@@ -69,8 +79,10 @@ def create_forecast(
     FileExistsError
         If there is a partial file already.
     OSError
-        If it cannot be created; nothing is left of it.
+        If it cannot be created, nothing is left of it; or if something else than a forecast has
+        the name `path`.
     """
+    require_writable(path)
     if members < 1:
         raise ValueError(f"{path}: members = {members}: expected at least 1")
     head = forecast_header(
@@ -211,6 +223,8 @@ def finish(path: Path) -> None:
     ------
     ValueError
         If a (member, lead time) was not written: the file then keeps its partial name.
+    OSError
+        If something else than a forecast has got the final name meanwhile.
     """
     partial = partial_path(path)
     layout = _opened(partial)
@@ -224,6 +238,7 @@ def finish(path: Path) -> None:
             )
         os.truncate(file.fileno(), layout.end)
         os.fsync(file.fileno())
+    require_writable(path)  # hours may have passed since the first look
     partial.replace(path)
 
 

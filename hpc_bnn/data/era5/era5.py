@@ -166,6 +166,7 @@ def source_of(
         test_times=examples["test"].times,
         record=atmosphere,
         present=torch.from_numpy(~gaps.absent) if gaps is not None and gaps.any else None,
+        files=tuple(sorted({part.file.path for part in catalogue.parts})),
     )
     return Source(
         name=f"era5({catalogue.source})",
