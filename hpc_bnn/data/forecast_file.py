@@ -46,7 +46,8 @@ def partial_path(path: Path) -> Path:
 
 
 def require_writable(path: Path, sources: Iterable[str] = ()) -> None:
-    """Refuse to replace anything but an earlier forecast; see `refuse_foreign`.
+    """Refuse to replace anything but an earlier forecast: to be asked before `create_forecast` and
+    before `finish`; see `refuse_foreign`.
 
     sources: files that are read.
     """
@@ -79,10 +80,8 @@ def create_forecast(
     FileExistsError
         If there is a partial file already.
     OSError
-        If it cannot be created, nothing is left of it; or if something else than a forecast has
-        the name `path`.
+        If it cannot be created; nothing is left of it.
     """
-    require_writable(path)
     if members < 1:
         raise ValueError(f"{path}: members = {members}: expected at least 1")
     head = forecast_header(
@@ -223,8 +222,6 @@ def finish(path: Path) -> None:
     ------
     ValueError
         If a (member, lead time) was not written: the file then keeps its partial name.
-    OSError
-        If something else than a forecast has got the final name meanwhile.
     """
     partial = partial_path(path)
     layout = _opened(partial)
@@ -238,7 +235,6 @@ def finish(path: Path) -> None:
             )
         os.truncate(file.fileno(), layout.end)
         os.fsync(file.fileno())
-    require_writable(path)  # hours may have passed since the first look
     partial.replace(path)
 
 

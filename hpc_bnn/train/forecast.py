@@ -75,7 +75,12 @@ def forecast(
                 log.info("member %d of %d is written", member, members)
 
     together(world.world, write, name="forecast")
-    on_first(world.world, lambda: finish(path), name="forecast file")
+
+    def end() -> None:
+        require_writable(path, sources)  # hours may have passed since the first look
+        finish(path)
+
+    on_first(world.world, end, name="forecast file")
 
 
 def _attributes(trained: Trained) -> dict[str, str]:
