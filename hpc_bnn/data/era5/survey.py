@@ -66,6 +66,8 @@ def survey(header: Header, handles: Handles, *, member: int | None = None) -> Su
         grid, orientation = canonical(roles.latitude, roles.longitude)
     except ValueError as error:
         raise ValueError(f"{header.path}: {error}") from error
+    if roles.times is not None and not len(roles.times):
+        raise ValueError(f"{header.path}: holds no time: remove it, or copy or download it again")
     file = File(header.path, header.format, header.size, orientation)
     found: list[Found] = []
     skipped: dict[str, str] = {}
