@@ -7,7 +7,7 @@ must then be equal.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from hpc_bnn.data.era5.files import find_files, read_header
 from hpc_bnn.data.era5.handles import Handles
 from hpc_bnn.data.era5.header import Header
 from hpc_bnn.data.era5.merge import Merge
+from hpc_bnn.data.era5.names import split_channel
 from hpc_bnn.data.era5.own_files import left_out, made_by
 from hpc_bnn.data.era5.selection import available, static_fields, static_key, wanted
 from hpc_bnn.data.era5.survey import Survey, survey
@@ -68,7 +69,9 @@ def catalogue(
     handles = Handles()
     try:
         paths = repacked.files if repacked else find_files(path, problems)
-        surveys = _surveys(paths, handles, member, problems, notices)
+        only = {split_channel(name)[0] for name in (*variables, *(static or ()))}
+        only = only if variables else set()
+        surveys = _surveys(paths, handles, member, problems, notices, only)
         skipped = {name: why for one in surveys for name, why in one.skipped.items()}
         if surveys:
             there = available(surveys)
@@ -118,13 +121,14 @@ def _surveys(
     member: int | None,
     problems: list[str],
     notices: list[str],
+    only: Collection[str],
 ) -> list[Survey]:
     """Survey every file; those that cannot be used become problems."""
     surveys: list[Survey] = []
     for header in _headers(paths, problems, notices):
         path = header.path
         try:
-            one = survey(header, handles, member=member)
+            one = survey(header, handles, member=member, only=only)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue

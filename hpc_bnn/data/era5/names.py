@@ -230,8 +230,14 @@ def identify(name: str, standard_name: str, *, on_levels: bool) -> Variable:
 
 
 def channel_name(variable: str, level_hpa: float | None) -> str:
-    """Return the name of a variable on a level: "z500", or the variable's own at the surface."""
-    return variable if level_hpa is None else f"{variable}{level_hpa:g}"
+    """Return the name of a variable on a level: "z500", or the variable's own at the surface.
+
+    "u_10hPa" where the short form is a variable of its own, the wind 10 m above ground.
+    """
+    if level_hpa is None:
+        return variable
+    name = f"{variable}{level_hpa:g}"
+    return name if find(name) is None else f"{variable}_{level_hpa:g}hPa"
 
 
 def split_channel(name: str) -> tuple[str, float | None]:
@@ -239,7 +245,7 @@ def split_channel(name: str) -> tuple[str, float | None]:
     known = find(name)
     if known is not None:
         return known.short, None
-    found = re.fullmatch(r"([A-Za-z][A-Za-z_]*?)_?(\d+(?:\.\d+)?)", name)
+    found = re.fullmatch(r"([A-Za-z][A-Za-z_]*?)_?(\d+(?:\.\d+)?)(?:hPa)?", name)
     if found is not None:
         variable = find(found[1])
         if variable is not None and variable.on_levels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,9 +51,17 @@ class Survey:
     notices: tuple[str, ...]
 
 
-def survey(header: Header, handles: Handles, *, member: int | None = None) -> Survey:
+def survey(
+    header: Header,
+    handles: Handles,
+    *,
+    member: int | None = None,
+    only: Collection[str] = (),
+) -> Survey:
     """Find the fields of a file.
 
+    only: short names of what is wanted, everything where empty: another variable that cannot be
+        used is left out, with the reason.
     member: which member of an ensemble file to read; required where there are several.
 
     Raises
@@ -85,6 +94,9 @@ def survey(header: Header, handles: Handles, *, member: int | None = None) -> Su
         try:
             one, odd = _found(header, variable, roles, file, member)
         except ValueError as error:
+            if only and not _meanings(variable) & set(only):
+                skipped[variable.name] = f"cannot be used: {error}"
+                continue
             raise ValueError(f"{header.path}: '{variable.name}': {error}") from error
         if one.part.version_of is not None:
             one = _choose_versions(one, roles, handles)
@@ -115,9 +127,29 @@ def _not_a_state(variable: VariableHeader) -> str:
     return ""
 
 
+def _meanings(variable: VariableHeader) -> set[str]:
+    """Return the short names that a variable may be meant by."""
+    standard = variable.text("standard_name")
+    known = names.find(variable.name)
+    said = {v.short for v in names.VARIABLES if standard and v.standard_name == standard}
+    return {variable.name, *([known.short] if known else said)}
+
+
+def _require_geographic(header: Header, variable: VariableHeader) -> None:
+    """Refuse a variable on a projected or rotated grid."""
+    mapping = header.variables.get(variable.text("grid_mapping"))
+    kind = "" if mapping is None else mapping.text("grid_mapping_name")
+    if kind not in ("", "latitude_longitude"):
+        raise ValueError(
+            f"lies on a grid of the kind {kind} (grid_mapping): expected a regular "
+            "latitude-longitude grid: interpolate it to one"
+        )
+
+
 def _found(
     header: Header, variable: VariableHeader, roles: Roles, file: File, member: int | None
 ) -> tuple[Found, tuple[str, ...]]:
+    _require_geographic(header, variable)
     axes: list[str] = []
     fixed: list[int] = []
     for dimension, length in zip(variable.dimensions, variable.shape, strict=True):
@@ -150,6 +182,8 @@ def _found(
     levels = None if roles.levels_hpa is None else tuple(roles.levels_hpa.tolist())
     if levels is not None and "level" not in axes and len(levels) > 1:
         levels = None  # a surface variable beside others on levels
+    if "level" not in axes and roles.scalar_levels:
+        levels = _scalar_level(variable, roles, levels)
     known = names.identify(
         variable.name, variable.text("standard_name"), on_levels=levels is not None
     )
@@ -188,6 +222,30 @@ def _found(
         preliminary |= roles.versions == PRELIMINARY
     steps = np.arange(count, dtype=np.int32)
     return Found(known, levels, stored, steps, preliminary, part), odd
+
+
+def _scalar_level(
+    variable: VariableHeader, roles: Roles, otherwise: tuple[float, ...] | None
+) -> tuple[float, ...] | None:
+    """Choose the level of a variable among coordinates without a dimension: the one it names."""
+    named = variable.text("coordinates").split()
+    own = [hpa for name, hpa in roles.scalar_levels.items() if name in named]
+    known = names.find(variable.name)
+    if len(own) > 1 or (not own and len(roles.scalar_levels) > 1 and not named and known is None):
+        raise ValueError(
+            f"coordinates = '{variable.text('coordinates')}': expected one of the levels "
+            f"{', '.join(roles.scalar_levels)}; correct the attribute"
+        )
+    if own:
+        return (own[0],)
+    if len(roles.scalar_levels) == 1:
+        return otherwise
+    if known is not None and known.on_levels and not named:
+        raise ValueError(
+            f"has no coordinates attribute that names one of the levels "
+            f"{', '.join(roles.scalar_levels)}: add it"
+        )
+    return None
 
 
 def _member(roles: Roles, length: int, member: int | None) -> int:
