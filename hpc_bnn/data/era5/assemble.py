@@ -69,7 +69,7 @@ def catalogue(
     handles = Handles()
     try:
         paths = repacked.files if repacked else find_files(path, problems)
-        only = {split_channel(name)[0] for name in (*variables, *(static or ()))}
+        only = {split_channel(name)[0] for name in (*(variables or ()), *(static or ()))}
         only = only if variables else set()
         surveys = _surveys(paths, handles, member, problems, notices, only)
         skipped = {name: why for one in surveys for name, why in one.skipped.items()}
