@@ -73,12 +73,9 @@ class RunFolder:
         written = (self.metrics, self.restarts, self.summary, self.evaluation, self.plots)
         foreign = [path.name for path in written if path.exists()]
         if foreign:
-            raise SettingsError(
-                [
-                    f"{self.path}: holds {', '.join(foreign)} but no config.yaml, so no run: they "
-                    "are not overwritten; use another --run folder, or remove them"
-                ]
-            )
+            what = f"holds {', '.join(foreign)} but no config.yaml, so no run"
+            advice = "they are not overwritten; use another --run folder, or remove them"
+            raise SettingsError([f"{self.path}: {what}: {advice}"])
 
     def claim(self, settings: Settings, *, resume: bool) -> IO[str] | None:
         """Make the folder this job's own: lock it, check again, write the resolved settings.

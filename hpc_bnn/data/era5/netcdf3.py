@@ -86,7 +86,9 @@ def read_netcdf3(path: str) -> Header:
         v.name: _values(data, v) for v in final.values() if v.dtype != "S1" and is_coordinate(v)
     }
     coordinates |= {
-        v.name: join_characters(_values(data, v)) for v in final.values() if v.dtype == "S1" and v.shape
+        v.name: join_characters(_values(data, v))
+        for v in final.values()
+        if v.dtype == "S1" and v.shape
     }
     dimensions = dict(zip(names, lengths, strict=True))
     return Header(path, "netCDF-3", data.size, dimensions, final, attributes, coordinates)

@@ -108,7 +108,9 @@ def _never_beyond(
     if dtype.kind not in "iu":
         return False
     shift, factor = decoded.floats
-    ends = [(np.float64(end) - shift) * factor for end in (np.iinfo(dtype).min, np.iinfo(dtype).max)]
+    ends = [
+        (np.float64(end) - shift) * factor for end in (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    ]
     return all(bool(((end >= within[0]) & (end <= within[1])).all()) for end in ends)
 
 

@@ -50,8 +50,11 @@ def first_beyond(
 
 
 def describe_beyond(
-    channel: Channel, values: NDArray[np.float64], latitude: NDArray[np.float64], longitude: NDArray[np.float64]
-) -> str:  # fmt: skip
+    channel: Channel,
+    values: NDArray[np.float64],
+    latitude: NDArray[np.float64],
+    longitude: NDArray[np.float64],
+) -> str:
     """Say which physical values (H, W) of a channel are beyond its range, and what to do."""
     low, high = possible_range(channel.variable, channel.level_hpa)
     with np.errstate(invalid="ignore"):

@@ -126,11 +126,11 @@ class Reader:
         at = first_beyond(out, *bounds(self.catalogue.static, zero, one)) if len(out) else None
         if at is not None:
             channel, grid = self.catalogue.static[at], self.catalogue.grid
-            part = self.catalogue.parts[int(channel.part[0])]
+            held = self.catalogue.parts[int(channel.part[0])]
             what = describe_beyond(
                 channel, out[at].astype(np.float64), grid.latitude, grid.longitude
             )
-            raise ValueError(f"{part.file.path}: '{part.variable}', a static field: {what}")
+            raise ValueError(f"{held.file.path}: '{held.variable}', a static field: {what}")
         return out
 
     def close(self) -> None:

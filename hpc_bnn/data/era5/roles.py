@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
+from hpc_bnn.data.era5.coordinates import coordinate_values, levels_hpa
 from hpc_bnn.data.era5.header import Header, VariableHeader
-from hpc_bnn.data.era5.units import conversion
 
 # In order of preference: a forecast file has both time (of its start) and valid_time.
 NAMES = {
@@ -44,15 +44,13 @@ STANDARD_NAMES = {
     "realization": "member",
     "forecast_period": "lead",
 }
-LARGEST_LEVEL_HPA = 1100.0
 # Coordinates that are no geographic degrees, however they are called.
-PROJECTED = ("grid_latitude", "grid_longitude", "projection_y_coordinate", "projection_x_coordinate")
-# The pressure levels of ERA5, in hPa: numbers without units are taken for pressure if they are some
-# of these and go beyond those of model levels.
-PRESSURES = (1, 2, 3, 5, 7, 10, 20, 30, 50, 70, 100, 125, 150, 175, 200, 225, 250, 300, 350, 400,
-             450, 500, 550, 600, 650, 700, 750, 775, 800, 825, 850, 875, 900, 925, 950, 975,
-             1000)  # fmt: skip
-MOST_MODEL_LEVELS = 137
+PROJECTED = (
+    "grid_latitude",
+    "grid_longitude",
+    "projection_y_coordinate",
+    "projection_x_coordinate",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +106,7 @@ def find_roles(header: Header) -> Roles:
         _floats(header, chosen["latitude"]),
         _floats(header, chosen["longitude"]),
         _times(header, chosen["time"], chosen["lead"]),
-        _levels(header, chosen["level"]),
+        levels_hpa(header, chosen["level"]),
         _scalar_levels(header),
         None if chosen["member"] is None else header.coordinates.get(chosen["member"].name),
         None if version is None else _version_texts(header.coordinates[version.name]),
@@ -162,34 +160,7 @@ def _role_of_name(dimension: str) -> str:
 
 def _floats(header: Header, variable: VariableHeader | None) -> NDArray[np.float64]:
     assert variable is not None
-    return _values(header, variable).astype(np.float64)
-
-
-def _values(header: Header, variable: VariableHeader) -> NDArray[Any]:
-    """Return the values of a coordinate, unpacked where it has a scale or an offset.
-
-    Raises
-    ------
-    ValueError
-        If one is missing.
-    """
-    stored = header.coordinates[variable.name]
-    if stored.dtype.kind not in "iuf":
-        return stored
-    for name in ("_FillValue", "missing_value"):
-        fill = variable.attributes.get(name)
-        if fill is not None and not isinstance(fill, str) and np.isin(stored, fill).any():
-            raise ValueError(
-                f"{header.path}: '{variable.name}': a value is missing ({name} = {fill}): expected "
-                "all values of a coordinate; correct or drop that place"
-            )
-    if not {"scale_factor", "add_offset"} & set(variable.attributes):
-        return stored
-    scale, offset = (
-        float(np.asarray(variable.attributes.get(name, default)))
-        for name, default in (("scale_factor", 1.0), ("add_offset", 0.0))
-    )
-    return np.round(stored.astype(np.float64) * scale + offset, 9)
+    return coordinate_values(header, variable).astype(np.float64)
 
 
 def _times(
@@ -198,7 +169,7 @@ def _times(
     """Decode the times of validity: those of the start and a single lead time are added."""
     if variable is None:
         return None
-    values = _values(header, variable)
+    values = coordinate_values(header, variable)
     if values.ndim == 2 and 1 in values.shape:  # (time, step) with a single step
         values = values.reshape(-1)
     if values.ndim > 1:
@@ -224,7 +195,7 @@ def _lead_s(header: Header, time: VariableHeader, lead: VariableHeader) -> int:
     ValueError
         If the file does not say which of the two its time is.
     """
-    hours = np.atleast_1d(_values(header, lead)).astype(np.float64)
+    hours = np.atleast_1d(coordinate_values(header, lead)).astype(np.float64)
     words = f"{time.text('standard_name')} {time.text('long_name')}".lower().replace("_", " ")
     is_start = any(said in words for said in ("reference time", "initial time", "start"))
     if len(hours) != 1 or not hours.any() or time.name.lower() == "valid_time":
@@ -242,59 +213,6 @@ def _lead_s(header: Header, time: VariableHeader, lead: VariableHeader) -> int:
     return round(float(hours[0]) * times.UNITS_S[unit])
 
 
-def _levels(header: Header, variable: VariableHeader | None) -> NDArray[np.float64] | None:
-    """Convert levels to hPa.
-
-    Raises
-    ------
-    ValueError
-        For units that are no pressure, or values that are none in these units.
-    """
-    if variable is None:
-        return None
-    values = np.atleast_1d(_values(header, variable)).astype(np.float64)
-    units = variable.text("units")
-    if not units and "inpa" in variable.name.lower():
-        units = "Pa"
-    if not units and len(values) and float(values.max()) > LARGEST_LEVEL_HPA:
-        units = "Pa"
-    _refuse_model_levels(header, variable, values, units)
-    where = f"{header.path}: '{variable.name}'"
-    try:
-        factor, _ = conversion(units, "hPa")
-    except ValueError as error:
-        raise ValueError(f"{where}: {error} (model levels are not supported)") from error
-    hpa = np.round(values * factor, 9)
-    bad = hpa[~((hpa > 0) & (hpa <= LARGEST_LEVEL_HPA))]
-    if len(bad):
-        raise ValueError(
-            f"{where}: {bad[0]:g} hPa (stored in '{units or 'no units'}'): expected pressure "
-            f"levels above 0 and up to {LARGEST_LEVEL_HPA:g} hPa; correct the values or the "
-            "units: Pa, hPa and millibars are understood"
-        )
-    if len(set(hpa.tolist())) < len(hpa):
-        raise ValueError(f"{where}: a level is there twice in {hpa.tolist()}; drop one")
-    return hpa
-
-
-def _refuse_model_levels(
-    header: Header, variable: VariableHeader, values: NDArray[np.float64], units: str
-) -> None:
-    """Refuse levels that are numbers of model levels by what is said of them or, where nothing is
-    said, may be.
-    """
-    said = f"{variable.text('standard_name')} {variable.text('long_name')}".lower()
-    says_model = any(word in said for word in ("model", "hybrid", "sigma"))
-    named = variable.name.lower() not in ("level", "lev") or "pressure" in said or "isobar" in said
-    whole = set(values.tolist()) <= set(PRESSURES) and values.max(initial=0) > MOST_MODEL_LEVELS
-    if says_model or not (units or named or whole):
-        raise ValueError(
-            f"{header.path}: '{variable.name}' = {_listed([f'{v:g}' for v in values])} "
-            f"({said.strip() or 'without units'}): model levels are not supported; of pressure "
-            "levels, units such as hPa are expected"
-        )
-
-
 def _scalar_levels(header: Header) -> dict[str, float]:
     """Return the pressure of each coordinate that has one value and no dimension."""
     found = {}
@@ -302,7 +220,7 @@ def _scalar_levels(header: Header) -> dict[str, float]:
         is_level = variable.name.lower() in NAMES["level"]
         is_level = is_level or STANDARD_NAMES.get(variable.text("standard_name")) == "level"
         if is_level and not variable.dimensions and variable.name in header.coordinates:
-            hpa = _levels(header, variable)
+            hpa = levels_hpa(header, variable)
             if hpa is not None:
                 found[variable.name] = float(hpa[0])
     return found

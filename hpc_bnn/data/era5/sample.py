@@ -27,7 +27,7 @@ _ZERO, _ONE = np.zeros(1), np.ones(1)
 
 
 def sampled(catalogue: Catalogue) -> tuple[list[str], str]:
-    """Return what is wrong with the values of a catalogue, and how many were looked at, in words."""
+    """Return what is wrong with the values of a catalogue, and in words how many were read."""
     picks = _picks(catalogue)
     handles = Handles()
     problems: list[str] = []
@@ -57,18 +57,22 @@ def sampled(catalogue: Catalogue) -> tuple[list[str], str]:
 
 def _picks(catalogue: Catalogue) -> list[list[tuple[int, int]]]:
     """Choose fields of every variable of every file: positions of channels and of times."""
-    held = [
-        [(p, int(t)) for t, p in product(np.flatnonzero(group.channels[0].part == at), group.positions)]
-        for group in grouped(catalogue.channels)
-        for at in np.unique(group.channels[0].part).tolist()
-        if at >= 0
-    ]  # fmt: skip
+    held = []
+    for group in grouped(catalogue.channels):
+        part = group.channels[0].part
+        for index in np.unique(part[part >= 0]).tolist():
+            times_of = np.flatnonzero(part == index).tolist()
+            held.append([(position, time) for time, position in product(times_of, group.positions)])
     field_bytes = 4 * catalogue.shape[1] * catalogue.shape[2]
     most = max(2, SAMPLE_BYTES // (field_bytes * max(len(held), 1)))
-    return [
-        [fields[at] for at in np.unique(np.linspace(0, len(fields) - 1, min(most, len(fields))).round().astype(int))]
-        for fields in held
-    ]  # fmt: skip
+    return [[fields[at] for at in _spread(len(fields), most)] for fields in held]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Choose numbers below `count`: all, or the first, the last and some between."""
+    places = np.linspace(0, count - 1, min(most, count)).round().astype(int)
+    chosen: list[int] = np.unique(places).tolist()
+    return chosen
 
 
 def _wrong(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -305,17 +305,9 @@ def statistics(
     positions = np.flatnonzero(within)
     blocks = np.split(positions, range(BLOCK, len(positions), BLOCK))
     own = in_turn(len(blocks), data_rank=ranks.rank, data_ranks=ranks.size).tolist()
+    count = partial(tally, catalogue, step_hours=step_hours, within=within, missing=missing)
     counted = ranks.together(
-        lambda: [
-            tally(
-                catalogue,
-                blocks[b].tolist(),
-                step_hours=step_hours,
-                within=within,
-                missing=missing,
-            )
-            for b in own
-        ],
+        lambda: [count(indices=blocks[b].tolist()) for b in own],
         name="statistics",
     )
     every = [part for parts in ranks.gather(counted, name="statistics") for part in parts]

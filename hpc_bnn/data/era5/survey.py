@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import names, times
+from hpc_bnn.data.era5.coordinates import scalar_level
 from hpc_bnn.data.era5.grid import Grid, canonical
 from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.header import Header, VariableHeader
@@ -183,7 +184,7 @@ def _found(
     if levels is not None and "level" not in axes and len(levels) > 1:
         levels = None  # a surface variable beside others on levels
     if "level" not in axes and roles.scalar_levels:
-        levels = _scalar_level(variable, roles, levels)
+        levels = scalar_level(variable, roles.scalar_levels, levels)
     known = names.identify(
         variable.name, variable.text("standard_name"), on_levels=levels is not None
     )
@@ -222,30 +223,6 @@ def _found(
         preliminary |= roles.versions == PRELIMINARY
     steps = np.arange(count, dtype=np.int32)
     return Found(known, levels, stored, steps, preliminary, part), odd
-
-
-def _scalar_level(
-    variable: VariableHeader, roles: Roles, otherwise: tuple[float, ...] | None
-) -> tuple[float, ...] | None:
-    """Choose the level of a variable among coordinates without a dimension: the one it names."""
-    named = variable.text("coordinates").split()
-    own = [hpa for name, hpa in roles.scalar_levels.items() if name in named]
-    known = names.find(variable.name)
-    if len(own) > 1 or (not own and len(roles.scalar_levels) > 1 and not named and known is None):
-        raise ValueError(
-            f"coordinates = '{variable.text('coordinates')}': expected one of the levels "
-            f"{', '.join(roles.scalar_levels)}; correct the attribute"
-        )
-    if own:
-        return (own[0],)
-    if len(roles.scalar_levels) == 1:
-        return otherwise
-    if known is not None and known.on_levels and not named:
-        raise ValueError(
-            f"has no coordinates attribute that names one of the levels "
-            f"{', '.join(roles.scalar_levels)}: add it"
-        )
-    return None
 
 
 def _member(roles: Roles, length: int, member: int | None) -> int:

@@ -19,9 +19,7 @@ UNITS_S = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60}
 UNITS_S |= {"h": 3600, "hr": 3600, "hour": 3600, "d": 86400, "day": 86400}
 REFORM_S = int((datetime(1582, 10, 15) - datetime(1970, 1, 1)).total_seconds())
 EPOCH = datetime(1970, 1, 1)
-FIRST_S, LAST_S = (
-    int((moment - EPOCH).total_seconds()) for moment in (datetime.min, datetime.max)
-)
+FIRST_S, LAST_S = (int((moment - EPOCH).total_seconds()) for moment in (datetime.min, datetime.max))
 # The reference of units, as UDUNITS and CF write it: a date, perhaps a time, perhaps an offset.
 REFERENCE = re.compile(
     r"(?:(?P<year>\d{1,4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})"

@@ -163,7 +163,12 @@ def test_a_coordinate_that_misses_a_value_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [16, 32, 64, 320])
 def test_gaussian_grids_are_refused(rows: int) -> None:
     latitude = np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(rows)[0]))
-    for order in (latitude, latitude[::-1], latitude[::-1].astype(np.float32), latitude[rows // 2 :]):
+    for order in (
+        latitude,
+        latitude[::-1],
+        latitude[::-1].astype(np.float32),
+        latitude[rows // 2 :],
+    ):
         with pytest.raises(ValueError, match=r"is that of a Gaussian grid|not equally spaced"):
             canonical(order, np.arange(2 * rows) * 180.0 / rows)
 
@@ -265,7 +270,10 @@ def test_no_time_is_named(number: float, unit: str) -> None:
 def test_the_start_of_a_forecast_is_not_its_time(
     tmp_path: Path, time: Any, step: tuple[float, str], begins: str | None
 ) -> None:
-    axes = {"time": (TIME[0], {**TIME[1], **time}), "step": (np.array([step[0]]), {"units": step[1]})}
+    axes = {
+        "time": (TIME[0], {**TIME[1], **time}),
+        "step": (np.array([step[0]]), {"units": step[1]}),
+    }
     fields = {"t2m": (("time", "step", "latitude", "longitude"), 280.0, {})}
     path = write(tmp_path / "a.nc", fields, axes)
     if begins is None:

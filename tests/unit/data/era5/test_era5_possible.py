@@ -42,7 +42,9 @@ def write(path: Path, value: float, *, name: str = "t2m", at: int = BAD, kind: s
 
 
 def check(path: Path) -> tuple[list[str], int]:
-    options = type("Options", (), dict(path=str(path), variables=None, levels=[], member=None, stale="error"))
+    options = type(
+        "Options", (), dict(path=str(path), variables=None, levels=[], member=None, stale="error")
+    )
     return DATA["data check"](options, ALONE)  # type: ignore[arg-type]
 
 
@@ -82,7 +84,9 @@ def test_an_undeclared_fill_is_refused_where_it_is_read(
     tmp_path: Path, way: str, value: float
 ) -> None:
     path = write(tmp_path / "a.nc", value)
-    where = rf"a\.nc: 't2m' \(t2m\) at {WHEN}: 1 of 84 values are none that t2m can have, the first,"
+    where = (
+        rf"a\.nc: 't2m' \(t2m\) at {WHEN}: 1 of 84 values are none that t2m can have, the first,"
+    )
     said = f" {value:g}, at latitude 30, longitude 90; expected 150 to 350 K".replace("+", r"\+")
     with pytest.raises(ValueError, match=where + said):
         WAYS[way](path)
