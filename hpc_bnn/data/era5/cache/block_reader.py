@@ -76,8 +76,8 @@ class BlockReader:
     def _require_possible(
         self, part: Part, block: Block, time: int, out: NDArray[np.float32]
     ) -> None:
-        """Refuse values (C, H, W) that are infinite or beyond their range, or that are missing where
-        the file declares no missing values.
+        """Refuse values (C, H, W) that are infinite or beyond their range, or missing where the
+        file declares no missing values.
         """
         channels = [self._catalogue.channels[at] for at in block.channels]
         beyond = first_beyond(out, *bounds(channels, np.zeros(len(out)), np.ones(len(out))))
