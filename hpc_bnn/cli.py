@@ -19,6 +19,7 @@ from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
 from hpc_bnn.data.commands import DATA
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.request import request_command
+from hpc_bnn.data.forecast_file import require_writable
 from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import (
     LaunchError,
@@ -28,6 +29,7 @@ from hpc_bnn.parallel.comms import (
     fail,
     launched_size,
     leave_together,
+    on_first,
 )
 from hpc_bnn.parallel.control import Word
 from hpc_bnn.parallel.guards import GuardError
@@ -190,6 +192,7 @@ def _forecast(options: argparse.Namespace, channel: Channel) -> int:
     folder = RunFolder(options.run_folder)
     start_s = times.parse(options.start, end=False)
     settings = folder.settings()
+    on_first(channel, lambda: require_writable(options.output), name="output")
     world = split(channel, mode="data", device=settings.train.device)
     trained = load_trained(world, folder)
     forecast(

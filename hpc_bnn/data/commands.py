@@ -15,6 +15,8 @@ from hpc_bnn.data.era5 import (
     write_statistics,
 )
 from hpc_bnn.data.era5.cache.commands import repack_command, verify_command
+from hpc_bnn.data.era5.sample import sampled
+from hpc_bnn.data.era5.statistics_file import require_writable
 from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.data.toy_atmosphere import write_toy
 
@@ -22,17 +24,22 @@ Answer = tuple[list[str], int]
 
 
 def _check(options: argparse.Namespace, ranks: Ranks) -> Answer:
-    """Collective: list what files hold, and every defect."""
+    """Collective: list what files hold, and every defect, also of a sample of the values."""
     found = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
-    wrong = defects(found)
-    unusable = len(found.problems)
+    bad, read = ranks.on_first(lambda: sampled(found), name="values")
+    if not found.channels and not found.static:
+        bad.append(f"{found.source}: has no channel that can be used")
+    wrong = [*bad, *defects(found)]
+    unusable = len(found.problems) + len(bad)
     count = f"{len(wrong)} remarks, {unusable} of them make files unusable"
-    return [describe(found), *(f"- {one}" for one in wrong), count], 1 if unusable else 0
+    return [describe(found), read, *(f"- {one}" for one in wrong), count], 1 if unusable else 0
 
 
 def _statistics(options: argparse.Namespace, ranks: Ranks) -> Answer:
     """Collective: compute and write the statistics of channels."""
     found = ranks.on_first(lambda: _catalogue(options, strict=True), name="catalogue")
+    sources = sorted({part.file.path for part in found.parts})
+    ranks.on_first(lambda: require_writable(options.output, sources), name="output")
     made = statistics(
         found,
         start=options.start,
@@ -40,7 +47,9 @@ def _statistics(options: argparse.Namespace, ranks: Ranks) -> Answer:
         step_hours=options.step_hours,
         ranks=ranks,
     )
-    ranks.on_first(lambda: write_statistics(options.output, made), name="statistics file")
+    ranks.on_first(
+        lambda: write_statistics(options.output, made, sources=sources), name="statistics file"
+    )
     head = f"{options.output}: {made.start} to {made.end}, tendencies over {made.step_hours} h"
     rows = [
         f"  {name:10s} mean {made.mean[i]:12.6g}  std {made.std[i]:10.4g}  "

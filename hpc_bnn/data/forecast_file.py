@@ -21,7 +21,7 @@ C channels, H latitude, W longitude.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import pack
@@ -29,8 +29,10 @@ from struct import pack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hpc_bnn.data.disk import refuse_foreign
 from hpc_bnn.data.era5.header import Header, VariableHeader
 from hpc_bnn.data.era5.netcdf3 import read_netcdf3
+from hpc_bnn.data.era5.own_files import is_forecast
 from hpc_bnn.data.forecast_header import CELL, forecast_header
 from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.data.source import FieldChannel
@@ -41,6 +43,15 @@ WRITTEN = b"\x01"
 def partial_path(path: Path) -> Path:
     """Return the name that the file has until it is complete."""
     return path.with_name(f"{path.name}.partial")
+
+
+def require_writable(path: Path, sources: Iterable[str] = ()) -> None:
+    """Refuse to replace anything but an earlier forecast: to be asked before `create_forecast` and
+    before `finish`; see `refuse_foreign`.
+
+    sources: files that are read.
+    """
+    refuse_foreign(path, "forecast", is_forecast, sources=sources)
 
 
 def create_forecast(

@@ -162,6 +162,7 @@ class Fields:
         windows of one step, seconds since 1970, sorted.
     present: (C, H, W) bool, the points that have values, the same at all times; None where all
         have. At the others a normalised state and its change hold 0; no loss or score counts them.
+    files: those that the states are read from, which no output may replace.
     """
 
     channels: tuple[FieldChannel, ...]
@@ -178,6 +179,7 @@ class Fields:
     test_times: Tensor
     record: FieldRecord
     present: Tensor | None = None
+    files: tuple[str, ...] = ()
 
     @property
     def vector_inputs(self) -> tuple[int, ...]:

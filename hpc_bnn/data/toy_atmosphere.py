@@ -21,6 +21,7 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_bnn.data.era5.files import SUFFIXES
 from hpc_bnn.data.era5.handles import library_lock
 from hpc_bnn.data.era5.names import find
 from hpc_bnn.data.toy_waves import ToyGrid, ToyWaves, land_mask, toy_fields, toy_grid
@@ -80,12 +81,7 @@ def write_toy(
     _check(years, step_hours, levels, seed, format)
     grid = toy_grid(rows, columns, tuple(float(level) for level in levels))
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    there = sorted(folder.glob("*.nc"))
-    if there:
-        raise FileExistsError(
-            f"{folder}: has {there[0].name} already: give an empty folder, or remove its files"
-        )
+    _make_empty(folder)
     start = _seconds(FIRST_YEAR)
     waves = ToyWaves(grid, step_s=step_hours * 3600.0, start_s=start, seed=seed)
     attributes = {"title": "Toy atmosphere (synthetic)", "history": HISTORY, "seed": np.int32(seed)}
@@ -105,6 +101,20 @@ def write_toy(
             write(s, u, made)
         written += [single, upper]
     return written
+
+
+def _make_empty(folder: Path) -> None:
+    """Make a folder for the files; refuse one that holds data, which they would mix with."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise type(error)(f"{folder}: cannot be made or searched: {error.strerror}") from error
+    if there:
+        raise FileExistsError(
+            f"{folder}: has {there[0].relative_to(folder)} already: give an empty folder, or "
+            "remove its files"
+        )
 
 
 def _write_new(single: netCDF4.Dataset, upper: netCDF4.Dataset, year: _Year) -> None:

@@ -8,6 +8,7 @@ DIR/points/NAME/     run folder of a point, as ``train`` writes it
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -120,20 +121,41 @@ def write_plan(plan: Plan, settings: Settings) -> None:
     Raises
     ------
     ValueError
-        If the folder holds another plan.
+        If the folder holds another plan, or files that no plan wrote.
     """
     content = _content(plan)
     target = plan.folder / "plan.json"
-    if target.is_file() and json.loads(target.read_text(encoding="utf-8")) != content:
-        raise ValueError(f"{plan.folder}: holds another plan; choose another folder with --runs")
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    plan.settings_file.write_text(dump_settings(settings), encoding="utf-8")
     rows = [
         "\t".join([p.name, str(p.nodes), str(p.ranks // p.nodes), *p.overrides])
         for p in plan.points
     ]
-    (plan.folder / "points.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    texts = {
+        plan.settings_file: dump_settings(settings),
+        plan.folder / "points.tsv": "".join(f"{row}\n" for row in rows),
+    }
+    if not target.is_file():
+        _refuse_foreign(plan, texts)
+    elif json.loads(target.read_text(encoding="utf-8")) != content:
+        raise ValueError(f"{plan.folder}: holds another plan; choose another folder with --runs")
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
     write_json(target, content)
+
+
+def _refuse_foreign(plan: Plan, texts: Mapping[Path, str]) -> None:
+    """Refuse a folder without a plan that holds files of the names a study writes.
+
+    What a plan that was broken off wrote is its own: the same texts.
+    """
+    foreign = [p for p, text in texts.items() if p.exists() and p.read_bytes() != text.encode()]
+    foreign += [p for p in (plan.csv, plan.folder / "projection.json") if p.exists()]
+    foreign += sorted(plan.folder.glob("*.png"))
+    if foreign:
+        raise ValueError(
+            f"{plan.folder}: holds {', '.join(path.name for path in foreign)} but no plan.json, so "
+            "no plan: they are not overwritten; choose another folder with --runs, or remove them"
+        )
 
 
 def read_plan(folder: Path) -> Plan:

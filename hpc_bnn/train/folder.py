@@ -69,6 +69,13 @@ class RunFolder:
             if not resume:
                 advice = "continue it with --resume or use another --run folder"
                 raise SettingsError([f"{self.path}: holds a run already; {advice}"])
+            return
+        written = (self.metrics, self.restarts, self.summary, self.evaluation, self.plots)
+        foreign = [path.name for path in written if path.exists()]
+        if foreign:
+            what = f"holds {', '.join(foreign)} but no config.yaml, so no run"
+            advice = "they are not overwritten; use another --run folder, or remove them"
+            raise SettingsError([f"{self.path}: {what}: {advice}"])
 
     def claim(self, settings: Settings, *, resume: bool) -> Lock:
         """Make the folder this job's own: lock it, check again, write the resolved settings.

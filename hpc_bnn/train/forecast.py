@@ -13,6 +13,7 @@ from hpc_bnn.data.forecast_file import (
     ForecastFile,
     create_forecast,
     finish,
+    require_writable,
 )
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.parallel.comms import on_first, together
@@ -36,8 +37,11 @@ def forecast(
     ValueError
         If there is no state at the start, or the forecast leaves the finite numbers.
     OSError
-        If the file cannot be written; no file then has the final name.
+        If the file cannot be written, or would replace anything but an earlier forecast; no new
+        file then has the final name.
     """
+    sources = () if trained.parts.source.fields is None else trained.parts.source.fields.files
+    on_first(world.world, lambda: require_writable(path, sources), name="output")
     rollout = together(world.world, lambda: Rollout(trained.parts, world.device), name="rollout")
     fields, starts = rollout.fields, torch.tensor([start_s])
     first = together(world.world, lambda: rollout.history(starts), name="start of the forecast")
@@ -71,7 +75,12 @@ def forecast(
                 log.info("member %d of %d is written", member, members)
 
     together(world.world, write, name="forecast")
-    on_first(world.world, lambda: finish(path), name="forecast file")
+
+    def end() -> None:
+        require_writable(path, sources)  # hours may have passed since the first look
+        finish(path)
+
+    on_first(world.world, end, name="forecast file")
 
 
 def _attributes(trained: Trained) -> dict[str, str]:

@@ -7,7 +7,7 @@ must then be equal.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,10 @@ from hpc_bnn.data.era5.catalogue import Catalogue
 from hpc_bnn.data.era5.consistency import differing_files, out_of_range
 from hpc_bnn.data.era5.files import find_files, read_header
 from hpc_bnn.data.era5.handles import Handles
+from hpc_bnn.data.era5.header import Header
 from hpc_bnn.data.era5.merge import Merge
+from hpc_bnn.data.era5.names import split_channel
+from hpc_bnn.data.era5.own_files import left_out, made_by
 from hpc_bnn.data.era5.selection import available, static_fields, static_key, wanted
 from hpc_bnn.data.era5.survey import Survey, survey
 
@@ -65,8 +68,10 @@ def catalogue(
     notices = list(repacked.notices) if repacked else []
     handles = Handles()
     try:
-        paths = repacked.files if repacked else find_files(path)
-        surveys = _surveys(paths, handles, member, problems, notices)
+        paths = repacked.files if repacked else find_files(path, problems)
+        only = {split_channel(name)[0] for name in (*(variables or ()), *(static or ()))}
+        only = only if variables else set()
+        surveys = _surveys(paths, handles, member, problems, notices, only)
         skipped = {name: why for one in surveys for name, why in one.skipped.items()}
         if surveys:
             there = available(surveys)
@@ -96,18 +101,34 @@ def _tell(made: Catalogue) -> None:
         logger.info("%s", notice)
 
 
+def _headers(paths: Sequence[str], problems: list[str], notices: list[str]) -> list[Header]:
+    """Read the headers of all files but those that this package made beside them."""
+    headers: list[Header] = []
+    for path in paths:
+        try:
+            headers.append(read_header(path))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    makers = {header.path: made_by(header) for header in headers}
+    out = left_out(makers)
+    notices += [f"{path}: made by hpc-bnn {makers[path]}: left out" for path in sorted(out)]
+    return [header for header in headers if header.path not in out]
+
+
 def _surveys(
     paths: Sequence[str],
     handles: Handles,
     member: int | None,
     problems: list[str],
     notices: list[str],
+    only: Collection[str],
 ) -> list[Survey]:
     """Survey every file; those that cannot be used become problems."""
     surveys: list[Survey] = []
-    for path in paths:
+    for header in _headers(paths, problems, notices):
+        path = header.path
         try:
-            one = survey(read_header(path), handles, member=member)
+            one = survey(header, handles, member=member, only=only)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue

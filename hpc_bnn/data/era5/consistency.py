@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.catalogue import Catalogue, Channel, levels_in_words
 from hpc_bnn.data.era5.handles import Handles, library_lock
-from hpc_bnn.data.era5.names import expected_range
+from hpc_bnn.data.era5.names import possible_range
 from hpc_bnn.data.era5.packing import affine, unpack
 from hpc_bnn.data.era5.part import Part, read_raw
 
@@ -23,9 +23,7 @@ def out_of_range(catalogue: Catalogue, handles: Handles) -> list[str]:
     """
     problems = []
     for channel in _one_level_each(catalogue):
-        low, high = expected_range(channel.variable, channel.level_hpa)
-        if not np.isfinite([low, high]).all():
-            continue
+        low, high = possible_range(channel.variable, channel.level_hpa)
         parts, first = np.unique(channel.part, return_index=True)
         for index, at in zip(parts.tolist(), first.tolist(), strict=True):
             if index < 0:

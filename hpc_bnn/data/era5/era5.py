@@ -18,7 +18,7 @@ from hpc_bnn.data.era5.calendar_fields import CALENDAR_CHANNELS
 from hpc_bnn.data.era5.catalogue import Catalogue
 from hpc_bnn.data.era5.gaps import Gaps
 from hpc_bnn.data.era5.normalisation import normalisation, positive
-from hpc_bnn.data.era5.reader import Reader, read
+from hpc_bnn.data.era5.reader import Missing, Reader, read
 from hpc_bnn.data.era5.statistics import Statistics, within_range
 from hpc_bnn.data.era5.statistics_file import read_statistics
 from hpc_bnn.data.era5.windows import Atmosphere, ForecastWindows, window_steps
@@ -131,7 +131,8 @@ def source_of(
         steps["train"] = _windows(
             catalogue, "train", ranges["train"], step_hours, history, rollout=rollout
         )
-    made = normalisation(catalogue, statistics, train, step_hours, ranks)
+    keep: Missing = "keep" if missing == "mean" else "declared"
+    made = normalisation(catalogue, statistics, train, step_hours, ranks, keep)
     std = positive(catalogue, made.std, "", ranks)
     tendency_std = positive(catalogue, made.tendency_std, "tendency of ", ranks)
 
@@ -166,6 +167,7 @@ def source_of(
         test_times=examples["test"].times,
         record=atmosphere,
         present=torch.from_numpy(~gaps.absent) if gaps is not None and gaps.any else None,
+        files=tuple(sorted({part.file.path for part in catalogue.parts})),
     )
     return Source(
         name=f"era5({catalogue.source})",

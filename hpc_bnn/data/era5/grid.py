@@ -77,6 +77,11 @@ def canonical(
     ValueError
         If the points are not equally spaced, out of range or there twice.
     """
+    for name, axis in (("latitude", latitude), ("longitude", longitude)):
+        if not len(axis):
+            raise ValueError(
+                f"{name}: has no value: a selection that found nothing? expected at least one"
+            )
     lat = np.asarray(latitude, np.float64)
     flip_rows = len(lat) > 1 and bool(lat[1] > lat[0])
     lat = lat[::-1] if flip_rows else lat
@@ -85,6 +90,7 @@ def canonical(
             f"latitude from {lat[0]:g} to {lat[-1]:g}: expected -90 to 90 degrees; correct it"
         )
     _require_equal_steps("latitude", -lat)
+    _refuse_gaussian(lat)
 
     lon = np.asarray(longitude, np.float64)
     if not (np.abs(lon) <= 540).all():
@@ -97,6 +103,12 @@ def canonical(
     lon = lon[::-1] if flip_columns else lon
     circle = lon % 360
     circle[circle > 360 - 1e-6] = 0.0
+    twice = np.diff(np.sort(circle)) < 1e-6
+    if twice.any():
+        raise ValueError(
+            f"longitude {lon[0]:g} to {lon[-1]:g}: the meridian "
+            f"{np.sort(circle)[:-1][twice][0]:g} is there twice; drop the repeated column"
+        )
     roll = _first_column(circle)
     eastward = np.roll(circle, -roll)
     eastward = eastward + 360 * (eastward < eastward[0] - 1e-9)
@@ -138,6 +150,23 @@ def _require_equal_steps(name: str, increasing: NDArray[np.float64]) -> None:
             f"{name} is not equally spaced: the step behind {abs(increasing[worst]):g} is "
             f"{abs(steps[worst]):g}, the mean step {abs(spacing):g}; expected a regular grid, each "
             "point once: interpolate the file (a Gaussian grid, for example) to one"
+        )
+
+
+def _refuse_gaussian(lat: NDArray[np.float64]) -> None:
+    """Refuse the rows of a Gaussian grid, which are equally spaced but near the poles.
+
+    Its first row lies j / pi = 0.765 steps from the pole, j = 2.405 the first zero of the Bessel
+    function J0 (Abramowitz and Stegun 22.16.6); rows of a regular grid 0 or 0.5.
+    """
+    if len(lat) < 4:
+        return
+    step = _spacing(lat)
+    uneven = float(np.max(np.abs(-np.diff(lat) - step))) > TOLERANCE * step
+    if uneven and any(abs((90 - abs(end)) / step - 0.765) < 0.03 for end in (lat[0], lat[-1])):
+        raise ValueError(
+            f"latitude {lat[0]:g} to {lat[-1]:g} in {len(lat)} rows is that of a Gaussian grid: "
+            "expected a regular one: interpolate the file to one"
         )
 
 

@@ -10,7 +10,10 @@ the process by a bus error where it is mapped and shrinks: now and then it is lo
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
 import threading
 import time
 from collections import OrderedDict, defaultdict
@@ -27,7 +30,8 @@ from hpc_bnn.data.era5.netcdf3 import mapped
 
 T = TypeVar("T")
 
-MOST_OPEN = 400  # below the usual limit of 1024 a process
+MOST_OPEN = 400  # of each format, where the limit of the process allows it
+ROOM = 64  # descriptors that other parts of the process may still open
 LOOK_EVERY_S = 1.0  # asking for the state of a file may take a message to a server
 
 # By process id: a child may be forked while a thread of the parent holds the parent's lock.
@@ -79,6 +83,44 @@ def _opened(path: str, state: tuple[int, int], handle: T) -> _Opened[T]:
 _OPEN: dict[int, OrderedDict[str, _Opened[netCDF4.Dataset]]] = defaultdict(OrderedDict)
 
 
+def most_open(held: int) -> int:
+    """Return how many files of a format this process may hold open, of `held` that it has now.
+
+    The soft limit is raised as far as the hard one allows; what other parts of the process have
+    open is left to them, and the rest divided between the two formats.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    others = max(_count_open() - held, 0) + ROOM
+    wanted = 2 * MOST_OPEN + others
+    if resource.RLIM_INFINITY != soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MOST_OPEN
+    return max(1, min(MOST_OPEN, (soft - others) // 2))
+
+
+def _count_open() -> int:
+    """Count the open descriptors of this process; 0 where the system does not tell."""
+    try:
+        return len(os.listdir("/dev/fd"))  # noqa: PTH208  numbers, not paths
+    except OSError:
+        return 0
+
+
+def _unopened(path: str, error: OSError) -> OSError:
+    """Return the error of a file that cannot be opened, with the limit where that is the reason."""
+    if error.errno != errno.EMFILE:
+        return OSError(f"{path}: cannot be opened: {error}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OSError(
+        f"{path}: cannot be opened: this process may have {soft} files open (ulimit -n; at most "
+        f"{hard}), and has: raise the limit"
+    )
+
+
 def close_shared(path: str) -> None:
     """Close a netCDF-4 file in this process, if it is open; must be called under the lock."""
     opened = _OPEN[os.getpid()].pop(path, None)
@@ -111,16 +153,16 @@ class Handles:
             own[path].require_unchanged()
         else:
             state = _require_size(path, size)
+            while own and len(own) >= most_open(len(own)):
+                own.popitem(last=False)[1].handle.close()
             try:
                 dataset = netCDF4.Dataset(path)
             except OSError as error:
-                raise OSError(f"{path}: cannot be opened: {error}") from error
+                raise _unopened(path, error) from error
             dataset.set_auto_maskandscale(False)
             for variable in dataset.variables.values():
                 _limit_cache(variable)
             own[path] = _opened(path, state, dataset)
-            if len(own) > MOST_OPEN:
-                own.popitem(last=False)[1].handle.close()
         own.move_to_end(path)
         self._used.add(path)
         return own[path].handle
@@ -132,9 +174,12 @@ class Handles:
             own[path].require_unchanged()
         else:
             state = _require_size(path, size)
-            own[path] = _opened(path, state, mapped(path))
-            if len(own) > MOST_OPEN:
+            while own and len(own) >= most_open(len(own)):
                 own.popitem(last=False)  # unmapped when the last view of it is gone
+            try:
+                own[path] = _opened(path, state, mapped(path))
+            except OSError as error:
+                raise _unopened(path, error) from error
         own.move_to_end(path)
         return own[path].handle
 

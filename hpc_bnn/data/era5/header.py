@@ -60,3 +60,9 @@ def is_coordinate(variable: VariableHeader) -> bool:
     few = int(np.prod(variable.shape, dtype=np.int64)) <= SMALL
     is_time = len(variable.shape) == 2 and " since " in variable.text("units")
     return few and (len(variable.shape) <= 1 or is_time)
+
+
+def join_characters(characters: NDArray[Any]) -> NDArray[Any]:
+    """Join the characters of the last axis to strings."""
+    joined = np.ascontiguousarray(characters).view(f"S{characters.shape[-1]}")[..., 0]
+    return np.char.decode(joined, "utf-8", "replace")

@@ -133,6 +133,7 @@ class Merge:
         kept = np.ones(len(when), bool)
         again = np.flatnonzero(when[1:] == when[:-1]) + 1
         replaced = []
+        equal = True
         for i in again.tolist():
             first = int(np.searchsorted(when, when[i]))
             kept[i] = False
@@ -150,13 +151,14 @@ class Merge:
                     f"there twice (steps {step[first]} and {step[i]}) and differs by up to "
                     f"{worst:g}; expected one value: remove one of them"
                 )
+                equal = False
                 break
         if len(replaced):
             self._notices.append(
                 f"{self._source}: '{name}': {len(replaced)} steps are there as ERA5T and as ERA5 "
                 "(expver 0005 and 0001); the final ones are read"
             )
-        if len(again) > len(replaced):
+        if equal and len(again) > len(replaced):
             self._notices.append(
                 f"{self._source}: '{name}': {len(again) - len(replaced)} steps are there twice "
                 f"({times.listed(when[again])}); equal, read once"

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+BEYOND = 1e15  # no value of any variable in any units is so large; fill values of models are 1e20
 GRAVITY = 9.80665  # m s-2, WMO standard: geopotential = gravity * geopotential height
 
 
@@ -80,16 +81,16 @@ def _sum(short: str, units: str, *aliases: str) -> Variable:
 VARIABLES: tuple[Variable, ...] = (
     _upper("z", "geopotential", "m2 s-2", -7e3, 5.5e5, "geopotential", "gh", "zg", "hgt"),
     _upper("t", "air_temperature", "K", 150, 350, "temperature", "ta"),
-    _upper("u", "eastward_wind", "m s-1", -200, 200, "u_component_of_wind", "ua", vector=True),
-    _upper("v", "northward_wind", "m s-1", -200, 200, "v_component_of_wind", "va", vector=True),
+    _upper("u", "eastward_wind", "m s-1", -300, 300, "u_component_of_wind", "ua", vector=True),
+    _upper("v", "northward_wind", "m s-1", -300, 300, "v_component_of_wind", "va", vector=True),
     _upper(
-        "w", "lagrangian_tendency_of_air_pressure", "Pa s-1", -60, 60, "vertical_velocity", "wap"
+        "w", "lagrangian_tendency_of_air_pressure", "Pa s-1", -100, 100, "vertical_velocity", "wap"
     ),
     _upper("q", "specific_humidity", "kg kg-1", -1e-3, 0.05, "specific_humidity", "hus"),
     _upper("r", "relative_humidity", "%", -50, 200, "relative_humidity", "hur"),
     _upper("vo", "atmosphere_relative_vorticity", "s-1", -0.02, 0.02, "vorticity"),
     _upper("d", "divergence_of_wind", "s-1", -0.02, 0.02, "divergence"),
-    _upper("pv", "ertel_potential_vorticity", "K m2 kg-1 s-1", -0.1, 0.1, "potential_vorticity"),
+    _upper("pv", "ertel_potential_vorticity", "K m2 kg-1 s-1", -1, 1, "potential_vorticity"),
     _upper(
         "o3", "mass_fraction_of_ozone_in_air", "kg kg-1", -1e-6, 1e-4, "ozone_mass_mixing_ratio"
     ),
@@ -160,12 +161,12 @@ VARIABLES: tuple[Variable, ...] = (
     _single("siconc", "sea_ice_area_fraction", "1", -1e-3, 1.001, "sea_ice_cover", "ci"),
     _single("tcwv", "", "kg m-2", -1, 150, "total_column_water_vapour"),
     _single("tcc", "cloud_area_fraction", "1", -1e-3, 1.001, "total_cloud_cover"),
-    _single("blh", "atmosphere_boundary_layer_thickness", "m", 0, 1e4, "boundary_layer_height"),
+    _single("blh", "atmosphere_boundary_layer_thickness", "m", -10, 1e4, "boundary_layer_height"),
     _single("sd", "", "m", -1e-3, 20, "snow_depth"),
     _single("swvl1", "", "m3 m-3", -0.01, 1, "volumetric_soil_water_layer_1"),
     _single("lsm", "land_binary_mask", "1", -1e-3, 1.001, "land_sea_mask"),
-    _single("slt", "", "1", 0, 10, "soil_type"),
-    _single("sdor", "", "m", 0, 2e3, "standard_deviation_of_orography"),
+    _single("slt", "", "1", -0.1, 10, "soil_type"),
+    _single("sdor", "", "m", -1, 2e3, "standard_deviation_of_orography"),
     _sum("tp", "m", "total_precipitation"),
     _sum("cp", "m", "convective_precipitation"),
     _sum("lsp", "m", "large_scale_precipitation"),
@@ -229,8 +230,14 @@ def identify(name: str, standard_name: str, *, on_levels: bool) -> Variable:
 
 
 def channel_name(variable: str, level_hpa: float | None) -> str:
-    """Return the name of a variable on a level: "z500", or the variable's own at the surface."""
-    return variable if level_hpa is None else f"{variable}{level_hpa:g}"
+    """Return the name of a variable on a level: "z500", or the variable's own at the surface.
+
+    "u_10hPa" where the short form is a variable of its own, the wind 10 m above ground.
+    """
+    if level_hpa is None:
+        return variable
+    name = f"{variable}{level_hpa:g}"
+    return name if find(name) is None else f"{variable}_{level_hpa:g}hPa"
 
 
 def split_channel(name: str) -> tuple[str, float | None]:
@@ -238,7 +245,7 @@ def split_channel(name: str) -> tuple[str, float | None]:
     known = find(name)
     if known is not None:
         return known.short, None
-    found = re.fullmatch(r"([A-Za-z][A-Za-z_]*?)_?(\d+(?:\.\d+)?)", name)
+    found = re.fullmatch(r"([A-Za-z][A-Za-z_]*?)_?(\d+(?:\.\d+)?)(?:hPa)?", name)
     if found is not None:
         variable = find(found[1])
         if variable is not None and variable.on_levels:
@@ -260,3 +267,9 @@ def expected_range(variable: str, level_hpa: float | None) -> tuple[float, float
         margin = 12000.0 + 0.25 * abs(middle)
         return middle - margin, middle + margin
     return known.smallest, known.largest
+
+
+def possible_range(variable: str, level_hpa: float | None) -> tuple[float, float]:
+    """Return the range that any value of a channel must lie in, finite for every variable."""
+    low, high = expected_range(variable, level_hpa)
+    return max(low, -BEYOND), min(high, BEYOND)

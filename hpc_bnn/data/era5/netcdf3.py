@@ -22,7 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.era5.header import Header, VariableHeader, is_coordinate
+from hpc_bnn.data.era5.header import (
+    Header,
+    VariableHeader,
+    is_coordinate,
+    join_characters,
+)
 
 TYPES = {
     1: ">i1",
@@ -81,7 +86,9 @@ def read_netcdf3(path: str) -> Header:
         v.name: _values(data, v) for v in final.values() if v.dtype != "S1" and is_coordinate(v)
     }
     coordinates |= {
-        v.name: _text(_values(data, v)) for v in final.values() if v.dtype == "S1" and v.shape
+        v.name: join_characters(_values(data, v))
+        for v in final.values()
+        if v.dtype == "S1" and v.shape
     }
     dimensions = dict(zip(names, lengths, strict=True))
     return Header(path, "netCDF-3", data.size, dimensions, final, attributes, coordinates)
@@ -251,9 +258,3 @@ def _values(data: NDArray[np.uint8], v: VariableHeader) -> NDArray[Any]:
     """Copy a variable, in the byte order of this machine."""
     seen = view(data, v.dtype, v.shape, v.offset, v.strides)
     return seen.astype(seen.dtype.newbyteorder("="))
-
-
-def _text(characters: NDArray[Any]) -> NDArray[Any]:
-    """Join the characters of the last axis to strings."""
-    joined = np.ascontiguousarray(characters).view(f"S{characters.shape[-1]}")[..., 0]
-    return np.char.decode(joined, "utf-8", "replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ import netCDF4
 import numpy as np
 
 from hpc_bnn.data.era5.handles import close_shared, library_lock
-from hpc_bnn.data.era5.header import Header, VariableHeader, is_coordinate
+from hpc_bnn.data.era5.header import (
+    SMALL,
+    Header,
+    VariableHeader,
+    is_coordinate,
+    join_characters,
+)
 
 
 def read_netcdf4(path: str) -> Header:
@@ -47,7 +54,13 @@ def read_netcdf4(path: str) -> Header:
             coordinates = {
                 name: np.array(dataset.variables[name][...])
                 for name, v in variables.items()
-                if is_coordinate(v)
+                if is_coordinate(v) and v.dtype != "|S1"
+            }
+            dataset.set_auto_chartostring(False)
+            coordinates |= {
+                name: join_characters(np.array(dataset.variables[name][...]))
+                for name, v in variables.items()
+                if v.dtype == "|S1" and v.shape and prod(v.shape) <= SMALL
             }
             dimensions = {name: len(d) for name, d in dataset.dimensions.items()}
             attributes = {name: dataset.getncattr(name) for name in dataset.ncattrs()}

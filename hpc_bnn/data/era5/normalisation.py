@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.catalogue import Catalogue
+from hpc_bnn.data.era5.reader import Missing
 from hpc_bnn.data.era5.statistics import Statistics
 from hpc_bnn.data.era5.statistics import statistics as compute_statistics
 from hpc_bnn.data.ranks import Ranks
@@ -25,6 +26,7 @@ def normalisation(
     train: tuple[str, str],
     step_hours: int,
     ranks: Ranks,
+    missing: Missing = "declared",
 ) -> Statistics:
     """Collective: return the statistics of the channels; of the training range if none are given.
 
@@ -32,7 +34,12 @@ def normalisation(
     """
     if given is None:
         return compute_statistics(
-            catalogue, start=str(train[0]), end=str(train[1]), step_hours=step_hours, ranks=ranks
+            catalogue,
+            start=str(train[0]),
+            end=str(train[1]),
+            step_hours=step_hours,
+            missing=missing,
+            ranks=ranks,
         )
     if given.step_hours != step_hours:
         raise ValueError(

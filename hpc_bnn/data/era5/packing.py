@@ -38,6 +38,7 @@ class Packing:
     never_written: floats only: what the library puts where nothing was written; so large that it
         need not be looked for where all values are sane.
     smallest, largest: raw numbers beyond them are missing; None where there is no bound.
+    declared: whether the file says that the variable may have missing values.
     """
 
     dtype: str
@@ -47,6 +48,7 @@ class Packing:
     never_written: float | None
     smallest: float | None
     largest: float | None
+    declared: bool = True
 
     @cached_property
     def marks_missing(self) -> bool:
@@ -99,6 +101,8 @@ def packing(
     elif "_FillValue" not in variable.attributes and dtype.itemsize > 1 and not unsigned:
         fills.append(float(netCDF4.default_fillvals[dtype.str[1:]]))
     low, high = _valid_range(variable, dtype, unsigned=unsigned)
+    named = any(name in variable.attributes for name in ("_FillValue", "missing_value"))
+    declared = named or bool(fills) or low is not None or high is not None
     factor, shift = conversion
     result = Packing(
         dtype.str,
@@ -108,6 +112,7 @@ def packing(
         never_written,
         low,
         high,
+        declared,
     )
     return result, tuple(notices)
 

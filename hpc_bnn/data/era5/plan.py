@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hpc_bnn.data.era5.catalogue import Channel
 from hpc_bnn.data.era5.packing import Affine, affine, unpack
 from hpc_bnn.data.era5.part import Cut, Part, cut
+from hpc_bnn.data.era5.possible import all_within, bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class Run:
 
     target: the same as `positions` where they are neighbours in order, so that nothing is copied.
     as_stored: whether rows and columns are stored in canonical order.
+    within: smallest and largest normalised value (L,) that the channels can have; None where no
+        raw number stands for one beyond.
     """
 
     cut: Cut
@@ -40,6 +43,7 @@ class Run:
     target: slice | None
     as_stored: bool
     coefficients: Affine
+    within: tuple[NDArray[np.float32], NDArray[np.float32]] | None
 
 
 def grouped(channels: tuple[Channel, ...]) -> tuple[Group, ...]:
@@ -81,17 +85,44 @@ def runs(
         levels = cut(part, slice(run[0][0], run[-1][0] + 1))
         turned = part.file.orientation
         as_stored = not (turned.flip_rows or turned.flip_columns or turned.roll)
-        made.append(Run(levels, positions, target, as_stored, coefficients))
+        own = [group.channels[group.positions.index(position)] for position in positions]
+        within = bounds(own, mean[list(positions)], std[list(positions)])
+        made.append(
+            Run(
+                levels,
+                positions,
+                target,
+                as_stored,
+                coefficients,
+                None if _never_beyond(part, coefficients, within) else within,
+            )
+        )
     return tuple(made)
+
+
+def _never_beyond(
+    part: Part, decoded: Affine, within: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> bool:
+    """Tell whether no raw number of packed integers can mean a value beyond the bounds (L,)."""
+    dtype = np.dtype(part.packing.dtype)
+    if dtype.kind not in "iu":
+        return False
+    shift, factor = decoded.floats
+    ends = [
+        (np.float64(end) - shift) * factor for end in (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    ]
+    return all(bool(((end >= within[0]) & (end <= within[1])).all()) for end in ends)
 
 
 def place(raw: NDArray[Any], run: Run, out: NDArray[np.float32], *, written: bool) -> bool:
     """Decode raw numbers (L, H, W) as stored into their channels of `out` (C, H, W), in canonical
-    order; they may be overwritten. Tell whether all are sane (`unpack`).
+    order; they may be overwritten. Tell whether all are sane (`unpack`) and possible.
     """
     pack, turned = run.cut.part.packing, run.cut.part.file.orientation
     if run.as_stored and run.target is not None:
-        return unpack(raw, pack, run.coefficients, out[run.target], written=written)
+        target = out[run.target]
+        sane = unpack(raw, pack, run.coefficients, target, written=written)
+        return sane and (run.within is None or all_within(target, *run.within))
     if turned.flip_rows:
         raw = raw[:, ::-1]
     if turned.flip_columns:
@@ -109,4 +140,4 @@ def place(raw: NDArray[Any], run: Run, out: NDArray[np.float32], *, written: boo
         sane = unpack(raw, pack, run.coefficients, target, written=written)
     if run.target is None:
         out[list(run.positions)] = target
-    return sane
+    return sane and (run.within is None or all_within(target, *run.within))

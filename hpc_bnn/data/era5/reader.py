@@ -17,9 +17,15 @@ from hpc_bnn.data.era5.gaps import Gaps
 from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.part import read_cut
 from hpc_bnn.data.era5.plan import Run, grouped, place, runs
+from hpc_bnn.data.era5.possible import (
+    bounds,
+    describe_beyond,
+    describe_undeclared,
+    first_beyond,
+)
 from hpc_bnn.data.read_count import count_read
 
-Missing = Literal["error", "keep"]
+Missing = Literal["error", "keep", "declared"]
 
 # For each group of channels: the part that a step lies in, and the stored step within it.
 _Places = tuple[tuple[int, int], ...]
@@ -29,7 +35,8 @@ class Reader:
     """Read steps of a catalogue; may be pickled and forked: files are opened where it reads.
 
     mean, std: (C,) float64 of the channels, in their units; physical values where None.
-    missing: "error" refuses a field with missing values, "keep" leaves NaN.
+    missing: "error" refuses a field with missing values, "keep" leaves NaN, "declared" leaves NaN
+        in variables that may miss values by the word of their file, and refuses it in others.
     gaps: the points that have no value at any time, with "error": 0, the mean, is put there, and a
         field that misses other points is refused.
     """
@@ -43,14 +50,15 @@ class Reader:
         missing: Missing = "error",
         gaps: Gaps | None = None,
     ) -> None:
-        if missing not in ("error", "keep"):
-            raise ValueError(f"missing = '{missing}': expected 'error' or 'keep'")
+        if missing not in ("error", "keep", "declared"):
+            raise ValueError(f"missing = '{missing}': expected 'error', 'keep' or 'declared'")
         count = len(catalogue.channels)
         self.catalogue = catalogue
         self._missing, self._gaps = missing, gaps
         self._gapless = gaps is None or not gaps.any  # a sane step has nothing to be settled
         self._mean = np.zeros(count) if mean is None else np.asarray(mean, np.float64)
         self._std = np.ones(count) if std is None else np.asarray(std, np.float64)
+        self._within = bounds(catalogue.channels, self._mean, self._std)
         self._shape = catalogue.shape
         self._groups = grouped(catalogue.channels)
         self._handles = Handles()
@@ -71,8 +79,8 @@ class Reader:
         Raises
         ------
         ValueError
-            If a channel has not this step, or has missing values that it must not have; names
-            file, variable and time.
+            If a channel has not this step, or has missing or impossible values; names file,
+            variable and time.
         """
         self._check(out)
         places = self._places(time_index)
@@ -100,7 +108,13 @@ class Reader:
                     self._settle(places, index, out)
 
     def static(self) -> NDArray[np.float32]:
-        """Read the static fields (channels, H, W) in physical units; missing values are NaN."""
+        """Read the static fields (channels, H, W) in physical units; missing values are NaN.
+
+        Raises
+        ------
+        ValueError
+            If a field has impossible values.
+        """
         out = np.empty((len(self.catalogue.static), *self._shape[1:]), np.float32)
         zero, one = np.zeros(len(out)), np.ones(len(out))
         for group in grouped(self.catalogue.static):
@@ -109,6 +123,14 @@ class Reader:
                 with library_lock():
                     raw = read_cut(run.cut, self._handles, step)
                 place(raw[0], run, out, written=False)
+        at = first_beyond(out, *bounds(self.catalogue.static, zero, one)) if len(out) else None
+        if at is not None:
+            channel, grid = self.catalogue.static[at], self.catalogue.grid
+            held = self.catalogue.parts[int(channel.part[0])]
+            what = describe_beyond(
+                channel, out[at].astype(np.float64), grid.latitude, grid.longitude
+            )
+            raise ValueError(f"{held.file.path}: '{held.variable}', a static field: {what}")
         return out
 
     def close(self) -> None:
@@ -191,7 +213,18 @@ class Reader:
             self._fill(places, [out], time_index, written=False)
         if np.isinf(out).any():
             self._refuse(time_index, out)
+        at = first_beyond(out, *self._within)
+        if at is not None:
+            values = self._mean[at] + self._std[at] * out[at].astype(np.float64)
+            grid = self.catalogue.grid
+            what = describe_beyond(
+                self.catalogue.channels[at], values, grid.latitude, grid.longitude
+            )
+            raise ValueError(f"{self.catalogue.place(at, time_index)}: {what}")
         if self._missing == "keep":
+            return
+        if self._missing == "declared":
+            self._require_declared(time_index, out)
             return
         if self._gaps is not None:
             wrong = self._gaps.fill(out)
@@ -204,6 +237,15 @@ class Reader:
                 )
         elif np.isnan(out).any():
             self._refuse(time_index, out)
+
+    def _require_declared(self, time_index: int, out: NDArray[np.float32]) -> None:
+        """Refuse missing values in a variable that has none by the word of its file."""
+        for at in np.flatnonzero(np.isnan(out).any(axis=(1, 2))).tolist():
+            channel = self.catalogue.channels[at]
+            if not self.catalogue.parts[int(channel.part[time_index])].packing.declared:
+                gone = int(np.isnan(out[at]).sum())
+                what = describe_undeclared(channel, gone, out[at].size)
+                raise ValueError(f"{self.catalogue.place(at, time_index)}: {what}")
 
     def _told(self, error: Exception, run: Run, time_index: int) -> Exception:
         """Add to an error of a file what was read from it."""

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpc_bnn.data.disk import refuse_foreign, write_whole
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.names import Variable
 from hpc_bnn.data.era5.wanted import wanted_channels, wanted_static
 
 USUAL_HOURS = 6
 
+BEGINS = b'"""Download ERA5: '
 SCRIPT = '''\
 """Download ERA5: {channels} channels, {first} to {last}, every {every} h, {degrees} degrees.
 
@@ -108,8 +110,14 @@ def request_command(
         raise ValueError(f"{given}: {error}") from error
     if options.output is None:
         return [script], 0
-    options.output.write_text(script, encoding="utf-8")
+    refuse_foreign(options.output, "download script", _is_script)
+    write_whole(options.output, script.encode())
     return [f"{options.output}: run it with python; it needs cdsapi and a key"], 0
+
+
+def _is_script(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(BEGINS)) == BEGINS
 
 
 def request_script(

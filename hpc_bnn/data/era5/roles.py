@@ -6,6 +6,7 @@ by CF standard names and units.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
+from hpc_bnn.data.era5.coordinates import coordinate_values, levels_hpa
 from hpc_bnn.data.era5.header import Header, VariableHeader
-from hpc_bnn.data.era5.units import conversion
 
 # In order of preference: a forecast file has both time (of its start) and valid_time.
 NAMES = {
@@ -43,7 +44,13 @@ STANDARD_NAMES = {
     "realization": "member",
     "forecast_period": "lead",
 }
-LARGEST_LEVEL_HPA = 1100.0
+# Coordinates that are no geographic degrees, however they are called.
+PROJECTED = (
+    "grid_latitude",
+    "grid_longitude",
+    "projection_y_coordinate",
+    "projection_x_coordinate",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +61,7 @@ class Roles:
     times: seconds since 1970, (T,) along the time dimension or (1,) where time is a scalar; None
         where the file has no time.
     levels_hpa: (L,), (1,) for a scalar level, None without levels.
+    scalar_levels: hPa by the name of each pressure coordinate without a dimension.
     members, versions: values along those dimensions, None where there are none; versions as text
         along time (new format) or along a dimension of their own (legacy).
     """
@@ -63,6 +71,7 @@ class Roles:
     longitude: NDArray[np.float64]
     times: NDArray[np.int64] | None
     levels_hpa: NDArray[np.float64] | None
+    scalar_levels: dict[str, float]
     members: NDArray[Any] | None
     versions: NDArray[Any] | None
 
@@ -96,8 +105,9 @@ def find_roles(header: Header) -> Roles:
         of_dimension,
         _floats(header, chosen["latitude"]),
         _floats(header, chosen["longitude"]),
-        _times(header, chosen["time"]),
-        _levels(header, chosen["level"]),
+        _times(header, chosen["time"], chosen["lead"]),
+        levels_hpa(header, chosen["level"]),
+        _scalar_levels(header),
         None if chosen["member"] is None else header.coordinates.get(chosen["member"].name),
         None if version is None else _version_texts(header.coordinates[version.name]),
     )
@@ -137,6 +147,8 @@ def _is_plausible(variable: VariableHeader, role: str) -> bool:
     """Tell whether a name like "date", "x" or "number" is used for the role."""
     if role == "time":
         return " since " in variable.text("units")
+    if variable.text("standard_name") in PROJECTED:
+        return False
     if variable.name.lower() in ("x", "y"):
         return variable.text("units").lower().startswith("degree")
     return True
@@ -148,13 +160,16 @@ def _role_of_name(dimension: str) -> str:
 
 def _floats(header: Header, variable: VariableHeader | None) -> NDArray[np.float64]:
     assert variable is not None
-    return header.coordinates[variable.name].astype(np.float64)
+    return coordinate_values(header, variable).astype(np.float64)
 
 
-def _times(header: Header, variable: VariableHeader | None) -> NDArray[np.int64] | None:
+def _times(
+    header: Header, variable: VariableHeader | None, lead: VariableHeader | None
+) -> NDArray[np.int64] | None:
+    """Decode the times of validity: those of the start and a single lead time are added."""
     if variable is None:
         return None
-    values = header.coordinates[variable.name]
+    values = coordinate_values(header, variable)
     if values.ndim == 2 and 1 in values.shape:  # (time, step) with a single step
         values = values.reshape(-1)
     if values.ndim > 1:
@@ -163,51 +178,68 @@ def _times(header: Header, variable: VariableHeader | None) -> NDArray[np.int64]
             "with several steps; expected analyses, one time each: select one step"
         )
     try:
-        return times.decode(
+        found = times.decode(
             np.atleast_1d(values), variable.text("units"), variable.text("calendar")
         )
     except ValueError as error:
         raise ValueError(f"{header.path}: '{variable.name}': {error}") from error
+    return found if lead is None else found + _lead_s(header, variable, lead)
 
 
-def _levels(header: Header, variable: VariableHeader | None) -> NDArray[np.float64] | None:
-    """Convert levels to hPa.
+def _lead_s(header: Header, time: VariableHeader, lead: VariableHeader) -> int:
+    """Return what has to be added to times to make them those of validity: the lead time of a
+    forecast whose time is that of its start.
 
     Raises
     ------
     ValueError
-        For units that are no pressure, or values that are none in these units.
+        If the file does not say which of the two its time is.
     """
-    if variable is None:
-        return None
-    values = np.atleast_1d(header.coordinates[variable.name]).astype(np.float64)
-    units = variable.text("units")
-    if not units and "inpa" in variable.name.lower():
-        units = "Pa"
-    if not units and len(values) and float(values.max()) > LARGEST_LEVEL_HPA:
-        units = "Pa"
-    where = f"{header.path}: '{variable.name}'"
-    try:
-        factor, _ = conversion(units, "hPa")
-    except ValueError as error:
-        raise ValueError(f"{where}: {error} (model levels are not supported)") from error
-    hpa = np.round(values * factor, 9)
-    bad = hpa[~((hpa > 0) & (hpa <= LARGEST_LEVEL_HPA))]
-    if len(bad):
+    hours = np.atleast_1d(coordinate_values(header, lead)).astype(np.float64)
+    words = f"{time.text('standard_name')} {time.text('long_name')}".lower().replace("_", " ")
+    is_start = any(said in words for said in ("reference time", "initial time", "start"))
+    if len(hours) != 1 or not hours.any() or time.name.lower() == "valid_time":
+        return 0  # several lead times are refused with the variables that have them
+    if not is_start and time.text("standard_name") == "time":
+        return 0
+    unit = re.sub(r"s$", "", lead.text("units").lower())
+    if not is_start or unit not in times.UNITS_S:
         raise ValueError(
-            f"{where}: {bad[0]:g} hPa (stored in '{units or 'no units'}'): expected pressure "
-            f"levels above 0 and up to {LARGEST_LEVEL_HPA:g} hPa; correct the values or the "
-            "units: Pa, hPa and millibars are understood"
+            f"{header.path}: '{lead.name}' = {hours[0]:g} {lead.text('units')}: forecasts, and "
+            f"'{time.name}' does not say whether it is the time of their start or of validity, or "
+            "the lead time has no known units: expected standard_name = forecast_reference_time or "
+            "time, and hours; correct the attributes, or give a file with valid_time"
         )
-    if len(set(hpa.tolist())) < len(hpa):
-        raise ValueError(f"{where}: a level is there twice in {hpa.tolist()}; drop one")
-    return hpa
+    return round(float(hours[0]) * times.UNITS_S[unit])
+
+
+def _scalar_levels(header: Header) -> dict[str, float]:
+    """Return the pressure of each coordinate that has one value and no dimension."""
+    found = {}
+    for variable in header.variables.values():
+        is_level = variable.name.lower() in NAMES["level"]
+        is_level = is_level or STANDARD_NAMES.get(variable.text("standard_name")) == "level"
+        if is_level and not variable.dimensions and variable.name in header.coordinates:
+            hpa = levels_hpa(header, variable)
+            if hpa is not None:
+                found[variable.name] = float(hpa[0])
+    return found
 
 
 def _version_texts(values: NDArray[Any]) -> NDArray[Any]:
-    """Write experiment versions as "0001": text in the new format, numbers in the legacy one."""
-    flat = np.atleast_1d(values).ravel()
-    return np.array([str(v).strip() if isinstance(v, str) else f"{int(v):04d}" for v in flat])
+    """Write experiment versions as "0001": text in the new format, numbers in the legacy one; ""
+    where there is none.
+    """
+    return np.array([_version(one) for one in np.atleast_1d(values).ravel().tolist()])
+
+
+def _version(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    text = text.strip("\x00 ")
+    try:
+        return f"{int(float(text)):04d}"
+    except (ValueError, OverflowError):  # NaN and padding among numbers
+        return "" if text.lower() in ("nan", "inf", "-inf") else text
 
 
 def _listed(names: object) -> str:

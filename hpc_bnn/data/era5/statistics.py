@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import times
 from hpc_bnn.data.era5.catalogue import Catalogue
-from hpc_bnn.data.era5.reader import Reader
+from hpc_bnn.data.era5.reader import Missing, Reader
 from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.data.sharding import in_turn
 
@@ -107,17 +107,23 @@ def no_tally(channels: int) -> Tally:
 
 
 def tally(
-    catalogue: Catalogue, indices: Iterable[int], *, step_hours: int, within: NDArray[np.bool_]
+    catalogue: Catalogue,
+    indices: Iterable[int],
+    *,
+    step_hours: int,
+    within: NDArray[np.bool_],
+    missing: Missing = "declared",
 ) -> Tally:
     """Count the states at some positions of `catalogue.times`, and the tendencies that start there.
 
     indices: this rank's share of the positions; the shares of all ranks give every state and
         tendency once. Neighbours in one share are read once.
     within: (T,) the times that may be used; a tendency needs both its ends.
+    missing: as in `Reader`.
     """
     later = positions_after(catalogue.times, step_hours * 3600)
     usable = within & catalogue.present()
-    fields = _Recent(Reader(catalogue, missing="keep"))
+    fields = _Recent(Reader(catalogue, missing=missing))
     total = no_tally(len(catalogue.channels))
     for i in sorted(indices):
         if not usable[i]:
@@ -271,9 +277,18 @@ def finish(
 
 
 def statistics(
-    catalogue: Catalogue, *, start: str, end: str, step_hours: int, ranks: Ranks = ALONE
+    catalogue: Catalogue,
+    *,
+    start: str,
+    end: str,
+    step_hours: int,
+    missing: Missing = "declared",
+    ranks: Ranks = ALONE,
 ) -> Statistics:
     """Collective: compute the statistics of the times from `start` to `end`, both included.
+
+    missing: "declared" refuses missing values of variables that have none by the word of their
+        file; "keep" counts them nowhere, as all missing values.
 
     The times are cut into blocks that do not depend on the number of ranks; each rank counts its
     share of them and all records are merged in order, so the numbers are the same, bit for bit, on
@@ -282,16 +297,17 @@ def statistics(
     Raises
     ------
     ValueError
-        If a channel has no value, or no tendency.
+        If there is no channel, or one has no value, no tendency, or values that cannot be.
     """
+    if not catalogue.channels:
+        raise ValueError(f"{catalogue.source}: has no channel to make statistics of")
     within = within_range(catalogue, times.parse(start, end=False), times.parse(end, end=True))
     positions = np.flatnonzero(within)
     blocks = np.split(positions, range(BLOCK, len(positions), BLOCK))
     own = in_turn(len(blocks), data_rank=ranks.rank, data_ranks=ranks.size).tolist()
+    count = partial(tally, catalogue, step_hours=step_hours, within=within, missing=missing)
     counted = ranks.together(
-        lambda: [
-            tally(catalogue, blocks[b].tolist(), step_hours=step_hours, within=within) for b in own
-        ],
+        lambda: [count(indices=blocks[b].tolist()) for b in own],
         name="statistics",
     )
     every = [part for parts in ranks.gather(counted, name="statistics") for part in parts]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import netCDF4
 import numpy as np
 
+from hpc_bnn.data.disk import refuse_foreign
 from hpc_bnn.data.era5.handles import library_lock
+from hpc_bnn.data.era5.own_files import MARKS, STATISTICS, is_statistics
 from hpc_bnn.data.era5.statistics import Statistics
 
 ARRAYS = {
@@ -23,13 +26,38 @@ ARRAYS = {
 TEXTS = ("start", "end", "fingerprint")
 
 
-def write_statistics(path: str | Path, statistics: Statistics) -> None:
-    """Write a file in one go: it is there complete or not at all."""
+def require_writable(path: Path, sources: Iterable[str] = ()) -> None:
+    """Make the folder of a file of statistics, and refuse to replace anything else by it.
+
+    Raises
+    ------
+    OSError
+        As `refuse_foreign`, or if there can be no such folder.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"{path}: its folder cannot be made: {error.strerror}") from error
+    refuse_foreign(path, "file of statistics", is_statistics, sources=sources)
+
+
+def write_statistics(
+    path: str | Path, statistics: Statistics, *, sources: Iterable[str] = ()
+) -> None:
+    """Write a file in one go: it is there complete or not at all.
+
+    sources: files that were read, which it never replaces.
+
+    Raises
+    ------
+    OSError
+        If something else than statistics is there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path, sources)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with library_lock(), netCDF4.Dataset(temporary, "w") as dataset:
-        dataset.title = "Statistics of atmospheric channels for normalisation"
+        dataset.title = MARKS[STATISTICS][1]
         dataset.Conventions = "CF-1.8"
         dataset.step_hours = np.int32(statistics.step_hours)
         for name in TEXTS:
@@ -41,6 +69,7 @@ def write_statistics(path: str | Path, statistics: Statistics) -> None:
             variable = dataset.createVariable(name, "f8", ("channel",), fletcher32=True)
             variable.long_name = long_name
             variable[:] = getattr(statistics, name)
+    require_writable(path, sources)  # hours may have passed since the first look
     temporary.replace(path)
 
 

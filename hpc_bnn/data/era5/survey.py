@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.era5 import names, times
+from hpc_bnn.data.era5.coordinates import scalar_level
 from hpc_bnn.data.era5.grid import Grid, canonical
 from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.header import Header, VariableHeader
@@ -50,9 +52,17 @@ class Survey:
     notices: tuple[str, ...]
 
 
-def survey(header: Header, handles: Handles, *, member: int | None = None) -> Survey:
+def survey(
+    header: Header,
+    handles: Handles,
+    *,
+    member: int | None = None,
+    only: Collection[str] = (),
+) -> Survey:
     """Find the fields of a file.
 
+    only: short names of what is wanted, everything where empty: another variable that cannot be
+        used is left out, with the reason.
     member: which member of an ensemble file to read; required where there are several.
 
     Raises
@@ -66,6 +76,8 @@ def survey(header: Header, handles: Handles, *, member: int | None = None) -> Su
         grid, orientation = canonical(roles.latitude, roles.longitude)
     except ValueError as error:
         raise ValueError(f"{header.path}: {error}") from error
+    if roles.times is not None and not len(roles.times):
+        raise ValueError(f"{header.path}: holds no time: remove it, or copy or download it again")
     file = File(header.path, header.format, header.size, orientation)
     found: list[Found] = []
     skipped: dict[str, str] = {}
@@ -83,6 +95,9 @@ def survey(header: Header, handles: Handles, *, member: int | None = None) -> Su
         try:
             one, odd = _found(header, variable, roles, file, member)
         except ValueError as error:
+            if only and not _meanings(variable) & set(only):
+                skipped[variable.name] = f"cannot be used: {error}"
+                continue
             raise ValueError(f"{header.path}: '{variable.name}': {error}") from error
         if one.part.version_of is not None:
             one = _choose_versions(one, roles, handles)
@@ -113,9 +128,29 @@ def _not_a_state(variable: VariableHeader) -> str:
     return ""
 
 
+def _meanings(variable: VariableHeader) -> set[str]:
+    """Return the short names that a variable may be meant by."""
+    standard = variable.text("standard_name")
+    known = names.find(variable.name)
+    said = {v.short for v in names.VARIABLES if standard and v.standard_name == standard}
+    return {variable.name, *([known.short] if known else said)}
+
+
+def _require_geographic(header: Header, variable: VariableHeader) -> None:
+    """Refuse a variable on a projected or rotated grid."""
+    mapping = header.variables.get(variable.text("grid_mapping"))
+    kind = "" if mapping is None else mapping.text("grid_mapping_name")
+    if kind not in ("", "latitude_longitude"):
+        raise ValueError(
+            f"lies on a grid of the kind {kind} (grid_mapping): expected a regular "
+            "latitude-longitude grid: interpolate it to one"
+        )
+
+
 def _found(
     header: Header, variable: VariableHeader, roles: Roles, file: File, member: int | None
 ) -> tuple[Found, tuple[str, ...]]:
+    _require_geographic(header, variable)
     axes: list[str] = []
     fixed: list[int] = []
     for dimension, length in zip(variable.dimensions, variable.shape, strict=True):
@@ -148,6 +183,8 @@ def _found(
     levels = None if roles.levels_hpa is None else tuple(roles.levels_hpa.tolist())
     if levels is not None and "level" not in axes and len(levels) > 1:
         levels = None  # a surface variable beside others on levels
+    if "level" not in axes and roles.scalar_levels:
+        levels = scalar_level(variable, roles.scalar_levels, levels)
     known = names.identify(
         variable.name, variable.text("standard_name"), on_levels=levels is not None
     )

@@ -19,6 +19,15 @@ UNITS_S = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60}
 UNITS_S |= {"h": 3600, "hr": 3600, "hour": 3600, "d": 86400, "day": 86400}
 REFORM_S = int((datetime(1582, 10, 15) - datetime(1970, 1, 1)).total_seconds())
 EPOCH = datetime(1970, 1, 1)
+FIRST_S, LAST_S = (int((moment - EPOCH).total_seconds()) for moment in (datetime.min, datetime.max))
+# The reference of units, as UDUNITS and CF write it: a date, perhaps a time, perhaps an offset.
+REFERENCE = re.compile(
+    r"(?:(?P<year>\d{1,4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})"
+    r"|(?P<year2>\d{4})(?P<month2>\d{2})(?P<day2>\d{2}))"
+    r"(?:[T ]\s*(?P<hour>\d{1,2})(?::(?P<minute>\d{1,2})(?::(?P<second>\d{1,2}(?:\.\d*)?))?)?)?"
+    r"\s*(?:Z|UTC|GMT|(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d{2}))?)?",
+    re.IGNORECASE,
+)
 
 
 def decode(values: NDArray[Any], units: str, calendar: str) -> NDArray[np.int64]:
@@ -43,8 +52,7 @@ def decode(values: NDArray[Any], units: str, calendar: str) -> NDArray[np.int64]
             "'seconds since 1970-01-01'; correct the attribute"
         )
     try:
-        # The library knows every notation of dates and the lost days of 1582.
-        shift = netCDF4.date2num(EPOCH, f"seconds since {found[2]}", calendar or "standard")
+        shift = _reference(found[2].strip(), calendar or "standard")
     except ValueError as error:
         raise ValueError(f"units = '{units}': no date: {error}; correct the attribute") from error
     numbers = np.asarray(values)
@@ -56,17 +64,46 @@ def decode(values: NDArray[Any], units: str, calendar: str) -> NDArray[np.int64]
                 f"the time at position {bad} is {numbers.ravel()[bad]}: expected a number; correct "
                 "or drop that step"
             )
-        numbers = np.rint(numbers * UNITS_S[unit])
+    # Compared before they are whole seconds, which may not hold what stands for "no time".
+    exact = numbers.astype(np.float64) * UNITS_S[unit] - shift
+    outside = np.flatnonzero(((exact < FIRST_S) | (exact > LAST_S)).ravel())
+    if len(outside):
+        bad = int(outside[0])
+        raise ValueError(
+            f"the time at position {bad} is {numbers.ravel()[bad]} {units}, which is no date "
+            "(NaT?): correct or drop that step"
+        )
+    if np.issubdtype(numbers.dtype, np.integer):
+        seconds: NDArray[np.int64] = numbers.astype(np.int64) * UNITS_S[unit]
     else:
-        numbers = numbers.astype(np.int64) * UNITS_S[unit]
-    seconds: NDArray[np.int64] = numbers.astype(np.int64)
-    seconds -= round(float(shift))
+        seconds = np.rint(numbers * UNITS_S[unit]).astype(np.int64)
+    seconds -= round(shift)
     if calendar != "proleptic_gregorian" and seconds.size and int(seconds.min()) < REFORM_S:
         raise ValueError(
             f"{text(int(seconds.min()))} lies before the calendar reform of 1582-10-15: expected "
             "later times, or calendar = 'proleptic_gregorian'"
         )
     return seconds
+
+
+def _reference(written: str, calendar: str) -> float:
+    """Return how many seconds 1970 lies behind a reference, such as "2001-01-01 06:00 +5:30".
+
+    Read here, since the library takes offsets of one digit and times without minutes for nothing.
+    """
+    found = REFERENCE.fullmatch(written)
+    if found is None:
+        raise ValueError(f"'{written}': expected one such as 1970-01-01 00:00:00")
+    date = [int(found[name] or found[f"{name}2"]) for name in ("year", "month", "day")]
+    hour, minute, second = (found[name] or "0" for name in ("hour", "minute", "second"))
+    if int(hour) > 23 or int(minute) > 59 or float(second) >= 60:
+        raise ValueError(f"'{written}': no time of day")
+    day = "{:04d}-{:02d}-{:02d}".format(*date)
+    # The library knows the lost days of 1582.
+    shift = float(netCDF4.date2num(EPOCH, f"seconds since {day}", calendar))
+    shift -= 3600 * int(hour) + 60 * int(minute) + float(second)
+    offset = 3600 * int(found["hours"] or 0) + 60 * int(found["minutes"] or 0)
+    return shift + (-offset if found["sign"] == "-" else offset)
 
 
 def text(seconds: int) -> str:

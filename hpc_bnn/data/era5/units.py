@@ -19,6 +19,7 @@ SPELLINGS: dict[str, dict[str, tuple[float, float]]] = {
         "c": (1, 273.15),
         "degc": (1, 273.15),
         "deg c": (1, 273.15),
+        "\u00b0c": (1, 273.15),
         "celsius": (1, 273.15),
         "degrees_celsius": (1, 273.15),
         "degree_celsius": (1, 273.15),

@@ -20,6 +20,12 @@ from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.netcdf3 import view
 from hpc_bnn.data.era5.part import MAPPED, Part
 from hpc_bnn.data.era5.plan import Group, Run, place, runs
+from hpc_bnn.data.era5.possible import (
+    bounds,
+    describe_beyond,
+    describe_undeclared,
+    first_beyond,
+)
 
 
 class BlockReader:
@@ -35,7 +41,7 @@ class BlockReader:
         Raises
         ------
         ValueError
-            For infinite values; names file, variable and time.
+            For impossible values; names file, variable and time.
         """
         channels = tuple(self._catalogue.channels[at] for at in block.channels)
         columns = self._catalogue.shape[2]
@@ -63,15 +69,35 @@ class BlockReader:
                 for run, stored in zip(plan, raw, strict=True):
                     if not place(stored[step - first], run, out, written=True):
                         sane &= place(stored[step - first], run, out, written=False)
-            if not sane and np.isinf(out).any():
-                at = int(np.flatnonzero(np.isinf(out).any(axis=(1, 2)))[0])
-                raise ValueError(
-                    f"{part.file.path}: '{part.variable}' ({channels[at].name}) at "
-                    f"{times.text(int(self._catalogue.times[time]))}: "
-                    f"{int(np.isinf(out[at]).sum())} values are infinite; repair the file or leave "
-                    "the variable out"
-                )
+            if not sane:
+                self._require_possible(part, block, time, out)
             yield out
+
+    def _require_possible(
+        self, part: Part, block: Block, time: int, out: NDArray[np.float32]
+    ) -> None:
+        """Refuse values (C, H, W) that are infinite or beyond their range, or missing where the
+        file declares no missing values.
+        """
+        channels = [self._catalogue.channels[at] for at in block.channels]
+        beyond = first_beyond(out, *bounds(channels, np.zeros(len(out)), np.ones(len(out))))
+        for at, (channel, values) in enumerate(zip(channels, out, strict=True)):
+            gone = int(np.isnan(values).sum())
+            if np.isinf(values).any():
+                what = f"{int(np.isinf(values).sum())} values are infinite; repair the file or "
+                what += "leave the variable out"
+            elif at == beyond:
+                grid = self._catalogue.grid
+                rows = grid.latitude[slice(*block.rows)]
+                what = describe_beyond(channel, values.astype(np.float64), rows, grid.longitude)
+            elif gone and not part.packing.declared:
+                what = describe_undeclared(channel, gone, values.size)
+            else:
+                continue
+            raise ValueError(
+                f"{part.file.path}: '{part.variable}' ({channel.name}) at "
+                f"{times.text(int(self._catalogue.times[time]))}: {what}"
+            )
 
     def close(self) -> None:
         """Close the files of this process."""

@@ -20,6 +20,7 @@ from hpc_bnn.data.era5.cache.scaling import FILL
 from hpc_bnn.data.era5.cache.state import Repacked
 from hpc_bnn.data.era5.catalogue import Catalogue, Channel
 from hpc_bnn.data.era5.grid import Grid, Orientation
+from hpc_bnn.data.era5.names import channel_name
 from hpc_bnn.data.era5.packing import Packing
 from hpc_bnn.data.era5.part import File, Part
 from hpc_bnn.data.era5.selection import Key, static_key, wanted
@@ -155,4 +156,5 @@ def _channel(
     step: NDArray[np.int32],
     level_index: dict[int, int],
 ) -> Channel:
-    return Channel(**asdict(cached), part=part, step=step, level_index=level_index)
+    own = asdict(cached) | {"name": channel_name(*_key(cached))}  # as it is called now
+    return Channel(**own, part=part, step=step, level_index=level_index)

@@ -53,7 +53,12 @@ def begin(
         format=format,
         targets=targets_of(catalogue, file_bytes=file_bytes) if format == "netcdf" else (),
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"{folder}: the folder cannot be made: {error.strerror}; give another"
+        ) from error
     if header_path(folder).exists():
         finished = read_header(folder)
         _require_same(folder, finished.request, request, "holds repacked fields that differ")

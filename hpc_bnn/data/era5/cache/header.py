@@ -32,10 +32,11 @@ from hpc_bnn.data.era5.cache.scaling import Scaling
 from hpc_bnn.data.era5.cache.sources import SourceFile
 from hpc_bnn.data.era5.cache.targets import Target
 from hpc_bnn.data.era5.catalogue import Catalogue, Channel
+from hpc_bnn.data.era5.own_files import REPACKED
 
 VERSION = 1
 FORMATS = ("cache", "netcdf")
-HEADER, FIELDS, STATIC = "cache.json", "fields.npy", "static.npy"
+HEADER, FIELDS, STATIC = REPACKED, "fields.npy", "static.npy"
 DATA_OFFSET = 4096  # bytes before the fields: a page, so that maps of steps begin with one
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hpc_bnn.data.era5.files import find_files
+from hpc_bnn.data.era5.own_files import data_files
 
 END_BYTES = 1 << 16  # the first and last so many bytes of a file are hashed: its header and size
 
@@ -51,8 +52,8 @@ def touched(recorded: SourceFile) -> str:
 
 
 def fingerprints(path: str | Path) -> tuple[SourceFile, ...]:
-    """Identify all files of a path as `catalogue` takes it."""
-    return tuple(fingerprint(one) for one in find_files(path))
+    """Identify all files of a path that `catalogue` reads."""
+    return tuple(fingerprint(one) for one in data_files(find_files(path)))
 
 
 def changes(source: str, recorded: Sequence[SourceFile]) -> list[str] | None:
@@ -63,11 +64,14 @@ def changes(source: str, recorded: Sequence[SourceFile]) -> list[str] | None:
     source: the path that all files are found by.
     """
     there = {one.path: one for one in recorded}
+    wrong: list[str] = []
     try:
-        listed = [os.path.abspath(path) for path in find_files(source)]  # noqa: PTH100
+        listed = [os.path.abspath(path) for path in find_files(source, wrong)]  # noqa: PTH100
     except FileNotFoundError:
         listed = []
-    added = [f"{path} was added" for path in listed if path not in there]
+    if set(listed) - set(there):  # only then is it worth a look into them
+        listed = data_files(listed)
+    added = [f"{path} was added" for path in listed if path not in there] + wrong
     if not any(Path(path).exists() for path in there):
         return [_all_gone(list(there)), *added] if added else None
     found = []
