@@ -158,8 +158,9 @@ def _digests(examples: Examples, index: int, *, seed: int) -> list[str]:
 def _order(dataset: Any) -> Any:
     """Return digests of the indices of all subsets in a data set."""
     if isinstance(dataset, Subset):
-        indices = np.asarray(dataset.indices, dtype=np.int64)
-        digest = hashlib.blake2b(indices.tobytes(), digest_size=16).hexdigest()
+        indices: Any = dataset.indices  # an array, a tensor, or any sequence of keys
+        text = repr(indices.tolist() if hasattr(indices, "tolist") else list(indices))
+        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return digest, _order(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         return [_order(part) for part in dataset.datasets]
