@@ -94,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if world.rank == 0:
             print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
             leave_note(REQUEUE)
-        return leave_together(world, REQUEUE)
+        status = leave_together(world, REQUEUE)
+        if status != REQUEUE and world.rank == 0:  # another rank failed instead
+            leave_note(status)
+        return status
     except KeyboardInterrupt:  # before or after the steps of a training, which ends in good order
         print(f"hpc-bnn {options.command}: interrupted", file=sys.stderr, flush=True)
         abort(world, 130)

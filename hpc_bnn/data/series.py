@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpc_bnn.data.calendar import Feature
+from hpc_bnn.data.era5.names import BEYOND
 from hpc_bnn.data.series_csv import read_csv_series
 from hpc_bnn.data.series_numbers import Decimal, Missing
 from hpc_bnn.data.series_times import time_zone as zone_of
@@ -91,6 +92,16 @@ def series(
         missing=missing,
         decimal=decimal,
     )
+    for one in many:
+        beyond = (one.values.abs() > BEYOND).nonzero().tolist()
+        if beyond:
+            row, column = beyond[0]
+            raise ValueError(
+                f"{path}: column '{value_columns[column]}' at {one.start + row * one.step}: "
+                f"{float(one.values[row, column]):g} is no value but, it seems, stands for a "
+                f"missing one; expected less than {BEYOND:g} in magnitude: leave it empty and set "
+                "missing: skip, or correct it"
+            )
     if calendar_zone is not None:
         clock = zone_of(calendar_zone, "calendar_zone")
         many = [replace(one, zone=clock) for one in many]

@@ -255,3 +255,13 @@ def test_real_load_series() -> None:
     x, _ = source.train.batch(torch.tensor([0]))
     assert source.scale.physical(x)[0, 0, 0] == pytest.approx(0.8768429375915834, abs=1e-8)
     assert source.train.target_times(0)[0] == datetime(1990, 4, 8)
+
+
+@pytest.mark.parametrize("number", ["1e20", "-9.96921e36"])
+def test_a_number_that_stands_for_none_is_named(tmp_path: Path, number: str) -> None:
+    lines = good_lines()
+    time = lines[11].split(",")[0]
+    lines[11] = f"{time},{number},1"
+    said = f"{float(number):g} is no value".replace("+", r"\+")
+    with pytest.raises(ValueError, match=rf"column 'load' at {time[:10]}.*: {said}"):
+        load(write(tmp_path / "a.csv", lines))
