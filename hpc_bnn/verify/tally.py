@@ -29,6 +29,7 @@ HEAD = (
     "mixtures",
     "error",
     "crps",
+    "fair_crps",
     "nll",
     "coverage_50",
     "coverage_90",
@@ -72,9 +73,9 @@ class RegressionTally:
     """RMSE, CRPS, NLL, spread and coverage, in the units of the outputs.
 
     With standard deviations the forecast is the Gaussian mixture of the weight samples; without,
-    their ensemble, whose CRPS is the fair one, whose PIT is that of the truth's rank
-    (``verify.pit``), and which has no NLL and no aleatoric spread. One member has neither spread
-    nor coverage.
+    their ensemble, which also has a fair CRPS, that of as many members as one likes; its PIT is
+    that of the truth's rank (``verify.pit``), and it has no NLL and no aleatoric spread. One member
+    has neither spread nor coverage.
 
     The spread-skill ratio is sqrt(((S + 1) / S epistemic^2 + aleatoric^2) / MSE), 1 if the truth is
     what one more weight sample would forecast: the mean of S samples errs by their variance / S
@@ -129,12 +130,14 @@ class RegressionTally:
             sigma = None if sigma is None else sigma.cpu().flatten(1)[:, counts]
         nll = aleatoric = epistemic = torch.zeros_like(truth)
         if sigma is None:
-            crps = scores.crps_ensemble(mu, truth, 1.0 if len(mu) > 1 else 0.0)
+            crps = fair = scores.crps_ensemble(mu, truth)
+            if len(mu) > 1:  # its part of pairs of members over M (M - 1) of them, instead of M^2
+                fair = crps - ((mu - truth).abs().mean(0) - crps) / (len(mu) - 1)
             low, high = ensemble_pit(mu, truth)
         else:
             sigma = sigma.double().cpu()
             nll = scores.mixture_nll(mu, sigma, truth)
-            crps = scores.mixture_crps(mu, sigma, truth)
+            crps = fair = scores.mixture_crps(mu, sigma, truth)
             low = high = scores.mixture_pit(mu, sigma, truth)
             aleatoric = sigma.square().mean(0)
         if len(mu) > 1:
@@ -153,6 +156,7 @@ class RegressionTally:
             "mixtures": number * (sigma is not None),
             "error": weighed(error).sum(),
             "crps": weighed(crps).sum(),
+            "fair_crps": weighed(fair).sum(),
             "nll": weighed(nll).sum(),
             "coverage_50": weighed(covered(low, high, 0.5)).sum(),
             "coverage_90": weighed(inside).sum(),
@@ -226,6 +230,8 @@ class RegressionTally:
             result["nll_per_point"] = mean["nll"]
         if self._has_pit():
             result |= {name: mean[name] for name in ("coverage_50", "coverage_90")}
+        if members > 1 and not mixture:
+            result["fair_crps"] = mean["fair_crps"]
         if members > 1:
             result["spread_epistemic"] = math.sqrt(epistemic)
         if mixture:

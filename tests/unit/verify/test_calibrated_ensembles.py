@@ -185,8 +185,10 @@ def test_crps(members: int) -> None:
     of_fields = weather(x, y)
     assert of_fields["crps"] == pytest.approx([float(theirs[0.0].mean())], rel=1e-10)
     assert of_fields["fair_crps"] == pytest.approx([float(theirs[1.0].mean())], rel=1e-10)
-    fair = tallied(x, y, RegressionTally()).result()["crps"]
-    assert fair == pytest.approx(of_fields["fair_crps"][0], rel=1e-10)
+    of_points = tallied(x, y, RegressionTally()).result()
+    for name in ("crps", "fair_crps"):
+        assert of_points[name] == pytest.approx(of_fields[name][0], rel=1e-10)
+    fair = of_points["fair_crps"]
     # E|X - Y| - E|X - X'| / 2 of normal numbers.
     assert fair == pytest.approx(1 / math.sqrt(math.pi), abs=5 * 0.7 / math.sqrt(N))
 

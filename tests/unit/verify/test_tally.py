@@ -135,8 +135,9 @@ def test_mixture_against_direct_computation() -> None:
 def test_ensemble_against_direct_computation() -> None:
     members, _, y = forecast()
     result = tallied(RegressionTally(), members, None, y).result()
-    fair = scoringrules.crps_ensemble(y.numpy(), members.numpy(), m_axis=0, estimator="fair")
-    assert result["crps"] == pytest.approx(float(np.mean(fair)), rel=1e-12)
+    for name, estimator in (("crps", "nrg"), ("fair_crps", "fair")):
+        crps = scoringrules.crps_ensemble(y.numpy(), members.numpy(), m_axis=0, estimator=estimator)
+        assert result[name] == pytest.approx(float(np.mean(crps)), rel=1e-12)
     assert "nll_per_point" not in result
     assert "spread_aleatoric" not in result
     mse, epistemic = float(((members.mean(0) - y) ** 2).mean()), float(members.var(0).mean())
@@ -261,7 +262,9 @@ def test_weighted_points_against_direct_computation(kind: str) -> None:
     else:
         low = (mu < y).double().sum(0).numpy() / (S + 1)
         high = low + 1 / (S + 1)
-        crps = scoringrules.crps_ensemble(y.numpy(), mu.numpy(), m_axis=0, estimator="fair")
+        crps = scoringrules.crps_ensemble(y.numpy(), mu.numpy(), m_axis=0, estimator="nrg")
+        fair = scoringrules.crps_ensemble(y.numpy(), mu.numpy(), m_axis=0, estimator="fair")
+        assert result["fair_crps"] == pytest.approx(mean(fair), rel=1e-10)
         aleatoric = 0.0
         assert {"nll_per_point", "spread_aleatoric"}.isdisjoint(result)
 
