@@ -74,7 +74,7 @@ class Spectral(nn.Module):
 
 
 def test_complex_weights_are_refused_by_name_and_may_stay_deterministic() -> None:
-    with pytest.raises(ValueError, match=r"modes holds complex numbers.*view_as_complex"):
+    with pytest.raises(ValueError, match=r"modes.*complex64"):
         Gaussian(Spectral(), random=["*"])
     posterior = Gaussian(Spectral(), random=["head.*"])
     draws = posterior.draws(0, (0,))
@@ -84,5 +84,5 @@ def test_complex_weights_are_refused_by_name_and_may_stay_deterministic() -> Non
 def test_whole_numbers_are_refused_by_name() -> None:
     module = nn.Linear(3, 2)
     module.table = nn.Parameter(torch.ones(3, dtype=torch.int32), requires_grad=False)
-    with pytest.raises(ValueError, match=r"table holds torch.int32"):
+    with pytest.raises(ValueError, match=r"table.*int32"):
         Gaussian(module, random=["*"])
