@@ -166,7 +166,7 @@ class KeyedDropout(TorchFunctionMode):
         if func in _GENERATED and kwargs.get("generator") is None:
             raise NotImplementedError(
                 f"{func.__name__} takes its numbers from torch's own generator, which depends on "
-                "the grid of ranks; make them with nn.functional.dropout, or pass generator="
+                "the grid of ranks; make them with nn.functional.dropout"
             )
         if func is functional.scaled_dot_product_attention and _dropout_p(args, kwargs, 4) > 0:
             raise NotImplementedError(

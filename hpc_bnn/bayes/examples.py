@@ -2,8 +2,8 @@
 
 Data ranks share a batch, so what a network gives for an example may depend on nothing else in it.
 Keyed dropout gives each example its own mask and takes the first dimension of an activation for the
-examples. Both are seen by comparing a batch with another one that leaves the first example out: the
-others stand in other places there, and dimensions that hold no examples keep their size.
+examples. Both are seen by comparing a batch with each of its halves: whichever example the others
+depend on, one half is without it, and dimensions that hold no examples keep their size.
 
 Letters: B examples.
 """
@@ -18,36 +18,41 @@ from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors
 
 def refuse_mixed_examples(network: nn.Module, x: Inputs, surroundings: Surroundings) -> None:
     """Raise ImpureError unless outputs and dropped activations for ``x`` (B, ...) follow its
-    examples to other places.
+    examples to other batches.
     """
     examples = count_examples(x)
-    places = list(range(1, examples)) or [0, 0]  # a single example stands twice
     outputs, dropped = _run(network, map_tensors(torch.clone, x), surroundings)
-    try:
-        moved, dropped_moved = _run(network, taken(x, places), surroundings)
-    except Exception as error:  # of whatever is made for one size
-        raise ImpureError(
-            f"the network computes a batch of {examples} examples but not one of {len(places)} "
-            f"({error}): how many a rank holds depends on the grid. Compute any number of examples "
-            f"{SWITCH}"
-        ) from error
-    for (shape, here), (_, there) in zip(dropped, dropped_moved, strict=False):
-        if not _follows(here, there, examples, places):
+    middle = examples // 2
+    halves = [list(range(middle, examples)), list(range(middle))]
+    for places in halves if middle else [[0, 0]]:
+        other = taken(x, places)
+        if not middle:  # a single example stands twice, the second time as another one
+            other = map_tensors(_second_changed, other)
+        try:
+            moved, dropped_moved = _run(network, other, surroundings)
+        except Exception as error:  # of whatever is made for one size
             raise ImpureError(
-                f"dropout on an activation of shape {shape}: its first dimension does not hold the "
-                f"{examples} examples of the batch one after the other, so a mask would belong to "
-                "something else than an example and depend on the grid of ranks. Put the batch "
-                "first: batch_first=True, or transpose before and after the dropout "
-                f"{SWITCH}"
+                f"the network computes a batch of {examples} examples but not one of {len(places)} "
+                f"({error}): how many a rank holds depends on the grid. Compute any number of "
+                f"examples {SWITCH}"
+            ) from error
+        for (shape, here), (_, there) in zip(dropped, dropped_moved, strict=False):
+            if not _follows(here, there, examples, places):
+                raise ImpureError(
+                    f"dropout on an activation of shape {shape}: its first dimension does not hold "
+                    f"the {examples} examples of the batch one after the other, so a mask would "
+                    "belong to something else than an example and depend on the grid of ranks. Put "
+                    "the batch first: batch_first=True, or transpose before and after the dropout "
+                    f"{SWITCH}"
+                )
+        if not _follows(outputs, moved, examples, places):
+            raise ImpureError(
+                f"the outputs {tuple(outputs.shape)} for {examples} examples: that of an example "
+                "depends on the others of its batch, or stands elsewhere than in its place of the "
+                "first dimension (a mean over the batch, attention between examples, sequence "
+                "first), so it would depend on how ranks share the batch. Compute each example by "
+                f"itself {SWITCH}"
             )
-    if len(outputs) % examples or not _follows(outputs, moved, examples, places):
-        raise ImpureError(
-            f"the outputs {tuple(outputs.shape)} for {examples} examples: that of an example "
-            "depends on the others of its batch, or stands elsewhere than in its place of the "
-            "first dimension (a mean over the batch, attention between examples, sequence first), "
-            "so it would depend on how ranks share the batch. Compute each example by itself "
-            f"{SWITCH}"
-        )
 
 
 def taken(x: Inputs, places: list[int]) -> Inputs:
@@ -70,9 +75,17 @@ def _run(
     return outputs, dropped.rows
 
 
+def _second_changed(tensor: Tensor) -> Tensor:
+    if tensor.dim() == 0 or len(tensor) != 2 or not tensor.is_floating_point():
+        return tensor
+    return torch.stack([tensor[0], 1.25 * tensor[1]])
+
+
 def _follows(here: Tensor, there: Tensor, examples: int, places: list[int]) -> bool:
     """Tell whether the rows (B n, ...) of each example are in its new places."""
-    if len(here) == 0 or len(here) % examples:
+    if min(here.dim(), there.dim()) == 0 or len(here) == 0 or len(here) % examples:
         return False
     rows = torch.unflatten(here, 0, (examples, -1))[places].flatten(0, 1)
-    return close(there, rows)
+    if examples > 1:
+        return close(there, rows)
+    return len(there) == len(rows) and close(there[: len(here)], here)

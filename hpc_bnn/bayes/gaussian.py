@@ -144,9 +144,12 @@ class Gaussian(Posterior):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Gaussian":
         """Keep log_sigma in float32 where ``to(torch.bfloat16)`` puts the network in it."""
+        before = [log_sigma.data for log_sigma in self.log_sigma.values()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for log_sigma in self.log_sigma.values():
-            log_sigma.data = log_sigma.data.to(_at_least_float32(log_sigma.dtype))
+        for old, log_sigma in zip(before, self.log_sigma.values(), strict=True):
+            wide = _at_least_float32(log_sigma.dtype)
+            if wide != log_sigma.dtype:  # of the old values, which the narrow type has rounded
+                log_sigma.data = old.to(device=log_sigma.device, dtype=wide)
         return self
 
 

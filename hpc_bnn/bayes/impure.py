@@ -22,17 +22,24 @@ class ImpureError(ValueError):
     """A network does not give the same outputs whenever, wherever and with whomever it is run."""
 
 
-def close(first: Tensor | None, second: Tensor | None) -> bool:
-    """Tell whether two tensors are equal but for rounding; None and NaN equal themselves."""
+def rounding(*dtypes: torch.dtype) -> float:
+    """Return the relative difference that rounding explains, of the narrowest type."""
+    return max(ROUNDING.get(dtype, ROUNDING_HALF) for dtype in dtypes)
+
+
+def close(first: Tensor | None, second: Tensor | None, *, floor: float = 0.0) -> bool:
+    """Tell whether two tensors are equal but for rounding, or for ``floor``; None and NaN equal
+    themselves.
+    """
     if first is None or second is None:
         return first is second
     if first.shape != second.shape:
         return False
-    bound = ROUNDING.get(first.dtype, ROUNDING_HALF)
+    bound = rounding(first.dtype, second.dtype)
     wide = torch.complex128 if first.is_complex() else torch.float64
     dense = (t.to_dense() for t in (first, second))  # gradients of an embedding may be sparse
     a, b = (torch.nan_to_num(t.to(wide), nan=1.0, posinf=2.0, neginf=3.0) for t in dense)
-    return bool((a - b).norm() <= bound * b.norm() + torch.finfo(torch.float32).tiny)
+    return bool((a - b).norm() <= bound * b.norm() + floor + torch.finfo(torch.float32).tiny)
 
 
 def label(name: str, layer: nn.Module) -> str:

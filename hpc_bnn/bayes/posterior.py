@@ -81,7 +81,8 @@ class Posterior(nn.Module):
         """
         before = versions(x)
         pristine = self.writes_to_input is False and before is not None
-        own = x if pristine else map_tensors(torch.clone, x)
+        # A module may also put other tensors into the containers of its input.
+        own = map_tensors(_itself if pristine else torch.clone, x)
         before = versions(own)
         if len(next(iter(weights.values()))) == 1:
             single = {name: weight.squeeze(0) for name, weight in weights.items()}
@@ -117,12 +118,17 @@ class Posterior(nn.Module):
         surroundings: Surroundings = contextlib.nullcontext,
     ) -> list[str]:
         """Raise ImpureError unless the module is a pure function of its weights and its input
-        ``x``; return the names of drawn weights that no output depends on
-        (``hpc_bnn.bayes.purity``). Prediction does not check again.
+        ``x`` in evaluation mode, and with ``gradients`` in training as well; return the names of
+        drawn weights that no output depends on then (``hpc_bnn.bayes.purity``). Prediction does not
+        check again.
         """
-        unused = check_pure(
-            self, self.draw(draws), x, gradients=gradients, surroundings=surroundings
-        )
+        drawn = self.draw(draws)
+        unused = []
+        if gradients:
+            unused = check_pure(self, drawn, x, gradients=True, surroundings=surroundings)
+        first = {name: weight[:1] for name, weight in drawn.items()}
+        with self._evaluating():
+            check_pure(self, first, x, gradients=False)
         self._checked = True
         return unused
 
@@ -160,6 +166,7 @@ class Posterior(nn.Module):
             )
         indices = range(first, first + samples)
         outputs: Tensor | None = None
+        self._require_its_layers()
         with self._evaluating():
             if check and not self._checked:
                 self.check(self.draws(0, indices[:1], Purpose.PREDICTION), x, gradients=False)
@@ -179,6 +186,7 @@ class Posterior(nn.Module):
 
         Its weights are drawn here, once, for forecasts that apply it many times.
         """
+        self._require_its_layers()
         weights = self.draw(self.draws(0, (sample,), Purpose.PREDICTION))
 
         @torch.no_grad()
@@ -187,6 +195,16 @@ class Posterior(nn.Module):
                 return self.apply_weights(x, weights)[0]
 
         return run
+
+    def _require_its_layers(self) -> None:
+        """Refuse a module of which a layer was replaced."""
+        for name in self.names:
+            path, _, leaf = name.rpartition(".")
+            if (self.module.get_submodule(path), leaf) not in self._places[name]:
+                raise ValueError(
+                    f"the layer of {name} was replaced after the posterior was made, which knows "
+                    "the old one: change the network first, then make the posterior"
+                )
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -199,3 +217,7 @@ class Posterior(nn.Module):
         finally:
             for layer, mode in modes:
                 layer.training = mode
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor

@@ -6,7 +6,7 @@ on a copy of the network that holds the drawn weights as its parameters, as plai
 it. Outputs and gradients must be equal, buffers unchanged, and the random numbers of torch, Python
 and numpy untouched. What fails is told by name.
 
-It costs about three passes and one copy of the network.
+It costs about four passes and one copy of the network.
 
 Letters: S samples of the check, B examples.
 """
@@ -14,24 +14,41 @@ Letters: S samples of the check, B examples.
 import contextlib
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.culprit import first_differing_layer, first_random_layer
+from hpc_bnn.bayes.culprit import first_differing_layer
 from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.examples import refuse_mixed_examples, taken
 from hpc_bnn.bayes.generators import Generators
+from hpc_bnn.bayes.gradients import refuse_other_gradients
 from hpc_bnn.bayes.held import held, places_of
-from hpc_bnn.bayes.impure import SWITCH, ImpureError, Surroundings, close, label
-from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors
+from hpc_bnn.bayes.impure import (
+    ROUNDING_HALF,
+    SWITCH,
+    ImpureError,
+    Surroundings,
+    close,
+    label,
+    rounding,
+)
+from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors, tensors_of
 from hpc_bnn.bayes.outputs import in_one_pass
+from hpc_bnn.bayes.side_effects import (
+    refuse_changed_buffers,
+    refuse_changed_parameters,
+    refuse_random_numbers,
+)
 
 log = logging.getLogger(__name__)
 
 Weights = Mapping[str, Tensor]
+
+ROUNDING_AGAIN = 1e-6  # of the same operations in the same order
+PULL = 1024.0  # what backward of the copy is pulled with: it must be linear
 
 
 class Applies(Protocol):
@@ -75,24 +92,113 @@ def check_pure(
         return []
     leaves = {k: weight.detach().clone().requires_grad_(gradients) for k, weight in drawn.items()}
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    parameters = {k: p.detach().clone() for k, p in module.named_parameters() if k not in drawn}
     generators = Generators()
     # On other weights and another batch first: what that call leaves behind shows in the next one.
     others = taken(x, [*range(1, examples), examples - 1])
-    with torch.no_grad(), surroundings():
-        posterior.apply_weights(others, {k: 1.25 * weight for k, weight in drawn.items()})
+    _run(posterior, {k: 1.25 * weight for k, weight in drawn.items()}, others, surroundings)
+    for name, buffer in module.named_buffers():  # tables that a first call makes
+        buffers.setdefault(name, buffer.clone())
+    refuse_changed_parameters(module, parameters)
+    del parameters
     with torch.set_grad_enabled(gradients):
         outputs = _with_weights(posterior, leaves, x, surroundings)
-        _refuse_changed_buffers(module, buffers)
-        _refuse_random_numbers(generators, twin, x, surroundings)
-        plain, plain_gradients = _as_parameters(twin, leaves, x, surroundings)
+        refuse_changed_buffers(module, buffers)
+        refuse_random_numbers(generators, twin, x, surroundings)
+        with _is_called(module) as original:
+            try:
+                plain, plain_gradients = _as_parameters(twin, leaves, x, surroundings)
+            except Exception:  # of a hook that looks for what another one has noted
+                if not original:
+                    raise
+    if original:
+        _compare_in_place(posterior, leaves, outputs, x, surroundings)
+        return []
     if not close(outputs, plain):
         raise ImpureError(_describe_outputs(module, twin, leaves, x, surroundings))
+    _refuse_memory(outputs, _run(posterior, leaves, x, surroundings))
     if not gradients:
         return []
-    for name, leaf in leaves.items():
-        _refuse_other_gradient(name, leaf.grad, plain_gradients[name])
+    if outputs.dtype == plain.dtype:  # torch.vmap applies autocast to some operations only
+        refuse_other_gradients({k: leaf.grad for k, leaf in leaves.items()}, plain_gradients)
     refuse_mixed_examples(twin, x, surroundings)
-    return [name for name, leaf in leaves.items() if leaf.grad is None]
+    unused = [name for name, leaf in leaves.items() if leaf.grad is None]
+    if len(unused) == len(leaves):
+        raise ImpureError(
+            f"the outputs depend on none of the random weights ({', '.join(unused)}), so nothing "
+            f"could be learned: is the input returned as it is, or an output detached? {SWITCH}"
+        )
+    return unused
+
+
+@torch.no_grad()
+def _run(posterior: Applies, weights: Weights, x: Inputs, surroundings: Surroundings) -> Tensor:
+    try:
+        with surroundings():
+            return posterior.apply_weights(x, weights)
+    except RuntimeError as error:
+        types = {str(t.dtype).removeprefix("torch.") for t in tensors_of(x)}
+        own = {str(t.dtype).removeprefix("torch.") for t in weights.values()}
+        if "dtype" not in str(error) or types == own:
+            raise
+        raise ValueError(
+            f"the network cannot take x of {' and '.join(sorted(types))} with its weights of "
+            f"{' and '.join(sorted(own))}: convert x in the data set, for example by x.float() "
+            f"(torch says: {error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _is_called(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Note the layers of ``module`` that are called."""
+    called: list[nn.Module] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, _: called.append(layer))
+        for layer in module.modules()
+    ]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _compare_in_place(
+    posterior: Applies, leaves: Weights, outputs: Tensor, x: Inputs, surroundings: Surroundings
+) -> None:
+    """Compare with the network itself where its copy calls it: a function or a hook in it holds it,
+    and functions are not copied.
+    """
+    module = posterior.module
+    before = {name: module.get_parameter(name).detach().clone() for name in leaves}
+    rows = []
+    with torch.no_grad():
+        try:
+            for sample in range(_count(leaves)):
+                _load(module, leaves, sample)
+                with surroundings():
+                    rows.append(module(map_tensors(torch.clone, x)))
+        finally:
+            for name, value in before.items():
+                module.get_parameter(name).copy_(value)
+    if not close(outputs, torch.stack(rows)):
+        raise ImpureError(_message_on_outputs(label("", module)))
+    log.warning(
+        "a function or a hook in the network holds the network itself, so that no copy can be "
+        "compared with it: its gradients and examples are not checked"
+    )
+
+
+def _refuse_memory(outputs: Tensor, again: Tensor) -> None:
+    """Compare two runs of the same pass, which no rounding makes differ but that of atomic sums."""
+    bound = ROUNDING_AGAIN if rounding(outputs.dtype) < ROUNDING_HALF else ROUNDING_HALF
+    a, b = (torch.nan_to_num(t.to(torch.complex128)) for t in (again, outputs))
+    if a.shape != b.shape or bool((a - b).norm() > bound * b.norm()):
+        raise ImpureError(
+            "the network gives other outputs when it is run again on the same weights and input: "
+            "it remembers earlier calls (a counter, a running mean), of which a rank makes more "
+            f"or fewer on another grid. Compute all from the input {SWITCH}"
+        )
 
 
 def _with_weights(
@@ -122,20 +228,20 @@ def _as_parameters(
     samples = _count(leaves)
     outputs: list[Tensor] = []
     gradients: dict[str, list[Tensor]] = {name: [] for name in leaves}
+    for name, leaf in leaves.items():  # of a frozen mean the scale is trained all the same
+        twin.get_parameter(name).requires_grad_(leaf.requires_grad)
     for sample in range(samples):
         _load(twin, leaves, sample)
         twin.zero_grad(set_to_none=True)
         with surroundings() as dropout:
             output = twin(map_tensors(torch.clone, x))
-        _backward(_scalar(output[None], sample=sample, samples=samples), dropout)
+        pull = PULL if rounding(output.dtype) < ROUNDING_HALF else 1.0
+        _backward(pull * _scalar(output[None], sample=sample, samples=samples), dropout)
         outputs.append(output.detach())
         for name, each in gradients.items():
             gradient = twin.get_parameter(name).grad
-            each += [] if gradient is None else [gradient]
-    joined = {
-        k: torch.stack([g.to_dense() for g in each]) if each else None
-        for k, each in gradients.items()
-    }
+            each += [] if gradient is None else [gradient.to_dense() / pull]
+    joined = {k: torch.stack(each) if each else None for k, each in gradients.items()}
     return torch.stack(outputs), joined
 
 
@@ -144,9 +250,9 @@ def _count(leaves: Weights) -> int:
 
 
 @torch.no_grad()
-def _load(twin: nn.Module, leaves: Weights, sample: int) -> None:
-    for name, leaf in leaves.items():  # of a frozen mean the scale is trained all the same
-        twin.get_parameter(name).copy_(leaf[sample]).requires_grad_(leaf.requires_grad)
+def _load(network: nn.Module, leaves: Weights, sample: int) -> None:
+    for name, leaf in leaves.items():
+        network.get_parameter(name).copy_(leaf[sample])
 
 
 def _scalar(outputs: Tensor, *, sample: int = 0, samples: int | None = None) -> Tensor:
@@ -170,58 +276,6 @@ def _backward(root: Tensor, dropout: KeyedDropout | None) -> None:
             torch.autograd.backward(root)
 
 
-def _refuse_changed_buffers(module: nn.Module, before: Weights) -> None:
-    """Raise ImpureError for the first buffer that a pass changed, after putting all back."""
-    changed = []
-    for name, buffer in module.named_buffers():
-        kept = before.get(name)
-        if kept is None or not _equal(buffer, kept):
-            changed.append(name)
-        if kept is not None and kept.shape == buffer.shape:
-            buffer.detach().copy_(kept)
-    if changed:
-        owner = type(module.get_submodule(changed[0].rpartition(".")[0])).__name__
-        raise ImpureError(
-            f"buffer {changed[0]} of {owner} changes in the forward pass: it would mix the weight "
-            "samples and differ between ranks. Compute it from the input, hold that layer in "
-            f"evaluation mode, or use nn.LayerNorm or nn.GroupNorm {SWITCH}"
-        )
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    nan = first.is_floating_point() or first.is_complex()
-    first, second = first.to_dense(), second.to_dense()
-    return first.shape == second.shape and bool(
-        torch.allclose(first, second, rtol=0.0, atol=0.0, equal_nan=True)
-        if nan
-        else torch.equal(first, second)
-    )
-
-
-def _refuse_random_numbers(
-    generators: Generators, twin: nn.Module, x: Inputs, surroundings: Surroundings
-) -> None:
-    if generators.moved() is None:
-        return
-
-    def run() -> None:
-        with torch.no_grad(), surroundings():
-            twin(map_tensors(torch.clone, x))
-
-    # Another thread, such as one that reads ahead, may have taken them: it would need to do so
-    # within the calls of a layer twice more.
-    for _ in range(2):
-        where, source = first_random_layer(twin, run)
-    generators.restore()
-    if source is None:
-        return
-    raise ImpureError(
-        f"{where} takes numbers from {source} in the forward pass: they differ between ranks, and "
-        "when a pass is run again. Draw them once, when the network is made, or use "
-        f"nn.functional.dropout, whose masks are keyed {SWITCH}"
-    )
-
-
 def _describe_outputs(
     module: nn.Module, twin: nn.Module, leaves: Weights, x: Inputs, surroundings: Surroundings
 ) -> str:
@@ -236,26 +290,14 @@ def _describe_outputs(
     where = label("", module)
     with contextlib.suppress(Exception), held(places_of(module, single), single):  # of its state
         where = first_differing_layer(module, lambda: run(module), twin, lambda: run(twin))
+    return _message_on_outputs(where)
+
+
+def _message_on_outputs(where: str) -> str:
     return (
         f"{where} gives other outputs where the drawn weights are its parameters: it computes with "
         "weights that are not registered as its own (kept in a list, a closure or another module, "
         "or made from a parameter in __init__), or with what an earlier call left behind. Register "
         "every parameter (nn.ModuleList, nn.ParameterList) and compute all else in forward "
         f"{SWITCH}"
-    )
-
-
-def _refuse_other_gradient(name: str, gradient: Tensor | None, plain: Tensor | None) -> None:
-    if close(gradient, plain):
-        return
-    if gradient is None or plain is None:
-        how = "is missing" if gradient is None else "is there where the plain network has none"
-    else:
-        error = (gradient - plain).double().norm() / plain.double().norm().clamp_min(1e-300)
-        how = f"is off by {float(error):.1g} of its norm"
-    raise ImpureError(
-        f"the gradient of {name} {how}, though all outputs are equal: something cuts or changes "
-        "the way back (a tensor kept from an earlier call, a function that reads weights when "
-        "backward runs, activation checkpointing with several samples a pass: set "
-        f"posterior.samples_per_pass to 1) {SWITCH}"
     )

@@ -5,12 +5,11 @@
 Another shape would be averaged all the same, with another weight of data against KL: (B, B), where
 outputs (B, 1) were broadcast against targets (B,), or (B, P), not summed over the points of an
 example. A sum hides the first in a loss of the right shape, so a loss of one's own is also asked
-once for a batch of copies of one example, which must not change that example's number.
+once for batches in which one half is another, which must not change the numbers of the rest.
 
 Letters: S own samples, B batch, P points.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -69,23 +68,39 @@ def require_apart(
 
     evaluate: the loss (B,) of outputs (S, B, ...) and target (B, ...).
     """
-    ours = type(loss).__module__.startswith("hpc_bnn.")
-    if ours or loss.examples_apart or len(target) < 2 or isinstance(outputs, FakeTensor):
+    ours, examples = type(loss).__module__.startswith("hpc_bnn."), len(target)
+    if ours or loss.examples_apart or examples < 2 or isinstance(outputs, FakeTensor):
         return
     if bool((target == target[:1]).all()):
         return  # equal targets show nothing: ask again
     with torch.no_grad():  # clones: a loss may work in place
-        values = evaluate(outputs.clone(), target.clone())
-        values = one_number_each(loss, values, outputs[0], target)
-        copies = evaluate(
-            outputs[:, :1].expand_as(outputs).clone(), target[:1].expand_as(target).clone()
-        )
-    value, alone = float(values[0]), float(copies[0])
-    if abs(value - alone) > TOLERANCE * (abs(value) + float(values.abs().mean())):
-        raise ValueError(
-            f"{type(loss).__name__} gave {value:.6g} for example 0 of {len(target)}, and "
-            f"{alone:.6g} where the others are equal to it; expected a loss of each example "
-            "alone, so that ranks can share a batch (were outputs broadcast against targets?); "
-            f"outputs {tuple(outputs.shape[1:])}, targets {tuple(target.shape)}"
-        )
-    loss.examples_apart = math.isfinite(value)
+        whole = evaluate(outputs.clone(), target.clone())
+        whole = one_number_each(loss, whole, outputs[0], target)
+        # One half stays, the other becomes copies of an example of it: whichever example the
+        # others depend on, it is gone from one of the two batches.
+        middle = examples // 2
+        for kept, copied in ((range(middle), 0), (range(middle, examples), examples - 1)):
+            places = [i if i in kept else copied for i in range(examples)]
+            again = one_number_each(
+                loss, evaluate(outputs[:, places], target[places]), outputs[0], target
+            )
+            own = list(kept)
+            if not bool(((again - whole)[own].abs() <= TOLERANCE * whole.abs().mean()).all()):
+                _refuse_mixed(loss, whole, again, own, outputs, target)
+    loss.examples_apart = bool(whole.isfinite().all())
+
+
+def _refuse_mixed(
+    loss: Loss, whole: Tensor, again: Tensor, own: list[int], outputs: Tensor, target: Tensor
+) -> None:
+    """Raise ValueError for the example that differs most, unless no number is finite."""
+    differences = (again - whole).abs()[own]
+    if not bool(differences.isfinite().any()):
+        return
+    example = own[int(differences.nan_to_num(0.0).argmax())]
+    raise ValueError(
+        f"{type(loss).__name__} gave {float(whole[example]):.6g} for example {example} of "
+        f"{len(target)}, and {float(again[example]):.6g} among other examples; expected a loss of "
+        "each example alone, so that ranks can share a batch (were outputs broadcast against "
+        f"targets?); outputs {tuple(outputs.shape[1:])}, targets {tuple(target.shape)}"
+    )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
 from hpc_bnn.losses.base import JointLoss, Loss
 
 
@@ -68,6 +69,28 @@ def check_sparse(posterior: Gaussian, *, samples_per_pass: int) -> None:
                 f"posterior.samples_per_pass = {samples_per_pass}: {name} is random and has sparse "
                 "gradients, which torch.vmap cannot take; set sparse=False in its layer, or "
                 "samples_per_pass to 1"
+            )
+
+
+def check_inputs(x: Inputs) -> None:
+    """Raise ValueError for a batch without examples, or one that wants a gradient of its own."""
+    if count_examples(x) == 0:
+        raise ValueError("x holds no examples: every rank must get equally many, at least one")
+    if any(tensor.requires_grad for tensor in tensors_of(x)):
+        raise ValueError(
+            "x requires a gradient, and hb.Step trains the weights of the posterior and the loss "
+            "only: make what computes x a part of the network, or give x.detach()"
+        )
+
+
+def check_finite_inputs(x: Inputs) -> None:
+    """Raise ValueError for the first example of a batch that is not finite."""
+    for tensor in tensors_of(x):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            bad = ~tensor.isfinite().reshape(len(tensor), -1).all(1)
+            raise ValueError(
+                f"x of example {int(bad.nonzero()[0])} of this rank's batch holds numbers that are "
+                "not finite; correct it or leave it out of the data set"
             )
 
 

@@ -19,6 +19,8 @@ def named_parameters(
     """
     named = {name: p for name, p in _all_parameters(posterior, loss) if p.requires_grad}
     times = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
+    for name, p in named.items():
+        _refuse_hooks(name, p)
     twice = [name for name, p in named.items() if times[id(p)] > 1]
     if twice:
         raise ValueError(
@@ -141,3 +143,15 @@ def _plain_attributes(part: nn.Module, name: str) -> dict[str, object]:
         for key, value in vars(part).items()
         if isinstance(value, bool | int | float | str) and not key.startswith("_")
     }
+
+
+def _refuse_hooks(name: str, parameter: nn.Parameter) -> None:
+    """Refuse hooks that would see the part of one pass and rank instead of the gradient."""
+    after = getattr(parameter, "_post_accumulate_grad_hooks", None)
+    hooks = [*(parameter._backward_hooks or {}).values(), *(after or {}).values()]
+    if any(not str(getattr(hook, "__module__", "")).startswith("hpc_bnn.") for hook in hooks):
+        raise ValueError(
+            f"{name} has a gradient hook, which would see the part of each pass and rank instead "
+            "of the gradient of the step; remove it: clip by clip_norm, or change gradients in "
+            "optimizer.step"
+        )

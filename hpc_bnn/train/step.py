@@ -23,7 +23,14 @@ from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.accumulate import Objective, accumulate
-from hpc_bnn.train.checks import check_optimizer, check_sizes, check_sparse, require_finite
+from hpc_bnn.train.checks import (
+    check_finite_inputs,
+    check_inputs,
+    check_optimizer,
+    check_sizes,
+    check_sparse,
+    require_finite,
+)
 from hpc_bnn.train.gradients import Gradients
 from hpc_bnn.train.parameters import all_tensors, buffers_of, parameters_of, settings_of
 from hpc_bnn.train.passes import Augment, Passes, Precision, Views
@@ -190,6 +197,7 @@ class Step:
                 f"y is a {type(y).__name__}: a loss takes one tensor of targets (B, ...); make one "
                 "of it in the data set"
             )
+        check_inputs(x)
         self._phases.begin()
         x, y = map_tensors(self._on_device, x), self._on_device(y)
         if self.step == 0 or (self._guard_every and self.step % self._guard_every == 0):
@@ -224,7 +232,7 @@ class Step:
         loss = data_loss + self._kl_factor() * kl
         norm = self._gradients.norm()
         if not math.isfinite(loss):
-            together(self._world.world, lambda: self._loss.check_target(y), name="targets")
+            together(self._world.world, lambda: self._check_numbers(x, y), name="batch")
         require_finite(self.step, loss, float(norm), self._gradients.named)
         if self._clip_norm is not None:
             self._gradients.clip(self._clip_norm, norm)
@@ -239,6 +247,11 @@ class Step:
         tensor = tensor.to(self._world.device, non_blocking=True)
         wider = self._precision == "float64" and tensor.is_floating_point()
         return tensor.double() if wider else tensor
+
+    def _check_numbers(self, x: Inputs, y: Tensor) -> None:
+        """Raise ValueError where a loss that is not finite follows from the batch."""
+        check_finite_inputs(x)
+        self._loss.check_target(y)
 
     def _check_network(self, x: Inputs) -> None:
         """Collective over the world: prove that the network is pure, or raise on every rank."""

@@ -41,7 +41,10 @@ def test_a_network_in_half_precision_has_scales_in_float32(
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_scales_stay_in_float32_when_a_posterior_is_converted(dtype: torch.dtype) -> None:
-    posterior = Gaussian(network(torch.float32)).to(dtype)
+    posterior = Gaussian(network(torch.float32), initial_sigma=0.01977)
+    before = [p.detach().clone() for p in posterior.log_sigma.values()]
+    posterior.to(dtype)
+    assert all(map(torch.equal, posterior.log_sigma.values(), before)), "not by way of the halves"
     assert {p.dtype for p in posterior.module.parameters()} == {dtype}
     assert {p.dtype for p in posterior.log_sigma.values()} == {torch.float32}
     assert {p.dtype for p in posterior.double().log_sigma.values()} == {torch.float64}

@@ -26,6 +26,7 @@ class Own(nn.Module):
         self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
         self.between = between
         self.register_buffer("mean", torch.zeros(8))
+        self.scale = nn.Parameter(torch.ones(8), requires_grad=False)
         self.calls = 0
         self.kept: list[Any] = []
 
@@ -36,7 +37,8 @@ class Own(nn.Module):
 
 
 def check(network: nn.Module, x: Inputs | None = None, *, samples: int = 1) -> list[str]:
-    posterior = Gaussian(network, initial_sigma=0.3, random=["*"])
+    names = [name for name, _ in network.named_parameters() if name != "scale"]
+    posterior = Gaussian(network, initial_sigma=0.3, random=names)
     x = torch.randn(B, 4) if x is None else x
     return posterior.check(posterior.draws(0, range(samples)), x, gradients=True)
 
@@ -49,6 +51,17 @@ def running_mean(own: Own, h: Tensor) -> Tensor:
 def new_buffer(own: Own, h: Tensor) -> Tensor:
     own.mean = own.mean + 1.0
     return h
+
+
+def clamped(own: Own, h: Tensor) -> Tensor:
+    if h.requires_grad:
+        h.register_hook(lambda g: g.clamp(-0.01, 0.01))
+    return h * 1.0
+
+
+def changed_bias(own: Own, h: Tensor) -> Tensor:
+    own.scale.data.mul_(0.9)
+    return h * own.scale
 
 
 def jitter(draw: Callable[[], float]) -> Callable[[Own, Tensor], Tensor]:
@@ -79,6 +92,14 @@ IMPURE: dict[str, tuple[Callable[[Own, Tensor], Tensor], str]] = {
     "cache of inputs": (remembered_batch, "with what an earlier call left behind"),
     "batch mean": (lambda own, h: h - h.mean(0), "depends on the others of its batch"),
     "first example": (lambda own, h: h - h[:1], "depends on the others of its batch"),
+    "last example": (lambda own, h: h - h[-1:], "depends on the others of its batch"),
+    "largest": (lambda own, h: h / h.abs().max(), "depends on the others of its batch"),
+    "warm-up": (
+        lambda own, h: h * (0.5 + own.calls / 1e5),
+        "it remembers earlier calls (a counter, a running mean)",
+    ),
+    "clamped way back": (clamped, "a hook that clamps gradients of activations"),
+    "parameter": (changed_bias, "parameter scale changes in the forward pass"),
     "place": (lambda own, h: h + torch.arange(len(h))[:, None], "depends on the others"),
 }
 
@@ -233,7 +254,7 @@ def test_prediction_of_a_new_module_is_checked_once() -> None:
     posterior = Gaussian(counted)
     for _ in range(2):
         posterior.predict(x, samples=3)
-    assert counted.calls == 2 + 2 * 3, "the check runs once"
+    assert counted.calls == 3 + 2 * 3, "the check runs once"
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -252,3 +273,53 @@ def test_checkpoints_with_several_samples_a_pass_are_refused(reentrant: bool) ->
         match=r"cannot run several weight samples in one pass.*set samples_per_pass to 1",
     ):
         check(Net(), samples=2)
+
+
+def test_a_single_example_shows_a_mean_over_the_batch_too() -> None:
+    with pytest.raises(ImpureError, match="depends on the others of its batch"):
+        check(Own(lambda own, h: h - h.mean(0)), torch.randn(1, 4))
+
+
+def test_a_network_that_a_function_holds_is_compared_with_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    plain = network.forward
+    network.forward = lambda x: 2.0 * plain(x)  # type: ignore[method-assign]
+    weights = {name: p.detach().clone() for name, p in network.named_parameters()}
+    assert check(network) == []
+    assert "holds the network itself" in caplog.text
+    assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())
+
+
+def test_a_table_made_by_the_first_call_is_no_change() -> None:
+    def table(own: Own, h: Tensor) -> Tensor:
+        if not hasattr(own, "angles"):
+            own.register_buffer("angles", torch.arange(8.0))
+        return h * own.angles
+
+    assert check(Own(table)) == []
+
+
+def test_an_input_whose_container_is_changed_stays() -> None:
+    class Doubles(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, x: dict[str, Tensor]) -> Tensor:
+            x["x"] = x["x"] * 2
+            result: Tensor = self.a(x["x"])
+            return result
+
+    posterior, x = Gaussian(Doubles()), {"x": torch.ones(B, 4)}
+    first, second = (posterior.predict(x, samples=1) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(x["x"], torch.ones(B, 4))
+
+
+def test_a_layer_that_was_replaced_is_refused() -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    posterior = Gaussian(network)
+    network[1] = nn.Linear(8, 3)
+    with pytest.raises(ValueError, match=r"the layer of 1\.weight was replaced"):
+        posterior.predict(torch.randn(B, 4), samples=1)

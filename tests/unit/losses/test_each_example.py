@@ -85,7 +85,7 @@ WRONG: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...], Tens
         lambda o, t: squares(o, t).sum(-1),
         (1,),
         TARGET,
-        r"for example 0 of 8, and .* where the others are equal to it; .*outputs \(8, 1\), targets",
+        r"of 8, and .* among other examples; .*outputs \(8, 1\), targets",
     ),
     "broadcast, then averaged": (
         lambda o, t: squares(o, t).mean(0),
@@ -158,7 +158,15 @@ def test_a_loss_is_asked_once() -> None:
     loss = Own(lambda o, t: calls.append(1) or squares(o[:, 0], t))  # type: ignore[func-returns-value]
     for _ in range(3):
         separable_share(loss, outputs(1), TARGET, 2)
-    assert len(calls) == 2 + 3 * 2
+    assert len(calls) == 3 + 3 * 2
+
+
+@pytest.mark.parametrize("largest", [0, 3, 7])
+def test_a_loss_that_is_relative_to_the_worst_example_is_refused(largest: int) -> None:
+    target = TARGET.clone()
+    target[largest] = 100.0
+    with pytest.raises(ValueError, match="of each example alone"):
+        share(lambda o, t: squares(o[:, 0], t) / squares(o[:, 0], t).max(), outputs(1), target)
 
 
 def test_ranks_of_a_joint_loss_ask_together() -> None:

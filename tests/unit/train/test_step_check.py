@@ -58,7 +58,7 @@ def test_a_network_for_one_batch_size_is_refused() -> None:
             result: Tensor = self.o(x.reshape(8, 32))
             return result
 
-    with pytest.raises(ImpureError, match="a batch of 8 examples but not one of 7"):
+    with pytest.raises(ImpureError, match="a batch of 8 examples but not one of 4"):
         step_of(Fixed())(X[:8], torch.zeros(8, dtype=torch.int64))
 
 
@@ -151,3 +151,57 @@ def test_structured_inputs_train_as_their_tensors_do() -> None:
         step = step_of(Two(keys))
         curves.append([float(step(x, y)) for _ in range(3)])
     assert curves[0] == curves[1] == curves[2]
+
+
+def test_dropout_that_never_ends_is_refused_in_training_already() -> None:
+    class Always(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.o = nn.Linear(4, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.o(nn.functional.dropout(torch.relu(self.a(x.mean(1))), 0.5))
+            return result
+
+    with pytest.raises(ImpureError, match=r"dropout training=self\.training"):
+        step_of(Always())(X, torch.zeros(16, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X[:0], "holds no examples"),
+        (X.clone().requires_grad_(), "x requires a gradient"),
+        (X.double(), r"cannot take x of float64 with its weights of float32.*x\.float\(\)"),
+        (X.where(X.isfinite().logical_and(X[3, 0, 0] != X), torch.nan), "x of example 3"),
+    ],
+)
+def test_a_batch_that_cannot_be_trained_on_is_told(x: Tensor, message: str) -> None:
+    step = step_of(Sequence(batch_first=True), guard_every=0)
+    with pytest.raises(ValueError, match=message):
+        step(x, torch.zeros(len(x), dtype=torch.int64))
+
+
+def test_hooks_on_gradients_of_parameters_are_refused() -> None:
+    network = Sequence(batch_first=True)
+    network.o.weight.register_hook(lambda g: g.clamp(-0.01, 0.01))
+    with pytest.raises(ValueError, match=r"module\.o\.weight has a gradient hook"):
+        step_of(network)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_several_samples_a_pass_of_a_network_with_gradients_of_zero(precision: str) -> None:
+    """The bias of keys moves no softmax: its gradient is rounding only."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            mixed = (self.q(x) @ self.k(x).transpose(1, 2)).softmax(-1) @ self.v(x)
+            result: Tensor = self.o(mixed.mean(1))
+            return result
+
+    step = step_of(Attention(), samples_per_pass=2, samples=4, precision=precision)
+    assert torch.isfinite(step(X, torch.arange(16) % 3))
