@@ -215,6 +215,23 @@ def test_rotated_grids_are_refused(tmp_path: Path) -> None:
             catalogue(path)
 
 
+@pytest.mark.parametrize("role", ["latitude", "longitude"])
+@pytest.mark.parametrize("units", ["radians", "rad", "m", "km", "1"])
+def test_coordinates_in_other_units_are_no_degrees(tmp_path: Path, role: str, units: str) -> None:
+    path = write(tmp_path / "a.nc", T2M, {role: (GRID[role][0], {"units": units})})
+    with pytest.raises(ValueError) as caught:
+        catalogue(path)
+    compass = {"latitude": "north", "longitude": "east"}[role]
+    assert f"{path}: '{role}': units = '{units}': expected degrees_{compass}" in str(caught.value)
+
+
+@pytest.mark.parametrize("units", ["degree_N", "degreesN", "degrees", "Degrees_North", "°", None])
+def test_degrees_by_any_name(tmp_path: Path, units: str | None) -> None:
+    says = {"units": units} if units is not None else {}
+    made = catalogue(write(tmp_path / "a.nc", T2M, {"latitude": (LATITUDE, says)}))
+    assert np.array_equal(made.grid.latitude, LATITUDE)
+
+
 # Times
 
 
