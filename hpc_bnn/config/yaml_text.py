@@ -100,7 +100,7 @@ def parse(text: str) -> Any:
     Raises
     ------
     TrapError
-        If it holds more than settings can need, or one key of a mapping twice.
+        If it holds more than settings can need, one key of a mapping twice, or an alias as a key.
     yaml.YAMLError
         If it is not YAML.
     """
@@ -141,6 +141,8 @@ def _check(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in [each.anchor for each in inside]:
                 raise TrapError(f"*{event.anchor} stands inside of what it names{_place(event)}")
+            if _is_key(inside):
+                raise TrapError(f"the alias *{event.anchor} is a key{_place(event)}; write it out")
             values, levels = known.get(event.anchor, (1, 1))
         else:
             continue
@@ -158,12 +160,17 @@ def _check(text: str) -> None:
 
 def _check_key(inside: list[_Open], event: yaml.ScalarEvent) -> None:
     """Refuse the second of two equal keys of a mapping, which would silently win."""
-    keys = inside[-1].keys if inside else None
-    if keys is None or inside[-1].children % 2:
+    keys = inside[-1].keys if _is_key(inside) else None
+    if keys is None:
         return
     if event.value in keys and event.value != "<<":
         raise TrapError(f"the key {event.value} is there twice{_place(event)}; leave one out")
     keys.add(event.value)
+
+
+def _is_key(inside: list[_Open]) -> bool:
+    """Tell whether what comes next is a key of a mapping."""
+    return bool(inside) and inside[-1].keys is not None and not inside[-1].children % 2
 
 
 def _place(of: yaml.Event | yaml.Node) -> str:

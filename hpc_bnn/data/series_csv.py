@@ -89,9 +89,11 @@ def read_csv_series(
         with open_text(path) as file:
             header = file.readline()
             delimiter = _delimiter(header, wanted)
-            names = next(csv.reader([header], delimiter=delimiter), [])
+            names = next(csv.reader([header], delimiter=delimiter, strict=True), [])
             positions = [_position(path, names, name) for name in wanted]
-            for line, cells in _cells(path, csv.reader(file, delimiter=delimiter), len(names)):
+            # Strict: a quote that nothing closes takes in all rows below it otherwise.
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for line, cells in _cells(path, reader, len(names)):
                 group = cells[positions[-1]].strip() if group_column is not None else ""
                 if group_column is not None and not group:
                     raise ValueError(
@@ -119,7 +121,8 @@ def read_csv_series(
         raise decoding_error(path, error) from error
     except csv.Error as error:
         raise ValueError(
-            f"{path}: not readable as CSV ({error}); expected text with one row per line"
+            f"{path}: line 1: not readable as CSV ({error}); expected the names of the columns; "
+            "close the quote that opens there"
         ) from error
     rows = {group: one for group, one in rows.items() if one.lines}
     if not rows:
@@ -188,16 +191,23 @@ def _position(path: Path, names: Sequence[str], wanted: str) -> int:
 
 def _cells(path: Path, reader: Iterator[list[str]], width: int) -> Iterator[tuple[int, list[str]]]:
     """Yield line number (the header is line 1) and fields of every row that is not blank."""
-    for cells in reader:
-        line = reader.line_num + 1  # type: ignore[attr-defined]
-        if len(cells) == width:
-            yield line, cells
-        elif cells:
-            raise ValueError(
-                f"{path}: line {line}: {len(cells)} fields, expected {width} as in the header; "
-                "correct the line (a cut off file ends like this) or quote fields "
-                "that hold the delimiter"
-            )
+    line = 1
+    try:
+        for cells in reader:
+            line = reader.line_num + 1  # type: ignore[attr-defined]
+            if len(cells) == width:
+                yield line, cells
+            elif cells:
+                raise ValueError(
+                    f"{path}: line {line}: {len(cells)} fields, expected {width} as in the header; "
+                    "correct the line (a cut off file ends like this) or quote fields "
+                    "that hold the delimiter"
+                )
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}: not readable as CSV from line {line + 1} on ({error}); expected text with "
+            'one row per line; close the quote that opens there, and write a quote in a field as ""'
+        ) from error
 
 
 def _time(

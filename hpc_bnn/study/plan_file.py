@@ -135,7 +135,7 @@ def write_plan(plan: Plan, settings: Settings) -> None:
     }
     if not target.is_file():
         _refuse_foreign(plan, texts)
-    elif json.loads(target.read_text(encoding="utf-8")) != content:
+    elif _read_json(target) != content:
         raise ValueError(f"{plan.folder}: holds another plan; choose another folder with --runs")
     plan.folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
@@ -143,12 +143,27 @@ def write_plan(plan: Plan, settings: Settings) -> None:
     write_json(target, content)
 
 
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ValueError(
+            f"{path}: is no JSON ({error}); expected a plan: it is not overwritten; choose another "
+            "folder with --runs, or remove it"
+        ) from error
+
+
 def _refuse_foreign(plan: Plan, texts: Mapping[Path, str]) -> None:
     """Refuse a folder without a plan that holds files of the names a study writes.
 
     What a plan that was broken off wrote is its own: the same texts.
     """
-    foreign = [p for p, text in texts.items() if p.exists() and p.read_bytes() != text.encode()]
+    foreign = [
+        p
+        for p, text in texts.items()
+        if p.is_symlink()  # its target would be overwritten
+        or (p.exists() and (not p.is_file() or p.read_bytes() != text.encode()))
+    ]
     foreign += [p for p in (plan.csv, plan.folder / "projection.json") if p.exists()]
     foreign += sorted(plan.folder.glob("*.png"))
     if foreign:

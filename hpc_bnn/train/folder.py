@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
-from hpc_bnn.train.lock import Lock, LockError, hold
+from hpc_bnn.train.lock import Lock, LockError, hold, require_lock_file
 
 # May change when a run is resumed: none of them changes the answer.
 RESUMABLE = {
@@ -50,8 +50,14 @@ class RunFolder:
         Raises
         ------
         SettingsError
-            If the folder holds another run, or a run that was not asked to go on.
+            If the folder holds another run, a run that was not asked to go on, or a config.yaml or
+            lock that no run wrote.
         """
+        if self.config.is_file() and not self.checkpoints.is_dir():  # a run makes it first
+            what = "no run wrote it: expected the folder checkpoints beside it"
+            advice = "use another --run folder; if a run did, make an empty folder checkpoints"
+            raise SettingsError([f"{self.config}: {what}: it is not overwritten; {advice}"])
+        require_lock_file(self.lock)
         if self.config.is_file():
             changed = {
                 key: values
@@ -90,9 +96,11 @@ class RunFolder:
             As from ``check``: another job may have begun since.
         """
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            require_lock_file(self.lock)
             lock = self._held = hold(self.lock)
             self.check(settings, resume=resume)
+            self.checkpoints.mkdir(exist_ok=True)
             for leftover in self.checkpoints.glob("*.partial"):
                 leftover.unlink(missing_ok=True)
             partial = self.config.with_suffix(".partial")

@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 from collections.abc import Mapping
@@ -21,6 +22,9 @@ from typing import IO
 
 log = logging.getLogger(__name__)
 
+# How the line for people begins; a lock that was given free is empty.
+_WRITTEN = re.compile(rb"(Slurm job|process) \S+ on \S+ \(.*since ")
+LONGEST = 4096  # bytes of a lock that are looked at
 OLDEST = -1  # restart of a holder that is no job of Slurm
 
 
@@ -70,6 +74,28 @@ class Lock:
         except OSError:  # another's by now, or gone
             pass
         self._file.close()
+
+
+def require_lock_file(path: Path) -> None:
+    """Check that nothing else than a lock is at ``path``: what ``hold`` locks, it overwrites.
+
+    Raises
+    ------
+    LockError
+        If it is a folder, a link or a file of somebody else's.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    own = path.is_file() and not path.is_symlink()
+    if own:
+        with path.open("rb") as file:
+            text = file.read(LONGEST)
+        own = not text or _WRITTEN.match(text) is not None
+    if not own:
+        raise LockError(
+            f"{path}: no run wrote it: expected the lock of a run, or nothing; it is not "
+            "overwritten; use another --run folder, or remove it"
+        )
 
 
 def hold(path: Path, environment: Mapping[str, str] = os.environ) -> Lock:

@@ -75,6 +75,17 @@ class ClassificationTally:
         return auroc(foreign.fine_reliability().count, self.fine_reliability().count)
 
     def result(self) -> dict[str, float]:
+        """Return the scores by name.
+
+        Raises
+        ------
+        ValueError
+            If nothing was added.
+        """
+        if self.sums[0] == 0:
+            raise ValueError(
+                "ClassificationTally: no examples: expected at least one; add examples first"
+            )
         count, *sums, samples = self.sums[:HEAD].tolist()
         nll, hits, brier, entropy, information = (each / count for each in sums)
         adaptive = fine_adaptive_error(self.fine_reliability(), BINS)

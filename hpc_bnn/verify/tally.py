@@ -218,6 +218,17 @@ class RegressionTally:
         return PointScores(error.sqrt(), crps, inside, pinball)
 
     def result(self) -> dict[str, float]:
+        """Return the scores that are defined, by name.
+
+        Raises
+        ------
+        ValueError
+            If nothing was added.
+        """
+        if self.sums[0] == 0:
+            raise ValueError(
+                "RegressionTally: no points: expected at least one; add examples first"
+            )
         sums = dict(zip(HEAD, self.sums[: len(HEAD)].tolist(), strict=True))
         points, mixture = sums.pop("points"), sums.pop("mixtures") > 0
         mean = {name: total / points for name, total in sums.items()}

@@ -4,6 +4,7 @@ part and stored step that hold each of them, once.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from hpc_bnn.data.era5.handles import Handles
 from hpc_bnn.data.era5.names import Variable, channel_name
 from hpc_bnn.data.era5.selection import Key, places
 from hpc_bnn.data.era5.survey import Found, Survey
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +174,30 @@ class Merge:
         at, index = (timeless or held)[0]
         one = self.found[at]
         first = 0 if one.times is None else int(np.argmin(one.times))
+        if not timeless:
+            self._tell_of_change(key, held)
         part, step = np.array([at], np.int32), one.steps[first : first + 1]
         return _channel(key, one.variable, part, step, {at: index})
+
+    def _tell_of_change(self, key: Key, held: Sequence[tuple[int, int]]) -> None:
+        """Warn of a static field whose first and last step differ: the first stands for all."""
+        steps = [
+            (int(when), (self.found[i].part, int(step), level))
+            for i, level in held
+            for when, step in zip(_times(self.found[i]), self.found[i].steps, strict=True)
+        ]
+        (first, a), (last, b) = (end(steps, key=lambda step: step[0]) for end in (min, max))
+        worst = same_values(self._handles, a, b) if last > first else None
+        if worst is not None:
+            logger.warning(
+                "%s: '%s' is a static field but differs by up to %g between %s and %s: the first "
+                "is used at all times; name it in data.variables to use it as a state",
+                self._source,
+                channel_name(*key),
+                worst,
+                times.text(first),
+                times.text(last),
+            )
 
 
 def _times(found: Found) -> NDArray[np.int64]:

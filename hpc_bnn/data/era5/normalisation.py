@@ -30,7 +30,7 @@ def normalisation(
 ) -> Statistics:
     """Collective: return the statistics of the channels; of the training range if none are given.
 
-    Those of more times than the training range are told by one warning.
+    Those of other files, or of more times than the training range, are told by one warning each.
     """
     if given is None:
         return compute_statistics(
@@ -46,9 +46,10 @@ def normalisation(
             f"{catalogue.source}: the statistics are of tendencies over {given.step_hours} h, the "
             f"data set's step_hours = {step_hours}: make them again"
         )
-    if given.fingerprint != catalogue.fingerprint():
-        logger.info(
-            "%s: the statistics were made of other files or times (%s to %s)",
+    if given.fingerprint != catalogue.fingerprint() and ranks.rank == 0:
+        logger.warning(
+            "%s: the statistics were made of other files or times (%s to %s): they may not "
+            "fit; make them again, or leave data.statistics out",
             catalogue.source,
             given.start,
             given.end,

@@ -82,7 +82,8 @@ def find_roles(header: Header) -> Roles:
     Raises
     ------
     ValueError
-        If there is no latitude-longitude grid, or a coordinate is ambiguous or unreadable.
+        If there is no latitude-longitude grid in degrees, or a coordinate is ambiguous or
+        unreadable.
     """
     chosen = {role: _coordinate(header, role) for role in NAMES}
     of_dimension: dict[str, str] = {}
@@ -100,6 +101,7 @@ def find_roles(header: Header) -> Roles:
                 f"latitude-longitude grid; has the dimensions {_listed(header.dimensions)} and the "
                 f"variables {_listed(header.variables)}; interpolate it to one"
             )
+        _require_degrees(header, chosen[role], role)
     version = chosen["version"]
     return Roles(
         of_dimension,
@@ -141,6 +143,16 @@ def _coordinate(header: Header, role: str) -> VariableHeader | None:
 def role_compass(role: str) -> str:
     """Return the direction in the units of a horizontal coordinate, "-" for other roles."""
     return {"latitude": "north", "longitude": "east"}.get(role, "-")
+
+
+def _require_degrees(header: Header, variable: VariableHeader | None, role: str) -> None:
+    """Refuse radians, metres and whatever else is no degrees; no units are degrees."""
+    units = "" if variable is None else variable.text("units").strip()
+    if variable is not None and units and not units.lower().startswith(("deg", "\N{DEGREE SIGN}")):
+        raise ValueError(
+            f"{header.path}: '{variable.name}': units = '{units}': expected "
+            f"degrees_{role_compass(role)}; convert the {role} to degrees, or correct its units"
+        )
 
 
 def _is_plausible(variable: VariableHeader, role: str) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import netCDF4
 import numpy as np
+from numpy.typing import NDArray
 
 from hpc_bnn.data.disk import refuse_foreign
 from hpc_bnn.data.era5.handles import library_lock
@@ -23,6 +24,7 @@ ARRAYS = {
     "tendency_mean": "mean change over step_hours",
     "tendency_std": "standard deviation of the change over step_hours",
 }
+NORMALISE = ("mean", "std", "tendency_mean", "tendency_std")
 TEXTS = ("start", "end", "fingerprint")
 
 
@@ -81,7 +83,7 @@ def read_statistics(path: str | Path) -> Statistics:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it holds something else.
+        If it holds something else, or numbers that no data give.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -103,6 +105,7 @@ def read_statistics(path: str | Path) -> Statistics:
                         "older version; make it again with `hpc-bnn data statistics`"
                     )
                 arrays = {n: np.array(dataset.variables[n][:], np.float64) for n in ARRAYS}
+                _require_sane(path, arrays, dataset.variables["channel"][:])
                 return Statistics(
                     channels=tuple(map(str, dataset.variables["channel"][:])),
                     units=tuple(map(str, dataset.variables["units_of"][:])),
@@ -117,3 +120,18 @@ def read_statistics(path: str | Path) -> Statistics:
                 f"{path}: cannot be read as netCDF-4: {error}; make it again with `hpc-bnn data "
                 "statistics`"
             ) from error
+
+
+def _require_sane(
+    path: str | Path, arrays: Mapping[str, NDArray[np.float64]], channels: Sequence[str]
+) -> None:
+    """Refuse what would make every normalised state NaN, or of the other sign."""
+    for name in NORMALISE:
+        values, is_deviation = arrays[name], name.endswith("std")
+        wrong = ~np.isfinite(values) | (values < 0 if is_deviation else False)
+        for at in np.flatnonzero(wrong)[:1]:
+            raise ValueError(
+                f"{path}: '{name}' of '{channels[at]}' is {values[at]:g}: expected a number"
+                f"{' of at least 0' if is_deviation else ''}; make the file again with `hpc-bnn "
+                "data statistics`"
+            )

@@ -14,12 +14,13 @@ from hpc_bnn.data.era5.coordinates import scalar_level
 from hpc_bnn.data.era5.grid import Grid, canonical
 from hpc_bnn.data.era5.handles import Handles, library_lock
 from hpc_bnn.data.era5.header import Header, VariableHeader
+from hpc_bnn.data.era5.intervals import not_a_state
 from hpc_bnn.data.era5.packing import missing_values, packing
 from hpc_bnn.data.era5.part import File, Part, read_raw
 from hpc_bnn.data.era5.roles import Roles, find_roles
 from hpc_bnn.data.era5.units import conversion
 
-STEP_TYPES_OF_SUMS = ("accum", "max", "min", "avg", "diff")
+HEIGHTS = ("gh", "zg", "hgt")  # names of geopotential that models give to its height
 PRELIMINARY = "0005"  # experiment version of ERA5T, the first release, later replaced by 0001
 
 
@@ -88,7 +89,7 @@ def survey(
         along = {roles.of_dimension.get(d, "") for d in variable.dimensions}
         if variable.name in header.coordinates or not {"latitude", "longitude"} <= along:
             continue
-        reason = _not_a_state(variable)
+        reason = not_a_state(variable)
         if reason:
             skipped[variable.name] = reason
             continue
@@ -114,20 +115,6 @@ def survey(
     return Survey(file, grid, tuple(found), skipped, tuple(notices))
 
 
-def _not_a_state(variable: VariableHeader) -> str:
-    """Say why a variable cannot be a state of the atmosphere, empty if it can."""
-    known = names.find(variable.name)
-    step_type = variable.text("GRIB_stepType").lower()
-    cells = variable.text("cell_methods").lower()
-    if step_type in STEP_TYPES_OF_SUMS or "time: sum" in cells or (known and known.accumulated):
-        kind = step_type if step_type in STEP_TYPES_OF_SUMS else "accum"
-        return (
-            f"is of an interval, not of a time (step type {kind}): it cannot be used as an "
-            "instantaneous field"
-        )
-    return ""
-
-
 def _meanings(variable: VariableHeader) -> set[str]:
     """Return the short names that a variable may be meant by."""
     standard = variable.text("standard_name")
@@ -144,6 +131,18 @@ def _require_geographic(header: Header, variable: VariableHeader) -> None:
         raise ValueError(
             f"lies on a grid of the kind {kind} (grid_mapping): expected a regular "
             "latitude-longitude grid: interpolate it to one"
+        )
+
+
+def _require_units_of_height(variable: VariableHeader) -> None:
+    """Refuse a geopotential height without units: it would be read as geopotential, a tenth."""
+    is_height = (
+        variable.name.lower() in HEIGHTS or variable.text("standard_name") == "geopotential_height"
+    )
+    if is_height and not variable.text("units").strip():
+        raise ValueError(
+            "has no units, and the name is of a height: expected gpm, or m2 s-2 of a geopotential; "
+            "add the attribute units"
         )
 
 
@@ -190,6 +189,7 @@ def _found(
     )
     if levels is not None and "level" not in axes and names.find(variable.name) is not None:
         levels = levels if known.on_levels else None
+    _require_units_of_height(variable)
     to_units = conversion(variable.text("units"), known.units)
     if not known.units:
         known = replace(known, units=variable.text("units"))

@@ -48,6 +48,10 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
     "data toy": lambda work, path: ("data", "toy", path, "--years", 1),
     "train": lambda work, path: ("train", work / "toy.yaml", "--run", path),
 }  # fmt: skip
+STUDY = {
+    "config": "tiny.yaml", "kinds": ["fixed_samples"], "modes": ["data"], "ranks": [1, 2],
+    "repeats": 2, "steps": 8, "warmup_steps": 2,
+}  # fmt: skip
 FILES = ("data statistics", "forecast", "data request")
 
 
@@ -144,10 +148,8 @@ def test_a_run_begins_in_no_folder_of_others(
 def test_a_plan_is_written_to_no_folder_of_others(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = {"config": "tiny.yaml", "kinds": ["fixed_samples"], "modes": ["data"],
-             "ranks": [1, 2], "repeats": 2, "steps": 8, "warmup_steps": 2}  # fmt: skip
     written(tmp_path / "tiny.yaml", SERIES)
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY), encoding="utf-8")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / name).write_text("mine", encoding="utf-8")
     command = ("scaling", "plan", tmp_path / "study.yaml", "--runs", tmp_path / "runs")
@@ -158,3 +160,29 @@ def test_a_plan_is_written_to_no_folder_of_others(
     assert hpc_bnn(*command) == 0
     (tmp_path / "runs" / "plan.json").unlink()  # broken off before its last file
     assert hpc_bnn(*command) == 0
+    (tmp_path / "runs" / "plan.json").write_bytes(b"\xff\xfemine")
+    assert hpc_bnn(*command) == 2
+    assert f"{tmp_path / 'runs' / 'plan.json'}: is no JSON" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "plan.json").read_bytes() == b"\xff\xfemine"
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "folder"])
+def test_a_plan_is_written_over_files_only(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "tiny.yaml", SERIES)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY), encoding="utf-8")
+    command = ("scaling", "plan", tmp_path / "study.yaml", "--runs", tmp_path / "runs")
+    assert hpc_bnn(*command) == 0
+    (tmp_path / "runs" / "plan.json").unlink()
+    points, other = tmp_path / "runs" / "points.tsv", tmp_path / "other.tsv"
+    points.rename(other)  # even where the texts are equal
+    if kind == "dangling link":
+        other.unlink()
+    if kind == "folder":
+        points.mkdir()
+    else:
+        points.symlink_to(other)
+    assert hpc_bnn(*command) == 2
+    assert "holds points.tsv but no plan.json" in capsys.readouterr().err
+    assert other.exists() == (kind != "dangling link")

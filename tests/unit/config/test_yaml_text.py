@@ -90,6 +90,10 @@ TRAPS: dict[str, tuple[Callable[[], str], str]] = {
     "digits": (lambda: "bomb: " + "9" * 5_000, "an integer of more than 64 bits at line 1"),
     "hexadecimal": (lambda: "bomb: 0x" + "f" * 5_000, "an integer of more than 64 bits"),
     "just too large": (lambda: "bomb: 9223372036854775808", "an integer of more than 64 bits"),
+    "key": (
+        lambda: "bomb: &a lr\n*a : 1",
+        "the alias *a is a key at line 2, column 1; write it out",
+    ),
     "twice": (lambda: "bomb: 1\nbomb: 2", "the key bomb is there twice at line 2, column 1"),
 }
 

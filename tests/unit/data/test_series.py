@@ -235,6 +235,17 @@ def test_not_utf8_and_not_text(tmp_path: Path) -> None:
         load(quote)
 
 
+def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path) -> None:
+    lines = [line + (",ok" if i else ",note") for i, line in enumerate(good_lines())]
+    lines[6] = lines[6].replace(",ok", ',"not')
+    path = write(tmp_path / "quote.csv", lines)
+    with pytest.raises(ValueError, match=r"quote\.csv: not readable .* from line 7 on .* close"):
+        load(path)
+    lines[0] = lines[0].replace(",note", ',"note')
+    with pytest.raises(ValueError, match=r"quote\.csv: line 1: not readable as CSV .* close"):
+        load(write(path, lines))
+
+
 def test_real_load_series() -> None:
     folder = os.environ.get("HPC_BNN_TEST_DATA")
     beside = Path(__file__).resolve().parents[3].parent / "shared" / "data"

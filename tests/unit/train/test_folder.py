@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hpc_bnn.config import Settings, SettingsError
+from hpc_bnn.config import Settings, SettingsError, dump_settings
 from hpc_bnn.train.folder import RESUMABLE, RunFolder
-from hpc_bnn.train.lock import release
+from hpc_bnn.train.lock import LockError, _describe, release
 
 BASE = {
     "seed": 1,
@@ -58,6 +58,47 @@ def test_a_used_folder_needs_resume(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="holds a run already; continue it with --resume"):
         prepare(folder, settings(), resume=False)
     prepare(folder, settings(), resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("check", [True, False])
+def test_settings_that_no_run_wrote_are_not_overwritten(
+    tmp_path: Path, resume: bool, check: bool
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.config.write_text("# mine\n" + dump_settings(settings()), encoding="utf-8")
+    before = folder.config.read_bytes()
+    with pytest.raises(SettingsError, match=r"config\.yaml: no run wrote it") as caught:
+        (folder.check if check else folder.claim)(settings(), resume=resume)
+    assert "--resume" not in str(caught.value)
+    assert folder.config.read_bytes() == before
+    assert not folder.checkpoints.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+def test_a_lock_that_no_run_wrote_is_not_overwritten(tmp_path: Path, kind: str) -> None:
+    folder, other = RunFolder(tmp_path / "run"), tmp_path / "other"
+    folder.path.mkdir()
+    if kind == "folder":
+        folder.lock.mkdir()
+    else:
+        (folder.lock if kind == "file" else other).write_text("mine", encoding="utf-8")
+    if kind == "link":
+        folder.lock.symlink_to(other)
+    for begin in (folder.check, folder.claim):
+        with pytest.raises(LockError, match=r"lock: no run wrote it: .* use another --run folder"):
+            begin(settings(), resume=False)
+    if kind != "folder":
+        assert folder.lock.read_text(encoding="utf-8") == "mine"
+    assert not folder.config.exists()
+
+
+@pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}])
+def test_the_lock_of_a_killed_run_is_a_lock(tmp_path: Path, environment: dict[str, str]) -> None:
+    folder = RunFolder(tmp_path)
+    folder.lock.write_text(_describe(environment), encoding="utf-8")
+    prepare(folder, settings(), resume=False)
+    assert folder.lock.read_text(encoding="utf-8") == ""
 
 
 @pytest.mark.parametrize("resume", [True, False])

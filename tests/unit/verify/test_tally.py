@@ -315,6 +315,12 @@ def test_equal_weights_change_nothing() -> None:
     torch.testing.assert_close(equal.sums, plain.sums, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("tally", [RegressionTally(), ClassificationTally()])
+def test_nothing_has_no_scores(tally: Tally) -> None:
+    with pytest.raises(ValueError, match="expected at least one; add examples first"):
+        tally.result()
+
+
 def test_weights_that_cannot_be() -> None:
     mu, sigma, y, weights = weighted_forecast()
     with pytest.raises(ValueError, match="expected finite numbers of at least 0, not all of them"):

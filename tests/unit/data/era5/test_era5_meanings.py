@@ -215,7 +215,65 @@ def test_rotated_grids_are_refused(tmp_path: Path) -> None:
             catalogue(path)
 
 
+@pytest.mark.parametrize("role", ["latitude", "longitude"])
+@pytest.mark.parametrize("units", ["radians", "rad", "m", "km", "1"])
+def test_coordinates_in_other_units_are_no_degrees(tmp_path: Path, role: str, units: str) -> None:
+    path = write(tmp_path / "a.nc", T2M, {role: (GRID[role][0], {"units": units})})
+    with pytest.raises(ValueError) as caught:
+        catalogue(path)
+    compass = {"latitude": "north", "longitude": "east"}[role]
+    assert f"{path}: '{role}': units = '{units}': expected degrees_{compass}" in str(caught.value)
+
+
+@pytest.mark.parametrize("units", ["degree_N", "degreesN", "degrees", "Degrees_North", "°", None])
+def test_degrees_by_any_name(tmp_path: Path, units: str | None) -> None:
+    says = {"units": units} if units is not None else {}
+    made = catalogue(write(tmp_path / "a.nc", T2M, {"latitude": (LATITUDE, says)}))
+    assert np.array_equal(made.grid.latitude, LATITUDE)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("gh", {}), ("ZG", {}), ("z", {"standard_name": "geopotential_height"})],
+)
+def test_a_height_without_units_may_be_metres(
+    tmp_path: Path, name: str, says: dict[str, str]
+) -> None:
+    axes = {"level": (np.array([500.0, 525.0]), {"units": "hPa"})}
+    path = write(tmp_path / "a.nc", {name: (DEEP, 5500.0, {"units": "", **says})}, axes)
+    with pytest.raises(ValueError) as caught:
+        catalogue(path)
+    assert f"{path}: '{name}': has no units, and the name is of a height" in str(caught.value)
+    assert "expected gpm" in str(caught.value)
+    path = write(path, {name: (DEEP, 5500.0, {"units": "gpm", **says})}, axes)
+    assert first(catalogue(path))["z500"] == pytest.approx(5500 * 9.80665)
+
+
 # Times
+
+
+@pytest.mark.parametrize(
+    ("methods", "is_state"),
+    [
+        ("time: point", True),
+        ("area: mean time: point", True),
+        ("area: mean", True),
+        ("time: sum", False),
+        ("time: mean (interval: 1 hour)", False),
+        ("area: time: mean", False),
+        ("valid_time: maximum within days", False),
+        ("area: mean time: minimum", False),
+        ("time: standard_deviation", False),
+    ],
+)
+def test_what_is_over_an_interval_is_no_state(tmp_path: Path, methods: str, is_state: bool) -> None:
+    fields = T2M | {"msl": (FLAT, 1e5, {"units": "Pa", "cell_methods": methods})}
+    made = catalogue(write(tmp_path / "a.nc", fields))
+    assert set(made.names) == ({"t2m", "msl"} if is_state else {"t2m"})
+    if not is_state:
+        assert (
+            f"is of an interval, not of a time (cell_methods = '{methods}')" in made.skipped["msl"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_statistics_of_other_files_are_told(
     made = statistics(catalogue(folder), start="2017-01-01", end="2017-01-04", step_hours=12)
     write_statistics(given, made)
     write_new(folder / "c.nc", hours(2, start=START + 400 * 86400), ["t2m", "u10"])
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.WARNING):
         source(folder, statistics=given)
     assert "made of other files or times (2017-01-01T00:00 to 2017-01-04T18:00)" in caplog.text
 

@@ -2,6 +2,7 @@
 them, those of a single time among others with more.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,21 @@ def test_what_is_named_is_what_it_is_named_as(tmp_path: Path) -> None:
     made = catalogue(folder, variables=["lsm"], static=None)
     assert (made.names, [c.name for c in made.static]) == (("lsm",), ["slt", "z"])
     assert [c.name for c in catalogue(folder, variables=["t2m"]).static] == []
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_static_field_that_changes_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, files: int
+) -> None:
+    def constant(name: str, values: NDArray[Any]) -> NDArray[Any]:
+        return np.full_like(values, 0.5) if name == "lsm" else values
+
+    for part, when in enumerate(np.split(hours(4), files)):
+        write_new(tmp_path / f"{part}.nc", when, ["msl", "t2m", "lsm"], change=constant)
+    catalogue(tmp_path, variables=["msl"], static=["lsm", "t2m"])
+    (told,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert f"{tmp_path}: 't2m' is a static field but differs by up to " in told
+    assert "between 2017-01-01T00:00 and 2017-01-01T18:00: the first is used" in told
 
 
 def test_one_time_of_everything_is_a_state(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import pytest
 from era5_files import hours, write_new
@@ -145,6 +146,29 @@ def test_statistics_are_kept_in_a_file(folder: Path, tmp_path: Path) -> None:
         again.select(["z500"], ["m2 s-2"], "here")
     with pytest.raises(ValueError, match="'t2m' is in 'K', the data in 'degC'"):
         again.select(["t2m"], ["degC"], "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        *((name, np.nan, "is nan: expected a number") for name in ("mean", "tendency_mean")),
+        *((name, np.inf, "is inf: expected a number of at") for name in ("std", "tendency_std")),
+        *(
+            (name, -2.0, "is -2: expected a number of at least 0")
+            for name in ("std", "tendency_std")
+        ),
+    ],
+)
+def test_numbers_that_no_data_give(
+    folder: Path, tmp_path: Path, name: str, value: float, words: str
+) -> None:
+    path = tmp_path / "statistics.nc"
+    write_statistics(path, whole(folder))
+    with netCDF4.Dataset(path, "a") as dataset:
+        dataset.variables[name][1] = value
+    with pytest.raises(ValueError) as caught:
+        read_statistics(path)
+    assert f"{path}: '{name}' of 't2m' {words}" in str(caught.value)
 
 
 def test_other_files_are_no_statistics(folder: Path) -> None:
