@@ -7,6 +7,7 @@ user's input end every rank with status 2 and each message once; all others end 
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ from hpc_bnn.train.estimate_command import estimate_command
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.forecast import forecast
 from hpc_bnn.train.loop import train
-from hpc_bnn.train.stop import REQUEUE, Unfinished
+from hpc_bnn.train.stop import REQUEUE, SIGNAL, Unfinished
 from hpc_bnn.train.trained import load_trained
 
 USER_ERRORS = (
@@ -93,7 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Unfinished as reason:
         if world.rank == 0:
             print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
-            leave_note(REQUEUE)
         status = leave_together(world, REQUEUE)
         if status != REQUEUE and world.rank == 0:  # another rank failed instead
             leave_note(status)
@@ -166,6 +166,11 @@ def _train(options: argparse.Namespace, channel: Channel) -> int:
             settings, world, folder, resume=options.resume, began=options.began, auto=auto
         )
     except Unfinished:
+        # From here on nothing may end a rank before all do: whoever asked may ask again.
+        for number in (SIGNAL, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if channel.rank == 0:
+            leave_note(REQUEUE)
         world.stop()  # Horovod ends before MPI does
         raise
     if world.is_first:
