@@ -32,7 +32,7 @@ from hpc_bnn.parallel.comms import (
     leave_together,
     on_first,
 )
-from hpc_bnn.parallel.control import Word
+from hpc_bnn.parallel.control import BUG, Word
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.note import STALLED, leave_note
 from hpc_bnn.parallel.ranks import ChannelRanks
@@ -98,6 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if status != REQUEUE and world.rank == 0:  # another rank failed instead
             leave_note(status)
         return status
+    except SystemExit as left:
+        if world.native() is None:
+            raise
+        # A rank that left alone would wait in the end of MPI for the others, and they for it.
+        code = left.code if isinstance(left.code, int) and 0 < left.code < 256 else BUG
+        text = f"a rank's own code left Python in the midst of the command (SystemExit: {left})"
+        return fail(world, Word(f"hpc-bnn {options.command}", text, code))
     except KeyboardInterrupt:  # before or after the steps of a training, which ends in good order
         print(f"hpc-bnn {options.command}: interrupted", file=sys.stderr, flush=True)
         abort(world, 130)
