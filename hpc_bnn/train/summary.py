@@ -143,19 +143,21 @@ def _figures(
     energy: Energy | None,
 ) -> dict[str, Any]:
     """Collective over the world: return what the ranks measured; times and memory are those of the
-    slowest and largest rank, ``phases_s`` the mean over ranks of their median times.
+    slowest and largest rank, ``phases_s`` the mean over ranks of their median times; NaN where no
+    step was timed.
     """
     times = sorted(report.step_time_s for report in timed)
+    only = times[0] if times else math.nan
     waits, data_wait = sum(r.phases_s["communication"] for r in timed), sum(data_times)
     of_phases: dict[str, list[float]] = {p: [r.phases_s[p] for r in timed] for p in PHASES}
     phases = {"data": data_times, **of_phases}
     mine = torch.tensor(
         [
-            median(times) if times else 0.0,
-            quantiles(times, n=10, method="inclusive")[-1] if len(times) > 1 else sum(times),
-            waits / sum(times) if times else 0.0,
+            median(times) if times else math.nan,
+            quantiles(times, n=10, method="inclusive")[-1] if len(times) > 1 else only,
+            waits / sum(times) if times else math.nan,
             float(peak_memory_bytes(world.device)),
-            data_wait / (data_wait + sum(times)) if times else 0.0,
+            data_wait / (data_wait + sum(times)) if times else math.nan,
         ],
         dtype=torch.float64,
     )
@@ -163,7 +165,7 @@ def _figures(
         mine, reduction="max", name="summary"
     ).tolist()
     middles = torch.tensor(
-        [median(each) if each else 0.0 for each in phases.values()], dtype=torch.float64
+        [median(each) if each else math.nan for each in phases.values()], dtype=torch.float64
     )
     summed = world.world.all_reduce(middles, reduction="sum", name="summary of phases")
     phases_s = dict(zip(phases, (summed / world.grid.world_size).tolist(), strict=True))

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 import torch
-from tiny_run import SERIES, assert_equal_runs, checkpoints, hpc_bnn, metrics, written
+from tiny_run import SERIES, assert_equal_runs, checkpoints, hpc_bnn, metrics, read_json, written
 
 from hpc_bnn import cli
 from hpc_bnn.config import Settings
@@ -65,6 +65,13 @@ def test_stopped_and_resumed(uninterrupted: Path, tmp_path: Path, stop_at: int, 
     looks = run(folder)
     assert looks == STEPS - step + LOOKS * (2 - step // STEPS)  # what was broken off, and the rest
     assert_equal_runs(folder, uninterrupted)
+    summary = read_json(folder / "summary.json")
+    times, rate = summary["step_time_s"], summary["examples_per_s"]
+    if step == STEPS:  # made by the job before: this one has timed none
+        assert (times, rate) == ({"median": None, "p90": None}, None)
+        assert set(summary["phases_s"].values()) == {None}
+    else:
+        assert times["median"] > 0 and rate > 0
 
 
 def take_away(what: str, run: Path) -> None:
