@@ -7,6 +7,7 @@ user's input end every rank with status 2 and each message once; all others end 
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from hpc_bnn.parallel.comms import (
     leave_together,
     on_first,
 )
-from hpc_bnn.parallel.control import Word
+from hpc_bnn.parallel.control import BUG, Word
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.note import STALLED, leave_note
 from hpc_bnn.parallel.ranks import ChannelRanks
@@ -45,7 +46,7 @@ from hpc_bnn.train.estimate_command import estimate_command
 from hpc_bnn.train.folder import RunFolder
 from hpc_bnn.train.forecast import forecast
 from hpc_bnn.train.loop import train
-from hpc_bnn.train.stop import REQUEUE, Unfinished
+from hpc_bnn.train.stop import REQUEUE, SIGNAL, Unfinished
 from hpc_bnn.train.trained import load_trained
 
 USER_ERRORS = (
@@ -93,11 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Unfinished as reason:
         if world.rank == 0:
             print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
-            leave_note(REQUEUE)
         status = leave_together(world, REQUEUE)
         if status != REQUEUE and world.rank == 0:  # another rank failed instead
             leave_note(status)
         return status
+    except SystemExit as left:
+        if world.native() is None:
+            raise
+        # A rank that left alone would wait in the end of MPI for the others, and they for it.
+        code = left.code if isinstance(left.code, int) and 0 < left.code < 256 else BUG
+        text = f"a rank's own code left Python in the midst of the command (SystemExit: {left})"
+        return fail(world, Word(f"hpc-bnn {options.command}", text, code))
     except KeyboardInterrupt:  # before or after the steps of a training, which ends in good order
         print(f"hpc-bnn {options.command}: interrupted", file=sys.stderr, flush=True)
         abort(world, 130)
@@ -166,6 +173,11 @@ def _train(options: argparse.Namespace, channel: Channel) -> int:
             settings, world, folder, resume=options.resume, began=options.began, auto=auto
         )
     except Unfinished:
+        # From here on nothing may end a rank before all do: whoever asked may ask again.
+        for number in (SIGNAL, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if channel.rank == 0:
+            leave_note(REQUEUE)
         world.stop()  # Horovod ends before MPI does
         raise
     if world.is_first:

@@ -25,7 +25,7 @@ import torch
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Source
 from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first, together
+from hpc_bnn.parallel.comms import on_first, together, watchdog_of
 from hpc_bnn.parallel.grid import fitting_grids
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks
@@ -89,6 +89,7 @@ def start_auto(
         only = AutoGrid(grids[0][0], (Candidate(*grids[0]),), 0.0)
         log.info("grid.mode = auto: %d x %d is the only grid that shares K and B", *grids[0])
         return world, only
+    watchdog_of(world.world).pause()  # each rank takes its own time to read
     source = read_source(settings, ChannelRanks(world.world))
     parts = together(world.world, lambda: build(settings, source), name="building the model")
     began = time.perf_counter()
@@ -157,7 +158,9 @@ def _on_grid(
     infinite seconds on every rank where one cannot hold its part of a batch.
     """
     held = together(channel, partial(probe.hold, data_ranks), name="a batch")
-    if not all(channel.gather_objects(held, name="memory of a batch")):
+    fits = all(channel.gather_objects(held, name="memory of a batch"))
+    watchdog_of(channel).resume()  # all have read the largest part of a batch
+    if not fits:
         probe.release()
         return math.inf, 0.0, CountingAxis(sample_ranks)
     passes = together(channel, partial(probe.passes, samples // sample_ranks), name="passes")

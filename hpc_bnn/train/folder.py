@@ -78,6 +78,9 @@ class RunFolder:
             return
         written = (self.metrics, self.restarts, self.summary, self.evaluation, self.plots)
         foreign = [path.name for path in written if path.exists()]
+        # An empty folder is what a job leaves that was killed in ``claim``.
+        if any(self.checkpoints.glob("step-*.pt")):
+            foreign.append(self.checkpoints.name)
         if foreign:
             what = f"holds {', '.join(foreign)} but no config.yaml, so no run"
             advice = "they are not overwritten; use another --run folder, or remove them"

@@ -48,7 +48,7 @@ class Lock:
         """
         try:
             # Opened, not looked at: only that asks the server of a shared file system again.
-            text = self._path.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             raise LockError(
                 f"{self._path}: the lock of this run is gone: the run folder was deleted or moved "
@@ -109,7 +109,7 @@ def hold(path: Path, environment: Mapping[str, str] = os.environ) -> Lock:
         If another process holds it, unless that is an earlier start of this Slurm job.
     """
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8", errors="replace")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,7 +13,7 @@ class Record:
     """The rows of one run; ranks other than the first write nothing."""
 
     def __init__(self, world: World, folder: RunFolder) -> None:
-        self._world, self._path = world, folder.metrics
+        self._world, self._folder, self._path = world, folder, folder.metrics
         self._metrics: Metrics | None = None
         self._is_open = False
 
@@ -22,15 +22,21 @@ class Record:
         checkpoint is cut off.
 
         Until then the file tells how many steps the job before it had made.
+
+        Raises
+        ------
+        LockError
+            If the folder is no longer this job's; ``RankError`` on the other ranks.
         """
         if not self._is_open:
-            self._metrics = together(
-                self._world.world,
-                lambda: (
-                    Metrics(self._path, first_step=first_step) if self._world.is_first else None
-                ),
-                name="metrics",
-            )
+
+            def begin() -> Metrics | None:
+                if not self._world.is_first:
+                    return None
+                self._folder.require_own()  # what it cuts off may be a successor's
+                return Metrics(self._path, first_step=first_step)
+
+            self._metrics = together(self._world.world, begin, name="metrics")
             self._is_open = True
 
     def has_validation(self, done: int) -> bool:

@@ -11,6 +11,7 @@ batch systems announce that they will kill, and INT (Ctrl-C) ask for the same; a
 process at once.
 """
 
+import logging
 import os
 import signal
 import time
@@ -21,6 +22,9 @@ import torch
 
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import RankError
+from hpc_bnn.train.lock import LockError
+
+log = logging.getLogger(__name__)
 
 REQUEUE = 85  # exit status: not finished, run the same command again
 SIGNAL = signal.SIGUSR2
@@ -120,14 +124,16 @@ class Stop:
         if reason:
             raise Interrupted(reason)
 
-    def _look(self, now: float) -> OSError | None:
+    def _look(self, now: float) -> LockError | None:
         if self._require_own is None or now - self._looked < LOOK_S:
             return None
         self._looked = now
         try:
             self._require_own()
-        except OSError as error:
+        except LockError as error:
             return error
+        except OSError as error:  # a file server that does not answer for a moment: asked again
+            log.warning("the lock of the run folder cannot be read now: %s", error)
         return None
 
     def _is_late(self, now: float) -> bool:

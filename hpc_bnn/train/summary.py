@@ -1,6 +1,7 @@
 """``summary.json``: what a finished run was, for tables and other tools."""
 
 import json
+import logging
 import math
 import platform
 import resource
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings
+from hpc_bnn.data.disk import write_whole
 from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.auto_grid import AutoGrid
@@ -25,6 +27,8 @@ from hpc_bnn.train.log import last_loss, read_metrics
 from hpc_bnn.train.phases import PHASES
 from hpc_bnn.train.step_report import Report
 from hpc_bnn.train.versions import versions
+
+log = logging.getLogger(__name__)
 
 WARMUP_STEPS = 2  # the first steps allocate memory and connect ranks
 
@@ -139,19 +143,21 @@ def _figures(
     energy: Energy | None,
 ) -> dict[str, Any]:
     """Collective over the world: return what the ranks measured; times and memory are those of the
-    slowest and largest rank, ``phases_s`` the mean over ranks of their median times.
+    slowest and largest rank, ``phases_s`` the mean over ranks of their median times; NaN where no
+    step was timed.
     """
     times = sorted(report.step_time_s for report in timed)
+    only = times[0] if times else math.nan
     waits, data_wait = sum(r.phases_s["communication"] for r in timed), sum(data_times)
     of_phases: dict[str, list[float]] = {p: [r.phases_s[p] for r in timed] for p in PHASES}
     phases = {"data": data_times, **of_phases}
     mine = torch.tensor(
         [
-            median(times) if times else 0.0,
-            quantiles(times, n=10, method="inclusive")[-1] if len(times) > 1 else sum(times),
-            waits / sum(times) if times else 0.0,
+            median(times) if times else math.nan,
+            quantiles(times, n=10, method="inclusive")[-1] if len(times) > 1 else only,
+            waits / sum(times) if times else math.nan,
             float(peak_memory_bytes(world.device)),
-            data_wait / (data_wait + sum(times)) if times else 0.0,
+            data_wait / (data_wait + sum(times)) if times else math.nan,
         ],
         dtype=torch.float64,
     )
@@ -159,7 +165,7 @@ def _figures(
         mine, reduction="max", name="summary"
     ).tolist()
     middles = torch.tensor(
-        [median(each) if each else 0.0 for each in phases.values()], dtype=torch.float64
+        [median(each) if each else math.nan for each in phases.values()], dtype=torch.float64
     )
     summed = world.world.all_reduce(middles, reduction="sum", name="summary of phases")
     phases_s = dict(zip(phases, (summed / world.grid.world_size).tolist(), strict=True))
@@ -186,22 +192,34 @@ def _figures(
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
-    """Return the summary of a run that has ended, None where there is none."""
+    """Return the summary of a run that has ended, None where there is none, or none that can be
+    used: then it is to be written again.
+    """
     if not path.is_file():
         return None
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    # null was written for NaN
-    scores = {k: math.nan if v is None else v for k, v in summary["validation"].items()}
-    return {**summary, "validation": scores}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        said = {
+            "steps": int(summary["steps"]),
+            "final_loss": _number(summary["final_loss"]),
+            "validation": {key: _number(value) for key, value in summary["validation"].items()},
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        log.warning("%s: not the summary of a run (%s): it is written again", path, what)
+        return None
+    return {**summary, **said}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file so that it is whole or absent; what is not finite is null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     text = json.dumps(_finite(content), indent=2, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, f"{text}\n".encode())
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)  # null was written for NaN
 
 
 def _finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ others go on into their next exchange:
     file       a file of its batch is gone at the fourth step
     step       its fourth step raises a user's error that names the rank
     bug        its fourth step raises an error that no user can mend
+    exit       its fourth step leaves Python with status 0
     memory     its fourth step finds no memory
     disk       the disk is full when it writes its third row of metrics
     close      the disk is full when it closes the metrics behind the last step
@@ -31,11 +32,11 @@ from hpc_bnn.train.step import Step
 RANK = MPI.COMM_WORLD.rank
 
 
-def fail(error: Exception) -> NoReturn:
+def fail(error: BaseException) -> NoReturn:
     raise error
 
 
-def fail_at(owner: Any, name: str, error: Exception, *, call: int) -> None:
+def fail_at(owner: Any, name: str, error: BaseException, *, call: int) -> None:
     """Make the so-many-th call of a method raise."""
     method, calls = getattr(owner, name), []
 
@@ -66,6 +67,7 @@ GONE = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "era5_2017.nc"
 STEP = {
     "step": ValueError(f"rank {RANK} lost its data"),
     "bug": KeyError("nobody expected this"),
+    "exit": SystemExit(0),
     "memory": MemoryError("Unable to allocate 7.45 GiB for an array"),
 }
 

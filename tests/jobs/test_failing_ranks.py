@@ -143,6 +143,18 @@ def test_an_error_that_no_user_can_mend(config: Path, tmp_path: Path, at: str) -
     assert ended.err.count("KeyError: 'nobody expected this'") == 1, ended.text
 
 
+def test_a_rank_that_leaves_python(config: Path, tmp_path: Path) -> None:
+    """With the status of success, which is none here; the other rank waits in its step."""
+    ended = end(config, tmp_path / "run", "exit", "1")
+    assert ended.status == 1, ended.text
+    assert messages(ended) == [
+        (
+            "hpc-bnn train: rank 1: a rank's own code left Python in the midst of the command "
+            "(SystemExit: 0)"
+        )
+    ]
+
+
 def test_too_few_threads(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPI4PY_RC_THREAD_LEVEL", "serialized")
     words = ("train", config, "--run", tmp_path / "run")

@@ -15,10 +15,13 @@ from hpc_bnn.config import Settings
 from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import divisors
+from hpc_bnn.parallel.watchdog import Watchdog
 from hpc_bnn.parallel.world import split
+from hpc_bnn.train import auto_grid
 from hpc_bnn.train.auto_grid import AutoGrid, start_auto
 from hpc_bnn.train.build import read_source
 from hpc_bnn.train.folder import RunFolder
+from hpc_bnn.train.grid_probe import GridProbe
 from hpc_bnn.train.loop import train
 
 # Everything that makes noise is on, and a loss that joins the samples.
@@ -130,6 +133,35 @@ def test_a_batch_too_large_for_one_rank_rules_its_grids_out(
     assert len(set(channel.gather_objects(auto.sample_ranks, name="chosen"))) == 1
     assert world.grid.data_ranks > 1
     assert reads == [12, 12 // min(times)]
+
+
+def test_reading_is_not_watched_and_measuring_is(
+    channel: Channel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank takes its own time to open the data and to read the first batch."""
+    limited = {**CONTENT, "train": {**CONTENT["train"], "stall_timeout": 60}}
+    settings, told = Settings.model_validate(limited), []
+    examples = type(read_source(settings, ALONE).train)
+
+    def note(owner: Any, name: str, word: str) -> None:
+        method = getattr(owner, name)
+
+        def noted(*words: Any, **more: Any) -> Any:
+            told.append(word)
+            return method(*words, **more)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    note(Watchdog, "pause", "pause")
+    note(Watchdog, "resume", "resume")
+    note(auto_grid, "read_source", "open")
+    note(examples, "batch", "read")
+    note(GridProbe, "passes", "measure")
+    world, _ = start_auto(settings, channel, RunFolder(folder / "run"), resume=False)
+    world.stop()
+    whole = ["pause", "open", "read", "resume", "measure"]
+    assert told[:5] == (whole if channel.size > 1 else [])
+    assert told.count("pause") == (channel.size > 1)
 
 
 def test_no_grid_is_possible(channel: Channel, folder: Path) -> None:

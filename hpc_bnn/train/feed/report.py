@@ -1,5 +1,6 @@
 """What a run says of its data in ``summary.json``."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,21 +26,22 @@ def data_report(
     ``bytes_read``: what the training batches took of files, over all ranks, in the chunks that they
     are stored in. ``read_amplification``: that by the bytes of the batches, each counted once for a
     data rank: 1 where every number is read once. Rates and ``wait_share`` are those of the slowest
-    rank, the wait for data included.
+    rank, the wait for data included. What no step of this process has measured is NaN.
 
     Parameters
     ----------
     times_s, waits_s
         What steps took on this rank, and how long it waited for their data.
     """
-    ratio = reads.bytes / max(1, reads.all_batch_bytes)
-    own = torch.tensor([reads.bytes, ratio], dtype=torch.float64)
-    total, ratios = world.world.all_reduce(own, reduction="sum", name="data report").tolist()
-    waited, count = sum(waits_s), max(1, len(times_s))
+    ratio = reads.bytes / reads.all_batch_bytes if reads.all_batch_bytes else math.nan
+    read = torch.tensor([reads.bytes, ratio], dtype=torch.float64)
+    total, ratios = world.world.all_reduce(read, reduction="sum", name="data report").tolist()
+    waited, count = sum(waits_s), len(times_s)
     took = sum(times_s) + waited
-    mine = torch.tensor([took / count, waited / took if took else 0.0], dtype=torch.float64)
+    own = [took / count, waited / took] if took and count else [math.nan, math.nan]
+    mine = torch.tensor(own, dtype=torch.float64)
     mean, share = world.world.all_reduce(mine, reduction="max", name="data report").tolist()
-    examples_per_s = batch_size / mean if mean else 0.0
+    examples_per_s = batch_size / mean
     return {
         "share": sharing.mode,
         "share_test_s": sharing.tested_s,

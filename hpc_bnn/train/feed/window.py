@@ -29,7 +29,8 @@ class WindowFeed:
     upload
         Copies a batch to the device, from the thread; None: it is used where it lies.
     stall_timeout_s
-        Longest time that the training thread waits while a rank lags; 0: for ever.
+        Longest time that the training thread waits for a batch but the first while a rank lags;
+        0: for ever.
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class WindowFeed:
                 raise RankError(f"reading a batch: sample rank {rank} failed: {text}")
             asked_at = self._asked_at
             waited = 0.0 if asked_at is None else time.monotonic() - asked_at
-            if self._stall_timeout_s and waited > self._stall_timeout_s:
+            # The first batch takes each rank its own time: files are opened, caches are filled.
+            if self._taken and self._stall_timeout_s and waited > self._stall_timeout_s:
                 raise TimeoutError(
                     f"data.share = window: sample rank {ranks[0]} of {self._ring.size} has not "
                     f"{what} the batch of step {self._steps[item]} in "

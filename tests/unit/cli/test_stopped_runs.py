@@ -4,12 +4,15 @@ folder writes nothing more.
 
 import itertools
 import shutil
+import signal
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
-from tiny_run import SERIES, assert_equal_runs, checkpoints, hpc_bnn, metrics, written
+from tiny_run import SERIES, assert_equal_runs, checkpoints, hpc_bnn, metrics, read_json, written
 
+from hpc_bnn import cli
 from hpc_bnn.config import Settings
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
@@ -62,6 +65,13 @@ def test_stopped_and_resumed(uninterrupted: Path, tmp_path: Path, stop_at: int, 
     looks = run(folder)
     assert looks == STEPS - step + LOOKS * (2 - step // STEPS)  # what was broken off, and the rest
     assert_equal_runs(folder, uninterrupted)
+    summary = read_json(folder / "summary.json")
+    times, rate = summary["step_time_s"], summary["examples_per_s"]
+    if step == STEPS:  # made by the job before: this one has timed none
+        assert (times, rate) == ({"median": None, "p90": None}, None)
+        assert set(summary["phases_s"].values()) == {None}
+    else:
+        assert times["median"] > 0 and rate > 0
 
 
 def take_away(what: str, run: Path) -> None:
@@ -121,3 +131,31 @@ def test_a_restart_takes_the_folder_over_from_the_job_before(
         assert hpc_bnn("train", config, "--run", folder, "--resume") == 2
         monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
         assert hpc_bnn("train", config, "--run", folder, "--resume") == 0
+
+
+def test_nothing_ends_a_rank_that_has_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Horovod ends: signals that come again are ignored, and the note is there."""
+    note, seen = tmp_path / "note", []
+    numbers = (signal.SIGUSR2, signal.SIGTERM)
+
+    def unfinished(*words: object, **more: object) -> NoReturn:
+        raise Unfinished("signal SIGTERM", done=2, total=6)
+
+    def ending(self: World) -> None:
+        seen.append([*map(signal.getsignal, numbers), note.read_text(encoding="utf-8")])
+
+    monkeypatch.setenv("HPC_BNN_NOTE", str(note))
+    monkeypatch.setattr(cli, "train", unfinished)
+    monkeypatch.setattr(cli, "leave_together", lambda world, status: status)
+    monkeypatch.setattr(World, "stop", ending)
+    note.write_text("", encoding="utf-8")
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        config = written(tmp_path / "tiny.yaml", SERIES)
+        assert hpc_bnn("train", config, "--run", tmp_path / "run") == 85
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert seen == [[signal.SIG_IGN, signal.SIG_IGN, "85\n"]]

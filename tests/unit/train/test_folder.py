@@ -197,6 +197,19 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
         RunFolder(tmp_path).settings()
 
 
+def test_checkpoints_of_no_known_run_are_refused(tmp_path: Path) -> None:
+    """Weights of who knows what; an empty folder is what a job leaves that was killed early."""
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "step-00000002.pt").write_bytes(b"foreign")
+    for resume in (False, True):
+        with pytest.raises(SettingsError, match=r"holds checkpoints but no config\.yaml"):
+            prepare(folder, settings(), resume=resume)
+    assert not folder.config.exists()
+    (folder.checkpoints / "step-00000002.pt").unlink()
+    prepare(folder, settings(), resume=True)
+
+
 # Not by file modes: root ignores them.
 def test_a_folder_under_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")

@@ -1,6 +1,8 @@
 """Stopping early: a decision of all ranks, by signal or clock; locks; what a restart cost."""
 
+import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -227,6 +229,39 @@ def test_the_rank_that_writes_finds_it_and_all_end() -> None:
     assert set(map(str, others)) == {
         "the run folder is no longer this job's, as another rank found"
     }
+
+
+def test_a_lock_that_cannot_be_read_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run goes on, and asks again; what it learns then counts."""
+    answers = [OSError(errno.ESTALE, "Stale file handle", "run/lock"), LockError("lock is gone")]
+
+    def ask() -> None:
+        raise answers.pop(0)
+
+    monkeypatch.setattr("hpc_bnn.train.stop.LOOK_S", 0.0)
+    stop = Stop(SOLO, began=time.monotonic())
+    stop.watch(ask)
+    with caplog.at_level(logging.WARNING, logger="hpc_bnn"):
+        assert stop.due() == ""
+    told = f"cannot be read now: [Errno {errno.ESTALE}] Stale file handle: 'run/lock'"
+    assert caplog.messages == [f"the lock of the run folder {told}"]
+    with pytest.raises(LockError, match="lock is gone"):
+        stop.due()
+
+
+def test_a_lock_that_is_no_text(tmp_path: Path) -> None:
+    """Another job's, whatever wrote it."""
+    path = tmp_path / "lock"
+    first = hold(path)
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(LockError, match="has taken this run folder over"):
+        first.require_own()
+    with pytest.raises(LockError, match="is working in this folder"):
+        hold(path)
+    first.close()
+    hold(path).close()
 
 
 def test_lost_steps_are_those_after_the_checkpoint(tmp_path: Path) -> None:
