@@ -20,7 +20,7 @@ class Slow:
 
     slow_step: int | None
 
-    def read_into(self, step: int, own: slice, x: Tensor, y: Tensor) -> None:
+    def read_into(self, step: int, part: range, x: Tensor, y: Tensor) -> None:
         if step == self.slow_step:
             time.sleep(SLOW_S)
         x.zero_(), y.zero_()
