@@ -66,12 +66,11 @@ def refuse_random_numbers(
             twin(map_tensors(torch.clone, x))
 
     # Another thread, such as one that reads ahead, may have taken them: it would need to do so
-    # within the calls of a layer twice more.
-    for _ in range(2):
-        where, source = first_random_layer(twin, run)
-    generators.restore()
-    if source is None:
+    # within the calls of the same layer twice more.
+    first, (where, source) = first_random_layer(twin, run), first_random_layer(twin, run)
+    if source is None or first != (where, source):
         return
+    generators.restore()
     advice = (
         "Draw them once, when the network is made, or use nn.functional.dropout, whose masks are "
         "keyed"

@@ -5,6 +5,7 @@ as those of a quarter of a degree exceed the real ones. Scores are compared with
 examples, members and points at once; tolerance 1e-12 relative, the order of float64 sums.
 """
 
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from hpc_bnn.train.scoring import examples_at_once, score
 from hpc_bnn.verify.tally import RegressionTally
 
 CPU = torch.device("cpu")
+ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
 FIELD = (4, 32, 63)
 SAMPLES, EXAMPLES = 8, 5
 KIB = 1 << 10
@@ -71,12 +73,16 @@ def examples() -> Seen:
 
 
 def posterior_of(loss: Loss) -> Gaussian:
-    network = Field(loss.output_shape(FIELD)[0]).double()
+    """Return a posterior whose network has been checked, as after training."""
     generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
-    return Gaussian(network, initial_sigma=0.3, seed=6)
+    with ONE_AT_A_TIME:
+        network = Field(loss.output_shape(FIELD)[0]).double()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
+        posterior = Gaussian(network, initial_sigma=0.3, seed=6)
+        posterior.predict(torch.zeros(1, *FIELD, dtype=torch.float64), samples=1)
+    return posterior
 
 
 def at_once(kind: str) -> Tensor:

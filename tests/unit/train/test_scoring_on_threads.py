@@ -34,6 +34,7 @@ def scored(
     kind = LOSSES[loss]()
     with ONE_AT_A_TIME:
         posterior = posterior_of(kind)
+        posterior.predict(x[:1].double(), samples=1)  # checks the network, as training has
     return score(
         posterior,
         kind,
