@@ -58,6 +58,7 @@ def _equal(first: Tensor, second: Tensor) -> bool:
 def refuse_random_numbers(
     generators: Generators, twin: nn.Module, x: Inputs, surroundings: Surroundings
 ) -> None:
+    """Raise ImpureError where a pass has taken numbers that are not keyed."""
     if generators.moved() is None:
         return
 

@@ -301,7 +301,8 @@ def test_every_step_drops_anew() -> None:
             self.one = nn.Linear(1, 1).double()
 
         def forward(self, x: Tensor) -> Tensor:
-            return functional.dropout(x[:, -FORCING:].expand(-1, CHANNELS, -1, -1)) + self.one.bias
+            state = x[:, -FORCING:].expand(-1, CHANNELS, -1, -1)
+            return functional.dropout(state, training=self.training) + self.one.bias
 
     toy = Toy(losses.gaussian_nll())
     toy.posterior = Gaussian(Drop(), initial_sigma=1e-6, seed=4)
