@@ -94,9 +94,7 @@ class RankReducer:
         ]
 
     def begin(self) -> None:
-        for handle, _ in self._started.values():  # of a step that ended in an error
-            self._hvd.synchronize(handle)
-        self._started, self._sums = {}, {}
+        self._finish()
         self._left = {name: self._passes for name, _ in self._named}
         self._reducing = True
 
@@ -149,6 +147,13 @@ class RankReducer:
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._finish()
+
+    def _finish(self) -> None:
+        """End what a step that ended in an error has begun: its names are needed again."""
+        for handle, _ in self._started.values():
+            self._hvd.synchronize(handle)
+        self._started, self._sums = {}, {}
 
 
 def _summable(gradient: Tensor) -> Tensor:
