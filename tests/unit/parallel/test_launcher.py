@@ -70,8 +70,9 @@ def test_the_innermost_launcher_counts(
 ) -> None:
     task = subprocess.Popen(["sleep", "60"], env=began_with | {"PATH": os.environ["PATH"]})
     try:
-        # The environment of a process is its own as soon as it runs its program.
-        while Path(f"/proc/{task.pid}/exe").samefile(sys.executable):
+        # The environment of a process is its own once it runs its program, and empty just before.
+        process = Path(f"/proc/{task.pid}")
+        while (process / "exe").samefile(sys.executable) or not (process / "environ").read_bytes():
             pass
         assert launched_size(STEP | {"SLURM_TASK_PID": str(task.pid)}) == expected
     finally:
