@@ -12,6 +12,7 @@ from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.models.mlp import MLP
 from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.guards import GuardError, agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step import Step
@@ -316,7 +317,12 @@ def test_loss_that_is_not_finite_on_one_rank(world: World) -> None:
     before = [p.detach().clone() for p in posterior.parameters()]
     if world.grid.data_rank == world.grid.data_ranks - 1:
         x[0, 0] = torch.nan
-    with pytest.raises(FloatingPointError, match="step 1: loss = nan"):
+    with pytest.raises((ValueError, RankError), match="x of example 0 of this rank's batch"):
         step(x, y)
     for p, value in zip(posterior.parameters(), before, strict=True):
         assert torch.equal(p.detach(), value)
+    x, y = own_batch(world)
+    with torch.no_grad():
+        next(iter(posterior.log_sigma.values())).fill_(1e4)  # as after a step that was too long
+    with pytest.raises(FloatingPointError, match="step 1: loss = nan"):
+        step(x, y)
