@@ -14,7 +14,7 @@ from hpc_bnn import losses
 from hpc_bnn.bayes import Gaussian
 from hpc_bnn.data import Batches
 from hpc_bnn.parallel.world import World, start
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.step.step import Step
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from hpc_bnn.cli import main
+from hpc_bnn.cli.program import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,23 +2,28 @@
 DATA_SETS.
 """
 
+import importlib
 from collections.abc import Callable
 
 from hpc_bnn.data.augment import AUGMENTATIONS
 from hpc_bnn.data.batches import Batches
-from hpc_bnn.data.cifar10 import cifar10
-from hpc_bnn.data.digits import digits
-from hpc_bnn.data.era5 import era5
-from hpc_bnn.data.series import series
 from hpc_bnn.data.source import Examples, InMemory, Source
-from hpc_bnn.data.synthetic_series import synthetic_series
 
-DATA_SETS: dict[str, Callable[..., Source]] = {
-    "cifar10": cifar10,
-    "digits": digits,
-    "era5": era5,
-    "series": series,
-    "synthetic_series": synthetic_series,
+DATA_SETS = {
+    "cifar10": "hpc_bnn.data.images.cifar10",
+    "digits": "hpc_bnn.data.images.digits",
+    "era5": "hpc_bnn.fields.era5",
+    "series": "hpc_bnn.data.series.series",
+    "synthetic_series": "hpc_bnn.data.series.synthetic",
 }
 
-__all__ = ["AUGMENTATIONS", "DATA_SETS", "Batches", "Examples", "InMemory", "Source"]
+
+def data_set(name: str) -> Callable[..., Source]:
+    """Return the function that opens a data set: it has the name of the set in its module, which
+    is imported here and no earlier.
+    """
+    function: Callable[..., Source] = getattr(importlib.import_module(DATA_SETS[name]), name)
+    return function
+
+
+__all__ = ["AUGMENTATIONS", "DATA_SETS", "Batches", "Examples", "InMemory", "Source", "data_set"]

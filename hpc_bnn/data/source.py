@@ -14,6 +14,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+BEYOND = 1e15  # no value of any variable in any units is so large; fill values of models are 1e20
+
 
 class Examples(Protocol):
     """A finite set of training items that can be read by index."""

@@ -14,7 +14,7 @@ from hpc_bnn.study.exchanges import REMEDY, exchanges
 from hpc_bnn.study.finding import Finding, told
 from hpc_bnn.study.machine import machine
 from hpc_bnn.study.software import mpirun, software
-from hpc_bnn.train.versions import versions
+from hpc_bnn.train.run.versions import versions
 
 COLLECTIVE_TIMEOUT_S = 120
 # Two harmless ranks may run as root, in a container; Open MPI 4 reads the first pair, 5 the second.

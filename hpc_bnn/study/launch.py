@@ -22,7 +22,7 @@ from hpc_bnn.study.doctor import AS_ROOT
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.points import Point
 from hpc_bnn.study.software import mpirun
-from hpc_bnn.train.summary import write_json
+from hpc_bnn.train.run.summary import write_json
 
 log = logging.getLogger(__name__)
 

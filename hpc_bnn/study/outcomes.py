@@ -10,8 +10,8 @@ from hpc_bnn.config import Settings, SettingsError, difference
 from hpc_bnn.study.launch import read_attempt
 from hpc_bnn.study.plan_file import VARIED, Plan
 from hpc_bnn.study.points import Point
-from hpc_bnn.train.checkpoint import CheckpointError, available, load
-from hpc_bnn.train.log import read_metrics
+from hpc_bnn.train.run.checkpoint import CheckpointError, available, load
+from hpc_bnn.train.run.log import read_metrics
 
 State = Literal["finished", "failed", "unfinished", "missing"]
 

@@ -17,9 +17,9 @@ import hpc_bnn
 from hpc_bnn.config import Settings, SettingsError, dump_settings, load_settings
 from hpc_bnn.study.points import Point, make_points
 from hpc_bnn.study.study_file import ENOUGH_REPEATS, Study, find_file, load_study
-from hpc_bnn.train.build import check_choices
-from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.summary import write_json
+from hpc_bnn.train.run.build import check_choices
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.summary import write_json
 
 # What the points of a plan may differ in.
 VARIED = (

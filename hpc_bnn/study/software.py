@@ -24,7 +24,7 @@ VERSION_TIMEOUT_S = 30
 def software(versions: Mapping[str, str]) -> list[Finding]:
     """Return the findings of this process.
 
-    versions: of what computes a run (``hpc_bnn.train.versions``).
+    versions: of what computes a run (``hpc_bnn.train.run.versions``).
     """
     return [
         _package(versions),

@@ -27,8 +27,8 @@ from torch import Tensor
 import hpc_bnn as hb
 from hpc_bnn import losses
 from hpc_bnn.data import Batches
+from hpc_bnn.data.series.synthetic import synthetic_series
 from hpc_bnn.data.source import Source
-from hpc_bnn.data.synthetic_series import synthetic_series
 from hpc_bnn.losses import JointLoss, Loss
 from hpc_bnn.losses.axis import LocalAxis
 from hpc_bnn.models.mlp import MLP

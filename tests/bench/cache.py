@@ -31,7 +31,10 @@ from numpy.typing import NDArray
 from reader import GRIDS, chosen, scales, several, write
 from report import Row, Target, publish
 
-from hpc_bnn.data.era5 import Catalogue, Reader, catalogue, repack
+from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.cache.repack import repack
+from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.reader import Reader
 
 LEAST = {"32x64": 0.7, "121x240": 0.85}
 LEAST_MB_PER_CPU_S, LEAST_SPEEDUP = 100.0, 300.0

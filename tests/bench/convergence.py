@@ -37,9 +37,9 @@ from hpc_bnn.data import Batches
 from hpc_bnn.data.source import Examples
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.ranks import ChannelRanks
-from hpc_bnn.train.build import Parts, build, read_source
-from hpc_bnn.train.schedule import learning_rate
-from hpc_bnn.train.scoring import score
+from hpc_bnn.train.run.build import Parts, build, read_source
+from hpc_bnn.train.score.scoring import score
+from hpc_bnn.train.step.schedule import learning_rate
 from hpc_bnn.verify.tally import ClassificationTally
 
 VIEWS = ("per_sample", "per_rank", "shared")

@@ -28,7 +28,9 @@ from interleave import interleave, spread
 from numpy.typing import NDArray
 from report import Row, Target, publish
 
-from hpc_bnn.data.era5 import Catalogue, Reader, catalogue
+from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.reader import Reader
 
 SURFACE = ("t2m", "u10", "v10", "msl")
 UPPER = ("z", "t", "u", "v", "q")

@@ -25,12 +25,12 @@ from typing import Any
 
 from report import FOLDER, Row, Target, publish
 
-from hpc_bnn import cli
+from hpc_bnn.cli import program as cli
 from hpc_bnn.config.load import CONFIGS, load_settings
 from hpc_bnn.data.ranks import ALONE
-from hpc_bnn.data.toy_atmosphere import write_toy
-from hpc_bnn.train.build import read_source
-from hpc_bnn.train.schedule import learning_rate
+from hpc_bnn.fields.toy_atmosphere import write_toy
+from hpc_bnn.train.run.build import read_source
+from hpc_bnn.train.step.schedule import learning_rate
 
 Run = dict[str, Any]
 

@@ -34,11 +34,14 @@ from report import Row, Target, publish
 import hpc_bnn as hb
 from hpc_bnn.config import CONFIGS, load_settings
 from hpc_bnn.data import Batches
-from hpc_bnn.data.era5 import Catalogue, Reader, catalogue, repack
-from hpc_bnn.data.era5.windows import Atmosphere, ForecastWindows
+from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.cache.repack import repack
+from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.reader import Reader
+from hpc_bnn.fields.windows import Atmosphere, ForecastWindows
 from hpc_bnn.train.feed.sharing import Sharing
-from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.loop import train
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.loop import train
 
 WAYS = ("each", "allgather", "window")
 BATCHES = {"32x64": (16, 12), "121x240": (4, 5)}  # examples of a batch, batches of a timing

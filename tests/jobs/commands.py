@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from hpc_bnn.cli import main
+from hpc_bnn.cli.program import main
 
 
 def run(words: list[str], said: Path) -> int:

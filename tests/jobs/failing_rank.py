@@ -24,10 +24,10 @@ from typing import Any, NoReturn
 import torch
 from mpi4py import MPI
 
-from hpc_bnn.cli import main
+from hpc_bnn.cli.program import main
 from hpc_bnn.data import Batches
-from hpc_bnn.train.log import Metrics
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.run.log import Metrics
+from hpc_bnn.train.step.step import Step
 
 RANK = MPI.COMM_WORLD.rank
 

@@ -11,11 +11,11 @@ import sys
 import time
 from typing import Any
 
-from hpc_bnn import cli
 from hpc_bnn.bayes import Gaussian
+from hpc_bnn.cli import program as cli
 from hpc_bnn.data import Batches
-from hpc_bnn.train.log import Metrics
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.run.log import Metrics
+from hpc_bnn.train.step.step import Step
 
 READING_S, STUCK_AT, LAST = 6.0, 3, 44
 

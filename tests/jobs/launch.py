@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_bnn.cli import main
+from hpc_bnn.cli.program import main
 
 LIMIT_S = 120.0
 COMMANDS = Path(__file__).with_name("commands.py")

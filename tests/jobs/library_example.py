@@ -3,10 +3,10 @@
 import torch
 
 import hpc_bnn as hb
-from hpc_bnn.data import DATA_SETS
+from hpc_bnn.data import data_set
 from hpc_bnn.models import MODELS
 
-digits = DATA_SETS["digits"]()
+digits = data_set("digits")()
 train_set = digits.train
 torch.manual_seed(0)
 network = MODELS["mlp"](digits.input_shape, digits.output_shape, hidden=(16,)).double()

@@ -13,8 +13,8 @@ from launch import Job, run_commands, run_here
 from outcome import assert_same, killed_behind, read
 from tiny_job import Train
 
-from hpc_bnn.data.toy_atmosphere import write_toy
-from hpc_bnn.train.checkpoint import load
+from hpc_bnn.fields.toy_atmosphere import write_toy
+from hpc_bnn.train.run.checkpoint import load
 
 STEPS, BATCH = 70, 12
 SETTINGS: dict[str, Any] = {

@@ -11,7 +11,7 @@ import yaml
 from launch import Ended, run, run_commands
 from tiny_job import SETTINGS, Train
 
-from hpc_bnn.train.checkpoint import load
+from hpc_bnn.train.run.checkpoint import load
 
 
 def assert_one_message(ended: Ended, *named: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from launch import Ended, run
 from tiny_job import Train
 
-from hpc_bnn.train.checkpoint import available, load
+from hpc_bnn.train.run.checkpoint import available, load
 
 SCRIPT = Path(__file__).with_name("user_script.py")
 FAILING = Path(__file__).with_name("failing_rank.py")

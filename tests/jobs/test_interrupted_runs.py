@@ -12,7 +12,7 @@ import pytest
 from launch import run
 from tiny_job import Train
 
-from hpc_bnn.train.checkpoint import available
+from hpc_bnn.train.run.checkpoint import available
 
 SCRIPT = Path(__file__).with_name("faulty_train.py")
 

@@ -14,7 +14,7 @@ import yaml
 from launch import Job, run, run_commands, run_here
 from tiny_job import Train
 
-from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.train.feed.sharing import cheapest
 
 SETTINGS: dict[str, Any] = {

@@ -24,7 +24,7 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import connect, on_first
 from hpc_bnn.parallel.grid import Grid, divisors

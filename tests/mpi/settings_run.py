@@ -11,9 +11,9 @@ from hpc_bnn.data import Batches, Source
 from hpc_bnn.parallel.comms import connect, together
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.build import build
-from hpc_bnn.train.schedule import rollout_steps
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.run.build import build
+from hpc_bnn.train.step.schedule import rollout_steps
+from hpc_bnn.train.step.step import Step
 
 
 def run_settings(chosen: Settings, source: Source, world: World) -> Outcome:

@@ -17,12 +17,12 @@ from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import divisors
 from hpc_bnn.parallel.watchdog import Watchdog
 from hpc_bnn.parallel.world import split
-from hpc_bnn.train import auto_grid
-from hpc_bnn.train.auto_grid import AutoGrid, start_auto
-from hpc_bnn.train.build import read_source
-from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.grid_probe import GridProbe
-from hpc_bnn.train.loop import train
+from hpc_bnn.train.plan import auto_grid
+from hpc_bnn.train.plan.auto_grid import AutoGrid, start_auto
+from hpc_bnn.train.plan.grid_probe import GridProbe
+from hpc_bnn.train.run.build import read_source
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.loop import train
 
 # Everything that makes noise is on, and a loss that joins the samples.
 CONTENT: dict[str, Any] = {

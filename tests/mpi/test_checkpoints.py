@@ -12,7 +12,7 @@ from hpc_bnn.losses import gaussian_nll
 from hpc_bnn.models import MODELS
 from hpc_bnn.parallel import mpi_channel
 from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.train.checkpoint import (
+from hpc_bnn.train.run.checkpoint import (
     Checkpoint,
     CheckpointError,
     digest,

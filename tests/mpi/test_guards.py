@@ -15,7 +15,7 @@ from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.guards import GuardError, agree
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.step.step import Step
 
 RECIPE = Recipe("gaussian expected learned", optimizer="sgd")
 

@@ -18,10 +18,10 @@ from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.auto_grid import start_auto
-from hpc_bnn.train.build import read_source
-from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.loop import train
+from hpc_bnn.train.plan.auto_grid import start_auto
+from hpc_bnn.train.run.build import read_source
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.loop import train
 
 BATCH = 12
 TOLERANCE = 1e-10

@@ -15,8 +15,8 @@ from small_run import SAMPLES, Outcome, deviation
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
-from hpc_bnn.data.era5 import era5
 from hpc_bnn.data.ranks import ALONE, Ranks
+from hpc_bnn.fields.era5 import era5
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.ranks import ChannelRanks

@@ -12,7 +12,7 @@ from small_run import SAMPLES, Outcome, deviation
 
 from hpc_bnn.config import CONFIGS, load_settings
 from hpc_bnn.config.settings import Settings
-from hpc_bnn.data import DATA_SETS, Source
+from hpc_bnn.data import Source, data_set
 from hpc_bnn.parallel.world import World
 
 TOLERANCE = 1e-10
@@ -49,7 +49,7 @@ def chosen(workload: str) -> Settings:
 @cache
 def source(workload: str) -> Source:
     data = chosen(workload).data
-    return DATA_SETS[data.name](**data.options)
+    return data_set(data.name)(**data.options)
 
 
 def run(workload: str, world: World) -> Outcome:

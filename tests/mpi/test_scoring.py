@@ -14,7 +14,7 @@ from hpc_bnn.data.source import InMemory, Scale
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.models.mlp import MLP
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.scoring import score
+from hpc_bnn.train.score.scoring import score
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 
 SCALE = Scale(

@@ -11,9 +11,9 @@ from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.grid import divisors
 from hpc_bnn.parallel.world import split
-from hpc_bnn.train.checkpoint import CheckpointError
-from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.loop import train
+from hpc_bnn.train.run.checkpoint import CheckpointError
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.loop import train
 
 CONTENT: dict[str, Any] = {
     "seed": 3,

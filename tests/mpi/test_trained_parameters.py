@@ -14,7 +14,7 @@ from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.step.step import Step
 
 SAMPLES, BATCH, STEPS = 12, 12, 4
 

@@ -8,7 +8,7 @@ import pytest
 from site_files import JOBS, render, shape, site_names, slurm_sites
 
 from hpc_bnn.parallel.note import STALLED, VARIABLE
-from hpc_bnn.train.stop import REQUEUE, SIGNAL
+from hpc_bnn.train.run.stop import REQUEUE, SIGNAL
 
 ALL = sorted([*(f"{job}.sbatch" for job in JOBS), "scaling.sh"])
 

@@ -9,7 +9,7 @@ from cluster import Cluster
 from jobs import ENVIRONMENT, Job
 from tiny_train import SETTINGS
 
-from hpc_bnn import cli
+from hpc_bnn.cli import program as cli
 
 STUDY = {
     "config": "tiny.yaml",

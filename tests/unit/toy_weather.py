@@ -8,12 +8,12 @@ import torch
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
 from hpc_bnn.data.ranks import ALONE, Ranks
-from hpc_bnn.data.toy_atmosphere import write_toy
+from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.build import build, read_source
-from hpc_bnn.train.trained import Trained
+from hpc_bnn.train.run.build import build, read_source
+from hpc_bnn.train.score.trained import Trained
 
 STEP_HOURS = 12
 SETTINGS: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_run import SERIES, hpc_bnn, written
 
-from hpc_bnn.data.era5 import catalogue
+from hpc_bnn.fields.assemble import catalogue
 
 # In place of cdsapi: whole months in one chunk; static fields with a time, as all fields have.
 STORE = """

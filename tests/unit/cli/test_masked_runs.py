@@ -13,8 +13,8 @@ from hpc_bnn.config import Settings
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.trained import load_trained
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.score.trained import load_trained
 
 
 def blanked(folder: Path) -> Path:

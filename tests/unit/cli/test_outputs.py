@@ -12,7 +12,7 @@ from tiny_run import SERIES, hpc_bnn, written
 from toy_weather import toy_settings, write_small_toy
 
 from hpc_bnn.config import dump_settings, load_settings
-from hpc_bnn.data.era5 import catalogue
+from hpc_bnn.fields.assemble import catalogue
 
 RANGE = ("--variables", "t2m", "--start", "2001-01-01", "--end", "2001-01-20", "--step-hours", 12)
 Command = Callable[[Path], int]
@@ -113,7 +113,7 @@ def test_statistics_are_not_computed_for_nothing(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("hpc_bnn.data.commands.statistics", never)
+    monkeypatch.setattr("hpc_bnn.cli.data_commands.statistics", never)
     assert hpc_bnn(*COMMANDS["data statistics"](work, source(work))) == 2
 
 

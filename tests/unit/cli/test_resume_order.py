@@ -13,7 +13,7 @@ from tiny_run import SERIES, Stopped, hpc_bnn, stopping_at, written
 from hpc_bnn.data import Batches
 from hpc_bnn.data.sharding import steps_per_epoch
 from hpc_bnn.parallel.grid import Grid
-from hpc_bnn.train.checkpoint import load
+from hpc_bnn.train.run.checkpoint import load
 
 ROWS = 120
 

@@ -9,7 +9,7 @@ import xarray
 from tiny_run import assert_equal_runs, hpc_bnn, metrics, read_json, stopped, written
 from toy_weather import toy_settings, write_small_toy
 
-from hpc_bnn.train.checkpoint import load
+from hpc_bnn.train.run.checkpoint import load
 
 # 102 states in the training range, 99 windows of three steps: 4 batches of 24 an epoch.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -20,8 +20,8 @@ from tiny_run import (
     written,
 )
 
-from hpc_bnn.train.checkpoint import load
-from hpc_bnn.train.versions import versions
+from hpc_bnn.train.run.checkpoint import load
+from hpc_bnn.train.run.versions import versions
 
 SUMMARY_KEYS = {
     "steps",

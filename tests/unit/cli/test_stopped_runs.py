@@ -12,16 +12,16 @@ import pytest
 import torch
 from tiny_run import SERIES, assert_equal_runs, checkpoints, hpc_bnn, metrics, read_json, written
 
-from hpc_bnn import cli
+from hpc_bnn.cli import program as cli
 from hpc_bnn.config import Settings
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train import stop
-from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.lock import hold
-from hpc_bnn.train.log import Progress
-from hpc_bnn.train.loop import train
-from hpc_bnn.train.stop import Stop, Unfinished
+from hpc_bnn.train.run import stop
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.lock import hold
+from hpc_bnn.train.run.log import Progress
+from hpc_bnn.train.run.loop import train
+from hpc_bnn.train.run.stop import Stop, Unfinished
 
 STEPS, EVERY = SERIES["train"]["steps"], SERIES["train"]["validate_every"]
 LOOKS = 2  # in a validation, before each of its batches

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 
-from hpc_bnn import cli
+from hpc_bnn.cli import program as cli
 from hpc_bnn.data import Batches
 
 SERIES: dict[str, Any] = {

@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor, nn
 
 from hpc_bnn.config import CONFIGS, SettingsError, check_options, choose, load_settings
-from hpc_bnn.train.build import check_choices
+from hpc_bnn.train.run.build import check_choices
 
 
 def chosen(

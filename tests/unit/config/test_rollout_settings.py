@@ -3,7 +3,7 @@
 import pytest
 
 from hpc_bnn.config import CONFIGS, SettingsError, load_settings
-from hpc_bnn.train.build import check_choices
+from hpc_bnn.train.run.build import check_choices
 
 CONFIG = CONFIGS / "mlp_series.yaml"
 

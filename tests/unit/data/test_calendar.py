@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_bnn.data.calendar import calendar_features, local_times
-from hpc_bnn.data.series_windows import RegularSeries, Windows, windowed_source
+from hpc_bnn.data.series.synthetic import synthetic_series
+from hpc_bnn.data.series.windows import RegularSeries, Windows, windowed_source
 from hpc_bnn.data.source import Source
-from hpc_bnn.data.synthetic_series import synthetic_series
 
 BERLIN = ZoneInfo("Europe/Berlin")
 ALL = ("hour_of_day", "day_of_week", "day_of_year")

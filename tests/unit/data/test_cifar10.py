@@ -17,8 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_bnn.data import DATA_SETS, cifar10_files
-from hpc_bnn.data.cifar10 import ByteImages, channel_scale, cifar10
+from hpc_bnn.data import data_set
+from hpc_bnn.data.images import cifar10_files
+from hpc_bnn.data.images.cifar10 import ByteImages, channel_scale, cifar10
 from hpc_bnn.data.source import Source
 
 COUNT = 20  # images of a batch, 10 000 in the official ones
@@ -449,4 +450,4 @@ def test_a_file_of_another_name(tmp_path: Path) -> None:
 
 
 def test_cifar10_is_registered() -> None:
-    assert DATA_SETS["cifar10"] is cifar10
+    assert data_set("cifar10") is cifar10

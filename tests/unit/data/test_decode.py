@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_bnn.data.era5.packing import SANE, Packing, affine, unpack
+from hpc_bnn.fields.packing import SANE, Packing, affine, unpack
 
 F4 = Packing("<f4", 1.0, 0.0, (), 9.969209968386869e36, None, None)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_bnn.data.digits import digits, pixel_scale
+from hpc_bnn.data.images.digits import digits, pixel_scale
 from hpc_bnn.data.source import InMemory, Source
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")

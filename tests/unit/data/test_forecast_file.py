@@ -15,15 +15,15 @@ import pytest
 import xarray
 from numpy.typing import NDArray
 
-from hpc_bnn.data.era5 import times
-from hpc_bnn.data.era5.netcdf3 import read_netcdf3
-from hpc_bnn.data.forecast_file import (
+from hpc_bnn.data.source import FieldChannel
+from hpc_bnn.fields import times
+from hpc_bnn.fields.forecast_file import (
     ForecastFile,
     create_forecast,
     finish,
     partial_path,
 )
-from hpc_bnn.data.source import FieldChannel
+from hpc_bnn.fields.netcdf3 import read_netcdf3
 
 VARIABLES = (
     FieldChannel("t2m", "K", "air_temperature", "2m temperature", None, False),

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_bnn.data.foreign import FOREIGN
+from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import InMemory
 
 

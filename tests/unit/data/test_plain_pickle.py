@@ -16,7 +16,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hpc_bnn.data.plain_pickle import read_plain_pickle
+from hpc_bnn.data.images.plain_pickle import read_plain_pickle
 
 VALUES: list[Any] = [
     None,

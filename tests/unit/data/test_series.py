@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpc_bnn.data.series import series
-from hpc_bnn.data.series_csv import read_csv_series
-from hpc_bnn.data.series_windows import Windows
+from hpc_bnn.data.series.csv_file import read_csv_series
+from hpc_bnn.data.series.series import series
+from hpc_bnn.data.series.windows import Windows
 from hpc_bnn.data.source import Source
 
 START = datetime(2020, 1, 1)

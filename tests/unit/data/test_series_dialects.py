@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from hpc_bnn.config.options import check_options
-from hpc_bnn.data.series import series
-from hpc_bnn.data.series_csv import read_csv_series
-from hpc_bnn.data.series_times import Notation, headed_zone, time_zone
-from hpc_bnn.data.series_windows import RegularSeries, Windows
+from hpc_bnn.data.series.csv_file import read_csv_series
+from hpc_bnn.data.series.series import series
+from hpc_bnn.data.series.times import Notation, headed_zone, time_zone
+from hpc_bnn.data.series.windows import RegularSeries, Windows
 
 BRUSSELS = ZoneInfo("Europe/Brussels")
 LOAD = "Actual Total Load [MW] - BZN|DE-LU"

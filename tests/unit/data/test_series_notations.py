@@ -13,9 +13,9 @@ import pandas
 import pytest
 
 from hpc_bnn.config.options import check_options
-from hpc_bnn.data.series import series
-from hpc_bnn.data.series_csv import read_csv_series
-from hpc_bnn.data.series_times import calendar_months, time_zone
+from hpc_bnn.data.series.csv_file import read_csv_series
+from hpc_bnn.data.series.series import series
+from hpc_bnn.data.series.times import calendar_months, time_zone
 
 START = datetime(2020, 1, 1)
 

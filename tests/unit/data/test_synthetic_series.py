@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hpc_bnn.data.series_windows import Windows
-from hpc_bnn.data.synthetic_series import load_like, synthetic_series
+from hpc_bnn.data.series.synthetic import load_like, synthetic_series
+from hpc_bnn.data.series.windows import Windows
 
 YEAR = 8766
 

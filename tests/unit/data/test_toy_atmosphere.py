@@ -10,10 +10,13 @@ import torch
 import xarray
 from numpy.typing import NDArray
 
-from hpc_bnn.data.era5 import Reader, catalogue, defects, era5
-from hpc_bnn.data.era5.names import expected_range
-from hpc_bnn.data.toy_atmosphere import write_toy
-from hpc_bnn.data.toy_waves import ToyWaves, rotation, toy_fields, toy_grid
+from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.era5 import era5
+from hpc_bnn.fields.names import expected_range
+from hpc_bnn.fields.reader import Reader
+from hpc_bnn.fields.report import defects
+from hpc_bnn.fields.toy_atmosphere import write_toy
+from hpc_bnn.fields.toy_waves import ToyWaves, rotation, toy_fields, toy_grid
 
 STEP_S = 21600
 

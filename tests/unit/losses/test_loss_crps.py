@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpc_bnn import losses
 from hpc_bnn.losses.axis import LocalAxis, SampleAxis
-from hpc_bnn.losses.crps import CRPS, TRANSPOSE_BYTES
+from hpc_bnn.losses.ensemble_crps import CRPS, TRANSPOSE_BYTES
 from hpc_bnn.verify.scores import crps_ensemble
 
 sr = pytest.importorskip("scoringrules", reason="independent implementation of the CRPS")

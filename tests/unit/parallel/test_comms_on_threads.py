@@ -7,7 +7,7 @@ import pytest
 import torch
 from thread_channel import on_world, outcomes, rank_tensor
 
-from hpc_bnn.cli import main
+from hpc_bnn.cli.program import main
 from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import RankError, connect, library_version, on_first, together
 from hpc_bnn.parallel.grid import Grid

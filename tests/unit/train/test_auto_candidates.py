@@ -10,8 +10,8 @@ from hpc_bnn import losses
 from hpc_bnn.config import Settings
 from hpc_bnn.losses.base import JointLoss
 from hpc_bnn.parallel.grid import fitting_grids
-from hpc_bnn.train.auto_grid import AutoGrid, Candidate
-from hpc_bnn.train.counting_axis import CountingAxis
+from hpc_bnn.train.plan.auto_grid import AutoGrid, Candidate
+from hpc_bnn.train.plan.counting_axis import CountingAxis
 
 JOINT = {
     "predictive": lambda: losses.categorical_nll(predictive=True),

@@ -11,7 +11,7 @@ from hpc_bnn.config import Settings, SettingsError
 from hpc_bnn.losses.axis import LocalAxis
 from hpc_bnn.losses.base import JointLoss, SeparableLoss
 from hpc_bnn.models.swin import Swin
-from hpc_bnn.train.build import Parts, build, check_choices
+from hpc_bnn.train.run.build import Parts, build, check_choices
 
 ROWS, COLUMNS = 5, 8
 SWIN = {"name": "swin", "width": 8, "depths": [0, 0, 0, 2], "heads": [2] * 4, "window": [2, 2]}

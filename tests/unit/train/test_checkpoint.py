@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hpc_bnn.bayes import Gaussian
 from hpc_bnn.losses import gaussian_moments, gaussian_nll
 from hpc_bnn.models import MODELS
-from hpc_bnn.train.checkpoint import (
+from hpc_bnn.train.run.checkpoint import (
     FORMAT,
     Checkpoint,
     CheckpointError,
@@ -29,7 +29,7 @@ from hpc_bnn.train.checkpoint import (
     restore,
     save,
 )
-from hpc_bnn.train.lock import LockError
+from hpc_bnn.train.run.lock import LockError
 
 STATE = {
     "single": torch.linspace(-1, 1, 500),
@@ -429,7 +429,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from hpc_bnn.train.checkpoint import Checkpoint, CheckpointError, save
+from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError, save
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 state = Checkpoint(2, {}, {"big": torch.zeros(40_000)}, {}, {}, "", {})

@@ -11,7 +11,7 @@ from toy_step import LOSSES, alone
 
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.step.step import Step
 
 WIDTH = 8
 

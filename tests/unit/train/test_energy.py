@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpc_bnn.train.energy import Energy, EnergyMeter, total
+from hpc_bnn.train.run.energy import Energy, EnergyMeter, total
 
 CPU = torch.device("cpu")
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from hpc_bnn.config import CONFIGS, Settings, load_settings
-from hpc_bnn.data.era5.wanted import source_without_files
 from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.data.source import InMemory, Source
+from hpc_bnn.fields.wanted import source_without_files
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.build import build, read_source
-from hpc_bnn.train.estimate import GIB, Estimate, estimate, host_bytes, told, verdict
-from hpc_bnn.train.live_memory import LiveMemory
-from hpc_bnn.train.step import Step
-from hpc_bnn.train.traced_step import step_bytes
-from hpc_bnn.train.traced_validation import Validation
+from hpc_bnn.train.plan.estimate import GIB, Estimate, estimate, host_bytes, told, verdict
+from hpc_bnn.train.plan.live_memory import LiveMemory
+from hpc_bnn.train.plan.traced_step import step_bytes
+from hpc_bnn.train.plan.traced_validation import Validation
+from hpc_bnn.train.run.build import build, read_source
+from hpc_bnn.train.step.step import Step
 
 MIB = 1 << 20
 VIT = ["data={name: digits}", "model.patch=2", "model.width=24", "model.depth=2"]

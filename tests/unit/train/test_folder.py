@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from hpc_bnn.config import Settings, SettingsError, dump_settings
-from hpc_bnn.train.folder import RESUMABLE, RunFolder
-from hpc_bnn.train.lock import LockError, _describe, release
+from hpc_bnn.train.run.folder import RESUMABLE, RunFolder
+from hpc_bnn.train.run.lock import LockError, _describe, release
 
 BASE = {
     "seed": 1,

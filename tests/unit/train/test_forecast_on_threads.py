@@ -21,13 +21,13 @@ from toy_weather import (
 
 from hpc_bnn.bayes.noise import Purpose, Stream, normals
 from hpc_bnn.data import Source
-from hpc_bnn.data.era5 import times
-from hpc_bnn.data.forecast_file import partial_path
+from hpc_bnn.fields import times
+from hpc_bnn.fields.forecast_file import partial_path
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train import forecast as module
-from hpc_bnn.train.forecast import forecast
+from hpc_bnn.train.score import forecast as module
+from hpc_bnn.train.score.forecast import forecast
 
 START_S = times.parse("2001-03-05T12:00", end=False)
 STEPS = 3

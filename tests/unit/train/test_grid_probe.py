@@ -13,11 +13,11 @@ from hpc_bnn.config import Settings
 from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.parallel.grid import Grid, fitting_grids
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train import auto_grid
-from hpc_bnn.train.auto_grid import Candidate
-from hpc_bnn.train.build import Parts, build, read_source
-from hpc_bnn.train.grid_probe import GridProbe
-from hpc_bnn.train.passes import Passes
+from hpc_bnn.train.plan import auto_grid
+from hpc_bnn.train.plan.auto_grid import Candidate
+from hpc_bnn.train.plan.grid_probe import GridProbe
+from hpc_bnn.train.run.build import Parts, build, read_source
+from hpc_bnn.train.step.passes import Passes
 
 SAMPLES, BATCH = 8, 24
 WORLD = World(Grid(1, 1, 0), torch.device("cpu"))

@@ -12,15 +12,15 @@ from torch import Tensor
 from toy_weather import ALONE_WORLD, STEP_HOURS, toy_source, toy_trained, write_small_toy
 
 from hpc_bnn.data import Source
-from hpc_bnn.data.era5 import times
+from hpc_bnn.fields import times
 from hpc_bnn.losses.cell_area import cell_area
-from hpc_bnn.train.forecast import forecast
-from hpc_bnn.train.rollout import Rollout
-from hpc_bnn.train.scoring import score
-from hpc_bnn.train.traced_step import step_bytes
-from hpc_bnn.train.trained import Trained
-from hpc_bnn.train.validation import field_tally
-from hpc_bnn.train.weather import WeatherScores, score_weather
+from hpc_bnn.train.plan.traced_step import step_bytes
+from hpc_bnn.train.run.validation import field_tally
+from hpc_bnn.train.score.forecast import forecast
+from hpc_bnn.train.score.rollout import Rollout
+from hpc_bnn.train.score.scoring import score
+from hpc_bnn.train.score.trained import Trained
+from hpc_bnn.train.score.weather import WeatherScores, score_weather
 from hpc_bnn.verify.tally import RegressionTally
 
 STEP_S = STEP_HOURS * 3600

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hpc_bnn.train import phases as module
-from hpc_bnn.train.phases import PHASES, Phases
+from hpc_bnn.train.step import phases as module
+from hpc_bnn.train.step.phases import PHASES, Phases
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from toy_weather import ALONE_WORLD
 
 import hpc_bnn
 from hpc_bnn.config import Settings
-from hpc_bnn.data.era5 import times
-from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.forecast import forecast
-from hpc_bnn.train.loop import train
-from hpc_bnn.train.trained import load_trained
+from hpc_bnn.fields import times
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.loop import train
+from hpc_bnn.train.score.forecast import forecast
+from hpc_bnn.train.score.trained import load_trained
 
 FOLDER = Path(
     os.environ.get("HPC_BNN_TEST_DATA")

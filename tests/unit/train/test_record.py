@@ -8,9 +8,9 @@ from test_folder import settings
 
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.folder import RunFolder
-from hpc_bnn.train.lock import LockError, release
-from hpc_bnn.train.record import Record
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.lock import LockError, release
+from hpc_bnn.train.run.record import Record
 
 WORLD = World(Grid(1, 1, 0), torch.device("cpu"))
 

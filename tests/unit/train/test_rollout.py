@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.losses.base import Loss
-from hpc_bnn.train.build import Parts
-from hpc_bnn.train.rollout import Rollout, time_text
+from hpc_bnn.train.run.build import Parts
+from hpc_bnn.train.score.rollout import Rollout, time_text
 
 SHAPE = (CHANNELS, ROWS, COLUMNS)
 CPU = torch.device("cpu")

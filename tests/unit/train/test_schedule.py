@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hpc_bnn.train.schedule import learning_rate, rollout_steps
+from hpc_bnn.train.step.schedule import learning_rate, rollout_steps
 
 
 def test_warm_up_rises_linearly_to_the_peak() -> None:

@@ -20,11 +20,11 @@ from hpc_bnn.losses.base import Loss
 from hpc_bnn.parallel.comms import Channel
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train import dealing, scoring
-from hpc_bnn.train.counting_axis import CountingAxis
-from hpc_bnn.train.dealing import own_part, slices
-from hpc_bnn.train.live_memory import LiveMemory
-from hpc_bnn.train.scoring import examples_at_once, score
+from hpc_bnn.train.plan.counting_axis import CountingAxis
+from hpc_bnn.train.plan.live_memory import LiveMemory
+from hpc_bnn.train.score import dealing, scoring
+from hpc_bnn.train.score.dealing import own_part, slices
+from hpc_bnn.train.score.scoring import examples_at_once, score
 from hpc_bnn.verify.tally import RegressionTally
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from hpc_bnn.data import InMemory
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.scoring import score
+from hpc_bnn.train.score.scoring import score
 
 CPU = torch.device("cpu")
 ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_bnn.data.series_windows import RegularSeries, windowed_source
+from hpc_bnn.data.series.windows import RegularSeries, windowed_source
 from hpc_bnn.data.source import Source
-from hpc_bnn.train.series_report import naive_scores, series_details, series_tally
+from hpc_bnn.train.score.series_report import naive_scores, series_details, series_tally
 
 HORIZON = 6
 

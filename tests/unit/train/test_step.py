@@ -19,9 +19,9 @@ from hpc_bnn.losses.axis import LocalAxis
 from hpc_bnn.losses.base import SeparableLoss
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.passes import Passes
-from hpc_bnn.train.phases import Phases
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.step.passes import Passes
+from hpc_bnn.train.step.phases import Phases
+from hpc_bnn.train.step.step import Step
 
 
 def direct(toy: Toy, samples: int, x: Tensor, y: Tensor, *, kl_weight: float = 1.0) -> Tensor:

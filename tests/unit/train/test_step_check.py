@@ -11,7 +11,7 @@ from toy_step import alone
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.impure import ImpureError
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.step.step import Step
 
 X = torch.randn(16, 8, 4, generator=torch.Generator().manual_seed(1))  # as many times as half of B
 

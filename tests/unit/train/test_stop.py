@@ -16,10 +16,10 @@ from thread_channel import on_world, outcomes
 from hpc_bnn.config.settings import TrainSettings
 from hpc_bnn.parallel.channel import SOLO, Channel
 from hpc_bnn.parallel.comms import RankError
-from hpc_bnn.train.lock import LockError, hold
-from hpc_bnn.train.log import Metrics
-from hpc_bnn.train.restarts import lost_steps
-from hpc_bnn.train.stop import SIGNAL, Interrupted, Stop
+from hpc_bnn.train.run.lock import LockError, hold
+from hpc_bnn.train.run.log import Metrics
+from hpc_bnn.train.run.restarts import lost_steps
+from hpc_bnn.train.run.stop import SIGNAL, Interrupted, Stop
 
 
 @pytest.mark.parametrize("name", ["SIGUSR2", "SIGTERM", "SIGINT"])
@@ -99,7 +99,7 @@ def test_the_clock_leaves_time_for_the_longest_step_and_checkpoint(
 ) -> None:
     """But the start, in which data are read, says nothing about the steps."""
     clock = [400.0]
-    monkeypatch.setattr("hpc_bnn.train.stop.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("hpc_bnn.train.run.stop.time.monotonic", lambda: clock[0])
     stop = Stop(SOLO, max_time_s=1000, began=0.0)
 
     def last_moment() -> float:
@@ -149,7 +149,7 @@ def test_what_is_no_time_limit_is_refused(given: float | str) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from hpc_bnn.train.lock import hold
+from hpc_bnn.train.run.lock import hold
 held = hold(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
@@ -240,7 +240,7 @@ def test_a_lock_that_cannot_be_read_for_a_moment(
     def ask() -> None:
         raise answers.pop(0)
 
-    monkeypatch.setattr("hpc_bnn.train.stop.LOOK_S", 0.0)
+    monkeypatch.setattr("hpc_bnn.train.run.stop.LOOK_S", 0.0)
     stop = Stop(SOLO, began=time.monotonic())
     stop.watch(ask)
     with caplog.at_level(logging.WARNING, logger="hpc_bnn"):

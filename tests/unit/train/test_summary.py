@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_bnn.train.summary import read_summary, write_json
+from hpc_bnn.train.run.summary import read_summary, write_json
 
 
 def test_null_is_nan(tmp_path: Path) -> None:

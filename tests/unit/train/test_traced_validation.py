@@ -10,12 +10,12 @@ from hpc_bnn.config import Settings
 from hpc_bnn.data.source import Source
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train import dealing
-from hpc_bnn.train.build import build
-from hpc_bnn.train.counting_axis import CountingAxis
-from hpc_bnn.train.live_memory import LiveMemory
-from hpc_bnn.train.scoring import score
-from hpc_bnn.train.traced_validation import validation_bytes
+from hpc_bnn.train.plan.counting_axis import CountingAxis
+from hpc_bnn.train.plan.live_memory import LiveMemory
+from hpc_bnn.train.plan.traced_validation import validation_bytes
+from hpc_bnn.train.run.build import build
+from hpc_bnn.train.score import dealing
+from hpc_bnn.train.score.scoring import score
 
 CPU = torch.device("cpu")
 NLL = "loss={name: gaussian_nll, variance: predicted}"

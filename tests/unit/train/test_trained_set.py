@@ -10,8 +10,8 @@ from toy_step import alone
 
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
-from hpc_bnn.train.parameters import TrainingWatch, buffers_of
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.step.parameters import TrainingWatch, buffers_of
+from hpc_bnn.train.step.step import Step
 
 Make = Callable[[Iterable[Any]], torch.optim.Optimizer]
 

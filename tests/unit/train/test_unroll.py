@@ -21,12 +21,12 @@ from hpc_bnn.data.source import Fields
 from hpc_bnn.losses.axis import LocalAxis
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.models.swin import Swin
-from hpc_bnn.train.build import Parts
-from hpc_bnn.train.live_memory import LiveMemory
-from hpc_bnn.train.passes import Precision
-from hpc_bnn.train.rollout import Rollout
-from hpc_bnn.train.step import Step
-from hpc_bnn.train.unroll import Unroll
+from hpc_bnn.train.plan.live_memory import LiveMemory
+from hpc_bnn.train.run.build import Parts
+from hpc_bnn.train.score.rollout import Rollout
+from hpc_bnn.train.step.passes import Precision
+from hpc_bnn.train.step.step import Step
+from hpc_bnn.train.step.unroll import Unroll
 
 EXAMPLES, SAMPLES = 3, 4
 NUM_EXAMPLES = 50
@@ -274,7 +274,7 @@ def keep_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def keep(function: Callable[..., Tensor], *args: Any, **_: Any) -> Tensor:
         return function(*args)
 
-    return lambda: monkeypatch.setattr("hpc_bnn.train.unroll.checkpoint", keep)
+    return lambda: monkeypatch.setattr("hpc_bnn.train.step.unroll.checkpoint", keep)
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["module", "function"])

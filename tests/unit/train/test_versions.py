@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hpc_bnn as hb
-from hpc_bnn.train import versions as module
-from hpc_bnn.train.versions import commit_of, versions
+from hpc_bnn.train.run import versions as module
+from hpc_bnn.train.run.versions import commit_of, versions
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 

@@ -28,9 +28,9 @@ from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.ranks import ChannelRanks
-from hpc_bnn.train.rollout import Rollout
-from hpc_bnn.train.trained import Trained
-from hpc_bnn.train.weather import WeatherScores, _climatology, _spread, _starts, score_weather
+from hpc_bnn.train.score.rollout import Rollout
+from hpc_bnn.train.score.trained import Trained
+from hpc_bnn.train.score.weather import WeatherScores, _climatology, _spread, _starts, score_weather
 from hpc_bnn.verify.climatology import HarmonicSums
 from hpc_bnn.verify.weather import WeatherTally
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_bnn.train.weather import _starts
+from hpc_bnn.train.score.weather import _starts
 
 STEP_S = 21600
 

@@ -12,7 +12,7 @@ from hpc_bnn.losses.base import Loss
 from hpc_bnn.models.mlp import MLP
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.step import Step
+from hpc_bnn.train.step.step import Step
 
 INPUTS, OUTPUTS, BATCH, NUM_EXAMPLES = 3, 2, 6, 50
 

@@ -1,0 +1,80 @@
+"""``hpc-bnn train CONFIG --estimate``: the memory of a rank, for these ranks or for others."""
+
+import argparse
+
+import torch
+
+from hpc_bnn.config import Settings
+from hpc_bnn.data import Source
+from hpc_bnn.fields.wanted import source_without_files
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
+from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.train.plan.estimate import GIB, host_bytes, largest, told, verdict
+from hpc_bnn.train.run.build import read_source
+
+NEED_FILES = ("path", "train", "validation", "test", "statistics", "missing", "member", "stale")
+
+
+def estimate_command(
+    options: argparse.Namespace, settings: Settings, channel: Channel
+) -> tuple[list[str], int]:
+    """Collective: return the estimate as lines, and status 1 where it does not fit the device."""
+    node = channel.split_by_node().size
+    ranks, per_node = options.ranks or channel.size, options.ranks_per_node
+    per_node = per_node or (node if ranks == channel.size else min(ranks, max(node, 1)))
+    grids = _grids(settings, ranks, per_node)
+    source = _source(settings, options.points, channel)
+    on_gpu = settings.train.device != "cpu" and torch.cuda.is_available()
+    gpu = on_gpu or settings.train.device == "cuda" or bool(options.device_memory)
+    found, grid = largest(settings, source, grids, gpu=gpu)
+    lines = told(found, settings, grid, gpu=gpu)
+    if settings.grid.mode == "auto":
+        every = ", ".join(f"{each.sample_ranks} x {each.data_ranks}" for each in grids)
+        lines.insert(0, f"grid.mode = auto may choose {every}; of these, what needs most:")
+    capacity = _capacity(options.device_memory, gpu=gpu, on_gpu=on_gpu, per_node=per_node)
+    line, fits = verdict(found, gpu=gpu, capacity=capacity)
+    return [*lines, line], 0 if fits else 1
+
+
+def _grids(settings: Settings, ranks: int, per_node: int) -> list[Grid]:
+    """Return the grids that the run may have: one, or all among which it would choose.
+
+    Raises
+    ------
+    ValueError
+        If none shares samples and batch.
+    """
+    mode, samples = settings.grid.mode, settings.posterior.samples
+    batch_size = settings.train.batch_size
+    if mode == "auto":
+        fitting = fitting_grids(ranks, samples=samples, batch_size=batch_size)
+        return [Grid(s, d, 0) for s, d in fitting]
+    chosen = choose_sample_ranks(
+        ranks, per_node, mode=mode, sample_ranks=settings.grid.sample_ranks
+    )
+    grid = Grid(chosen, ranks // chosen, 0)
+    grid.own_samples(samples)
+    grid.own_examples(batch_size)
+    return [grid]
+
+
+def _source(settings: Settings, points: tuple[int, int] | None, channel: Channel) -> Source:
+    """Collective: read the data set, or only know its shapes where the grid is given."""
+    if points is None:
+        return read_source(settings, ChannelRanks(channel))
+    if settings.data.name != "era5":
+        raise ValueError(
+            f"--points: for data.name = era5, this is {settings.data.name!r}; leave it out"
+        )
+    options = {k: v for k, v in settings.data.options.items() if k not in NEED_FILES}
+    return source_without_files(*points, **options)
+
+
+def _capacity(given_gib: float | None, *, gpu: bool, on_gpu: bool, per_node: int) -> int:
+    """Return the bytes there are for a rank, 0 if unknown."""
+    if given_gib:
+        return int(given_gib * GIB)
+    if not gpu:
+        return host_bytes() // per_node
+    return torch.cuda.mem_get_info()[1] if on_gpu else 0

@@ -1,0 +1,162 @@
+"""The commands of ``hpc-bnn scaling``: each returns the lines to print and the exit status."""
+
+import argparse
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.study.collect import collect, read_csv, told, write_csv
+from hpc_bnn.study.exchanges import measure
+from hpc_bnn.study.launch import run_plan
+from hpc_bnn.study.outcomes import read_outcomes
+from hpc_bnn.study.plan_file import make_plan, read_plan, table, write_plan
+from hpc_bnn.study.projection import (
+    errors,
+    hold_out,
+    leave_one_out,
+    measured,
+    overtaking,
+    project,
+    read_exchanges,
+    usual_ranks_per_node,
+)
+from hpc_bnn.study.projection_report import (
+    assumptions,
+    coefficients,
+    ends,
+    projection_table,
+    record,
+    warnings,
+)
+from hpc_bnn.study.step_model import Exchange
+from hpc_bnn.train.run.summary import write_json
+
+Answer = tuple[list[str], int]
+
+
+def _plan(options: argparse.Namespace, channel: Channel) -> Answer:
+    plan, settings = make_plan(options.study, options.folder)
+    write_plan(plan, settings)
+    here = f"hpc-bnn scaling run {options.folder}"
+    there = f"scaling.sh --plan {options.folder}"
+    return [*table(plan), f"run them with {here}, or with {there} on a cluster"], 0
+
+
+def _run(options: argparse.Namespace, channel: Channel) -> Answer:
+    plan = read_plan(options.folder)
+    failed = run_plan(plan, launcher=shlex.split(options.launcher))
+    done = len(plan.points) - len(failed)
+    lines = [f"{options.folder}: {done} of {len(plan.points)} points are finished"]
+    return [*lines, *(f"failed: {name}" for name in failed)], 1 if failed else 0
+
+
+def _collect(options: argparse.Namespace, channel: Channel) -> Answer:
+    plan = read_plan(options.folder)
+    collection = collect(plan, allow_mixed=options.allow_mixed)
+    write_csv(plan.csv, collection.rows)
+    lines = [*told(collection), f"{plan.csv}: {len(collection.rows)} rows"]
+    return lines, 1 if collection.absent else 0
+
+
+def _plot(options: argparse.Namespace, channel: Channel) -> Answer:
+    # Here, not above: matplotlib takes half a second that no other command needs, on every rank.
+    from hpc_bnn.study.scaling_plots import plot_study
+
+    plan = read_plan(options.folder)
+    rows, outcomes = read_csv(plan.csv), read_outcomes(plan)
+    return [f"{path}" for path in plot_study(rows, outcomes, plan.folder)], 0
+
+
+def _project(options: argparse.Namespace, channel: Channel) -> Answer:
+    """Collective with ``--measure``: rank 0 does the rest."""
+    stored = options.folder / "exchanges.json"
+    if options.measure:
+        _measure(channel, stored)
+    return on_first(channel, lambda: _projection(options, stored), name="projection")
+
+
+def _projection(options: argparse.Namespace, stored: Path) -> Answer:
+    from hpc_bnn.study.scaling_plots import plot_projection  # as in _plot
+
+    plan = read_plan(options.folder)
+    rows = read_csv(plan.csv)
+    if not rows:
+        raise ValueError(f"{plan.csv}: holds no rows; run and collect points first")
+    points = measured(
+        rows, plan.settings(), exchanges=read_exchanges(stored), given=_between(options)
+    )
+    model = points.fit()
+    fitted = errors(model, points.works, points.times)
+    left_out, fits = leave_one_out(points)
+    per_node = options.ranks_per_node or usual_ranks_per_node(points)
+    sizes = {"ranks_per_node": per_node, "max_ranks": options.max_ranks}
+    projected = project(rows, model, fits, **sizes)
+    crossing = overtaking(rows, model, **sizes)
+    taken = assumptions(points, model, per_node)
+    told_errors = {"of the fit": fitted, "leaving one point out": left_out}
+    if options.hold_out:
+        held = ", ".join(map(str, options.hold_out))
+        told_errors[f"holding out {held} ranks"] = hold_out(points, options.hold_out)
+    doubts = warnings(rows, model, left_out)
+    content = record(
+        model,
+        projected,
+        errors={name: asdict(found) for name, found in told_errors.items()},
+        overtaking=crossing,
+        assumptions=taken,
+        warnings=doubts,
+        **sizes,
+    )
+    write_json(plan.folder / "projection.json", content)
+    picture = plot_projection(
+        projected,
+        rows,
+        plan.folder / "projection.png",
+        title=f"{per_node} ranks a node; error leaving one out: {left_out.shown()}",
+    )
+    lines = [f"error {name}: {found.told()}" for name, found in told_errors.items()]
+    lines += [*coefficients(model), *(f"assumed: {text}" for text in taken)]
+    lines += [f"warning: {text}" for text in doubts]
+    told_ends = ends(projected, options.max_ranks)
+    return [*projection_table(projected), *told_ends, *crossing, *lines, f"{picture}"], 0
+
+
+def _measure(channel: Channel, stored: Path) -> None:
+    """Collective: time exchanges and store them beside the plan, those of this size anew."""
+    on_first(channel, lambda: read_plan(stored.parent), name="plan")
+    if channel.size == 1:
+        raise ValueError(
+            "--measure times exchanges: start it on several ranks, such as mpirun -n 2 python -m "
+            f"mpi4py -m hpc_bnn scaling project {stored.parent} --measure"
+        )
+    world, seconds = measure(channel)
+    own = [Exchange(channel.size, world.num_nodes, n, time) for n, time in seconds.items()]
+
+    def store() -> None:
+        place = (channel.size, world.num_nodes)
+        others = [e for e in read_exchanges(stored) if (e.ranks, e.nodes) != place]
+        write_json(stored, {"exchanges": [asdict(exchange) for exchange in [*others, *own]]})
+
+    on_first(channel, store, name="exchanges")
+
+
+def _between(options: argparse.Namespace) -> dict[str, float]:
+    """Return the coefficients between nodes that the user gives."""
+    found = {}
+    if options.latency_us is not None:
+        found["latency_between"] = options.latency_us * 1e-6
+    if options.bandwidth_gbs is not None:
+        found["payload_between"] = 1e-9 / options.bandwidth_gbs
+    return found
+
+
+SCALING: dict[str, Callable[[argparse.Namespace, Channel], Answer]] = {
+    "scaling plan": _plan,
+    "scaling run": _run,
+    "scaling collect": _collect,
+    "scaling plot": _plot,
+    "scaling project": _project,
+}

@@ -1,0 +1,1 @@
+"""Time series: CSV files read strictly, cut into windows, split by time."""

@@ -1,0 +1,117 @@
+"""Time series forecasting from a CSV file: windows (history, C) -> (horizon, C).
+
+Reading is in series_csv.py, cutting, splitting and normalising in series_windows.py.
+
+Shape letters: H history rows, P horizon rows, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hpc_bnn.data.calendar import Feature
+from hpc_bnn.data.series.csv_file import read_csv_series
+from hpc_bnn.data.series.numbers import Decimal, Missing
+from hpc_bnn.data.series.times import time_zone as zone_of
+from hpc_bnn.data.series.windows import windowed_source
+from hpc_bnn.data.source import BEYOND, Source
+
+
+def series(
+    path: str | Path,
+    *,
+    time_column: str,
+    value_columns: Sequence[str],
+    history: int,
+    horizon: int,
+    stride: int = 1,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    group_column: str | None = None,
+    time_format: str | None = None,
+    time_zone: str | None = None,
+    missing: Missing = "refuse",
+    decimal: Decimal | None = None,
+    calendar: Sequence[Feature] = (),
+    calendar_zone: str | None = None,
+    units: str = "",
+) -> Source:
+    """Offer the named columns of a CSV file as windows x (H, C) -> y (P, C), float32, normalised.
+
+    The file has a header, one row per time, a fixed step, and no gaps; the delimiter is found. The
+    split is by time and free of leakage (how: series_windows.py); mean and standard deviation come
+    from the training rows.
+
+    value_columns: the C channels; all are inputs and targets.
+    stride: rows between the starts of neighbouring windows.
+    fractions: shares of the rows for training, validation and test.
+    group_column: tells several series in one file apart; windows never cross from one to the next.
+    time_format: notation of the times as in `datetime.strptime`; ISO 8601 if None. Ranges
+        ("01.01.2020 00:00 - 01.01.2020 01:00") count from their beginning.
+    time_zone: of local times, such as "Europe/Berlin": the clock changes are then taken care of. A
+        column named like "Time (CET/CEST)" or "MTU (UTC)" says its zone itself.
+    missing: numbers that are empty, "n/e", "-", "?" or "N/A": "refuse" the file, or "skip" the
+        windows that hold one.
+    decimal: the decimal mark, "." or ","; the other one may stand between thousands. None: a point,
+        and "1.000" is refused where it may be a thousand.
+    calendar: "hour_of_day", "day_of_week", "day_of_year" of the targets as further inputs; then x
+        has one dimension (series_windows.py).
+    calendar_zone: whose clock the calendar goes by; `time_zone` if None, and without either the
+        times as they are written (UTC where they have an offset).
+    units: text for axes and files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        For missing, duplicate or unsorted times, for text, nothing or NaN in a number column, an
+        unknown column, too few rows or a setting out of range; names file, line, column, value,
+        what was expected and what to do.
+    """
+    path = Path(path)
+    if isinstance(value_columns, str) or not value_columns:
+        raise ValueError(
+            f"{path}: value_columns = {value_columns!r}: expected a list of column names, such as "
+            "['load']"
+        )
+    if len(set(value_columns)) != len(value_columns):
+        raise ValueError(
+            f"{path}: value_columns = {list(value_columns)}: a column is named twice; name each "
+            "once"
+        )
+    many = read_csv_series(
+        path,
+        time_column=time_column,
+        value_columns=value_columns,
+        group_column=group_column,
+        time_format=time_format,
+        zone=time_zone,
+        missing=missing,
+        decimal=decimal,
+    )
+    for one in many:
+        beyond = (one.values.abs() > BEYOND).nonzero().tolist()
+        if beyond:
+            row, column = beyond[0]
+            raise ValueError(
+                f"{path}: column '{value_columns[column]}' at {one.start + row * one.step}: "
+                f"{float(one.values[row, column]):g} is no value but, it seems, stands for a "
+                f"missing one; expected less than {BEYOND:g} in magnitude: leave it empty and set "
+                "missing: skip, or correct it"
+            )
+    if calendar_zone is not None:
+        clock = zone_of(calendar_zone, "calendar_zone")
+        many = [replace(one, zone=clock) for one in many]
+    return windowed_source(
+        str(path),
+        many,
+        channels=value_columns,
+        units=units,
+        history=history,
+        horizon=horizon,
+        stride=stride,
+        fractions=fractions,
+        calendar=calendar,
+    )

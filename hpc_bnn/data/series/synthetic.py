@@ -1,0 +1,123 @@
+"""A synthetic hourly series like an electricity load, so that a demo needs no file.
+
+level[t, c] = base[c] * (1 + daily + weekly + yearly cycle), value = level * (1 + noise * ar[t, c])
+with a unit variance AR(1) process ar: the noise is proportional to the level, so a network that
+predicts one spread for all hours is measurably miscalibrated.
+
+Shape letters: T hours, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_bnn.data.calendar import Feature
+from hpc_bnn.data.series.windows import RegularSeries, windowed_source
+from hpc_bnn.data.source import Source
+
+HOURS_PER_DAY = 24
+HOURS_PER_WEEK = 168
+HOURS_PER_YEAR = 8766  # 365.25 days
+
+
+def synthetic_series(
+    *,
+    length: int = 2 * HOURS_PER_YEAR,
+    channels: int = 1,
+    seed: int = 0,
+    noise: float = 0.04,
+    correlation: float = 0.9,
+    history: int = HOURS_PER_WEEK,
+    horizon: int = HOURS_PER_DAY,
+    stride: int = 1,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    calendar: Sequence[Feature] = (),
+) -> Source:
+    """Offer synthetic hourly loads as windows x (history, C) -> y (horizon, C).
+
+    The values are a function of the arguments only.
+
+    length: hours.
+    noise: standard deviation of the noise as a share of the level.
+    correlation: of the noise from one hour to the next.
+    calendar: of the targets, as further inputs (series_windows.py).
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range or `length` is too short for one window per part.
+    """
+    if channels < 1 or length < 1 or seed < 0:
+        raise ValueError(
+            f"synthetic_series: length = {length}, channels = {channels}, seed = {seed}: "
+            "expected length and channels of at least 1 and a seed of at least 0"
+        )
+    if not (0 <= correlation < 1 and 0 <= noise < 1):
+        raise ValueError(
+            f"synthetic_series: noise = {noise}, correlation = {correlation}: "
+            "expected both at least 0 and below 1"
+        )
+    values = load_like(length, channels, seed, noise=noise, correlation=correlation)
+    one = RegularSeries(name="", start=datetime(2001, 1, 1), step=timedelta(hours=1), values=values)
+    return windowed_source(
+        f"synthetic_series(seed={seed})",
+        [one],
+        channels=[f"synthetic_load_{channel}" for channel in range(channels)],
+        units="MW (synthetic)",
+        history=history,
+        horizon=horizon,
+        stride=stride,
+        fractions=fractions,
+        calendar=calendar,
+    )
+
+
+def load_like(length: int, channels: int, seed: int, *, noise: float, correlation: float) -> Tensor:
+    """Compute the values (T, C) float64 from Monday 2001-01-01 00:00 on.
+
+    A longer series of the same seed and channels starts with the shorter one.
+    """
+    hour = torch.arange(length, dtype=torch.float64).unsqueeze(1)
+    normal = _normals(seed, channels + length * channels)
+    own = normal[:channels]
+    innovations = normal[channels:].reshape(length, channels)
+
+    base = 100.0 * torch.exp(0.3 * own)
+    turn = 2 * math.pi * hour
+    # Two harmonics give the morning and the evening peak; channels differ by up to an hour or so.
+    day = turn / HOURS_PER_DAY - 0.25 * own
+    daily = -0.20 * torch.cos(day) - 0.08 * torch.cos(2 * day - 1.0)
+    # One within about a day of Sunday 00:00, hour 144 of the week, else zero.
+    from_sunday = turn / HOURS_PER_WEEK - 2 * math.pi * 144 / HOURS_PER_WEEK
+    weekend = torch.sigmoid(12 * (torch.cos(from_sunday) - math.cos(2 * math.pi / 7)))
+    weekly = -0.15 * weekend
+    yearly = 0.15 * torch.cos(turn / HOURS_PER_YEAR)
+    level = base * (1 + daily + weekly + yearly)
+    return level * (1 + noise * _autoregressive(innovations, correlation))
+
+
+def _autoregressive(innovations: Tensor, correlation: float) -> Tensor:
+    """Turn standard normals (T, C) into a stationary AR(1) process (T, C) of unit variance."""
+    fresh = math.sqrt(1 - correlation**2)
+    out = innovations.clone()
+    for t in range(1, len(out)):
+        out[t] = correlation * out[t - 1] + fresh * innovations[t]
+    return out
+
+
+def _normals(seed: int, count: int) -> Tensor:
+    """Draw standard normals (count,) from Philox4x64 of numpy.
+
+    Raw bits and the inverse cdf, because numpy promises to keep the bit stream but not the methods
+    of Generator.
+    """
+    bits = np.random.Philox(key=seed).random_raw(count)
+    uniforms = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    normals: Tensor = torch.special.ndtri(torch.from_numpy(uniforms))
+    return normals

@@ -1,0 +1,284 @@
+"""Cut regular series into windows (history -> horizon) and split them by time without leakage.
+
+How leakage is excluded: two times cut the whole period, the same two for every series of a file. A
+training window lies with history and targets before the first cut. The targets of a validation
+window lie between the cuts, those of a test window behind the second. So no window of an earlier
+part, history or target, touches a target of a later part, and the normalisation uses rows before
+the first cut only. The history of a validation or test window may reach back over its cut: at the
+time of a forecast the past is known. Windows that hold a missing value (NaN) are left out.
+
+With a calendar the input also says when the targets are: x is the history (H, C) and behind it the
+features (P, F) of every target row, in one row of H C + P F numbers. The features of the history
+would say nothing more, as the step is fixed; one row of features would be wrong behind a clock
+change within the horizon.
+
+Shape letters: T rows of all series, C channels, F calendar features, B batch, H history rows,
+P horizon rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.data.calendar import Feature, calendar_features
+from hpc_bnn.data.series.scale import training_scale
+from hpc_bnn.data.source import Source
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("training", "validation", "test")
+_EPOCH = datetime(1970, 1, 1)
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, eq=False)
+class RegularSeries:
+    """Hold one series without gaps: row i of values (T, C) float64 is of time start + i * step.
+
+    start: without time zone; UTC where the file gave zones.
+    values: NaN where missing.
+    zone: of the clock that the calendar goes by; None: that of `start`.
+    """
+
+    name: str
+    start: datetime
+    step: timedelta
+    values: Tensor
+    zone: tzinfo | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Read windows out of shared rows by index; nothing is copied before `batch`.
+
+    values: (T, C) float32, normalised, the rows of all series one after the other.
+    times: (T,) int64, microseconds since 1970.
+    starts: (number of windows,) int64, first row of each window.
+    calendar: (T, F) float32, what is known of each row beforehand; F = 0 without a calendar.
+    zone: of the clocks, where it is known and one; then times are UTC.
+    """
+
+    in_memory: ClassVar[bool] = True
+    values: Tensor
+    times: Tensor
+    starts: Tensor
+    history: int
+    horizon: int
+    calendar: Tensor
+    zone: tzinfo | None = None
+
+    def __len__(self) -> int:
+        """Count the windows."""
+        return len(self.starts)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Copy the windows at `indices` (B,) as inputs and targets (B, P, C).
+
+        Inputs are the history (B, H, C), with a calendar (B, H C + P F).
+        """
+        rows = self.starts[indices].unsqueeze(-1) + torch.arange(self.history + self.horizon)
+        window = self.values[rows]
+        x, y = window[..., : self.history, :], window[..., self.history :, :]
+        if self.calendar.shape[1]:
+            known = self.calendar[rows[..., self.history :]]
+            x = torch.cat([x.flatten(-2), known.flatten(-2)], dim=-1)
+        return x, y
+
+    @property
+    def step(self) -> timedelta:
+        """The time from one row to the next."""
+        return int(self.times[1] - self.times[0]) * _TICK
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of the input of one window."""
+        channels, features = self.values.shape[1], self.calendar.shape[1]
+        if not features:
+            return self.history, channels
+        return (self.history * channels + self.horizon * features,)
+
+    def histories(self, x: Tensor) -> Tensor:
+        """Return the history (B, H, C) that the inputs x of a batch hold."""
+        channels = self.values.shape[1]
+        flat = x.flatten(1)[:, : self.history * channels]
+        return flat.reshape(-1, self.history, channels)
+
+    def target_times(self, index: int) -> list[datetime]:
+        """List the P times of the targets of one window, without time zone."""
+        first = int(self.starts[index]) + self.history
+        ticks = self.times[first : first + self.horizon].tolist()
+        return [_EPOCH + tick * _TICK for tick in ticks]
+
+    def clock_times(self, index: int) -> list[datetime]:
+        """List the P times of the targets of one window as a clock shows them."""
+        times = self.target_times(index)
+        if self.zone is None:
+            return times
+        return [time.replace(tzinfo=UTC).astimezone(self.zone) for time in times]
+
+
+def windowed_source(
+    name: str,
+    many: Sequence[RegularSeries],
+    *,
+    channels: Sequence[str],
+    units: str,
+    history: int,
+    horizon: int,
+    stride: int,
+    fractions: tuple[float, float, float],
+    calendar: Sequence[Feature] = (),
+) -> Source:
+    """Normalise series, split them by time and offer their windows; `name` stands in every error.
+
+    stride: rows between the starts of neighbouring windows.
+    fractions: shares of the rows whose times fall before, between and behind the cuts.
+    calendar: what the inputs say of the times of the targets (calendar.py).
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, or a series or a part is too short for one window.
+    """
+    _require_settings(name, history, horizon, stride, fractions)
+    for one in many:
+        if len(one.values) < history + horizon:
+            of_group = f" of group '{one.name}'" if one.name else ""
+            raise ValueError(
+                f"{name}: the series{of_group} has {len(one.values)} rows: one window needs "
+                f"history + horizon = {history} + {horizon} = {history + horizon} rows, and a "
+                f"split into all parts {rows_needed(history, horizon, fractions)}; "
+                "give more rows, or a shorter history or horizon"
+            )
+    times = [_ticks(one) for one in many]
+    cuts = _cuts(torch.cat(times), fractions)
+    starts: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+    training_rows = []
+    offset = 0
+    for one, ticks in zip(many, times, strict=True):
+        first, second = (int((ticks < cut).sum()) for cut in cuts)
+        training_rows.append(one.values[:first])
+        # First row a window of the part may read, and the row behind its last target.
+        spans = {
+            "training": (0, first),
+            "validation": (first - history, second),
+            "test": (second - history, len(one.values)),
+        }
+        for part, (first_read, end) in spans.items():
+            begin, last = max(first_read, 0), end - history - horizon
+            if last >= begin:
+                starts[part].append(offset + torch.arange(begin, last + 1, stride))
+        offset += len(one.values)
+    for part in PARTS:
+        if sum(len(windows) for windows in starts[part]) == 0:
+            raise ValueError(
+                f"{name}: the {part} part of {offset} rows, split {fractions}, is too short for "
+                f"one window of history {history} + horizon {horizon}: expected at least "
+                f"{rows_needed(history, horizon, fractions)} rows in one series; "
+                "give more rows, a shorter history or horizon, or other fractions"
+            )
+    scale = training_scale(name, torch.cat(training_rows), channels, units)
+    values = torch.cat([one.values for one in many])
+    normalised = ((values - scale.mean) / scale.std).float()
+    known = torch.cat(
+        [
+            calendar_features(ticks, calendar, zone=one.zone)
+            for one, ticks in zip(many, times, strict=True)
+        ]
+    )
+    zones = {one.zone for one in many}
+    zone = zones.pop() if len(zones) == 1 else None
+    parts = {}
+    for part in PARTS:
+        whole = _whole(name, part, values, torch.cat(starts[part]), history + horizon)
+        parts[part] = Windows(normalised, torch.cat(times), whole, history, horizon, known, zone)
+    return Source(
+        name=name,
+        task="regression",
+        train=parts["training"],
+        validation=parts["validation"],
+        test=parts["test"],
+        input_shape=parts["training"].input_shape,
+        output_shape=(horizon, len(channels)),
+        scale=scale,
+    )
+
+
+def rows_needed(history: int, horizon: int, fractions: tuple[float, float, float]) -> int:
+    """Compute from how many rows on one series gives every part at least one window."""
+    smallest = (history + horizon, horizon, horizon)
+
+    def enough(rows: int) -> bool:
+        first, second = _cut_rows(rows, fractions)
+        return first >= smallest[0] and min(second - first, rows - second) >= horizon
+
+    # Rounding costs a part at most one row, so this is enough; fewer may do, with exceptions.
+    rows = max(
+        math.ceil((need + 1) / fraction) for need, fraction in zip(smallest, fractions, strict=True)
+    )
+    while enough(rows - 1):
+        rows -= 1
+    return rows
+
+
+def _cut_rows(rows: int, fractions: tuple[float, float, float]) -> tuple[int, int]:
+    """Compute how many rows lie before the first and before the second cut."""
+    return round(fractions[0] * rows), round((fractions[0] + fractions[1]) * rows)
+
+
+def _cuts(times: Tensor, fractions: tuple[float, float, float]) -> tuple[int, int]:
+    """Compute the first time of the validation and of the test part from all times (T,)."""
+    ordered = times.sort().values
+    behind_all = ordered[-1:] + 1
+    first, second = torch.cat([ordered, behind_all])[list(_cut_rows(len(times), fractions))]
+    return int(first), int(second)
+
+
+def _ticks(one: RegularSeries) -> Tensor:
+    """Compute the time of every row (T,) in microseconds since 1970."""
+    start, step = (one.start - _EPOCH) // _TICK, one.step // _TICK
+    return start + step * torch.arange(len(one.values))
+
+
+def _whole(name: str, part: str, values: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Choose the starts (number of windows,) of windows without a missing value."""
+    missing = values.isnan().any(dim=1).long()
+    if not bool(missing.any()):
+        return starts
+    before = torch.cat([torch.zeros(1, dtype=torch.int64), missing.cumsum(0)])
+    whole = starts[before[starts + length] == before[starts]]
+    if len(whole) == 0:
+        raise ValueError(
+            f"{name}: each of the {len(starts)} windows of the {part} part holds a missing value: "
+            "expected some without; fill the values, or give a shorter history or horizon"
+        )
+    if len(whole) < len(starts):
+        logger.info(
+            "%s: %d of %d windows of the %s part hold a missing value and are left out",
+            name,
+            len(starts) - len(whole),
+            len(starts),
+            part,
+        )
+    return whole
+
+
+def _require_settings(
+    name: str, history: int, horizon: int, stride: int, fractions: tuple[float, float, float]
+) -> None:
+    for setting, value in (("history", history), ("horizon", horizon), ("stride", stride)):
+        if value < 1:
+            raise ValueError(f"{name}: {setting} = {value}: expected a number of rows, at least 1")
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise ValueError(
+            f"{name}: fractions = {fractions}: expected three positive shares of the rows for "
+            "training, validation and test with sum 1, such as (0.7, 0.1, 0.2)"
+        )

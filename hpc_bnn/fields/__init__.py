@@ -1,0 +1,1 @@
+"""Fields of the atmosphere: foreign files, the pack that training reads, windows and forecasts."""

@@ -1,0 +1,285 @@
+"""ERA5 in netCDF files as a data set: from the state of the atmosphere to its tendency."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hpc_bnn.data.ranks import ALONE, Ranks
+from hpc_bnn.data.source import FieldChannel, Fields, Source
+from hpc_bnn.fields import times
+from hpc_bnn.fields.assemble import catalogue as make_catalogue
+from hpc_bnn.fields.calendar_fields import CALENDAR_CHANNELS
+from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.gaps import Gaps
+from hpc_bnn.fields.normalisation import normalisation, positive
+from hpc_bnn.fields.reader import Missing, Reader, read
+from hpc_bnn.fields.statistics import Statistics, within_range
+from hpc_bnn.fields.statistics_file import read_statistics
+from hpc_bnn.fields.windows import Atmosphere, ForecastWindows, window_steps
+
+logger = logging.getLogger(__name__)
+
+
+def era5(
+    path: str | Path,
+    *,
+    variables: Sequence[str],
+    step_hours: int,
+    train: tuple[str, str],
+    validation: tuple[str, str],
+    test: tuple[str, str],
+    levels: Sequence[float] = (),
+    history: int = 1,
+    statistics: str | Path | None = None,
+    static: Sequence[str] = (),
+    calendar: bool = True,
+    missing: Literal["error", "mean"] = "error",
+    member: int | None = None,
+    rollout: int = 1,
+    stale: Literal["error", "allow"] = "error",
+    ranks: Ranks = ALONE,
+) -> Source:
+    """Collective: offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see
+    windows.py).
+
+    The headers of the files are read on one rank, statistics by all ranks together.
+
+    path: a netCDF file, a folder, a pattern, or a folder of `hpc-bnn data repack`.
+    variables: short names or aliases ("t2m", "2m_temperature", "z"), or channels ("z500").
+    step_hours: from a state to its target, and between the states of the history.
+    train, validation, test: first and last time, both included; a date means its whole day. A
+        window lies in its range with history and target.
+    levels: pressure levels in hPa of the variables that lie on levels.
+    history: h, states in the input.
+    statistics: file of `hpc-bnn data statistics`; computed from the training range if None.
+    static: fields without time, such as "lsm" and "z" at the surface; standardised.
+    calendar: add sine and cosine of the time of day and of the year.
+    missing: refuse missing values, or leave out the points that never have one ("mean", which is
+        what they hold in inputs): see `Fields.present`. Static fields are filled with the mean.
+    member: of ensemble files.
+    rollout: most steps of the forecasts that are trained on: so many targets of every training
+        window lie in its range, however many of them are read.
+    stale: "allow" uses a repacked folder whose source changed since, with a warning; else it is
+        refused.
+    ranks: those that read the data set together.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        For files or settings that cannot be used; names file, variable, time and what to do.
+    """
+    made = ranks.on_first(
+        lambda: make_catalogue(
+            path, variables=variables, levels=levels, static=static, member=member, stale=stale
+        ),
+        name="catalogue",
+    )
+    given = ranks.on_first(
+        lambda: None if statistics is None else read_statistics(statistics), name="statistics"
+    )
+    return source_of(
+        made,
+        step_hours=step_hours,
+        train=train,
+        validation=validation,
+        test=test,
+        history=history,
+        statistics=given,
+        calendar=calendar,
+        missing=missing,
+        rollout=rollout,
+        ranks=ranks,
+    )
+
+
+def source_of(
+    catalogue: Catalogue,
+    *,
+    step_hours: int,
+    train: tuple[str, str],
+    validation: tuple[str, str],
+    test: tuple[str, str],
+    history: int = 1,
+    statistics: Statistics | None = None,
+    calendar: bool = True,
+    missing: Literal["error", "mean"] = "error",
+    rollout: int = 1,
+    ranks: Ranks = ALONE,
+) -> Source:
+    """Collective: offer a catalogue, the same on every rank, as a data set; see `era5`."""
+    if step_hours < 1 or history < 1 or rollout < 1:
+        raise ValueError(
+            f"{catalogue.source}: step_hours = {step_hours}, history = {history}, rollout = "
+            f"{rollout}: expected at least 1 each"
+        )
+    if missing not in ("error", "mean"):
+        raise ValueError(f"{catalogue.source}: missing = '{missing}': expected 'error' or 'mean'")
+    parts = {"train": train, "validation": validation, "test": test}
+    ranges = _ranges(catalogue, parts)
+    steps = {name: _windows(catalogue, name, ranges[name], step_hours, history) for name in parts}
+    train_times = catalogue.times[steps["train"][:, history - 1]]
+    first_state = int(steps["train"][0, 0])
+    if rollout > 1:
+        steps["train"] = _windows(
+            catalogue, "train", ranges["train"], step_hours, history, rollout=rollout
+        )
+    keep: Missing = "keep" if missing == "mean" else "declared"
+    made = normalisation(catalogue, statistics, train, step_hours, ranks, keep)
+    std = positive(catalogue, made.std, "", ranks)
+    tendency_std = positive(catalogue, made.tendency_std, "tendency of ", ranks)
+
+    def open_reader() -> tuple[Reader, NDArray[np.float32], Gaps | None]:
+        gaps = _gaps(catalogue, first_state) if missing == "mean" else None
+        reader = Reader(catalogue, mean=made.mean, std=std, gaps=gaps)
+        return reader, _standardised(catalogue, reader.static(), missing), gaps
+
+    reader, static, gaps = ranks.together(open_reader, name="static fields")
+    atmosphere = Atmosphere(reader, static, use_calendar=calendar)
+    ratio = (std / tendency_std).astype(np.float32)
+    examples = {
+        name: ForecastWindows(atmosphere, torch.from_numpy(rows), history, ratio)
+        for name, rows in steps.items()
+    }
+    channels, rows, columns = catalogue.shape
+    fields = Fields(
+        channels=tuple(
+            FieldChannel(c.name, c.units, c.standard_name, c.long_name, c.level_hpa, c.vector)
+            for c in catalogue.channels
+        ),
+        latitude=torch.from_numpy(catalogue.grid.latitude.copy()),
+        longitude=torch.from_numpy(catalogue.grid.longitude.copy()),
+        periodic=catalogue.grid.periodic,
+        history=history,
+        forcing=tuple(c.name for c in catalogue.static) + (CALENDAR_CHANNELS if calendar else ()),
+        state_mean=torch.from_numpy(made.mean.copy()),
+        state_std=torch.from_numpy(std),
+        tendency_std=torch.from_numpy(tendency_std),
+        step_hours=step_hours,
+        train_times=torch.from_numpy(train_times),
+        test_times=examples["test"].times,
+        record=atmosphere,
+        present=torch.from_numpy(~gaps.absent) if gaps is not None and gaps.any else None,
+        files=tuple(sorted({part.file.path for part in catalogue.parts})),
+    )
+    return Source(
+        name=f"era5({catalogue.source})",
+        task="regression",
+        train=examples["train"],
+        validation=examples["validation"],
+        test=examples["test"],
+        input_shape=(history * channels + atmosphere.forcing_channels, rows, columns),
+        output_shape=(channels, rows, columns),
+        scale=None,
+        fields=fields,
+    )
+
+
+def _ranges(catalogue: Catalogue, parts: dict[str, tuple[str, str]]) -> dict[str, tuple[int, int]]:
+    """Parse the ranges of the parts and require that they do not overlap."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for name, given in parts.items():
+        if isinstance(given, str) or len(given) != 2:
+            raise ValueError(f"data.{name} = {given!r}: expected [first, last], such as two dates")
+        try:
+            ranges[name] = (times.parse(given[0], end=False), times.parse(given[1], end=True))
+        except ValueError as error:
+            raise ValueError(f"data.{name}: {error}") from error
+        if ranges[name][0] > ranges[name][1]:
+            raise ValueError(f"data.{name} = {list(given)}: the first time lies behind the last")
+    for a, b in combinations(ranges, 2):
+        if ranges[a][0] <= ranges[b][1] and ranges[b][0] <= ranges[a][1]:
+            raise ValueError(
+                f"data.{a} = {list(parts[a])} and data.{b} = {list(parts[b])} overlap: expected "
+                "ranges without common times"
+            )
+    return ranges
+
+
+def _windows(
+    catalogue: Catalogue,
+    name: str,
+    span: tuple[int, int],
+    step_hours: int,
+    history: int,
+    *,
+    rollout: int = 1,
+) -> NDArray[np.int64]:
+    """Find the windows of one part and require that there are any."""
+    inside = within_range(catalogue, *span)
+    steps = window_steps(
+        catalogue.times,
+        catalogue.present() & inside,
+        step_hours=step_hours,
+        history=history,
+        rollout=rollout,
+    )
+    if not len(steps):
+        there = catalogue.times[catalogue.present()]
+        gaps = np.diff(there)
+        covers = (
+            f"{times.text(int(there[0]))} to {times.text(int(there[-1]))}" if len(there) else ""
+        )
+        wanted = (
+            f"a complete step after {step_hours} h"
+            if rollout == 1
+            else f"{rollout} complete steps {step_hours} h apart (train.rollout)"
+        )
+        raise ValueError(
+            f"{catalogue.source}: no window for data.{name}: {int(inside.sum())} times lie in its "
+            f"range, and none is followed by {wanted} with a history "
+            f"of {history}; the files have {len(there)} complete times"
+            f"{', ' + covers if covers else ''}"
+            f"{f', {int(gaps.min()) / 3600:g} h apart' if len(gaps) else ''}; choose another range "
+            "or step_hours, or add files"
+        )
+    return steps
+
+
+def _gaps(catalogue: Catalogue, first: int) -> Gaps:
+    """Find the points without a value in the first training state; each channel must have some."""
+    state = np.empty(catalogue.shape, np.float32)
+    read(catalogue, first, state)
+    absent = np.isnan(state)
+    for channel in np.flatnonzero(absent.all(axis=(1, 2))).tolist():
+        raise ValueError(
+            f"{catalogue.place(channel, first)}: no point has a value; expected some in the first "
+            "training state: leave the variable out, or choose another data.train"
+        )
+    for name, points in zip(catalogue.names, absent, strict=True):
+        if points.any():
+            logger.info(
+                "%s: '%s' has no value at %d of %d points, which do not count",
+                catalogue.source,
+                name,
+                points.sum(),
+                points.size,
+            )
+    return Gaps(absent, times.text(int(catalogue.times[first])))
+
+
+def _standardised(
+    catalogue: Catalogue, static: NDArray[np.float32], missing: str
+) -> NDArray[np.float32]:
+    """Standardise static fields over the grid; missing values as for the states."""
+    out = np.empty_like(static)
+    for target, field, channel in zip(
+        out, static.astype(np.float64), catalogue.static, strict=True
+    ):
+        gone = int(np.isnan(field).sum())
+        if gone and (missing == "error" or gone == field.size):
+            part = catalogue.parts[int(channel.part[0])]
+            raise ValueError(
+                f"{part.file.path}: '{part.variable}', a static field, has {gone} of {field.size} "
+                "values missing; expected none: set missing = 'mean' or leave it out"
+            )
+        std = float(np.nanstd(field)) or 1.0
+        target[...] = np.nan_to_num((field - np.nanmean(field)) / std, nan=0.0)
+    return out

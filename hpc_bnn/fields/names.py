@@ -1,0 +1,276 @@
+"""Names of ERA5 variables: many spellings in files, one short name here.
+
+One row a variable: short name (that of the Copernicus data store), units, the range that an
+instantaneous value on Earth can have, and the other names files use: GRIB short names, WeatherBench
+names, NCAR names (VAR_2T), CF standard names. Matching ignores case.
+
+A *channel* is a variable on one level: "t2m", "z500".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from hpc_bnn.data.source import BEYOND
+
+GRAVITY = 9.80665  # m s-2, WMO standard: geopotential = gravity * geopotential height
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Describe one variable.
+
+    smallest, largest: physical range in `units`; infinite where unknown.
+    standard_name: of CF; several variables may share one (t and t2m).
+    vector: a component of a horizontal vector: changes sign when carried over a pole.
+    accumulated: sums over an interval, so not a state that a forecast can start from.
+    on_levels: lies on pressure levels, so a file without levels may mean something else.
+    """
+
+    short: str
+    long_name: str
+    standard_name: str
+    units: str
+    smallest: float
+    largest: float
+    aliases: tuple[str, ...] = ()
+    vector: bool = False
+    accumulated: bool = False
+    on_levels: bool = False
+
+
+def _upper(
+    short: str,
+    standard_name: str,
+    units: str,
+    smallest: float,
+    largest: float,
+    *aliases: str,
+    vector: bool = False,
+) -> Variable:
+    long_name = aliases[0].replace("_", " ") if aliases else standard_name.replace("_", " ")
+    return Variable(
+        short, long_name, standard_name, units, smallest, largest, aliases, vector, on_levels=True
+    )
+
+
+def _single(
+    short: str,
+    standard_name: str,
+    units: str,
+    smallest: float,
+    largest: float,
+    *aliases: str,
+    vector: bool = False,
+) -> Variable:
+    long_name = aliases[0].replace("_", " ") if aliases else standard_name.replace("_", " ")
+    return Variable(short, long_name, standard_name, units, smallest, largest, aliases, vector)
+
+
+def _sum(short: str, units: str, *aliases: str) -> Variable:
+    long_name = aliases[0].replace("_", " ")
+    return Variable(
+        short, long_name, "", units, -math.inf, math.inf, aliases=aliases, accumulated=True
+    )
+
+
+# Ranges: generous bounds around the extremes of ERA5; moisture and cloud may be slightly negative
+# or above one from spectral transforms.
+VARIABLES: tuple[Variable, ...] = (
+    _upper("z", "geopotential", "m2 s-2", -7e3, 5.5e5, "geopotential", "gh", "zg", "hgt"),
+    _upper("t", "air_temperature", "K", 150, 350, "temperature", "ta"),
+    _upper("u", "eastward_wind", "m s-1", -300, 300, "u_component_of_wind", "ua", vector=True),
+    _upper("v", "northward_wind", "m s-1", -300, 300, "v_component_of_wind", "va", vector=True),
+    _upper(
+        "w", "lagrangian_tendency_of_air_pressure", "Pa s-1", -100, 100, "vertical_velocity", "wap"
+    ),
+    _upper("q", "specific_humidity", "kg kg-1", -1e-3, 0.05, "specific_humidity", "hus"),
+    _upper("r", "relative_humidity", "%", -50, 200, "relative_humidity", "hur"),
+    _upper("vo", "atmosphere_relative_vorticity", "s-1", -0.02, 0.02, "vorticity"),
+    _upper("d", "divergence_of_wind", "s-1", -0.02, 0.02, "divergence"),
+    _upper("pv", "ertel_potential_vorticity", "K m2 kg-1 s-1", -1, 1, "potential_vorticity"),
+    _upper(
+        "o3", "mass_fraction_of_ozone_in_air", "kg kg-1", -1e-6, 1e-4, "ozone_mass_mixing_ratio"
+    ),
+    _upper("cc", "", "1", -1e-3, 1.001, "fraction_of_cloud_cover"),
+    _upper("clwc", "", "kg kg-1", -1e-5, 0.02, "specific_cloud_liquid_water_content"),
+    _upper("ciwc", "", "kg kg-1", -1e-5, 0.02, "specific_cloud_ice_water_content"),
+    _single("t2m", "air_temperature", "K", 150, 350, "2m_temperature", "2t", "var_2t", "tas"),
+    _single("d2m", "", "K", 150, 350, "2m_dewpoint_temperature", "2d", "var_2d"),
+    _single("skt", "", "K", 150, 400, "skin_temperature", "var_skt"),
+    _single(
+        "u10",
+        "eastward_wind",
+        "m s-1",
+        -100,
+        100,
+        "10m_u_component_of_wind",
+        "10u",
+        "var_10u",
+        "uas",
+        vector=True,
+    ),
+    _single(
+        "v10",
+        "northward_wind",
+        "m s-1",
+        -100,
+        100,
+        "10m_v_component_of_wind",
+        "10v",
+        "var_10v",
+        "vas",
+        vector=True,
+    ),
+    _single(
+        "u100",
+        "eastward_wind",
+        "m s-1",
+        -120,
+        120,
+        "100m_u_component_of_wind",
+        "100u",
+        "var_100u",
+        vector=True,
+    ),
+    _single(
+        "v100",
+        "northward_wind",
+        "m s-1",
+        -120,
+        120,
+        "100m_v_component_of_wind",
+        "100v",
+        "var_100v",
+        vector=True,
+    ),
+    _single(
+        "msl",
+        "air_pressure_at_mean_sea_level",
+        "Pa",
+        8.5e4,
+        1.1e5,
+        "mean_sea_level_pressure",
+        "mslp",
+        "psl",
+    ),
+    _single("sp", "surface_air_pressure", "Pa", 3e4, 1.1e5, "surface_pressure", "ps"),
+    _single("sst", "sea_surface_temperature", "K", 260, 320, "sea_surface_temperature", "sstk"),
+    _single("siconc", "sea_ice_area_fraction", "1", -1e-3, 1.001, "sea_ice_cover", "ci"),
+    _single("tcwv", "", "kg m-2", -1, 150, "total_column_water_vapour"),
+    _single("tcc", "cloud_area_fraction", "1", -1e-3, 1.001, "total_cloud_cover"),
+    _single("blh", "atmosphere_boundary_layer_thickness", "m", -10, 1e4, "boundary_layer_height"),
+    _single("sd", "", "m", -1e-3, 20, "snow_depth"),
+    _single("swvl1", "", "m3 m-3", -0.01, 1, "volumetric_soil_water_layer_1"),
+    _single("lsm", "land_binary_mask", "1", -1e-3, 1.001, "land_sea_mask"),
+    _single("slt", "", "1", -0.1, 10, "soil_type"),
+    _single("sdor", "", "m", -1, 2e3, "standard_deviation_of_orography"),
+    _sum("tp", "m", "total_precipitation"),
+    _sum("cp", "m", "convective_precipitation"),
+    _sum("lsp", "m", "large_scale_precipitation"),
+    _sum("sf", "m", "snowfall"),
+    _sum("e", "m", "evaporation"),
+    _sum("ro", "m", "runoff"),
+    _sum("ssr", "J m-2", "surface_net_solar_radiation"),
+    _sum("ssrd", "J m-2", "surface_solar_radiation_downwards"),
+    _sum("str", "J m-2", "surface_net_thermal_radiation"),
+    _sum("strd", "J m-2", "surface_thermal_radiation_downwards"),
+    _sum("tsr", "J m-2", "top_net_solar_radiation"),
+    _sum("ttr", "J m-2", "top_net_thermal_radiation"),
+    _sum("tisr", "J m-2", "toa_incident_solar_radiation"),
+    _sum("slhf", "J m-2", "surface_latent_heat_flux"),
+    _sum("sshf", "J m-2", "surface_sensible_heat_flux"),
+)
+
+
+@cache
+def _by_name() -> dict[str, Variable]:
+    table: dict[str, Variable] = {}
+    for variable in VARIABLES:
+        for name in (variable.short, *variable.aliases):
+            assert table.setdefault(name, variable) is variable, name
+    return table
+
+
+def find(name: str) -> Variable | None:
+    """Return the variable that is spelled `name`, or None."""
+    return _by_name().get(name.lower())
+
+
+def identify(name: str, standard_name: str, *, on_levels: bool) -> Variable:
+    """Return what a variable of a file is: by its name, else by its CF standard name.
+
+    A variable that nobody knows keeps its own name, without units or range to check against.
+    Without levels `air_temperature` may be any of several, so standard names are trusted for
+    variables on levels and for unique names only.
+
+    Raises
+    ------
+    ValueError
+        If the name means one variable and the standard name another.
+    """
+    known = find(name)
+    said = [v for v in VARIABLES if v.standard_name == standard_name and standard_name]
+    if standard_name == "geopotential_height":
+        said = [v for v in VARIABLES if v.short == "z"]
+    if known is not None:
+        if said and known.standard_name and known not in said:
+            raise ValueError(
+                f"the name means '{known.short}' ({known.long_name}) but standard_name = "
+                f"'{standard_name}' means {' or '.join(repr(v.short) for v in said)}; expected one "
+                "meaning: correct the file"
+            )
+        return known
+    said = [v for v in said if v.on_levels == on_levels]
+    if len(said) == 1 and (on_levels or standard_name not in ("air_temperature", "geopotential")):
+        return said[0]
+    return Variable(name, name, standard_name, "", -math.inf, math.inf)
+
+
+def channel_name(variable: str, level_hpa: float | None) -> str:
+    """Return the name of a variable on a level: "z500", or the variable's own at the surface.
+
+    "u_10hPa" where the short form is a variable of its own, the wind 10 m above ground.
+    """
+    if level_hpa is None:
+        return variable
+    name = f"{variable}{level_hpa:g}"
+    return name if find(name) is None else f"{variable}_{level_hpa:g}hPa"
+
+
+def split_channel(name: str) -> tuple[str, float | None]:
+    """Return variable and level of a channel name; "t2m" and "u10" are variables without level."""
+    known = find(name)
+    if known is not None:
+        return known.short, None
+    found = re.fullmatch(r"([A-Za-z][A-Za-z_]*?)_?(\d+(?:\.\d+)?)(?:hPa)?", name)
+    if found is not None:
+        variable = find(found[1])
+        if variable is not None and variable.on_levels:
+            return variable.short, float(found[2])
+    return name, None
+
+
+def expected_range(variable: str, level_hpa: float | None) -> tuple[float, float]:
+    """Return the physical range of a channel; geopotential has one for each level.
+
+    Geopotential: 25 % and 12000 m2 s-2 around g * H * ln(1013 / p) with a scale height H of 7 km,
+    wide enough for any weather, too narrow for Pa taken for hPa or metres taken for m2 s-2.
+    """
+    known = find(variable)
+    if known is None:
+        return -math.inf, math.inf
+    if known.short == "z" and level_hpa is not None:
+        middle = GRAVITY * 7000.0 * math.log(1013.25 / level_hpa)
+        margin = 12000.0 + 0.25 * abs(middle)
+        return middle - margin, middle + margin
+    return known.smallest, known.largest
+
+
+def possible_range(variable: str, level_hpa: float | None) -> tuple[float, float]:
+    """Return the range that any value of a channel must lie in, finite for every variable."""
+    low, high = expected_range(variable, level_hpa)
+    return max(low, -BEYOND), min(high, BEYOND)

@@ -1,0 +1,176 @@
+"""``grid.mode: auto``: measure, before a run, how its step would fare on each grid.
+
+    T(S, D) = passes(K/S, B/D) + loss(K/S, B/D) + exchange(S) + update + reduction
+
+The passes of a rank (forward and backward of min(K/S, ``posterior.samples_per_pass``) samples, the
+last one of what is left) are timed for each grid, one of each size, on real examples, by all ranks
+at once, so that they share memory and cores as in the run; ``update`` is KL and optimizer,
+``reduction`` that of the gradients, not hidden; both are the same on every grid. A joint loss is
+computed on outputs of the right shape, its exchanges are counted and priced by two timed ones. A
+grid for which the memory of some rank is too small takes infinitely long. What is measured with is
+thrown away: parameters, optimizer and noise of the run are made afterwards, as without, and since
+the answer does not depend on the grid, neither does it depend on the choice.
+"""
+
+import gc
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from hpc_bnn.config import Settings, dump_settings
+from hpc_bnn.data import Source
+from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.parallel.comms import on_first, together, watchdog_of
+from hpc_bnn.parallel.grid import fitting_grids
+from hpc_bnn.parallel.guards import agree
+from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.parallel.world import World, split
+from hpc_bnn.train.plan.counting_axis import CountingAxis
+from hpc_bnn.train.plan.grid_probe import GridProbe
+from hpc_bnn.train.run.build import Parts, build, read_source
+from hpc_bnn.train.run.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A grid that shares K and B, and the predicted seconds of its step and their parts."""
+
+    sample_ranks: int
+    data_ranks: int
+    step_time_s: float = math.nan
+    passes_s: float = math.nan
+    loss_s: float = math.nan
+    exchange_s: float = math.nan
+    update_s: float = math.nan
+    reduction_s: float = math.nan
+
+
+@dataclass(frozen=True)
+class AutoGrid:
+    """What was chosen and why; the data set, which need not be read again."""
+
+    sample_ranks: int
+    candidates: tuple[Candidate, ...]
+    seconds: float
+    source: Source | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return what ``summary.json`` tells; a grid that was the only one was not measured."""
+        return {
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "seconds": self.seconds,
+        }
+
+
+def start_auto(
+    settings: Settings, channel: Channel, folder: RunFolder, *, resume: bool
+) -> tuple[World, AutoGrid]:
+    """Collective: measure the grids of this job and start the world on the fastest.
+
+    Raises
+    ------
+    ValueError
+        If no grid shares K and B, or the folder holds another run.
+    """
+    samples, batch_size = settings.posterior.samples, settings.train.batch_size
+    grids = fitting_grids(channel.size, samples=samples, batch_size=batch_size)
+    agree(channel, {"settings": dump_settings(settings)}, name="settings")
+    on_first(channel, lambda: folder.check(settings, resume=resume), name="run folder")
+    # Most samples apart first: where that is what is chosen, Horovod is not started twice.
+    world = _start(settings, channel, grids[-1][0])
+    if len(grids) == 1:
+        only = AutoGrid(grids[0][0], (Candidate(*grids[0]),), 0.0)
+        log.info("grid.mode = auto: %d x %d is the only grid that shares K and B", *grids[0])
+        return world, only
+    watchdog_of(world.world).pause()  # each rank takes its own time to read
+    source = read_source(settings, ChannelRanks(world.world))
+    parts = together(world.world, lambda: build(settings, source), name="building the model")
+    began = time.perf_counter()
+    found = _measured(settings, world, parts, grids)
+    del parts
+    _forget(world.device)
+    best = min(found, key=lambda candidate: candidate.step_time_s)
+    chosen = channel.broadcast(best.sample_ranks, name="grid")
+    if not math.isfinite(best.step_time_s):
+        raise RuntimeError(
+            "grid.mode = auto: can't allocate memory for a batch and one pass over it on any grid"
+        )
+    if chosen != world.grid.sample_ranks:
+        world.stop()
+        world = _start(settings, channel, chosen)
+    choice = AutoGrid(chosen, tuple(found), time.perf_counter() - began, source)
+    for candidate in found:
+        log.info(
+            "grid.mode = auto: %d x %d: predicted %.4g ms a step%s",
+            candidate.sample_ranks,
+            candidate.data_ranks,
+            candidate.step_time_s * 1e3,
+            ", chosen" if candidate.sample_ranks == chosen else "",
+        )
+    return world, choice
+
+
+def _start(settings: Settings, channel: Channel, sample_ranks: int) -> World:
+    return split(
+        channel,
+        sample_ranks=sample_ranks,
+        device=settings.train.device,
+        stall_timeout_s=settings.train.stall_timeout,
+    )
+
+
+def _measured(
+    settings: Settings, world: World, parts: Parts, grids: list[tuple[int, int]]
+) -> list[Candidate]:
+    """Collective: return the candidates with the times of the slowest rank."""
+    probe, samples = GridProbe(settings, world, parts), settings.posterior.samples
+    # Fewest data ranks first: theirs is the most that has to be read.
+    timed = {grid: _on_grid(probe, world.world, samples, *grid) for grid in reversed(grids)}
+    probe.release()
+    update = together(world.world, probe.update, name="update")
+    latency, rate = probe.exchanges()
+    reduction = probe.reduction()  # last: its hooks stay on the parameters
+    rows = []
+    for s, d in grids:
+        passes, loss, axis = timed[s, d]
+        exchange = axis.calls * latency * math.log2(s) + axis.received_bytes * rate
+        rows.append([passes, loss, exchange, update, reduction])
+    slowest = world.world.all_reduce(
+        torch.tensor(rows, dtype=torch.float64), reduction="max", name="candidates"
+    )
+    return [
+        Candidate(s, d, float(row.sum()), *row.tolist())
+        for (s, d), row in zip(grids, slowest, strict=True)
+    ]
+
+
+def _on_grid(
+    probe: GridProbe, channel: Channel, samples: int, sample_ranks: int, data_ranks: int
+) -> tuple[float, float, CountingAxis]:
+    """Collective: return the seconds of passes and loss on a grid, and the exchanges of the loss;
+    infinite seconds on every rank where one cannot hold its part of a batch.
+    """
+    held = together(channel, partial(probe.hold, data_ranks), name="a batch")
+    fits = all(channel.gather_objects(held, name="memory of a batch"))
+    watchdog_of(channel).resume()  # all have read the largest part of a batch
+    if not fits:
+        probe.release()
+        return math.inf, 0.0, CountingAxis(sample_ranks)
+    passes = together(channel, partial(probe.passes, samples // sample_ranks), name="passes")
+    loss, axis = together(channel, partial(probe.loss, sample_ranks), name="loss")
+    return passes, loss, axis
+
+
+def _forget(device: torch.device) -> None:
+    """Give the memory of the measurement back."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)

@@ -1,0 +1,106 @@
+"""The memory of a validation, known before there is a machine that could hold it: network, loss and
+exchange see tensors without numbers; a small piece is really scored.
+
+Letters: S own samples, B examples scored together.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hpc_bnn.config import Settings
+from hpc_bnn.data.source import Scale
+from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.train.plan.counting_axis import CountingAxis
+from hpc_bnn.train.plan.live_memory import LiveMemory
+from hpc_bnn.train.plan.traced_step import drawn, forget_numbers
+from hpc_bnn.train.run.build import Parts
+from hpc_bnn.train.score.dealing import deal, own_part, slices
+from hpc_bnn.train.score.scoring import as_input, as_points, own_examples_at_once, physical
+from hpc_bnn.verify.tally import TALLIES
+
+PIECE = 1024  # points that are scored to see what scoring takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Bytes of one rank beyond parameters and gradients.
+
+    forecast: the most while members are computed and exchanged. held: forecasts while a slice of
+    them is scored. scores: what scoring it takes, on the host.
+    """
+
+    forecast: int
+    held: int
+    scores: int
+
+
+def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation:
+    """Return the memory of a validation of one rank of ``grid``.
+
+    ``parts`` cannot be used afterwards: their tensors lose their numbers.
+    """
+    source, posterior, loss = parts.source, parts.posterior, parts.loss
+    samples = settings.posterior.samples
+    own = len(grid.own_samples(samples))
+    at_once = own_examples_at_once(
+        posterior,
+        loss,
+        source.output_shape,
+        grid,
+        samples=samples,
+        batch_size=settings.train.batch_size,
+    )
+    at_once = min(at_once, -(-len(source.validation) // grid.data_ranks))
+    one_x, one_y = source.validation.batch(torch.tensor([0]))
+    mode = FakeTensorMode()
+    for module in (posterior, loss):
+        forget_numbers(module, mode)
+    posterior.writes_to_input = False  # training found that out
+    posterior.eval()
+    scale = None if source.scale is None else _without_numbers(source.scale, mode)
+    tally = TALLIES[source.task]()
+    axis: SampleAxis = CountingAxis(grid.sample_ranks) if grid.sample_ranks > 1 else LocalAxis()
+    known = [*posterior.parameters(), *posterior.buffers(), *loss.parameters(), *loss.buffers()]
+    with mode, torch.no_grad(), LiveMemory(known) as live:
+        x, y = (torch.empty((at_once, *one.shape[1:]), dtype=one.dtype) for one in (one_x, one_y))
+        x = as_input(posterior, x, torch.device("cpu"))
+        member = posterior.apply_weights(x, drawn(posterior, 1))
+        outputs = member.new_empty((own, *member.shape[1:]))
+        del member
+        if own > 1:  # the others are held while one is computed
+            posterior.apply_weights(x, drawn(posterior, 1))
+        whole = physical(*loss.forecast(outputs), y, scale)
+        del x, outputs
+        mean, sigma, y = whole if tally.whole_examples else as_points(*whole)
+        part = slices(mean, axis)[0]
+        everyone = deal(mean[:, part], axis, name="scoring")
+        sigmas = None if sigma is None else deal(sigma[:, part], axis, name="scoring")
+        target = y[part][own_part(len(y[part]), axis)]
+        held = live.now
+    points = everyone.shape[1]
+    piece = _scored_bytes(source.task, everyone, sigmas, target, min(points, PIECE))
+    return Validation(int(live.peak), int(held), piece * points // min(points, PIECE))
+
+
+def _scored_bytes(
+    task: str, members: Tensor, sigmas: Tensor | None, target: Tensor, points: int
+) -> int:
+    """Return the bytes that scoring so many points of members (K, n, ...) takes."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (members.shape[0], points, *members.shape[2:])
+    real = torch.rand(shape, dtype=members.dtype, generator=generator)
+    spread = None if sigmas is None else real + 1
+    truth = torch.zeros((points, *target.shape[1:]), dtype=target.dtype)
+    tally = TALLIES[task]()
+    with LiveMemory([real, truth] if spread is None else [real, spread, truth]) as live:
+        tally.add(real, spread, truth)
+    return int(live.peak)
+
+
+def _without_numbers(scale: Scale, mode: FakeTensorMode) -> Scale:
+    mean, std = (mode.from_tensor(tensor) for tensor in (scale.mean, scale.std))
+    return dataclasses.replace(scale, mean=mean, std=std)

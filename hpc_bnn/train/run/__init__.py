@@ -1,0 +1,1 @@
+"""A run from its settings to its folder: loop, checkpoints, restarts, log and summary."""

@@ -1,0 +1,200 @@
+"""Make the parts of a run from its settings: data, network, posterior, loss, optimizer."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.bayes import POSTERIORS, Gaussian
+from hpc_bnn.config import Settings, SettingsError, check_options, choose
+from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
+from hpc_bnn.data.ranks import Ranks
+from hpc_bnn.data.source import Fields
+from hpc_bnn.losses import LOSSES, Loss
+from hpc_bnn.losses.cell_area import cell_area
+from hpc_bnn.models import MODELS
+from hpc_bnn.train.step.passes import Augment
+from hpc_bnn.train.step.unroll import Unroll
+
+log = logging.getLogger(__name__)
+
+GIVEN_TO_DATA = ("ranks", "rollout")
+GIVEN_TO_MODELS = ("input_shape", "output_shape")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; the same on every rank before the first step."""
+
+    source: Source
+    posterior: Gaussian
+    loss: Loss
+    augment: Augment | None
+    unroll: Unroll | None = None
+
+    def optimizer(self, lr: float) -> torch.optim.Adam:
+        """Return Adam over everything that is trained."""
+        parameters = [*self.posterior.parameters(), *self.loss.parameters()]
+        return torch.optim.Adam([p for p in parameters if p.requires_grad], lr=lr, fused=True)
+
+
+def check_choices(settings: Settings, origin: str) -> None:
+    """Check every name and option against what it chooses, without reading any data.
+
+    Raises
+    ------
+    SettingsError
+        With every error, each starting with ``origin``, the settings file.
+    """
+    problems: list[str] = []
+    data_sets = {name: data_set(name) for name in DATA_SETS if name == settings.data.name}
+    sections: tuple[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]], ...] = (
+        ("loss", settings.loss.name, settings.loss.options, LOSSES, ()),
+        ("model", settings.model.name, settings.model.options, MODELS, GIVEN_TO_MODELS),
+        ("data", settings.data.name, settings.data.options, data_sets, GIVEN_TO_DATA),
+    )
+    for section, name, options, choices, given in sections:
+        wrong = choose(section, name, DATA_SETS if section == "data" else choices)
+        problems += (
+            [wrong] if wrong else check_options(section, choices[name], options, given=given)
+        )
+    transform = dict(settings.data.transform)
+    if transform:
+        name = str(transform.pop("name", ""))
+        wrong = choose("data.transform", name, AUGMENTATIONS)
+        problems += (
+            [wrong] if wrong else check_options("data.transform", AUGMENTATIONS[name], transform)
+        )
+    longest, data = settings.train.longest_rollout, settings.data.name
+    if longest > 1 and data in DATA_SETS and not _takes(data_set(data), "rollout"):
+        problems.append(
+            f"train.rollout = {settings.train.rollout}: data.name = {data!r} has no states to step "
+            "forward; leave it out, or choose a data set of fields (era5)"
+        )
+    if problems:
+        raise SettingsError([f"{origin}: {problem}" for problem in problems])
+
+
+def read_source(settings: Settings, ranks: Ranks) -> Source:
+    """Collective over the ranks: read the data set.
+
+    Raises
+    ------
+    SettingsError
+        If the data set needs a package that is not installed.
+    """
+    function, options = data_set(settings.data.name), settings.data.options
+    if _takes(function, "rollout"):
+        options["rollout"] = settings.train.longest_rollout
+    try:
+        if _takes(function, "ranks"):
+            return function(**options, ranks=ranks)
+        return ranks.together(lambda: function(**options), name="reading the data")
+    except ImportError as error:
+        raise SettingsError([f"data.name = {settings.data.name!r}: {error}"]) from error
+
+
+def build(settings: Settings, source: Source) -> Parts:
+    """Make the parts; initial weights depend on the seed only."""
+    loss = _loss(settings, source)
+    torch.manual_seed(settings.seed)
+    model = MODELS[settings.model.name]
+    options = {**settings.model.options, **_facts(settings, model, source.fields)}
+    network = model(source.input_shape, loss.output_shape(source.output_shape), **options)
+    if settings.train.precision == "float64":
+        network, loss = network.double(), loss.double()
+    chosen = settings.posterior
+    posterior = POSTERIORS[chosen.method](
+        network,
+        prior_sigma=chosen.prior_sigma,
+        initial_sigma=chosen.initial_sigma,
+        random=None if chosen.random == "layers" else chosen.random,
+        antithetic=chosen.antithetic,
+        keep_noise=chosen.keep_noise,
+        temperature=chosen.temperature,
+        seed=settings.seed,
+    )
+    transform = dict(settings.data.transform)
+    augment = AUGMENTATIONS[transform.pop("name")](**transform) if transform else None
+    unroll = None
+    if settings.train.longest_rollout > 1 and source.fields is not None:
+        unroll = Unroll(source.fields)
+    return Parts(source, posterior, loss, augment, unroll)
+
+
+def _takes(function: Callable[..., object], parameter: str) -> bool:
+    return parameter in inspect.signature(function).parameters
+
+
+def _loss(settings: Settings, source: Source) -> Loss:
+    """Make the loss; the points of fields count by cell area and by the weight of their channel,
+    those that never have a value not at all.
+    """
+    chosen, function = settings.loss, LOSSES[settings.loss.name]
+    takes_weights = _takes(function, "weights")
+    present = None if source.fields is None else source.fields.present
+    if present is not None and not (takes_weights and _takes(function, "present")):
+        problem = f"loss.name = {chosen.name!r}: counts every point, but {source.name} has some"
+        raise SettingsError([f"{problem} without values; choose another loss, or leave these out"])
+    if source.fields is None or not takes_weights:
+        if chosen.channel_weights:
+            reason = "takes no weights" if source.fields else "are for data sets of fields"
+            what = f"loss.name = {chosen.name!r}" if source.fields else "they"
+            raise SettingsError([f"loss.channel_weights: {what} {reason}; leave them out"])
+        if source.fields is not None and chosen.area_weights:
+            log.info("loss %s takes no weights: every grid point counts equally", chosen.name)
+        return function(**chosen.options)
+    weights = _weights(settings, source.fields)
+    if present is None:
+        return function(**chosen.options, weights=weights)
+    return function(**chosen.options, weights=weights, present=present)
+
+
+def _weights(settings: Settings, fields: Fields) -> Tensor:
+    """Return the weights (C, H, 1) of the points of a state."""
+    given = settings.loss.channel_weights
+    unknown = [name for name in given if name not in fields.names]
+    if unknown:
+        raise SettingsError(
+            [
+                f"loss.channel_weights: no channel {name!r}; the data set has "
+                f"{', '.join(fields.names)}"
+                for name in unknown
+            ]
+        )
+    if given and not any(given.get(name, 1.0) for name in fields.names):
+        raise SettingsError(["loss.channel_weights: every channel has weight 0; give one more"])
+    channels = torch.tensor([given.get(name, 1.0) for name in fields.names], dtype=torch.float64)
+    rows = torch.ones(len(fields.latitude), dtype=torch.float64)
+    if settings.loss.area_weights:
+        rows = cell_area(fields.latitude)
+    return channels[:, None, None] * rows[:, None]
+
+
+def _facts(settings: Settings, model: Any, fields: Fields | None) -> dict[str, Any]:
+    """Return what the data say about the grid, for models that ask; settings may not contradict.
+
+    Raises
+    ------
+    SettingsError
+        If they do.
+    """
+    if fields is None:
+        return {}
+    asked = inspect.signature(model).parameters
+    said = {"periodic": fields.periodic, "vector_channels": list(fields.vector_inputs)}
+    facts = {key: value for key, value in said.items() if key in asked}
+    options = settings.model.options
+    wrong = [key for key in facts if key in options and options[key] != facts[key]]
+    if wrong:
+        raise SettingsError(
+            [
+                f"model.{key} = {options[key]!r}: the data set says {facts[key]!r}; leave it out"
+                for key in wrong
+            ]
+        )
+    return facts

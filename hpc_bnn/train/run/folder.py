@@ -1,0 +1,130 @@
+"""The run folder: who may write into it, what it holds, and whether a run may go on in it."""
+
+from pathlib import Path
+
+from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
+from hpc_bnn.train.run.lock import Lock, LockError, hold, require_lock_file
+
+# May change when a run is resumed: none of them changes the answer.
+RESUMABLE = {
+    "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
+    "posterior.keep_graphs", "posterior.keep_noise", "posterior.predict_samples",
+    "posterior.samples_per_pass", "train.max_time", "data.share", "data.stale",
+}  # fmt: skip
+RESUMABLE_SECTIONS = ("grid.", "evaluation.")
+
+
+class RunFolder:
+    """Paths of a run and the rules of its folder. Only world rank 0 checks it and writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.restarts = path / "restarts.jsonl"
+        self.lock = path / "lock"
+        self.summary = path / "summary.json"
+        self.checkpoints = path / "checkpoints"
+        self.evaluation = path / "evaluation.json"
+        self.plots = path / "plots"
+        self._held: Lock | None = None
+
+    def settings(self) -> Settings:
+        """Return the settings of the run in this folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            If no run was started here.
+        """
+        if not self.config.is_file():
+            raise FileNotFoundError(
+                f"{self.config}: no run in this folder; start one with hpc-bnn train"
+            )
+        return load_settings(self.config)
+
+    def check(self, settings: Settings, *, resume: bool) -> None:
+        """Check that a run with these settings may start, or go on, in this folder.
+
+        Raises
+        ------
+        SettingsError
+            If the folder holds another run, a run that was not asked to go on, or a config.yaml or
+            lock that no run wrote.
+        """
+        if self.config.is_file() and not self.checkpoints.is_dir():  # a run makes it first
+            what = "no run wrote it: expected the folder checkpoints beside it"
+            advice = "use another --run folder; if a run did, make an empty folder checkpoints"
+            raise SettingsError([f"{self.config}: {what}: it is not overwritten; {advice}"])
+        require_lock_file(self.lock)
+        if self.config.is_file():
+            changed = {
+                key: values
+                for key, values in difference(self.settings(), settings).items()
+                if key not in RESUMABLE and not key.startswith(RESUMABLE_SECTIONS)
+            }
+            if changed:
+                raise SettingsError(
+                    [
+                        f"{self.config}: {key} = {old!r} in the run of this folder, now {new!r}; "
+                        "use another --run folder, or the settings of this one"
+                        for key, (old, new) in changed.items()
+                    ]
+                )
+            if not resume:
+                advice = "continue it with --resume or use another --run folder"
+                raise SettingsError([f"{self.path}: holds a run already; {advice}"])
+            return
+        written = (self.metrics, self.restarts, self.summary, self.evaluation, self.plots)
+        foreign = [path.name for path in written if path.exists()]
+        # An empty folder is what a job leaves that was killed in ``claim``.
+        if any(self.checkpoints.glob("step-*.pt")):
+            foreign.append(self.checkpoints.name)
+        if foreign:
+            what = f"holds {', '.join(foreign)} but no config.yaml, so no run"
+            advice = "they are not overwritten; use another --run folder, or remove them"
+            raise SettingsError([f"{self.path}: {what}: {advice}"])
+
+    def claim(self, settings: Settings, *, resume: bool) -> Lock:
+        """Make the folder this job's own: lock it, check again, write the resolved settings.
+
+        What a killed run left half written is cleared. Returns the lock, held while it is open.
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be written, or another job works in it.
+        SettingsError
+            As from ``check``: another job may have begun since.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            require_lock_file(self.lock)
+            lock = self._held = hold(self.lock)
+            self.check(settings, resume=resume)
+            self.checkpoints.mkdir(exist_ok=True)
+            for leftover in self.checkpoints.glob("*.partial"):
+                leftover.unlink(missing_ok=True)
+            partial = self.config.with_suffix(".partial")
+            partial.write_text(dump_settings(settings), encoding="utf-8")
+            partial.replace(self.config)
+        except LockError:
+            raise
+        except OSError as error:
+            raise OSError(
+                f"{self.path}: the run folder cannot be written ({error.strerror}); choose "
+                "another with --run"
+            ) from error
+        return lock
+
+    def require_own(self) -> None:
+        """Check that a folder that was claimed is still this job's; call it before each write.
+
+        Raises
+        ------
+        LockError
+            If its lock was deleted, or another job has taken the folder over.
+        """
+        if self._held is not None:
+            self._held.require_own()

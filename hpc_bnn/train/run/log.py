@@ -1,0 +1,165 @@
+"""What a run tells: at its start what it is about to do; while it goes, metrics as JSON lines and a
+bar on a terminal, or log lines with an ETA in a batch job.
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from hpc_bnn.config import Settings
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.run.build import Parts
+
+log = logging.getLogger(__name__)
+
+
+class Metrics:
+    """``metrics.jsonl``: one object a line. A resumed run first cuts off what lies after its
+    checkpoint.
+
+    The system has each row at once: where a process is killed, the file tells how many steps it had
+    made (where a node fails, those until the last checkpoint).
+
+    Non-finite numbers are written as null: JSON has no others.
+    """
+
+    def __init__(self, path: Path, *, first_step: int) -> None:
+        kept = [line for line in _lines(path) if _step_of(line) < first_step]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        partial.replace(path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # a line
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one object."""
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row.items()
+        }
+        self._file.write(json.dumps(finite) + "\n")
+
+    def flush(self) -> None:
+        """Make all rows so far durable; call it before each checkpoint."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.flush()
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a metrics file; a last line that was cut short is left out."""
+    rows = []
+    for line in _lines(path):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def is_validated(path: Path, step: int) -> bool:
+    """Tell whether a metrics file holds the scores of a validation after ``step``."""
+    return any(
+        row.get("step") == step and any(key.startswith("validation_") for key in row)
+        for row in read_metrics(path)
+    )
+
+
+def last_loss(path: Path) -> float:
+    """Return the newest loss of a metrics file, NaN where there is none or it was not finite."""
+    losses = [row["loss"] for row in read_metrics(path) if "loss" in row]
+    return float(losses[-1]) if losses and losses[-1] is not None else math.nan
+
+
+def tell_start(
+    world: World, settings: Settings, parts: Parts, *, steps: range, steps_per_epoch: int
+) -> None:
+    """Log what a run is about to do: its grid, its weights and its steps."""
+    grid, posterior = world.grid, parts.posterior
+    log.info(
+        "grid %d sample ranks x %d data ranks on %d node(s), device %s",
+        grid.sample_ranks,
+        grid.data_ranks,
+        world.num_nodes,
+        world.device,
+    )
+    random = sum(p.numel() for p in posterior.log_sigma.parameters())
+    log.info(
+        "%d random weights in %d tensors, %d samples a step (%d a rank), %d training examples",
+        random,
+        len(posterior.names),
+        settings.posterior.samples,
+        settings.posterior.samples // grid.sample_ranks,
+        len(parts.source.train),
+    )
+    log.info("steps %d to %d, %d an epoch", steps.start, steps.stop, steps_per_epoch)
+    for epoch, longer in settings.train.rollout.items() if parts.unroll else ():
+        at = epoch * steps_per_epoch
+        never = "" if at < steps.stop else ", which this run does not reach"
+        log.info("rollouts of %d from epoch %d (step %d) on%s", longer, epoch, at, never)
+
+
+class Progress:
+    """A tqdm bar where standard error is a terminal, else one log line with an ETA every
+    ``log_every`` steps.
+    """
+
+    def __init__(self, *, total: int, first: int, log_every: int, is_first_rank: bool) -> None:
+        self._total, self._first, self._log_every = total, first, log_every
+        self._speaks = is_first_rank
+        self._began = time.perf_counter()
+        terminal = is_first_rank and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=first, unit="step") if terminal else None
+
+    def tell(self, done: int, loss: float) -> None:
+        """Report that ``done`` steps are finished."""
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            self._bar.update(1)
+        elif self._speaks and (done % self._log_every == 0 or done == self._total):
+            each = (time.perf_counter() - self._began) / max(1, done - self._first)
+            log.info(
+                "step %d of %d, loss %.5g, %.3g s/step, ETA %s",
+                done,
+                self._total,
+                loss,
+                each,
+                _clock(each * (self._total - done)),
+            )
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a row; a line that was cut short counts as after every step, so that it
+    goes.
+    """
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError):
+        return math.inf

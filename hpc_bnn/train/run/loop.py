@@ -1,0 +1,306 @@
+"""The training loop of ``hpc-bnn train``: steps, validation, metrics, checkpoints, resume."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from hpc_bnn.config import Settings, dump_settings
+from hpc_bnn.data import Batches
+from hpc_bnn.data.source import in_memory
+from hpc_bnn.parallel.comms import on_first, together, watchdog_of
+from hpc_bnn.parallel.guards import agree
+from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.feed.sharing import Sharing
+from hpc_bnn.train.plan.auto_grid import AutoGrid
+from hpc_bnn.train.run.build import Parts, build, read_source
+from hpc_bnn.train.run.energy import Energy, EnergyMeter
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.lock import release
+from hpc_bnn.train.run.log import Progress, tell_start
+from hpc_bnn.train.run.record import Record
+from hpc_bnn.train.run.restarts import TakenUp, take_up, tell_restart
+from hpc_bnn.train.run.snapshots import Snapshots
+from hpc_bnn.train.run.stop import Interrupted, Stop, Unfinished
+from hpc_bnn.train.run.summary import read_summary, write_summary
+from hpc_bnn.train.run.validation import validate
+from hpc_bnn.train.step.schedule import rollout_steps, set_learning_rate
+from hpc_bnn.train.step.step import Step
+from hpc_bnn.train.step.step_report import Report
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    settings: Settings,
+    world: World,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    began: float | None = None,
+    auto: AutoGrid | None = None,
+) -> dict[str, Any]:
+    """Collective over the world: train as the settings say and return what ``summary.json`` holds.
+
+    Every rank ends if any fails; the last good checkpoint stays. ``began`` is the time
+    (``time.monotonic()``) from which ``train.max_time`` counts, now if left out.
+    ``auto`` tells how the grid was chosen.
+
+    Raises
+    ------
+    SettingsError, ValueError
+        If settings, grid, data and folder do not fit together.
+    CheckpointError
+        If the run cannot be resumed or saved.
+    FloatingPointError, GuardError
+        From a step (``hb.Step``).
+    LockError
+        If another job works in the folder, or it was deleted or taken over meanwhile.
+    Unfinished
+        If a signal or ``train.max_time`` ended the run early, after a checkpoint.
+    """
+    began = time.monotonic() if began is None else began
+    with Stop(world.world, max_time_s=settings.train.max_time, began=began) as stop:
+        return _train(settings, world, folder, stop, auto, resume=resume, began=began)
+
+
+def _train(
+    settings: Settings,
+    world: World,
+    folder: RunFolder,
+    stop: Stop,
+    auto: AutoGrid | None,
+    *,
+    resume: bool,
+    began: float,
+) -> dict[str, Any]:
+    watchdog_of(world.world).pause()
+    agree(world.world, {"settings": dump_settings(settings), "resume": resume}, name="settings")
+    world.grid.own_samples(settings.posterior.samples)
+    world.grid.own_examples(settings.train.batch_size)
+    on_first(world.world, lambda: folder.check(settings, resume=resume), name="run folder")
+    source = auto.source if auto else None
+    source = source or read_source(settings, ChannelRanks(world.world))
+    parts = together(world.world, lambda: build(settings, source), name="building the model")
+    run = _Run(settings, world, folder, parts, stop, began, auto)
+    # Claimed last: settings that failed so far do not bind the folder.
+    lock = together(
+        world.world,
+        lambda: folder.claim(settings, resume=resume) if world.is_first else None,
+        name="run folder",
+    )
+    if lock is not None:
+        stop.watch(lock.require_own)
+    try:
+        return run.train(resume=resume)
+    finally:
+        release(lock)
+
+
+class _Run:
+    """One training run: its parts and where it stands."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        world: World,
+        folder: RunFolder,
+        parts: Parts,
+        stop: Stop,
+        began: float,
+        auto: AutoGrid | None,
+    ) -> None:
+        self._settings, self._world, self._folder, self._parts = settings, world, folder, parts
+        self._stop, self._began, self._auto = stop, began, auto
+        self._taken_up: TakenUp | None = None
+        self._record = Record(world, folder)
+        self._saved = 0  # steps of the newest checkpoint
+        chosen = settings.train
+        self._batches = Batches(
+            parts.source.train,
+            batch_size=chosen.batch_size,
+            world=world,
+            seed=settings.seed,
+            rollout=None if parts.unroll is None else self._rollout,
+        )
+        self._sharing = Sharing(
+            world,
+            self._batches,
+            asked=settings.data.share,
+            reads_files=not in_memory(parts.source.train),
+            stall_timeout_s=chosen.stall_timeout,
+        )
+        per_epoch = self._batches.steps_per_epoch
+        agree(world.world, {"batches per epoch": per_epoch}, name="data")
+        self._total = chosen.steps or chosen.epochs * per_epoch
+        parts.posterior.to(world.device)
+        parts.loss.to(world.device)
+        self._optimizer = parts.optimizer(chosen.lr)
+        self._snapshots = Snapshots(settings, world, folder, parts, self._optimizer)
+        self._step = Step(
+            parts.posterior,
+            parts.loss,
+            self._optimizer,
+            world,
+            samples=settings.posterior.samples,
+            num_examples=len(parts.source.train),
+            kl_weight=settings.posterior.kl_weight,
+            kl_warmup_steps=settings.posterior.kl_warmup_steps,
+            samples_per_pass=settings.posterior.samples_per_pass,
+            keep_graphs=settings.posterior.keep_graphs,
+            augment=parts.augment,
+            views=settings.data.augmentation,
+            unroll=parts.unroll,
+            clip_norm=chosen.clip_norm or None,
+            precision=chosen.precision,
+            exact=settings.loss.exact,
+            reduction=chosen.reduction,
+            compression=chosen.compression,
+            guard_every=chosen.guard_every,
+            check=chosen.check,
+        )
+
+    def train(self, *, resume: bool) -> dict[str, Any]:
+        if resume:
+            self._taken_up = take_up(self._world, self._folder, self._snapshots)
+            self._step.step = self._saved = self._taken_up.step if self._taken_up else 0
+        world, chosen = self._world, self._settings.train
+        first, per_epoch = self._step.step, self._batches.steps_per_epoch
+        if chosen.start_from and first == 0:
+            log.info("weights of %s", self._snapshots.start_from(Path(chosen.start_from)))
+        finished = on_first(
+            world.world,
+            lambda: read_summary(self._folder.summary) if first >= self._total else None,
+            name="summary",
+        )
+        if finished is not None:
+            log.info("nothing left to do: %s is of a finished run", self._folder.summary)
+            return finished
+        steps = range(first, self._total)
+        tell_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
+        self._sharing.choose(steps)
+        ahead = self._sharing.open(steps)
+        progress = Progress(
+            total=self._total, first=first, log_every=chosen.log_every, is_first_rank=world.is_first
+        )
+        reports: list[Report] = []
+        waits: list[float] = []
+        validation: dict[str, float] = {}
+        energy: Energy | None = None
+        meter = EnergyMeter(world.device, packages=world.node_rank == 0)
+        try:
+            if first == self._total:
+                self._all_have_read()
+            if first and self._validates_after(first):
+                recorded = self._record.has_validation(first)
+                if first == self._total or not recorded:  # a stop came in between
+                    validation = self._validate(first, record=not recorded)
+            for step in steps:
+                lr = set_learning_rate(
+                    self._optimizer, step, total_steps=self._total, chosen=chosen
+                )
+                began = time.perf_counter()
+                x, y = next(ahead)
+                fetched = time.perf_counter()
+                waits.append(fetched - began)
+                if step == first:
+                    self._all_have_read()
+                self._step(x, y)
+                report = self._step.report
+                assert report is not None
+                reports.append(report)
+                energy = meter.read()
+                if step == first and self._taken_up is not None:
+                    tell_restart(world, self._folder, self._taken_up, began=self._began)
+                self._record.open(first)
+                self._record.write(self._row(report, lr, waits[-1]))
+                done = step + 1
+                progress.tell(done, report.loss)
+                # The first batch waits for files to be opened and caches to be filled.
+                self._stop.note_step(time.perf_counter() - (fetched if step == first else began))
+                # Asked before a validation: that may take longer than the time that is left.
+                reason = self._stop.due()
+                if reason or done == self._total or _due(done, chosen.checkpoint_every):
+                    self._save(done)
+                if reason:
+                    raise Unfinished(reason, done=done, total=self._total)
+                if self._validates_after(done):
+                    validation = self._validate(done)
+        except Unfinished:  # on all ranks, which end MPI together
+            ahead.close()
+            self._sharing.free()
+            raise
+        finally:
+            ahead.close()
+            progress.close()
+            self._record.close()
+        self._sharing.free()
+        return write_summary(
+            world,
+            self._folder,
+            self._settings,
+            steps=self._step.step,
+            parameters=self._parts.posterior.parameters(),
+            reports=reports,
+            data_waits=waits,
+            validation=validation,
+            energy=energy,
+            sharing=self._sharing,
+            reads=ahead.reads,
+            auto=self._auto,
+        )
+
+    def _all_have_read(self) -> None:
+        """Collective: until here ranks may wait for one that reads its data, from now on no longer
+        than ``train.stall_timeout``.
+        """
+        self._world.world.gather_objects(None, name="first batch")
+        watchdog_of(self._world.world).resume()
+
+    def _save(self, done: int) -> None:
+        """Collective: write a checkpoint, unless the newest is of this step."""
+        if self._saved == done:
+            return
+        began = time.perf_counter()
+        self._record.flush()
+        self._snapshots.save(done, steps_per_epoch=self._batches.steps_per_epoch)
+        self._saved = done
+        self._stop.note_checkpoint(time.perf_counter() - began)
+
+    def _validates_after(self, done: int) -> bool:
+        return done == self._total or _due(done, self._settings.train.validate_every)
+
+    def _validate(self, done: int, *, record: bool = True) -> dict[str, float]:
+        """Collective: validate and record the scores; where a stop comes in between, there are
+        none, but a checkpoint, from which the run validates again.
+        """
+        try:
+            found = validate(self._settings, self._world, self._parts, interrupt=self._stop.check)
+        except Interrupted as reason:
+            self._save(done)
+            raise Unfinished(str(reason), done=done, total=self._total) from None
+        if record:
+            self._record.open(done)
+            scores = {f"validation_{key}": value for key, value in found.items()}
+            self._record.write({"step": done - 1, "epoch": self._epoch(done), **scores})
+        return found
+
+    def _row(self, report: Report, lr: float, data_wait_s: float) -> dict[str, Any]:
+        rollout = self._rollout(report.step // self._batches.steps_per_epoch)
+        return report.row(
+            epoch=self._epoch(report.step),
+            lr=lr,
+            rollout=rollout if self._parts.unroll else None,
+            data_wait_s=data_wait_s,
+        )
+
+    def _epoch(self, step: int) -> float:
+        return step / self._batches.steps_per_epoch
+
+    def _rollout(self, epoch: int) -> int:
+        return rollout_steps(epoch, self._settings.train.rollout)
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0

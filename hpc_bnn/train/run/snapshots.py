@@ -1,0 +1,155 @@
+"""What a run saves and how it comes back: the collective side of checkpoints."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hpc_bnn.config import Settings, dump_settings
+from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.parallel.guards import agree
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.run import checkpoint
+from hpc_bnn.train.run.build import Parts
+from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError, digest
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.versions import versions
+
+
+class Snapshots:
+    """Saves the state of a run into its folder and restores it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        world: World,
+        folder: RunFolder,
+        parts: Parts,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self._settings, self._world, self._folder = settings, world, folder
+        self._parts, self._optimizer = parts, optimizer
+        # At the start: a checkout may change while its code runs.
+        self._versions = versions() if world.is_first else {}
+
+    def save(self, step: int, *, steps_per_epoch: int) -> None:
+        """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
+
+        def write() -> Path:
+            self._require_finite(step)
+            epoch, cursor = divmod(step, steps_per_epoch)
+            state = Checkpoint(
+                step=step,
+                position={"epoch": epoch, "cursor": cursor, **self._order()},
+                posterior=self._parts.posterior.state_dict(),
+                loss=self._parts.loss.state_dict(),
+                optimizer=self._optimizer.state_dict(),
+                settings=dump_settings(self._settings),
+                versions=self._versions,
+            )
+            return checkpoint.save(
+                self._folder.checkpoints,
+                state,
+                keep=self._settings.train.keep_checkpoints,
+                require_own=self._folder.require_own,
+            )
+
+        on_first(self._world.world, write, name="checkpoint")
+
+    def restore(self, *, to_train: bool = False) -> tuple[Path, int] | None:
+        """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
+        restores it; return its path and step, None where there is no checkpoint.
+
+        to_train: with the optimizer's state; refuse a checkpoint after which the examples would
+            come in another order.
+        """
+
+        def read() -> tuple[Path, Checkpoint] | None:
+            found = checkpoint.newest_good(self._folder.checkpoints)
+            if found is not None and to_train:
+                self._require_same_order(*found)
+            return found
+
+        return self._take(read, self._optimizer if to_train else None)
+
+    def start_from(self, given: Path) -> Path:
+        """Collective: take the parameters, and nothing else, from a checkpoint, or from the newest
+        good one of another run; return its path.
+        """
+
+        def read() -> tuple[Path, Checkpoint]:
+            if given.is_file():
+                return given, checkpoint.load(given)
+            found = checkpoint.newest_good(RunFolder(given).checkpoints)
+            if found is None:
+                raise CheckpointError(
+                    f"train.start_from = {given}: expected a checkpoint file, or a run folder that "
+                    "holds one"
+                )
+            return found
+
+        taken = self._take(read, None)
+        assert taken is not None
+        return taken[0]
+
+    def _take(
+        self,
+        read: Callable[[], tuple[Path, Checkpoint] | None],
+        optimizer: torch.optim.Optimizer | None,
+    ) -> tuple[Path, int] | None:
+        """Collective: restore what ``read`` returns on world rank 0, the only one that reads; None:
+        not the optimizer's state.
+        """
+        whole: list[Checkpoint] = []
+
+        def read_outline() -> tuple[Path, Checkpoint] | None:
+            found = read()
+            if found is None:
+                return None
+            path, state = found
+            whole.append(state if optimizer else replace(state, optimizer={}))
+            return path, checkpoint.outline(whole[0])
+
+        found = on_first(self._world.world, read_outline, name="reading the checkpoint")
+        if found is None:
+            return None
+        path, outline = found
+        posterior, loss = self._parts.posterior, self._parts.loss
+        state = whole[0] if whole else outline
+        checkpoint.restore(path, state, posterior, loss, optimizer, self._world.world)
+        restored = {"posterior": posterior.state_dict(), "loss": loss.state_dict()}
+        if optimizer is not None:
+            restored["optimizer"] = optimizer.state_dict()
+        agree(self._world.world, {"checkpoint": digest(restored)}, name="restored state")
+        return path, outline.step
+
+    def _order(self) -> dict[str, int]:
+        """Return what the order of the examples follows from."""
+        return {
+            "seed": self._settings.seed,
+            "batch_size": self._settings.train.batch_size,
+            "examples": len(self._parts.source.train),
+        }
+
+    def _require_same_order(self, path: Path, state: Checkpoint) -> None:
+        before = state.position
+        wrong = [
+            f"{name} = {before[name]} then, {now} now"
+            for name, now in self._order().items()
+            if before.get(name, now) != now
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"{path}: the order of the examples is another since this checkpoint: "
+                f"{', '.join(wrong)}; some examples would be seen twice and some never: restore "
+                "the data and settings it was made with, or start in another run folder"
+            )
+
+    def _require_finite(self, step: int) -> None:
+        for name, parameter in self._parts.posterior.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"step {step}: parameter {name} is not finite; the checkpoint was not written "
+                    "and the one before is kept"
+                )

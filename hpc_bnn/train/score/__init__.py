@@ -1,0 +1,1 @@
+"""A trained run asked: validation scores, evaluation, forecasts and their reports."""

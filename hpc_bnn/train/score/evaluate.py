@@ -1,0 +1,119 @@
+"""Score a trained run on its test split and draw its pictures; weather: ``weather_report``."""
+
+import logging
+from typing import Any
+
+from hpc_bnn.config import Settings
+from hpc_bnn.data.images.foreign import FOREIGN
+from hpc_bnn.data.source import Examples
+from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.run.build import Parts
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.log import read_metrics
+from hpc_bnn.train.run.summary import write_json
+from hpc_bnn.train.score.scoring import score
+from hpc_bnn.train.score.series_report import draw_series, series_details, series_tally
+from hpc_bnn.train.score.trained import load_trained
+from hpc_bnn.train.score.weather_report import report_weather, weather_table
+from hpc_bnn.verify.plots import plot_loss, plot_pit, plot_reliability
+from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
+    """Collective over the world: score the test split with the newest checkpoint; write
+    evaluation.json and plots. Classifiers also see inputs that do not belong to the data set.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no run.
+    CheckpointError
+        If it holds no usable checkpoint.
+    """
+    trained = load_trained(world, folder)
+    if trained.parts.source.fields is not None:
+        return report_weather(world, folder, trained)
+    settings, source = trained.settings, trained.parts.source
+
+    def scored(examples: Examples) -> ClassificationTally | RegressionTally:
+        return score(
+            trained.parts.posterior,
+            trained.parts.loss,
+            examples,
+            world,
+            task=source.task,
+            output_shape=source.output_shape,
+            scale=source.scale,
+            samples=settings.posterior.predict_samples,
+            batch_size=settings.train.batch_size,
+            tally=series_tally(source),
+        )
+
+    tally = scored(source.test)
+    result = {
+        "data": source.name,
+        "split": "test",
+        "step": trained.step,
+        "samples": settings.posterior.predict_samples,
+        "units": source.scale.units if source.scale else "",
+        "scores": tally.result(),
+        **series_details(source, tally),
+    }
+    if isinstance(tally, ClassificationTally):
+        foreign = {name: scored(made(source.test)) for name, made in FOREIGN.items()}
+        result["foreign"] = {name: _told_apart(tally, of) for name, of in foreign.items()}
+
+    def write() -> None:
+        write_json(folder.evaluation, result)
+        _draw(folder, settings, trained.parts, tally, world)
+
+    on_first(world.world, write, name="evaluation")
+    return result
+
+
+def told(result: dict[str, Any]) -> list[str]:
+    """Return the result of ``evaluate`` as lines of text."""
+    if "lead_hours" in result:
+        return weather_table(result)
+    head = f"{result['data']}, test split, {result['samples']} weight samples"
+    scores = dict(result["scores"])
+    for name, of in result.get("foreign", {}).items():
+        scores |= {f"{name}: {key}": value for key, value in of.items()}
+    for name, of in result.get("naive", {}).items():
+        scores |= {f"{name.replace('_', ' ')}: {key}": of[key] for key in ("rmse", "crps")}
+    return [head, *(f"  {name:28s} {value:.6g}" for name, value in scores.items())]
+
+
+def _told_apart(
+    own: ClassificationTally, foreign: ClassificationTally | RegressionTally
+) -> dict[str, float]:
+    """Return how well the confidence tells inputs that do not belong to the data set."""
+    assert isinstance(foreign, ClassificationTally)
+    scores = foreign.result()
+    return {
+        "auroc": own.auroc(foreign),
+        **{name: scores[name] for name in ("entropy", "mutual_information") if name in scores},
+    }
+
+
+def _draw(
+    folder: RunFolder,
+    settings: Settings,
+    parts: Parts,
+    tally: ClassificationTally | RegressionTally,
+    world: World,
+) -> None:
+    folder.plots.mkdir(parents=True, exist_ok=True)
+    rows = read_metrics(folder.metrics)
+    if rows:
+        plot_loss(rows, folder.plots / "loss.png")
+    if isinstance(tally, ClassificationTally):
+        plot_reliability(tally.reliability(), folder.plots / "reliability.png")
+        return
+    if "pit_chi_square" in tally.result():
+        plot_pit(tally.pit_counts(), folder.plots / "pit.png")
+    samples = settings.posterior.predict_samples
+    draw_series(folder.plots, parts, tally, world, samples=samples)

@@ -1,0 +1,122 @@
+"""Forecasts of fields by stepping states forward: the output of one step is the input of the next.
+
+    state(t + step) = state(t) + tendency_std * network(states up to t, forcing(t))
+
+At points that never have a value every normalised state is 0, as in training. States are sums of
+many steps: they are held in float32 at least, whatever the network runs in.
+
+A member is one weight sample, kept through the whole forecast, and where the loss has an
+observation noise, a draw of that noise at every step, keyed by start time, member and lead time. So
+a member is the same wherever it is computed.
+
+Letters: B start times, h states of the history, C channels, F forcing channels, H latitude, W
+longitude.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_bnn.bayes.noise import Purpose, Stream, normals
+from hpc_bnn.data.source import Fields
+from hpc_bnn.train.run.build import Parts
+
+HOUR_S = 3600
+HOURS_BEFORE_1970 = 17_259_888  # since the year 0001: keys of noise are not negative
+
+Network = Callable[[Tensor], Tensor]
+
+
+class Rollout:
+    """Reads states and steps them forward, all of them normalised."""
+
+    def __init__(self, parts: Parts, device: torch.device) -> None:
+        if parts.source.fields is None:
+            raise ValueError(
+                f"{parts.source.name}: forecasts are rolled out on data sets of fields (era5) only"
+            )
+        self.fields: Fields = parts.source.fields
+        self._posterior, self._loss, self._device = parts.posterior, parts.loss, device
+        self._network_dtype = next(parts.posterior.parameters()).dtype
+        self._dtype = torch.promote_types(self._network_dtype, torch.float32)
+        ratio = self.fields.tendency_std / self.fields.state_std
+        self._ratio = ratio[:, None, None].to(device, self._dtype)
+        present = self.fields.present
+        self._absent = None if present is None else ~present.to(device)
+
+    @property
+    def step_s(self) -> int:
+        """Seconds from a state to the next."""
+        return self.fields.step_hours * HOUR_S
+
+    def states(self, seconds: Tensor) -> Tensor:
+        """Read the states (B, C, H, W) of times (B,).
+
+        Raises
+        ------
+        ValueError
+            If a time is not in the files.
+        """
+        times = self.fields.record.times
+        at = torch.searchsorted(times, seconds).clamp(max=len(times) - 1)
+        absent = seconds[times[at] != seconds]
+        if len(absent):
+            near = times[(times - absent[0]).abs().argmin()]
+            raise ValueError(
+                f"no state at {time_text(absent[0])}; the files have {time_text(times[0])} to "
+                f"{time_text(times[-1])}, near it {time_text(near)}"
+            )
+        return self.fields.record.states(at).to(self._device, self._dtype)
+
+    def history(self, starts: Tensor) -> Tensor:
+        """Read the states (B, h, C, H, W) up to start times (B,), the oldest first."""
+        # The start first: if it is missing, the message is about it.
+        back = range(self.fields.history)
+        newest_first = [self.states(starts - k * self.step_s) for k in back]
+        return torch.stack(newest_first[::-1], 1)
+
+    def advance(
+        self, history: Tensor, starts: Tensor, lead: int, member: int, network: Network
+    ) -> Tensor:
+        """Return the history (B, h, C, H, W) one step later.
+
+        starts: (B,), seconds since 1970. lead: steps made so far. network: that of the member.
+        """
+        seconds = starts + lead * self.step_s
+        forcing = self.fields.record.forcing(seconds).to(self._device, self._dtype)
+        inputs = torch.cat([history.flatten(1, 2), forcing], 1)
+        output = network(inputs.to(self._network_dtype)).to(self._dtype)
+        mean, sigma = self._loss.forecast(output[None])
+        tendency = mean[0]
+        if sigma is not None:
+            tendency = tendency + sigma[0] * self._noise(starts, lead, member, tendency.shape)
+        newest = history[:, -1] + self._ratio * tendency
+        if self._absent is not None:
+            newest = newest.masked_fill(self._absent, 0.0)
+        return torch.cat([history[:, 1:], newest[:, None]], 1)
+
+    def _noise(self, starts: Tensor, lead: int, member: int, shape: torch.Size) -> Tensor:
+        """Return the observation noise (B, C, H, W) of a member at one lead time."""
+        points = shape[1:]
+        drawn = [
+            normals(
+                Stream(
+                    self._posterior.seed,
+                    Purpose.OBSERVATION,
+                    int(start) // HOUR_S + HOURS_BEFORE_1970,
+                    member,
+                ),
+                points,
+                offset=lead * points.numel(),
+                device=self._device,
+            )
+            for start in starts
+        ]
+        return torch.stack(drawn).to(self._dtype)
+
+
+def time_text(seconds: int | Tensor) -> str:
+    """Return a time, seconds since 1970, as ISO 8601 text."""
+    return str(np.datetime64(int(seconds), "s")).removesuffix(":00")

@@ -1,0 +1,45 @@
+"""A trained run, brought back from its folder to be scored or to forecast."""
+
+from dataclasses import dataclass
+
+from hpc_bnn.config import Settings
+from hpc_bnn.parallel.comms import on_first, together
+from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.run.build import Parts, build, read_source
+from hpc_bnn.train.run.checkpoint import CheckpointError
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.snapshots import Snapshots
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Settings and parts of a run, with the parameters of its newest good checkpoint."""
+
+    settings: Settings
+    parts: Parts
+    step: int
+
+
+def load_trained(world: World, folder: RunFolder) -> Trained:
+    """Collective over the world: read the run of a folder onto this world's devices.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no run.
+    CheckpointError
+        If it holds no usable checkpoint.
+    """
+    settings = on_first(world.world, folder.settings, name="settings")
+    source = read_source(settings, ChannelRanks(world.world))
+    parts = together(world.world, lambda: build(settings, source), name="building the model")
+    parts.posterior.to(world.device)
+    parts.loss.to(world.device)
+    snapshots = Snapshots(settings, world, folder, parts, parts.optimizer(settings.train.lr))
+    found = snapshots.restore()
+    if found is None:
+        raise CheckpointError(
+            f"{folder.checkpoints}: no checkpoint to evaluate or forecast with; train first"
+        )
+    return Trained(settings, parts, found[1])

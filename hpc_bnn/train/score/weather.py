@@ -1,0 +1,211 @@
+"""Score the ensemble forecasts of a run against what happened, persistence and climatology.
+
+Start times are spread over all ranks; each rank forecasts its own with all members and adds up the
+scores, and only sums are exchanged. So the scores are the same on any number of ranks.
+
+Letters: M members, B start times, C channels, H latitude, W longitude.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
+from hpc_bnn.data.sharding import in_turn
+from hpc_bnn.losses.cell_area import cell_area
+from hpc_bnn.parallel.comms import together
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.score.rollout import HOUR_S, Rollout
+from hpc_bnn.train.score.scoring import examples_at_once
+from hpc_bnn.train.score.trained import Trained
+from hpc_bnn.verify.climatology import Climatology, HarmonicSums, harmonics
+from hpc_bnn.verify.weather import WeatherTally
+
+log = logging.getLogger(__name__)
+
+DEFAULT_HOURS = 120  # five days
+READ_AT_ONCE = 16  # states of the climatology
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One forecast to draw: members (M, C, H, W) and truth (C, H, W) at a lead, physical units; NaN
+    at points that never have a value.
+    """
+
+    start_s: int
+    lead: int
+    members: Tensor
+    truth: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class WeatherScores:
+    """The sums of all ranks, and forecasts of one start time to draw."""
+
+    tally: WeatherTally
+    lead_hours: tuple[int, ...]
+    starts: Tensor
+    pictures: tuple[Picture, ...]
+
+
+def score_weather(trained: Trained, world: World) -> WeatherScores:
+    """Collective over the world: forecast from start times of the test split and score.
+
+    ``world`` must have one sample rank: a rank computes all members of its start times.
+
+    Raises
+    ------
+    ValueError
+        If the test split has no forecast of as many steps as asked for.
+    """
+    settings, rollout = trained.settings, Rollout(trained.parts, world.device)
+    fields, members = rollout.fields, settings.posterior.predict_samples
+    starts, steps = _starts(
+        fields.test_times, rollout.step_s, settings.evaluation.steps, settings.evaluation.starts
+    )
+    channels, rows, columns = trained.parts.source.output_shape
+    climatology = _climatology(
+        rollout, world, (channels, rows, columns), settings.evaluation.climatology_states
+    )
+    tally = WeatherTally(
+        leads=steps,
+        channels=channels,
+        members=members,
+        area=cell_area(fields.latitude),
+        present=fields.present,
+    )
+    drawn = (int(starts[len(starts) // 2]), {min(steps, _day(fields.step_hours)) - 1, steps - 1})
+    pictures: list[Picture] = []
+    own = starts[
+        in_turn(len(starts), data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
+    ]
+    state_bytes = 4 * fields.history * channels * rows * columns * members
+    size = examples_at_once(state_bytes, settings.train.batch_size)
+
+    def score() -> None:
+        for i, part in enumerate(torch.split(own, size) if len(own) else ()):
+            pictures.extend(_score(trained, rollout, tally, climatology, part, steps, drawn))
+            log.info("forecast %d of %d start times of this rank", i * size + len(part), len(own))
+
+    together(world.world, score, name="forecasts")
+    tally.sums = world.world.all_reduce(tally.sums, reduction="sum", name="scores")
+    gathered = world.world.gather_objects(pictures, name="pictures")
+    lead_hours = tuple(fields.step_hours * (lead + 1) for lead in range(steps))
+    return WeatherScores(tally, lead_hours, starts, tuple(p for each in gathered for p in each))
+
+
+def _score(
+    trained: Trained,
+    rollout: Rollout,
+    tally: WeatherTally,
+    climatology: Climatology,
+    starts: Tensor,
+    steps: int,
+    drawn: tuple[int, set[int]],
+) -> list[Picture]:
+    """Forecast from start times (B,) and add the scores; return what is to be drawn of them."""
+    posterior, physical = trained.parts.posterior, rollout.fields.physical
+    first = rollout.history(starts)
+    histories = [first] * tally.members
+    persistence = physical(first[:, -1]).cpu()
+    std = climatology.std * rollout.fields.state_std[:, None, None]
+    pictures = []
+    for lead in range(steps):
+        for member in range(tally.members):
+            network = posterior.network(member)
+            histories[member] = rollout.advance(histories[member], starts, lead, member, network)
+        valid = starts + (lead + 1) * rollout.step_s
+        members = torch.stack([physical(history[:, -1]).cpu() for history in histories])
+        truth = physical(rollout.states(valid)).cpu()
+        tally.add(
+            lead,
+            members,
+            truth,
+            persistence=persistence,
+            climatology=physical(climatology.mean(valid)),
+            climatology_std=std,
+            uniforms=_uniforms(valid, truth),
+        )
+        if drawn[0] in starts.tolist() and lead in drawn[1]:
+            at = starts.tolist().index(drawn[0])
+            pictures.append(Picture(drawn[0], lead, members[:, at], truth[at]))
+    return pictures
+
+
+def _uniforms(valid: Tensor, truth: Tensor) -> Tensor:
+    """Return what breaks ties of ranks: a function of the valid time."""
+    streams = [Stream(0, Purpose.OBSERVATION, int(t) // HOUR_S % 2**32) for t in valid]
+    return torch.stack([uniforms(stream, truth.shape[1:]) for stream in streams])
+
+
+def _starts(times: Tensor, step_s: int, steps: int, most: int) -> tuple[Tensor, int]:
+    """Choose start times, evenly spaced, from which every lead time lies in the test split.
+
+    times: (n,), of which each has a state one step later. steps: 0 for the default.
+    """
+    reach = torch.zeros(len(times), dtype=torch.long)  # steps that the split allows from each time
+    position = {time: i for i, time in enumerate(times.tolist())}
+    for i in range(len(times) - 1, -1, -1):
+        following = position.get(int(times[i]) + step_s)
+        reach[i] = 1 + (0 if following is None else int(reach[following]))
+    longest = int(reach.max())
+    wanted = steps or max(1, min(longest, DEFAULT_HOURS * HOUR_S // step_s))
+    if wanted > longest:
+        raise ValueError(
+            f"evaluation.steps = {steps}: the longest stretch of the test split holds {longest} "
+            "steps; lower it or widen data.test"
+        )
+    possible = times[reach >= wanted]
+    count = min(most, len(possible))
+    return possible[torch.arange(count) * len(possible) // count], wanted
+
+
+def _climatology(
+    rollout: Rollout, world: World, shape: tuple[int, int, int], most: int
+) -> Climatology:
+    """Collective over the world: fit the climatology to normalised states (C, H, W) of the training
+    split.
+    """
+    times = rollout.fields.train_times
+    chosen = times[_spread(len(times), most)]
+    annual, daily = harmonics(int(times[0]), int(times[-1]), _spacing_hours(times))
+    sums = HarmonicSums(annual, daily, shape)
+    turn = in_turn(len(chosen), data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
+
+    def add() -> None:
+        for part in torch.split(chosen[turn], READ_AT_ONCE) if len(turn) else ():
+            sums.add(part, rollout.states(part).cpu())
+
+    together(world.world, add, name="climatology")
+    for name in ("gram", "cross", "squares"):
+        total = world.world.all_reduce(
+            getattr(sums, name), reduction="sum", name=f"climatology.{name}"
+        )
+        setattr(sums, name, total)
+    return sums.solve()
+
+
+def _spread(number: int, most: int) -> Tensor:
+    """Choose at most so many positions, one of each of equal stretches.
+
+    Where in its stretch, the golden ratio says: equal steps could meet one hour of the day only.
+    """
+    count = min(most, number)
+    edges = torch.arange(count + 1) * number // count
+    place = torch.arange(count, dtype=torch.float64) * GOLDEN % 1
+    return edges[:-1] + (place * edges.diff()).long()
+
+
+def _spacing_hours(times: Tensor) -> int:
+    gaps = times.diff()
+    return max(1, int(gaps.min()) // HOUR_S) if len(gaps) else 24
+
+
+def _day(step_hours: int) -> int:
+    """Return the number of steps in a day, at least 1."""
+    return max(1, 24 // step_hours)

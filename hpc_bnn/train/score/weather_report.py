@@ -1,0 +1,108 @@
+"""What ``evaluate`` writes of weather forecasts: ``evaluation.json`` and pictures."""
+
+import math
+from typing import Any
+
+from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.log import read_metrics
+from hpc_bnn.train.run.summary import write_json
+from hpc_bnn.train.score.rollout import time_text
+from hpc_bnn.train.score.trained import Trained
+from hpc_bnn.train.score.weather import WeatherScores, score_weather
+from hpc_bnn.verify.plots import plot_loss
+from hpc_bnn.verify.weather_maps import plot_maps
+from hpc_bnn.verify.weather_plots import (
+    chosen_channels,
+    plot_ranks,
+    plot_scores,
+    plot_spread_skill,
+)
+
+
+def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[str, Any]:
+    """Collective over the world: score the forecasts of a run, write scores and pictures."""
+    scored = score_weather(trained, world)
+    fields, settings = trained.parts.source.fields, trained.settings
+    assert fields is not None
+    result = {
+        "data": trained.parts.source.name,
+        "split": "test",
+        "step": trained.step,
+        "members": settings.posterior.predict_samples,
+        "starts": len(scored.starts),
+        "first_start": time_text(int(scored.starts[0])),
+        "last_start": time_text(int(scored.starts[-1])),
+        "lead_hours": list(scored.lead_hours),
+        "units": {channel.name: channel.units for channel in fields.channels},
+        "scores": scored.tally.result(fields.names),
+    }
+
+    def write() -> None:
+        write_json(folder.evaluation, result)
+        _draw(folder, trained, scored, result)
+
+    on_first(world.world, write, name="evaluation")
+    return result
+
+
+def weather_table(result: dict[str, Any]) -> list[str]:
+    """Return scores at 24 h and at the last lead time, model beside persistence and climatology."""
+    leads: list[float] = result["lead_hours"]
+    day = min(range(len(leads)), key=lambda i: abs(leads[i] - 24))
+    lines = [
+        f"{result['data']}, test split, {result['starts']} starts, {result['members']} members",
+        f"{'':8s} {'lead':>6s}   {'RMSE':^33s}   {'CRPS':^33s}   {'spread/skill':>12s} {'ACC':>6s}",
+        f"{'':8s} {'':>6s} " + 2 * f"  {'model':>11s} {'persist.':>10s} {'climat.':>10s}",
+    ]
+    for name, scores in result["scores"].items():
+        for lead in sorted({day, len(leads) - 1}):
+            numbers = [
+                f"{_number(scores[score][lead], '11.4g')} "
+                f"{_number(scores['persistence'][score][lead], '10.4g')} "
+                f"{_number(scores['climatology'][score][lead], '10.4g')}"
+                for score in ("rmse", "crps")
+            ]
+            lines.append(
+                f"{name:8s} {leads[lead]:4g} h   {numbers[0]}   {numbers[1]}   "
+                f"{_number(scores['spread_skill_ratio'][lead], '12.2f')} "
+                f"{_number(scores['acc'][lead], '6.3f')}  [{result['units'][name]}]"
+            )
+    return lines
+
+
+def _number(value: float, form: str) -> str:
+    """Return a score as text, "-" where it is not defined, such as the ratio of one member."""
+    return f"{'-':>{form.partition('.')[0]}}" if math.isnan(value) else f"{value:{form}}"
+
+
+def _draw(
+    folder: RunFolder, trained: Trained, scored: WeatherScores, result: dict[str, Any]
+) -> None:
+    fields, scores = trained.parts.source.fields, result["scores"]
+    assert fields is not None
+    rows = read_metrics(folder.metrics)
+    if rows:
+        plot_loss(rows, folder.plots / "loss.png")
+    shown = {name: scores[name] for name in chosen_channels(fields.names)}
+    leads, units = scored.lead_hours, result["units"]
+    plot_scores(shown, leads, units, folder.plots / "scores.png")
+    if result["members"] > 1:
+        plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png")
+    plot_ranks(shown, leads, folder.plots / "ranks.png")
+    for picture in scored.pictures:
+        hours = leads[picture.lead]
+        for name in shown:
+            at = fields.names.index(name)
+            plot_maps(
+                picture.members[:, at],
+                picture.truth[at],
+                fields.latitude,
+                fields.longitude,
+                folder.plots / f"map_{name}_{hours:g}h.png",
+                name=name,
+                units=units[name],
+                start_s=picture.start_s,
+                lead_hours=hours,
+            )

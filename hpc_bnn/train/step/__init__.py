@@ -1,0 +1,1 @@
+"""One training step on any grid of ranks: its passes, gradients, checks and report."""

@@ -1,0 +1,50 @@
+"""What one training step did: its loss and how long it took."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one step did.
+
+    Attributes
+    ----------
+    loss
+        The objective, mean_b l_b + kl_weight / N * KL, over the whole grid.
+    data_loss
+        mean_b l_b.
+    kl
+        The complexity term, KL(q || p) at temperature 1.
+    gradient_norm
+        Norm of the reduced gradient before clipping.
+    step_time_s
+        Duration on this rank.
+    phases_s
+        Its parts (``hpc_bnn.train.step.phases``); communication: what waited for other ranks.
+    """
+
+    step: int
+    loss: float
+    data_loss: float
+    kl: float
+    gradient_norm: float
+    step_time_s: float
+    phases_s: dict[str, float]
+
+    def row(
+        self, *, epoch: float, lr: float, rollout: int | None, data_wait_s: float
+    ) -> dict[str, Any]:
+        """Return the object of this step in ``metrics.jsonl``; times in seconds."""
+        return {
+            "step": self.step,
+            "epoch": epoch,
+            "loss": self.loss,
+            "nll": self.data_loss,
+            "kl": self.kl,
+            "lr": lr,
+            **({} if rollout is None else {"rollout": rollout}),
+            "step_time_s": self.step_time_s,
+            "data_wait_time_s": data_wait_s,
+            **{f"{phase}_time_s": seconds for phase, seconds in self.phases_s.items()},
+        }

@@ -1,0 +1,163 @@
+"""Several ranks read one data set: the same numbers, bit for bit, and an end for all if one fails.
+
+Ranks are threads of one process here, so the files are netCDF-3: HDF5 2.2.0 crashes where a file
+with texts in it (expver) is open twice, the first of both is closed, and it is opened once more.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import torch
+from era5_files import hours, write_legacy
+from numpy.typing import NDArray
+from thread_channel import on_world, outcomes
+
+from hpc_bnn.data import Source
+from hpc_bnn.data.ranks import ALONE, Ranks
+from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.era5 import era5
+from hpc_bnn.fields.reader import read
+from hpc_bnn.fields.statistics import BLOCK, Statistics, statistics
+from hpc_bnn.parallel.comms import RankError
+from hpc_bnn.parallel.ranks import ChannelRanks
+
+T = TypeVar("T")
+TIMES = 3 * BLOCK + 20  # four blocks, the last of them shorter
+SECOND = 2 * BLOCK + 5  # first time of the second file, within a block
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("files")
+    every = hours(TIMES)
+    write_legacy(made / "a.nc", every[:SECOND], ["t2m", "msl"])
+    write_legacy(made / "b.nc", every[SECOND:], ["t2m", "msl"])
+    return made
+
+
+def on_ranks(size: int, work: Callable[[Ranks], T]) -> list[T]:
+    return on_world(size, lambda channel: work(ChannelRanks(channel)))
+
+
+def whole(made: Catalogue, ranks: Ranks) -> Statistics:
+    return statistics(made, start="2017-01-01", end="2017-12-31", step_hours=12, ranks=ranks)
+
+
+@pytest.fixture(scope="module")
+def states(folder: Path) -> NDArray[np.float64]:
+    made = catalogue(folder)
+    out = np.empty((TIMES, *made.shape), np.float32)
+    for at, field in enumerate(out):
+        read(made, at, field)
+    return out.astype(np.float64)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
+def test_statistics_are_the_same_bit_for_bit(
+    folder: Path, size: int, states: NDArray[np.float64]
+) -> None:
+    """Six ranks: more of them than blocks."""
+    alone = statistics(catalogue(folder), start="2017-01-01", end="2017-12-31", step_hours=12)
+    for made in on_ranks(size, lambda ranks: whole(catalogue(folder), ranks)):
+        for name in Statistics.__annotations__:
+            assert np.array_equal(getattr(made, name), getattr(alone, name)), name
+    axes, changes = (0, 2, 3), states[2:] - states[:-2]
+    std, change_std = states.std(axis=axes), changes.std(axis=axes)
+    np.testing.assert_allclose(alone.std, std, rtol=1e-12)
+    np.testing.assert_allclose(alone.tendency_std, change_std, rtol=1e-12)
+    assert (np.abs(alone.mean - states.mean(axis=axes)) <= 1e-12 * std + 1e-15 * 1e5).all()
+    assert (np.abs(alone.tendency_mean - changes.mean(axis=axes)) <= 1e-12 * change_std).all()
+    assert (alone.minimum == states.min(axis=axes)).all()
+    assert (alone.maximum == states.max(axis=axes)).all()
+    assert (alone.count == states[:, 0].size).all()
+
+
+def source(path: Path, ranks: Ranks) -> Source:
+    return era5(
+        path,
+        variables=["t2m", "msl"],
+        step_hours=6,
+        history=2,
+        train=("2017-01-01", "2017-03-20"),
+        validation=("2017-03-21", "2017-03-25"),
+        test=("2017-03-26", "2017-12-31"),
+        ranks=ranks,
+    )
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_rank_gets_the_same_source(folder: Path, size: int) -> None:
+    alone = source(folder, ALONE)
+    assert alone.fields is not None
+    last = torch.tensor([0, len(alone.train) - 1])
+    want_x, want_y = alone.train.batch(last)
+    for made in on_ranks(size, lambda ranks: source(folder, ranks)):
+        assert made.input_shape == alone.input_shape
+        assert made.fields is not None
+        for name in ("state_mean", "state_std", "tendency_std", "latitude", "test_times"):
+            assert torch.equal(getattr(made.fields, name), getattr(alone.fields, name)), name
+        x, y = made.train.batch(last)
+        assert torch.equal(x, want_x)
+        assert torch.equal(y, want_y)
+
+
+def test_headers_are_read_by_one_rank(folder: Path) -> None:
+    calls: list[int] = []
+    lock = Lock()
+
+    class Told(ChannelRanks):
+        def on_first(self, action: Callable[[], T], *, name: str) -> T:
+            def told() -> T:
+                with lock:
+                    calls.append(self.rank)
+                return action()
+
+            return super().on_first(told, name=name)
+
+    on_world(3, lambda channel: source(folder, Told(channel)))
+    assert set(calls) == {0}
+
+
+def copy_of(folder: Path, to: Path) -> Path:
+    for path in folder.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def test_a_file_that_is_gone_ends_every_rank(folder: Path, tmp_path: Path) -> None:
+    """Only the ranks whose blocks lie in it notice; the others hear of it."""
+    mine = copy_of(folder, tmp_path)
+    made = catalogue(mine)
+    (mine / "b.nc").unlink()
+    ended = outcomes(4, lambda channel: whole(made, ChannelRanks(channel)))
+    assert all(isinstance(error, Exception) for error in ended)
+    assert [type(error) for error in ended[:2]] == [RankError, RankError]
+    assert not isinstance(ended[3], RankError)
+    for error in ended:
+        assert "b.nc" in str(error)
+    assert "rank 2 failed" in str(ended[0])
+
+
+def test_files_that_only_the_first_rank_cannot_use_end_every_rank(tmp_path: Path) -> None:
+    ended = outcomes(3, lambda channel: source(tmp_path / "none", ChannelRanks(channel)))
+    assert isinstance(ended[0], FileNotFoundError)
+    assert [type(error) for error in ended[1:]] == [RankError, RankError]
+    assert all(str(tmp_path / "none") in str(error) for error in ended)
+
+
+def test_a_range_without_times_is_an_error_on_every_rank(folder: Path) -> None:
+    made = catalogue(folder)
+    ended = outcomes(
+        3,
+        lambda channel: statistics(
+            made, start="2018-01-01", end="2018-02-01", step_hours=6, ranks=ChannelRanks(channel)
+        ),
+    )
+    for error in ended:
+        assert isinstance(error, ValueError)
+        assert "has no value in the range" in str(error)
