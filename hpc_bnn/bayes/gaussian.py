@@ -22,11 +22,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.draw import Draws, draw_together
+from hpc_bnn.bayes.draw import draw_together
 from hpc_bnn.bayes.flat import groups
 from hpc_bnn.bayes.kl import complexity
-from hpc_bnn.bayes.noise import Purpose
-from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.bayes.noise import Key
+from hpc_bnn.bayes.posterior import Posterior, Weights
 from hpc_bnn.bayes.selection import fan_in, random_names
 
 
@@ -115,20 +115,28 @@ class Gaussian(Posterior):
         mus: list[Tensor] = [getattr(layer, name) for layer, name in self._owners]
         return mus, [getattr(self.log_sigma, _key(name)) for name in self.names]
 
-    def draws(self, step: int, samples: Sequence[int], purpose: Purpose = Purpose.WEIGHTS) -> Draws:
-        """Name the weight samples of global indices ``samples`` at ``step``."""
-        return Draws(self.seed, step, tuple(samples), purpose, self.antithetic, self.keep_noise)
-
-    def draw(self, draws: Draws) -> dict[str, Tensor]:
+    def sample(self, key: Key) -> Weights:
         """Return the drawn weights by name, each (S, *shape)."""
         mus, log_sigmas = self._random()
         weights: list[Tensor] = []
         for group in groups(mus, [None] * len(mus)):
-            offset = self._offsets[group.start]
-            weights += draw_together(mus[group], log_sigmas[group], draws, offset)
+            weights += draw_together(
+                mus[group],
+                log_sigmas[group],
+                key,
+                self._offsets[group.start],
+                antithetic=self.antithetic,
+                keep=self.keep_noise,
+            )
         return dict(zip(self.names, weights, strict=True))
 
-    def kl(self) -> Tensor:
+    def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
+        """Raise ValueError unless training can draw so many weight samples."""
+        super().check_samples(samples, samples_per_pass=samples_per_pass)
+        if self.antithetic and samples % 2:
+            raise ValueError(f"posterior.samples = {samples}: antithetic pairs need an even number")
+
+    def complexity(self) -> Tensor:
         """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""
         mus, log_sigmas = self._random()
         terms = [

@@ -5,13 +5,11 @@ Letters: S samples of a pass, K of the step, B examples of this rank.
 """
 
 import contextlib
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hpc_bnn.bayes import Gaussian
 from hpc_bnn.config import Settings
 from hpc_bnn.losses.base import JointLoss, SeparableLoss
 from hpc_bnn.losses.objective import joint_share, separable_share
@@ -101,13 +99,13 @@ class _TracedStep:
         return one[0].detach(), one if keep else None
 
     def _with_kl(self, roots: list[Tensor], index: int) -> list[Tensor]:
-        return [*roots, self._posterior.kl()] if index == 0 else roots
+        return [*roots, self._posterior.complexity()] if index == 0 else roots
 
     def _pass(self, samples: int) -> _OnePass:
         """Return the outputs and what is held until backward is done: the drawn weights."""
         bf16 = self._settings.train.precision == "bf16"
         x = self._x.expand(samples, *self._x.shape).clone() if self._views else self._x
-        weights = drawn(self._posterior, samples)
+        weights = self._posterior.sample(self._posterior.key(0, range(samples)))
 
         def network(x: Tensor, views: bool) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
@@ -120,32 +118,6 @@ class _TracedStep:
 
 def _no_contexts() -> tuple[contextlib.nullcontext[None], contextlib.nullcontext[None]]:
     return contextlib.nullcontext(), contextlib.nullcontext()
-
-
-def drawn(posterior: Gaussian, samples: int) -> dict[str, Tensor]:
-    """Return drawn weights without the kernel, which needs numbers."""
-    mus = [posterior.module.get_parameter(name) for name in posterior.names]
-    log_sigmas = list(posterior.log_sigma.values())
-    weights = _Drawn.apply(samples, posterior.keep_noise, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
-    return dict(zip(posterior.names, weights, strict=True))
-
-
-class _Drawn(torch.autograd.Function):
-    """The memory of ``hpc_bnn.bayes.draw``."""
-
-    @staticmethod
-    def forward(ctx: Any, samples: int, keep: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
-        mus = parameters[: len(parameters) // 2]
-        ctx.save_for_backward(*parameters[len(mus) :])
-        ctx.kept = [mu.new_empty((samples, *mu.shape)) for mu in mus] if keep else []
-        return tuple(mu.new_empty((samples, *mu.shape)) for mu in mus)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        to_mus = [grad[0] if len(grad) == 1 else grad.sum(0) for grad in grads]
-        to_log_sigmas = [torch.empty_like(log_sigma) for log_sigma in ctx.saved_tensors]
-        ctx.kept = []
-        return None, None, *to_mus, *to_log_sigmas
 
 
 def forget_numbers(module: nn.Module, mode: FakeTensorMode) -> None:

@@ -16,7 +16,7 @@ from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.plan.counting_axis import CountingAxis
 from hpc_bnn.train.plan.live_memory import LiveMemory
-from hpc_bnn.train.plan.traced_step import drawn, forget_numbers
+from hpc_bnn.train.plan.traced_step import forget_numbers
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.score.dealing import deal, own_part, slices
 from hpc_bnn.train.score.scoring import as_input, as_points, own_examples_at_once, physical
@@ -68,11 +68,11 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     with mode, torch.no_grad(), LiveMemory(known) as live:
         x, y = (torch.empty((at_once, *one.shape[1:]), dtype=one.dtype) for one in (one_x, one_y))
         x = as_input(posterior, x, torch.device("cpu"))
-        member = posterior.apply_weights(x, drawn(posterior, 1))
+        member = posterior(x, posterior.key(0, range(1)))
         outputs = member.new_empty((own, *member.shape[1:]))
         del member
         if own > 1:  # the others are held while one is computed
-            posterior.apply_weights(x, drawn(posterior, 1))
+            posterior(x, posterior.key(0, range(1)))
         whole = physical(*loss.forecast(outputs), y, scale)
         del x, outputs
         mean, sigma, y = whole if tally.whole_examples else as_points(*whole)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes import POSTERIORS, Gaussian
+from hpc_bnn.bayes import POSTERIORS
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings, SettingsError, check_options, choose
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
 from hpc_bnn.data.ranks import Ranks
@@ -31,7 +32,7 @@ class Parts:
     """What a run is made of; the same on every rank before the first step."""
 
     source: Source
-    posterior: Gaussian
+    posterior: Posterior
     loss: Loss
     augment: Augment | None
     unroll: Unroll | None = None

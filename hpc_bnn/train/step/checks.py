@@ -9,17 +9,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import JointLoss, Loss
 
 
 def check_sizes(
-    posterior: Gaussian,
+    posterior: Posterior,
     loss: Loss,
     *,
     samples: int,
     own_samples: int,
+    samples_per_pass: int,
     exact: bool,
     num_examples: int,
 ) -> None:
@@ -29,14 +30,13 @@ def check_sizes(
     """
     if num_examples < 1:
         raise ValueError(f"num_examples = {num_examples}: must be the size of the training set")
+    posterior.check_samples(samples, samples_per_pass=samples_per_pass)
     seen = samples if exact else own_samples
     if isinstance(loss, JointLoss) and seen < loss.min_samples:
         raise ValueError(
             f"posterior.samples = {samples}: {type(loss).__name__} needs at least "
             f"{loss.min_samples} weight samples" + ("" if exact else " on each rank")
         )
-    if posterior.antithetic and samples % 2:
-        raise ValueError(f"posterior.samples = {samples}: antithetic pairs need an even number")
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -49,8 +49,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         )
     if isinstance(optimizer, torch.optim.SparseAdam):
         raise ValueError(
-            "the optimizer is SparseAdam, which takes sparse gradients only; those of log_sigma "
-            "are dense, and hb.Step makes all of them dense: use Adam"
+            "the optimizer is SparseAdam, which takes sparse gradients only; hb.Step "
+            "makes all of them dense: use Adam"
         )
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
@@ -60,7 +60,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def check_sparse(posterior: Gaussian, *, samples_per_pass: int) -> None:
+def check_sparse(posterior: Posterior, *, samples_per_pass: int) -> None:
     """Raise ValueError where ``torch.vmap`` would meet the sparse gradient of a random weight."""
     for name in posterior.names if samples_per_pass > 1 else ():
         layer = posterior.module.get_submodule(name.rpartition(".")[0])

@@ -14,8 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors, tensors_of
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
 from hpc_bnn.losses.objective import kl_factor
 from hpc_bnn.parallel import guards
@@ -96,7 +96,7 @@ class Step:
 
     def __init__(
         self,
-        posterior: Gaussian,
+        posterior: Posterior,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         world: World,
@@ -148,6 +148,7 @@ class Step:
             loss,
             samples=samples,
             own_samples=sum(map(len, self._passes.parts)),
+            samples_per_pass=len(self._passes.parts[0]),
             exact=exact,
             num_examples=num_examples,
         )
@@ -212,7 +213,7 @@ class Step:
 
         def complexity() -> Tensor:
             nonlocal kl
-            term = self._posterior.kl()
+            term = self._posterior.complexity()
             kl = float(term.detach())
             return self._kl_factor() / self._world.grid.sample_ranks * term
 
