@@ -17,9 +17,10 @@ samples, KL); Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
 import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from hpc_bnn.bayes.draw import draw_together
@@ -28,6 +29,9 @@ from hpc_bnn.bayes.kl import complexity
 from hpc_bnn.bayes.noise import Key
 from hpc_bnn.bayes.posterior import Posterior, Weights
 from hpc_bnn.bayes.selection import fan_in, random_names
+
+
+Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 
 
 class Gaussian(Posterior):
@@ -43,8 +47,8 @@ class Gaussian(Posterior):
     initial_sigma
         Standard deviation of q at the start.
     random
-        Shell patterns over parameter names; None: linear, convolution, recurrent and attention
-        layers (``selection``).
+        Shell patterns over parameter names; ``"layers"``: linear, convolution, recurrent and
+        attention layers (``selection``).
     antithetic
         Draw samples in mirrored pairs, mu +- sigma * eps.
     keep_noise
@@ -72,15 +76,16 @@ class Gaussian(Posterior):
         self,
         module: nn.Module,
         *,
-        prior_sigma: float | Literal["fan_in"] = 1.0,
-        initial_sigma: float = 0.02,
-        random: Sequence[str] | None = None,
+        prior_sigma: Positive | Literal["fan_in"] = 1.0,
+        initial_sigma: Positive = 0.02,
+        random: Sequence[str] | Literal["layers"] | None = "layers",
         antithetic: bool = False,
         keep_noise: bool = False,
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(module, random_names(module, random), seed=seed)
+        patterns = None if random == "layers" else random
+        super().__init__(module, random_names(module, patterns), seed=seed)
         scales = {"initial_sigma": initial_sigma, "temperature": temperature}
         if prior_sigma != "fan_in":
             scales["prior_sigma"] = prior_sigma

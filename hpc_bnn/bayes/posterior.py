@@ -44,7 +44,10 @@ class Rows:
 class Posterior(nn.Module):
     """Runs ``module`` on drawn weights.
 
-    A method implements ``sample`` and ``complexity``, and whatever else differs from here.
+    A method implements ``sample`` and ``complexity``, and whatever else differs from here. The
+    keyword arguments of its constructor are its options in a settings file, but for ``module``,
+    ``seed`` and ``samples`` (K), which the program gives; one called ``keep_...`` trades memory for
+    time and never changes the answer.
 
     Parameters
     ----------
