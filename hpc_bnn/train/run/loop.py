@@ -12,7 +12,7 @@ from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
-from hpc_bnn.train.run.build import Parts, build, read_source
+from hpc_bnn.train.run.build import Parts, build, read_source, step_settings
 from hpc_bnn.train.run.energy import Energy, EnergyMeter
 from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
@@ -135,22 +135,7 @@ class _Run:
             parts.loss,
             self._optimizer,
             world,
-            samples=settings.posterior.samples,
-            num_examples=len(parts.source.train),
-            kl_weight=settings.posterior.kl_weight,
-            kl_warmup_steps=settings.posterior.kl_warmup_steps,
-            samples_per_pass=settings.posterior.samples_per_pass,
-            keep_graphs=settings.posterior.keep_graphs,
-            augment=parts.augment,
-            views=settings.data.augmentation,
-            unroll=parts.unroll,
-            clip_norm=chosen.clip_norm or None,
-            precision=chosen.precision,
-            exact=settings.loss.exact,
-            reduction=chosen.reduction,
-            compression=chosen.compression,
-            guard_every=chosen.guard_every,
-            check=chosen.check,
+            step_settings(settings, parts),
         )
 
     def train(self, *, resume: bool) -> dict[str, Any]:
