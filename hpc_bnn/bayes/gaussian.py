@@ -30,7 +30,6 @@ from hpc_bnn.bayes.noise import Key
 from hpc_bnn.bayes.posterior import Posterior, Weights
 from hpc_bnn.bayes.selection import fan_in, random_names
 
-
 Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 
 

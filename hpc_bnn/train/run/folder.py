@@ -10,8 +10,7 @@ from hpc_bnn.train.run.lock import Lock, LockError, hold, require_lock_file
 RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
-    "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.share",
-    "data.stale",
+    "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
 RESUMABLE_PREFIXES = ("grid.", "evaluation.", "posterior.keep_")
 
