@@ -47,7 +47,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
             task=source.task,
             output_shape=source.output_shape,
             scale=source.scale,
-            samples=settings.posterior.predict_samples,
+            samples=trained.predict_samples,
             batch_size=settings.train.batch_size,
             tally=series_tally(source),
         )
@@ -57,7 +57,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         "data": source.name,
         "split": "test",
         "step": trained.step,
-        "samples": settings.posterior.predict_samples,
+        "samples": trained.predict_samples,
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
         **series_details(source, tally),
@@ -115,5 +115,5 @@ def _draw(
         return
     if "pit_chi_square" in tally.result():
         plot_pit(tally.pit_counts(), folder.plots / "pit.png")
-    samples = settings.posterior.predict_samples
+    samples = parts.posterior.prediction_samples(settings.posterior.predict_samples)
     draw_series(folder.plots, parts, tally, world, samples=samples)
