@@ -126,7 +126,7 @@ class MPIGroup(Group):
             items[self.rank][:] = mine
             for rank, item in enumerate(items):
                 self._send(item, rank, name)
-        return [pickle.loads(item) for item in items]
+        return [pickle.loads(item.data) for item in items]
 
     def broadcast(self, value: T, *, name: str) -> T:
         content = np.frombuffer(pickle.dumps(value if self.rank == 0 else None), dtype=np.uint8)
@@ -135,25 +135,19 @@ class MPIGroup(Group):
         if self.rank != 0:
             content = np.empty(int(size[0]), dtype=np.uint8)
         self._send(content, 0, name)
-        result: T = value if self.rank == 0 else pickle.loads(content)
+        result: T = value if self.rank == 0 else pickle.loads(content.data)
         return result
 
     def split(self, color: int, key: int) -> Group:
-        return self._on(self.comm.Split(color, key))
-
-    def split_by_node(self) -> Group:
-        """Collective: return the group of the ranks that share this node's memory."""
-        return self._on(self.comm.Split_type(self._mpi.COMM_TYPE_SHARED))
-
-    def shared_memory(self, size: int) -> SharedMemory:
-        """Collective over ranks of one node: return ``size`` bytes that all of them see."""
-        return WindowMemory(self._mpi, self.comm, size)
-
-    def _on(self, comm: Any) -> Group:
+        comm = self.comm.Split(color, key)
         if comm.Get_size() == 1:
             comm.Free()
             return ALONE
         return MPIGroup(self._mpi, comm, watchdog=self.watchdog)
+
+    def shared_memory(self, size: int) -> SharedMemory:
+        """Collective over ranks of one node: return ``size`` bytes that all of them see."""
+        return WindowMemory(self._mpi, self.comm, size)
 
     def _send(self, content: Any, root: int, name: str) -> None:
         """Collective: overwrite bytes (size,) with those of a rank, part by part."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hpc_bnn.data import Batches
 from hpc_bnn.data.batch_layout import BatchLayout
-from hpc_bnn.parallel.channel import SOLO
+from hpc_bnn.group import ALONE
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed.feed import Feed, OwnFeed
@@ -37,8 +37,8 @@ def feed_of(way: str, batches: Batches) -> Feed:
     if way == "each":
         return OwnFeed(batches, range(STEPS), upload=upload)
     layout: BatchLayout = batches.layout(0)
-    memory = SOLO.shared_memory(Ring.bytes_needed(layout, ranks=1, slots=SLOTS))
-    ring = Ring(memory, layout, SOLO, slots=SLOTS)
+    memory = ALONE.shared_memory(Ring.bytes_needed(layout, ranks=1, slots=SLOTS))
+    ring = Ring(memory, layout, ALONE, slots=SLOTS)
     return WindowFeed(batches, range(STEPS), ring, upload=upload, stall_timeout_s=60.0)
 
 

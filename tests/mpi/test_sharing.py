@@ -17,12 +17,12 @@ from torch import Tensor
 
 from hpc_bnn.data import Batches
 from hpc_bnn.data.read_count import count_read
+from hpc_bnn.group import Group, RankError
 from hpc_bnn.parallel import shared_memory
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import RankError, all_arrive
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed import sharing as sharing_file
 from hpc_bnn.train.feed.feed import Feed
+from hpc_bnn.train.feed.memory import all_arrive
 from hpc_bnn.train.feed.report import data_report
 from hpc_bnn.train.feed.sharing import Sharing
 from hpc_bnn.train.feed.window import SLOTS
@@ -127,7 +127,7 @@ def test_batches_are_the_same_bits(
             assert digests(feed, STEPS - first) == expected[first:]
             with pytest.raises(StopIteration):
                 next(feed)
-    same = world.sample.gather_objects(expected, name="test.digests")
+    same = world.sample_axis.gather(expected, name="test.digests")
     assert same == [expected] * world.grid.sample_ranks
 
 
@@ -174,7 +174,7 @@ def test_every_example_is_read_once(world: World, way: str) -> None:
         digests(feed, STEPS)
     tried = 1 if world.grid.sample_ranks > 1 else 0  # what batches look like
     mine = [index for read in examples.reads[tried:] for index in read]
-    everyone = world.sample.gather_objects(mine, name="test.reads")
+    everyone = world.sample_axis.gather(mine, name="test.reads")
     read = [index for of_rank in everyone for index in of_rank]
     wanted = [index for step in range(STEPS) for index in batches.indices(step).tolist()]
     assert sorted(read) == sorted(wanted)
@@ -203,13 +203,13 @@ def test_a_rank_that_cannot_read(world: World, way: str) -> None:
             with pytest.raises(expected, match=r"era5\.nc: 't2m' at 2001-01-01T06:00") as caught:
                 next(feed)
             assert here or f"rank {broken} failed" in str(caught.value)
-        assert world.world.gather_objects(1, name="test.after") == [1] * world.grid.world_size
+        assert world.all_ranks.gather(1, name="test.after") == [1] * world.grid.world_size
 
 
 def test_a_rank_that_cannot_read_the_first_example(world: World) -> None:
     if world.grid.sample_ranks == 1:
         pytest.skip("a rank alone does not look at it")
-    here = world.world.rank == 0
+    here = world.all_ranks.rank == 0
     sharing = sharing_of(world, batches_of(world, Numbered(broken=0 if here else None), 4), "auto")
     with pytest.raises(Unreadable if here else RankError, match=r"era5\.nc"):
         sharing.choose(range(STEPS))
@@ -229,7 +229,7 @@ def test_a_rank_that_stalls(world: World) -> None:
             next(feed)
             with pytest.raises(TimeoutError, match=f"sample rank {last} of {last + 1} .* step 1"):
                 next(feed)
-        assert all_arrive(world.world, within_s=30.0)
+        assert all_arrive(world.all_ranks, within_s=30.0)
         block.set()
 
 
@@ -260,7 +260,7 @@ def test_too_little_shared_memory(
     """Seen before it is touched, on one rank only: all take the exchange, and one says so."""
     if world.grid.sample_ranks == 1:
         pytest.skip("a rank alone shares nothing")
-    if world.world.rank == world.grid.world_size - 1:
+    if world.all_ranks.rank == world.grid.world_size - 1:
         monkeypatch.setattr(shared_memory.os, "statvfs", lambda folder: Room(1, 4096))
     batches = batches_of(world, Numbered(), 5)
     sharing = sharing_of(world, batches, asked)
@@ -283,10 +283,10 @@ def test_sample_ranks_on_several_nodes(
     if world.grid.sample_ranks == 1:
         pytest.skip("a rank alone shares nothing")
 
-    def alone(channel: Channel) -> Channel:
-        return channel.split(channel.rank, 0)
+    def alone(group: Group, name: str) -> tuple[Group, list[int]]:
+        return group.split(group.rank, 0), []
 
-    monkeypatch.setattr(type(world.world), "split_by_node", alone)
+    monkeypatch.setattr("hpc_bnn.train.feed.memory.split_by_node", alone)
     sharing = sharing_of(world, batches_of(world, Numbered(), 4), asked)
     with opened(sharing, range(STEPS)) as feed:
         assert sharing.mode != "window"
@@ -311,11 +311,11 @@ def test_memory_that_cannot_be_made(
     if world.grid.sample_ranks == 1:
         pytest.skip("a rank alone shares nothing")
 
-    def refuse(channel: Channel, size: int) -> None:
+    def refuse(all_ranks: Group, size: int) -> None:
         raise RuntimeError("MPI_ERR_INTERN")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(world.world), "shared_memory", refuse)
+        patch.setattr(type(world.all_ranks), "shared_memory", refuse)
         sharing = sharing_of(world, batches_of(world, Numbered(), 4), "window")
         with opened(sharing, range(STEPS)) as feed:
             assert sharing.mode == "allgather"
@@ -357,7 +357,7 @@ def test_auto_takes_what_was_by_far_the_fastest_on_all_ranks(
     for fastest in WAYS:
         took = dict.fromkeys(WAYS, 3.0) | {fastest: 1.0}
         # On the last rank another way looks faster, but it is not so on the first.
-        if world.world.rank > 0:
+        if world.all_ranks.rank > 0:
             took[WAYS[WAYS.index(fastest) - 1]] = 0.5
         monkeypatch.setattr(
             sharing_file.Sharing, "_timed", lambda self, way, step, took=took: took[way]

@@ -13,8 +13,7 @@ from hpc_bnn.data import Batches
 from hpc_bnn.data.batch_layout import BatchLayout
 from hpc_bnn.data.prefetch import Prefetch
 from hpc_bnn.data.sharding import part
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import together
+from hpc_bnn.group import Group
 from hpc_bnn.train.feed.feed import AHEAD, Batch, Reads
 
 
@@ -22,7 +21,7 @@ class GatheredFeed:
     """Start to read this rank's parts at ``steps``, the same on every rank of ``channel``."""
 
     def __init__(
-        self, batches: Batches, steps: Sequence[int], layout: BatchLayout, channel: Channel
+        self, batches: Batches, steps: Sequence[int], layout: BatchLayout, channel: Group
     ) -> None:
         self.reads = Reads(layout.batch_bytes)
         self._batches, self._layout, self._channel = batches, layout, channel
@@ -40,7 +39,7 @@ class GatheredFeed:
         if not self._left:
             raise StopIteration
         self._left -= 1
-        x, y = together(self._channel, lambda: next(self._ahead), name="reading a batch")
+        x, y = self._channel.together(lambda: next(self._ahead), name="reading a batch")
         return self._whole(x), self._whole(y)
 
     def close(self) -> None:

@@ -4,12 +4,22 @@ Everything that can be known is asked before the memory is touched or even made:
 a page without room ends the process.
 """
 
+import os
+
 import torch
 
 from hpc_bnn.data.batch_layout import BatchLayout
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import all_arrive
-from hpc_bnn.parallel.shared_memory import SharedMemory, claim, free_bytes, shared_folder
+from hpc_bnn.group import Group
+from hpc_bnn.parallel.control import completes
+from hpc_bnn.parallel.launcher import node_name, split_by_node
+from hpc_bnn.parallel.mpi_group import MPIGroup
+from hpc_bnn.parallel.shared_memory import (
+    OwnMemory,
+    SharedMemory,
+    claim,
+    free_bytes,
+    shared_folder,
+)
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed.ring import Ring
 
@@ -27,16 +37,16 @@ def make_ring(world: World, layout: BatchLayout, *, slots: int) -> Ring | str:
     MemoryError
         If MPI fails on some ranks of a node and never returns on the others.
     """
-    node = world.sample.split_by_node()
-    apart = "" if node.size == world.sample.size else APART
+    node, _ = split_by_node(world.sample_axis, node_name(os.environ))
+    apart = "" if node.size == world.sample_axis.size else APART
     size = Ring.bytes_needed(layout, ranks=node.size, slots=slots)
-    reason = _first(world.world, apart) or _first(world.world, _no_room(world, size))
+    reason = _first(world.all_ranks, apart) or _first(world.all_ranks, _no_room(world, size))
     if reason:
         return reason
     memory: SharedMemory | None = None
     failure: Exception | None = None
     try:
-        memory = node.shared_memory(size)
+        memory = node.shared_memory(size) if isinstance(node, MPIGroup) else OwnMemory(size)
     except Exception as error:  # of MPI, which has no class for a lack of memory
         failure = error
     if not all_arrive(node, within_s=PATIENCE_S):
@@ -46,9 +56,9 @@ def make_ring(world: World, layout: BatchLayout, *, slots: int) -> Ring | str:
         ) from failure
     said = "" if failure is None else f"MPI cannot make it ({failure})"
     on_node = _first(node, said)
-    reason = _first(world.world, on_node)
+    reason = _first(world.all_ranks, on_node)
     if memory is not None and not on_node:
-        reason = reason or _first(world.world, _unclaimed(memory) if node.rank == 0 else "")
+        reason = reason or _first(world.all_ranks, _unclaimed(memory) if node.rank == 0 else "")
         if not reason:
             return Ring(memory, layout, node, slots=slots)
         memory.free()
@@ -58,7 +68,7 @@ def make_ring(world: World, layout: BatchLayout, *, slots: int) -> Ring | str:
 def _no_room(world: World, size: int) -> str:
     """Collective over the world: say where a node has no room for all of its data ranks."""
     mine = torch.tensor([size if world.grid.sample_rank == 0 else 0])
-    machine = world.world.split_by_node()
+    machine, _ = split_by_node(world.all_ranks, node_name(os.environ))
     wanted = int(machine.all_reduce(mine, reduction="sum", name="shared memory"))
     free = free_bytes()
     if wanted <= MOST_SHARE * free:
@@ -77,7 +87,12 @@ def _unclaimed(memory: SharedMemory) -> str:
     return ""
 
 
-def _first(channel: Channel, reason: str) -> str:
+def all_arrive(group: Group, *, within_s: float) -> bool:
+    """Collective: wait for the other ranks; False: some rank did not call this in time."""
+    return not isinstance(group, MPIGroup) or completes(group.comm.Ibarrier(), within_s=within_s)
+
+
+def _first(channel: Group, reason: str) -> str:
     """Collective: return the reason of the first rank that has one."""
-    reasons = channel.gather_objects(reason, name="shared memory")
+    reasons = channel.gather(reason, name="shared memory")
     return next(filter(None, reasons), "")

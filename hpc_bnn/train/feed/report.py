@@ -35,12 +35,12 @@ def data_report(
     """
     ratio = reads.bytes / reads.all_batch_bytes if reads.all_batch_bytes else math.nan
     read = torch.tensor([reads.bytes, ratio], dtype=torch.float64)
-    total, ratios = world.world.all_reduce(read, reduction="sum", name="data report").tolist()
+    total, ratios = world.all_ranks.all_reduce(read, reduction="sum", name="data report").tolist()
     waited, count = sum(waits_s), len(times_s)
     took = sum(times_s) + waited
     own = [took / count, waited / took] if took and count else [math.nan, math.nan]
     mine = torch.tensor(own, dtype=torch.float64)
-    mean, share = world.world.all_reduce(mine, reduction="max", name="data report").tolist()
+    mean, share = world.all_ranks.all_reduce(mine, reduction="max", name="data report").tolist()
     examples_per_s = batch_size / mean
     return {
         "share": sharing.mode,

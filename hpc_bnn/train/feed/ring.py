@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.data.batch_layout import ALIGNED, BatchLayout
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import Group
 from hpc_bnn.parallel.shared_memory import SharedMemory
 
 FILLED, RELEASED, FAILED = 0, 1, 2
@@ -37,7 +37,7 @@ class Ring:
     """
 
     def __init__(
-        self, memory: SharedMemory, layout: BatchLayout, channel: Channel, *, slots: int
+        self, memory: SharedMemory, layout: BatchLayout, channel: Group, *, slots: int
     ) -> None:
         self.layout, self.slots = layout, slots
         self.rank, self.size = channel.rank, channel.size
@@ -59,10 +59,10 @@ class Ring:
         """Collective over the ranks that share the memory: count from 0 again; nobody may be at
         work.
         """
-        self._channel.gather_objects(None, name="slots of batches")
+        self._channel.gather(None, name="slots of batches")
         self._counters[self.rank] = 0
         self._memory.sync()
-        self._channel.gather_objects(None, name="slots of batches")
+        self._channel.gather(None, name="slots of batches")
 
     def item(self, item: int) -> tuple[Tensor, Tensor]:
         """Return x and y of an item, in place."""

@@ -15,7 +15,6 @@ import torch
 
 from hpc_bnn.data import Batches
 from hpc_bnn.data.batch_layout import BatchLayout
-from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.feed.feed import Feed, OwnFeed
@@ -131,10 +130,10 @@ class Sharing:
 
     def _layout_of(self, steps: range) -> BatchLayout:
         """Collective over the world: learn what batches look like."""
-        layout = together(
-            self._world.world, lambda: self._batches.layout(steps[0]), name="the first example"
+        layout = self._world.all_ranks.together(
+            lambda: self._batches.layout(steps[0]), name="the first example"
         )
-        agree(self._world.world, {"batch": layout}, name="data.share")
+        agree(self._world.all_ranks, {"batch": layout}, name="data.share")
         return layout
 
     def _make_ring(self) -> None:
@@ -156,7 +155,7 @@ class Sharing:
         if mode == "each":
             return OwnFeed(self._batches, steps, upload=self._upload)
         if mode == "allgather":
-            return GatheredFeed(self._batches, steps, self._layout, self._world.sample)
+            return GatheredFeed(self._batches, steps, self._layout, self._world.sample_axis)
         assert self._ring is not None
         return WindowFeed(
             self._batches,
@@ -168,13 +167,13 @@ class Sharing:
 
     def _test(self, steps: Sequence[int]) -> None:
         """Collective over the world: time a batch in each way and choose the fastest."""
-        world = self._world.world
+        world = self._world.all_ranks
         ways = ["each", "allgather"] + (["window"] if self._ring is not None else [])
         timings: dict[str, list[float]] = {way: [] for way in ways}
         turn, coming, began = 0, itertools.cycle(steps), time.perf_counter()
         while True:
             for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
-                world.gather_objects(None, name="test of data.share")
+                world.gather(None, name="test of data.share")
                 timings[way].append(self._timed(way, next(coming)))
             turn += 1
             spent = torch.tensor([time.perf_counter() - began])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from hpc_bnn.data import Batches
 from hpc_bnn.data.prefetch import Prefetch
 from hpc_bnn.data.sharding import part
-from hpc_bnn.parallel.comms import RankError
+from hpc_bnn.group import RankError
 from hpc_bnn.train.feed.feed import AHEAD, Batch, Reads, Upload, depth
 from hpc_bnn.train.feed.ring import Ring
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import JointLoss, SeparableLoss
 from hpc_bnn.losses.objective import joint_share, separable_share
 from hpc_bnn.parallel.grid import Grid
@@ -148,7 +148,7 @@ class GridProbe:
         repeated = made.repeat(math.ceil(own / len(made)), *[1] * (made.dim() - 1))[:own]
         # Not equal to one another, as equal members may be a special case of a score.
         outputs = (repeated + torch.rand_like(repeated) * 1e-3).requires_grad_()
-        over = axis if self._settings.loss.exact else LocalAxis()
+        over = axis if self._settings.loss.exact else ALONE
 
         def run() -> None:
             outputs.grad = None

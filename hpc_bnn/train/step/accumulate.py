@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.inputs import Inputs
-from hpc_bnn.losses.axis import SampleAxis
+from hpc_bnn.group import Group
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
 from hpc_bnn.losses.objective import joint_share, separable_share
 from hpc_bnn.train.step.one_pass import Pass
@@ -37,7 +37,7 @@ class Objective:
     """
 
     loss: Loss
-    axis: SampleAxis
+    axis: Group
     samples: int
     exact: bool
     keep_graphs: bool

@@ -19,7 +19,6 @@ from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors, tensors_of
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
 from hpc_bnn.losses.objective import kl_factor
 from hpc_bnn.parallel import guards
-from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.accumulate import Objective, accumulate
@@ -181,7 +180,7 @@ class Step:
             "compression": compression,
             **settings_of(posterior, loss, self._gradients.named),
         }
-        guards.agree(world.world, settings, name="before the first step")
+        guards.agree(world.all_ranks, settings, name="before the first step")
         # Also what is not trained: no reduction would ever make it equal.
         world.broadcast_parameters(all_tensors(posterior, loss))
 
@@ -232,7 +231,7 @@ class Step:
         loss = data_loss + self._kl_factor() * kl
         norm = self._gradients.norm()
         if not math.isfinite(loss):
-            together(self._world.world, lambda: self._check_numbers(x, y), name="batch")
+            self._world.all_ranks.together(lambda: self._check_numbers(x, y), name="batch")
         require_finite(self.step, loss, float(norm), self._gradients.named)
         if self._clip_norm is not None:
             self._gradients.clip(self._clip_norm, norm)
@@ -255,8 +254,8 @@ class Step:
 
     def _check_network(self, x: Inputs) -> None:
         """Collective over the world: prove that the network is pure, or raise on every rank."""
-        unused = together(
-            self._world.world, lambda: self._passes.check(x, self.step), name="check of the network"
+        unused = self._world.all_ranks.together(
+            lambda: self._passes.check(x, self.step), name="check of the network"
         )
         self._check = False
         if unused and self._world.is_first:
@@ -283,7 +282,7 @@ class Step:
             share = share / grid.sample_ranks  # every sample rank holds the whole value
         counts = [examples, *self._gradients.digests()]
         total, (count, *_), (equal, *same) = guards.total_of(
-            self._world.world, float(share), counts, name="loss"
+            self._world.all_ranks, float(share), counts, name="loss"
         )
         if not equal:
             raise guards.GuardError(
@@ -294,11 +293,11 @@ class Step:
         return total / grid.data_ranks, same
 
     def _waited(self) -> float:
-        return float(getattr(self._world.sample_axis, "waited_s", 0.0))
+        return self._world.sample_axis.waited_s
 
     def _guard(self, x: Inputs, y: Tensor) -> None:
         guards.check(
-            self._world.world,
+            self._world.all_ranks,
             self._world.grid,
             step=self.step,
             # What is not trained, too: one rank alone may change it. 20 ns an element on a CPU.

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 from test_ring import SLOTS, ring_of
-from thread_channel import on_world, outcomes
+from thread_group import on_ranks, outcomes
 from torch import Tensor
 
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import Group
 from hpc_bnn.train.feed.window import WindowFeed
 
 LIMIT_S, SLOW_S = 0.05, 0.2
@@ -26,7 +26,7 @@ class Slow:
         x.zero_(), y.zero_()
 
 
-def taken(channel: Channel, slow_step: int) -> int:
+def taken(channel: Group, slow_step: int) -> int:
     """Return how many batches a rank gets where reading one takes rank 1 longer than the limit."""
     batches = Slow(slow_step if channel.rank == 1 else None)
     feed = WindowFeed(
@@ -43,7 +43,7 @@ def taken(channel: Channel, slow_step: int) -> int:
 
 
 def test_the_first_batch_may_take_as_long_as_it_likes() -> None:
-    assert on_world(2, lambda channel: taken(channel, 0)) == [2 * SLOTS] * 2
+    assert on_ranks(2, lambda channel: taken(channel, 0)) == [2 * SLOTS] * 2
 
 
 def test_a_later_one_may_not() -> None:
