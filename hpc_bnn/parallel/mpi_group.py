@@ -18,7 +18,6 @@ from torch import Tensor
 from hpc_bnn.group import ALONE, Group, Reduction
 from hpc_bnn.parallel.engine import Engine
 from hpc_bnn.parallel.launcher import LaunchError
-from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
 from hpc_bnn.parallel.watchdog import Watchdog, watch
 
 T = TypeVar("T")
@@ -63,7 +62,7 @@ class MPIGroup(Group):
         """
         if self._mpi.Query_thread() < self._mpi.THREAD_MULTIPLE:
             raise LaunchError(
-                "MPI was started for fewer threads than Horovod and the feed need: expected "
+                "MPI was started for fewer threads than Horovod needs: expected "
                 "MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS, MPI4PY_RC_THREAD_LEVEL and "
                 "mpi4py.rc.thread_level, or use an MPI that was built with it"
             )
@@ -144,10 +143,6 @@ class MPIGroup(Group):
             comm.Free()
             return ALONE
         return MPIGroup(self._mpi, comm, watchdog=self.watchdog)
-
-    def shared_memory(self, size: int) -> SharedMemory:
-        """Collective over ranks of one node: return ``size`` bytes that all of them see."""
-        return WindowMemory(self._mpi, self.comm, size)
 
     def _send(self, content: Any, root: int, name: str) -> None:
         """Collective: overwrite bytes (size,) with those of a rank, part by part."""

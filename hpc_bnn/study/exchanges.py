@@ -8,7 +8,7 @@ from statistics import median
 import torch
 
 from hpc_bnn.group import Group
-from hpc_bnn.parallel.world import World, split
+from hpc_bnn.parallel.world import World, start
 from hpc_bnn.study.finding import Finding, told
 
 # One exchange of so many bytes: what came out for a sum over ranks, and what is right.
@@ -23,12 +23,12 @@ def exchanges(all_ranks: Group) -> list[Finding]:
     """Collective: return the findings; sums are checked as well as timed."""
     worlds: list[World] = []
 
-    def start() -> str:
-        worlds.append(split(all_ranks, device="auto"))
+    def start_grid() -> str:
+        worlds.append(start(all_ranks, device="auto"))
         grid = worlds[0].grid
         return f"{grid.sample_ranks} sample x {grid.data_ranks} data ranks, {worlds[0].device}"
 
-    found = [told("grid (hybrid)", start, REMEDY)]
+    found = [told("grid (hybrid)", start_grid, REMEDY)]
     if not worlds:
         return found
     world = worlds[0]
@@ -84,7 +84,7 @@ def measure(all_ranks: Group) -> tuple[World, dict[int, float]]:
     """Collective: time Horovod's reduction over the world; return the seconds by number of bytes,
     of the slowest rank.
     """
-    world = split(all_ranks, device="auto")
+    world = start(all_ranks, device="auto")
     try:
         mine = _seconds(_by_horovod(world))
     finally:

@@ -129,15 +129,14 @@ def test_the_third_step_is_of_three(
     assert abs(float(plain.losses[2] - rolled.losses[2])) > 1e-3
 
 
-@pytest.mark.parametrize(("case", "share"), [("crps", "window"), ("nll", "allgather")])
+@pytest.mark.parametrize("case", ["crps", "nll"])
 def test_the_grid_is_measured_with_the_first_rollout(
-    all_ranks: Group, solo: World, toy_folder: Path, tmp_path: Path, case: str, share: str
+    all_ranks: Group, solo: World, toy_folder: Path, tmp_path: Path, case: str
 ) -> None:
-    """And batches that change their shape with the rollout are shared all the same."""
+    """And batches change their shape with the rollout."""
     own = Path(all_ranks.broadcast(str(tmp_path), name="folder"))
     options: dict[str, Any] = {"rollout": {0: 3, 1: 1}, "schedule": "constant"}
     content = settings(toy_folder, case, **options).model_dump()
-    content["data"]["share"] = share
     chosen = Settings.model_validate({**content, "grid": {"mode": "auto"}})
     world, auto = start_auto(chosen, all_ranks, RunFolder(own), resume=False)
     try:
@@ -145,7 +144,6 @@ def test_the_grid_is_measured_with_the_first_rollout(
     finally:
         world.stop()
     assert summary["steps"] == 3
-    assert summary["data"]["share"] == (share if world.grid.sample_ranks > 1 else "each")
     expected = run(toy_folder, case, solo, ALONE, **options)
     final = float(expected.losses[-1])
     assert summary["final_loss"] == pytest.approx(final, rel=TOLERANCE)

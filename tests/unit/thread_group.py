@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.group import Group, Reduction
-from hpc_bnn.parallel.shared_memory import OwnMemory, SharedMemory
 
 T = TypeVar("T")
 
@@ -111,12 +110,6 @@ class ThreadGroup(Group):
         assert meeting is not None
         self._parts.append(ThreadGroup(meeting, members.index(self.rank)))
         return self._parts[-1]
-
-    def shared_memory(self, size: int) -> SharedMemory:
-        mine = OwnMemory(size) if self.rank == 0 else None
-        memory = self._meeting.exchange(self.rank, mine)[0]
-        assert memory is not None
-        return memory
 
     def leave(self) -> None:
         """Release the ranks that wait for this one."""
