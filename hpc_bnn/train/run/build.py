@@ -13,8 +13,8 @@ from hpc_bnn.bayes import POSTERIORS, Gaussian
 from hpc_bnn.config import Settings, SettingsError, check_options, choose
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
 from hpc_bnn.data.augment import Augmentation
-from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.data.source import Fields
+from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
@@ -80,7 +80,7 @@ def check_choices(settings: Settings, origin: str) -> None:
         raise SettingsError([f"{origin}: {problem}" for problem in problems])
 
 
-def read_source(settings: Settings, ranks: Ranks) -> Source:
+def read_source(settings: Settings, ranks: Group) -> Source:
     """Collective over the ranks: read the data set.
 
     Raises

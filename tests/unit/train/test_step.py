@@ -15,7 +15,7 @@ from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data.augment import Jitter
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import SeparableLoss
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
@@ -35,7 +35,7 @@ def direct(toy: Toy, samples: int, x: Tensor, y: Tensor, *, kl_weight: float = 1
     if isinstance(toy.loss, SeparableLoss):
         data = torch.stack([toy.loss(output, y).mean() for output in outputs]).mean()
     else:
-        data = toy.loss(torch.stack(outputs), y, LocalAxis()).mean()
+        data = toy.loss(torch.stack(outputs), y, ALONE).mean()
     kl = torch.zeros((), dtype=x.dtype)
     for name in posterior.names:
         mu = posterior.module.get_parameter(name)
