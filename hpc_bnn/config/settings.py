@@ -149,12 +149,6 @@ class DataSettings(_Choice):
     transform: dict[str, Any] = Field(
         default_factory=dict, description="augmentation by name with its options; {}: none"
     )
-    share: Literal["auto", "window", "allgather", "each"] = Field(
-        "auto",
-        description="how the sample ranks of a data rank come by their batch: window: each reads a "
-        "part into shared memory of the node; allgather: into an exchange; each: all of it; auto: "
-        "the fastest, measured when a run starts",
-    )
 
 
 class TrainSettings(_Section):

@@ -9,7 +9,7 @@ Shape letters: B batch, C channels; of fields: F forcing channels, H latitude, W
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,20 +37,6 @@ class RolloutExamples(Examples, Protocol):
         ...
 
 
-@runtime_checkable
-class DirectExamples(Examples, Protocol):
-    """Examples that can be read into given memory, which saves a copy."""
-
-    def batch_into(self, indices: Tensor, x: Tensor, y: Tensor) -> None:
-        """Fill x (B, ...) and y (B, ...) with the examples at `indices` (B,) int64."""
-        ...
-
-
-def in_memory(examples: object) -> bool:
-    """Tell whether examples say, by an attribute `in_memory`, that they read no files."""
-    return bool(getattr(examples, "in_memory", False))
-
-
 @dataclass(frozen=True, eq=False)
 class InMemory:
     """Hold examples as two tensors x (N, ...) and y (N, ...).
@@ -61,7 +47,6 @@ class InMemory:
         If x and y do not hold the same number of examples.
     """
 
-    in_memory: ClassVar[bool] = True
     x: Tensor
     y: Tensor
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from hpc_bnn.losses.axis import LocalAxis, SampleAxis
-from hpc_bnn.parallel.shared_memory import OwnMemory, SharedMemory
 
 T = TypeVar("T")
 
@@ -35,9 +34,6 @@ class Channel(SampleAxis, Protocol):
     def split_by_node(self) -> "Channel":
         """Collective: return the channel of the ranks that share this node's memory."""
 
-    def shared_memory(self, size: int) -> SharedMemory:
-        """Collective over ranks of one node: return ``size`` bytes that all of them see."""
-
     def native(self) -> Any:
         """Return the mpi4py communicator, or None for a process alone."""
 
@@ -59,9 +55,6 @@ class Solo(LocalAxis):
 
     def split_by_node(self) -> "Channel":
         return self
-
-    def shared_memory(self, size: int) -> SharedMemory:
-        return OwnMemory(size)
 
     def native(self) -> Any:
         return None

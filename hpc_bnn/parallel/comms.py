@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TypeVar, cast
 
 from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.control import BUG, Control, Word, completes
+from hpc_bnn.parallel.control import BUG, Control, Word
 from hpc_bnn.parallel.launcher import LaunchError, launched_size, record_process, refuse_child
 from hpc_bnn.parallel.mpi_channel import MPIChannel
 from hpc_bnn.parallel.watchdog import Watchdog
@@ -107,7 +107,7 @@ def require_threads(channel: Channel) -> None:
 
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise LaunchError(
-            "MPI was started for fewer threads than Horovod and the feed need: expected "
+            "MPI was started for fewer threads than Horovod needs: expected "
             "MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS, MPI4PY_RC_THREAD_LEVEL and "
             "mpi4py.rc.thread_level, or use an MPI that was built with it"
         )
@@ -122,17 +122,6 @@ def watchdog_of(channel: Channel) -> Watchdog:
     """Return what watches the exchanges of a channel: nothing, where it has no limit."""
     watchdog = channel.watchdog if isinstance(channel, MPIChannel) else None
     return watchdog or Watchdog(0.0, lambda waited: None)
-
-
-def all_arrive(channel: Channel, *, within_s: float) -> bool:
-    """Collective: wait for the other ranks; False: some rank did not call this in time.
-
-    An exchange of data as others are: not for a rank that fails while they go on.
-    """
-    comm = channel.native()
-    if comm is None:
-        return True
-    return completes(comm.Ibarrier(), within_s=within_s)
 
 
 def fail(channel: Channel, word: Word) -> int:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.shared_memory import SharedMemory, WindowMemory
 from hpc_bnn.parallel.stall import watch
 from hpc_bnn.parallel.watchdog import Watchdog
 
@@ -84,9 +83,6 @@ class MPIChannel:
 
     def split_by_node(self) -> Channel:
         return self._on(self._comm.Split_type(self._mpi.COMM_TYPE_SHARED))
-
-    def shared_memory(self, size: int) -> SharedMemory:
-        return WindowMemory(self._mpi, self._comm, size)
 
     def native(self) -> Any:
         return self._comm

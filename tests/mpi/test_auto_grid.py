@@ -156,7 +156,7 @@ def test_reading_is_not_watched_and_measuring_is(
     note(Watchdog, "resume", "resume")
     note(auto_grid, "read_source", "open")
     note(examples, "batch", "read")
-    note(GridProbe, "passes", "measure")
+    note(GridProbe, "accumulation", "measure")
     world, _ = start_auto(settings, channel, RunFolder(folder / "run"), resume=False)
     world.stop()
     whole = ["pause", "open", "read", "resume", "measure"]

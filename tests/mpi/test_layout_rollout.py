@@ -131,15 +131,14 @@ def test_the_third_step_is_of_three(
     assert abs(float(plain.losses[2] - rolled.losses[2])) > 1e-3
 
 
-@pytest.mark.parametrize(("case", "share"), [("crps", "window"), ("nll", "allgather")])
+@pytest.mark.parametrize("case", ["crps", "nll"])
 def test_the_grid_is_measured_with_the_first_rollout(
-    channel: Channel, solo: World, toy_folder: Path, tmp_path: Path, case: str, share: str
+    channel: Channel, solo: World, toy_folder: Path, tmp_path: Path, case: str
 ) -> None:
-    """And batches that change their shape with the rollout are shared all the same."""
+    """And batches change their shape with the rollout."""
     own = Path(channel.broadcast(str(tmp_path), name="folder"))
     options: dict[str, Any] = {"rollout": {0: 3, 1: 1}, "schedule": "constant"}
     content = settings(toy_folder, case, **options).model_dump()
-    content["data"]["share"] = share
     chosen = Settings.model_validate({**content, "grid": {"mode": "auto"}})
     world, auto = start_auto(chosen, channel, RunFolder(own), resume=False)
     try:
@@ -147,7 +146,6 @@ def test_the_grid_is_measured_with_the_first_rollout(
     finally:
         world.stop()
     assert summary["steps"] == 3
-    assert summary["data"]["share"] == (share if world.grid.sample_ranks > 1 else "each")
     expected = run(toy_folder, case, solo, ALONE, **options)
     final = float(expected.losses[-1])
     assert summary["final_loss"] == pytest.approx(final, rel=TOLERANCE)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hpc_bnn.losses.axis import Reduction
 from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.shared_memory import OwnMemory, SharedMemory
 
 T = TypeVar("T")
 
@@ -65,12 +64,6 @@ class ThreadChannel:
 
     def split_by_node(self) -> Channel:
         return self.split(self.rank // self._ranks_per_node, self.rank)
-
-    def shared_memory(self, size: int) -> SharedMemory:
-        made = OwnMemory(size) if self.rank == 0 else None
-        memory = self._meeting.exchange(self.rank, made)[0]
-        assert memory is not None
-        return memory
 
     def native(self) -> Any:
         return None

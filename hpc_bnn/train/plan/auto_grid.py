@@ -2,14 +2,13 @@
 
     T(S, D) = passes(K/S, B/D) + loss(K/S, B/D) + exchange(S) + update + reduction
 
-The passes of a rank (forward and backward of min(K/S, ``posterior.samples_per_pass``) samples, the
-last one of what is left) are timed for each grid, one of each size, on real examples, by all ranks
-at once, so that they share memory and cores as in the run; ``update`` is KL and optimizer,
-``reduction`` that of the gradients, not hidden; both are the same on every grid. A joint loss is
-computed on outputs of the right shape, its exchanges are counted and priced by two timed ones. A
-grid for which the memory of some rank is too small takes infinitely long. What is measured with is
-thrown away: parameters, optimizer and noise of the run are made afterwards, as without, and since
-the answer does not depend on the grid, neither does it depend on the choice.
+For each grid the control flow of a step (``accumulate``) runs on real examples, on all ranks at
+once, so that they share memory and cores as in the run; of passes of one length, one runs and
+stands for all. ``update`` is KL and optimizer, ``reduction`` that of the gradients, not hidden;
+both are the same on every grid. The exchanges of a joint loss are counted and priced by two timed
+ones. A grid for which the memory of some rank is too small takes infinitely long. What is measured
+with is thrown away: parameters, optimizer and noise of the run are made afterwards, as without, and
+since the answer does not depend on the grid, neither does it depend on the choice.
 """
 
 import gc
@@ -26,12 +25,11 @@ from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Source
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import on_first, together, watchdog_of
-from hpc_bnn.parallel.grid import fitting_grids
+from hpc_bnn.parallel.grid import Grid, fitting_grids
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World, split
-from hpc_bnn.train.plan.counting_axis import CountingAxis
-from hpc_bnn.train.plan.grid_probe import GridProbe
+from hpc_bnn.train.plan.grid_probe import TOO_LARGE, Accumulation, GridProbe
 from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.run.folder import RunFolder
 
@@ -130,18 +128,18 @@ def _measured(
     settings: Settings, world: World, parts: Parts, grids: list[tuple[int, int]]
 ) -> list[Candidate]:
     """Collective: return the candidates with the times of the slowest rank."""
-    probe, samples = GridProbe(settings, world, parts), settings.posterior.samples
+    probe = GridProbe(settings, world, parts)
     # Fewest data ranks first: theirs is the most that has to be read.
-    timed = {grid: _on_grid(probe, world.world, samples, *grid) for grid in reversed(grids)}
+    timed = {(s, d): _on_grid(probe, world.world, Grid(s, d, 0)) for s, d in reversed(grids)}
     probe.release()
     update = together(world.world, probe.update, name="update")
     latency, rate = probe.exchanges()
     reduction = probe.reduction()  # last: its hooks stay on the parameters
     rows = []
     for s, d in grids:
-        passes, loss, axis = timed[s, d]
-        exchange = axis.calls * latency * math.log2(s) + axis.received_bytes * rate
-        rows.append([passes, loss, exchange, update, reduction])
+        found = timed[s, d]
+        exchange = found.exchanges * latency * math.log2(s) + found.received_bytes * rate
+        rows.append([found.passes_s, found.loss_s, exchange, update, reduction])
     slowest = world.world.all_reduce(
         torch.tensor(rows, dtype=torch.float64), reduction="max", name="candidates"
     )
@@ -151,21 +149,17 @@ def _measured(
     ]
 
 
-def _on_grid(
-    probe: GridProbe, channel: Channel, samples: int, sample_ranks: int, data_ranks: int
-) -> tuple[float, float, CountingAxis]:
-    """Collective: return the seconds of passes and loss on a grid, and the exchanges of the loss;
-    infinite seconds on every rank where one cannot hold its part of a batch.
+def _on_grid(probe: GridProbe, channel: Channel, grid: Grid) -> Accumulation:
+    """Collective: return what passes and loss take on a grid, ``TOO_LARGE`` on every rank where one
+    cannot hold its part of a batch.
     """
-    held = together(channel, partial(probe.hold, data_ranks), name="a batch")
+    held = together(channel, partial(probe.hold, grid.data_ranks), name="a batch")
     fits = all(channel.gather_objects(held, name="memory of a batch"))
     watchdog_of(channel).resume()  # all have read the largest part of a batch
     if not fits:
         probe.release()
-        return math.inf, 0.0, CountingAxis(sample_ranks)
-    passes = together(channel, partial(probe.passes, samples // sample_ranks), name="passes")
-    loss, axis = together(channel, partial(probe.loss, sample_ranks), name="loss")
-    return passes, loss, axis
+        return TOO_LARGE
+    return together(channel, partial(probe.accumulation, grid), name="passes")
 
 
 def _forget(device: torch.device) -> None:

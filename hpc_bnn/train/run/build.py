@@ -12,12 +12,13 @@ from torch import Tensor
 from hpc_bnn.bayes import POSTERIORS, Gaussian
 from hpc_bnn.config import Settings, SettingsError, check_options, choose
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
+from hpc_bnn.data.augment import Augmentation
 from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.data.source import Fields
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
-from hpc_bnn.train.step.passes import Augment
+from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Parts:
     source: Source
     posterior: Gaussian
     loss: Loss
-    augment: Augment | None
+    augment: Augmentation | None
     unroll: Unroll | None = None
 
     def optimizer(self, lr: float) -> torch.optim.Adam:
@@ -124,6 +125,29 @@ def build(settings: Settings, source: Source) -> Parts:
     if settings.train.longest_rollout > 1 and source.fields is not None:
         unroll = Unroll(source.fields)
     return Parts(source, posterior, loss, augment, unroll)
+
+
+def step_settings(settings: Settings, parts: Parts) -> StepSettings:
+    """Return what the settings say of a training step."""
+    posterior, chosen = settings.posterior, settings.train
+    return StepSettings(
+        samples=posterior.samples,
+        num_examples=len(parts.source.train),
+        kl_weight=posterior.kl_weight,
+        kl_warmup_steps=posterior.kl_warmup_steps,
+        samples_per_pass=posterior.samples_per_pass,
+        keep_graphs=posterior.keep_graphs,
+        augment=parts.augment,
+        views=settings.data.augmentation,
+        unroll=parts.unroll,
+        clip_norm=chosen.clip_norm or None,
+        precision=chosen.precision,
+        exact=settings.loss.exact,
+        reduction=chosen.reduction,
+        compression=chosen.compression,
+        guard_every=chosen.guard_every,
+        check=chosen.check,
+    )
 
 
 def _takes(function: Callable[..., object], parameter: str) -> bool:

@@ -10,7 +10,7 @@ RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
     "posterior.keep_graphs", "posterior.keep_noise", "posterior.predict_samples",
-    "posterior.samples_per_pass", "train.max_time", "data.share", "data.stale",
+    "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
 RESUMABLE_SECTIONS = ("grid.", "evaluation.")
 

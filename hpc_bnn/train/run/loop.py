@@ -7,15 +7,14 @@ from typing import Any
 
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Batches
-from hpc_bnn.data.source import in_memory
 from hpc_bnn.parallel.comms import on_first, together, watchdog_of
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.feed.sharing import Sharing
 from hpc_bnn.train.plan.auto_grid import AutoGrid
-from hpc_bnn.train.run.build import Parts, build, read_source
+from hpc_bnn.train.run.build import Parts, build, read_source, step_settings
 from hpc_bnn.train.run.energy import Energy, EnergyMeter
+from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.lock import release
 from hpc_bnn.train.run.log import Progress, tell_start
@@ -124,13 +123,6 @@ class _Run:
             seed=settings.seed,
             rollout=None if parts.unroll is None else self._rollout,
         )
-        self._sharing = Sharing(
-            world,
-            self._batches,
-            asked=settings.data.share,
-            reads_files=not in_memory(parts.source.train),
-            stall_timeout_s=chosen.stall_timeout,
-        )
         per_epoch = self._batches.steps_per_epoch
         agree(world.world, {"batches per epoch": per_epoch}, name="data")
         self._total = chosen.steps or chosen.epochs * per_epoch
@@ -143,22 +135,7 @@ class _Run:
             parts.loss,
             self._optimizer,
             world,
-            samples=settings.posterior.samples,
-            num_examples=len(parts.source.train),
-            kl_weight=settings.posterior.kl_weight,
-            kl_warmup_steps=settings.posterior.kl_warmup_steps,
-            samples_per_pass=settings.posterior.samples_per_pass,
-            keep_graphs=settings.posterior.keep_graphs,
-            augment=parts.augment,
-            views=settings.data.augmentation,
-            unroll=parts.unroll,
-            clip_norm=chosen.clip_norm or None,
-            precision=chosen.precision,
-            exact=settings.loss.exact,
-            reduction=chosen.reduction,
-            compression=chosen.compression,
-            guard_every=chosen.guard_every,
-            check=chosen.check,
+            step_settings(settings, parts),
         )
 
     def train(self, *, resume: bool) -> dict[str, Any]:
@@ -179,8 +156,7 @@ class _Run:
             return finished
         steps = range(first, self._total)
         tell_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
-        self._sharing.choose(steps)
-        ahead = self._sharing.open(steps)
+        feed = Feed(self._batches, steps, upload=upload_to(world.device))
         progress = Progress(
             total=self._total, first=first, log_every=chosen.log_every, is_first_rank=world.is_first
         )
@@ -201,7 +177,7 @@ class _Run:
                     self._optimizer, step, total_steps=self._total, chosen=chosen
                 )
                 began = time.perf_counter()
-                x, y = next(ahead)
+                x, y = next(feed)
                 fetched = time.perf_counter()
                 waits.append(fetched - began)
                 if step == first:
@@ -227,15 +203,10 @@ class _Run:
                     raise Unfinished(reason, done=done, total=self._total)
                 if self._validates_after(done):
                     validation = self._validate(done)
-        except Unfinished:  # on all ranks, which end MPI together
-            ahead.close()
-            self._sharing.free()
-            raise
         finally:
-            ahead.close()
+            feed.close()
             progress.close()
             self._record.close()
-        self._sharing.free()
         return write_summary(
             world,
             self._folder,
@@ -246,8 +217,7 @@ class _Run:
             data_waits=waits,
             validation=validation,
             energy=energy,
-            sharing=self._sharing,
-            reads=ahead.reads,
+            bytes_read=feed.bytes_read,
             auto=self._auto,
         )
 

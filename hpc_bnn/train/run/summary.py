@@ -17,9 +17,6 @@ from hpc_bnn.config import Settings
 from hpc_bnn.data.disk import write_whole
 from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.feed.feed import Reads
-from hpc_bnn.train.feed.report import data_report
-from hpc_bnn.train.feed.sharing import Sharing
 from hpc_bnn.train.plan.auto_grid import AutoGrid
 from hpc_bnn.train.run.energy import Energy, total
 from hpc_bnn.train.run.folder import RunFolder
@@ -74,8 +71,7 @@ def write_summary(
     data_waits: Sequence[float],
     validation: dict[str, float],
     energy: Energy | None,
-    sharing: Sharing,
-    reads: Reads,
+    bytes_read: int,
     auto: AutoGrid | None,
 ) -> dict[str, Any]:
     """Collective over the world: write the summary of a run that has ended and return it.
@@ -87,6 +83,8 @@ def write_summary(
         final loss is the newest on file.
     energy
         What this rank's meter read.
+    bytes_read
+        What the training batches of this rank took of files, in the chunks that they are stored in.
     """
     samples, batch_size = settings.posterior.samples, settings.train.batch_size
     if reports:
@@ -97,15 +95,11 @@ def write_summary(
     timed, waits = reports[warm:], data_waits[warm:]
     # Before the checksum, which takes memory.
     figures = _figures(world, timed, waits, energy)
-    data = data_report(
-        world,
-        sharing,
-        reads,
-        batch_size=batch_size,
-        samples=samples,
-        times_s=[report.step_time_s for report in timed],
-        waits_s=waits,
-    )
+    data = {
+        "bytes_read": _sum(world, bytes_read),
+        "wait_share": figures["data_wait_share"],
+        **_rates(world, timed, waits, batch_size=batch_size, samples=samples),
+    }
     restarts = on_first(world.world, lambda: read_metrics(folder.restarts), name="restarts")
     summary = {
         "steps": steps,
@@ -134,6 +128,30 @@ def write_summary(
 
     on_first(world.world, write, name="summary")
     return summary
+
+
+def _sum(world: World, count: int) -> int:
+    """Collective over the world: return the sum over its ranks."""
+    total = world.world.all_reduce(torch.tensor(count), reduction="sum", name="data report")
+    return int(total)
+
+
+def _rates(
+    world: World,
+    timed: Sequence[Report],
+    waits_s: Sequence[float],
+    *,
+    batch_size: int,
+    samples: int,
+) -> dict[str, float]:
+    """Collective over the world: return the rates of the slowest rank, its wait for data included;
+    NaN where no step was timed.
+    """
+    seconds = sum(report.step_time_s for report in timed) + sum(waits_s)
+    mean = torch.tensor(seconds / len(timed) if timed else math.nan, dtype=torch.float64)
+    slowest = world.world.all_reduce(mean, reduction="max", name="data report")
+    examples_per_s = batch_size / float(slowest)
+    return {"examples_per_s": examples_per_s, "samples_per_s": samples * examples_per_s}
 
 
 def _figures(

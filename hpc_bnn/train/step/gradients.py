@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.parallel import guards
-from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.reducer import NoReducer, Reducer
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.parameters import TrainingWatch, named_parameters, shape_of
+from hpc_bnn.train.step.settings import StepSettings
 
 _PART_BITS = 20  # what ``guards.total_of`` takes
 
@@ -36,14 +36,12 @@ class Gradients:
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         world: World,
+        settings: StepSettings,
         *,
         passes: int,
-        reduction: GradientReduction,
-        compression: Compression,
     ) -> None:
         self._posterior, self._loss, self._optimizer = posterior, loss, optimizer
-        self._world, self._passes = world, passes
-        self._reduction, self._compression = reduction, compression
+        self._world, self._settings, self._passes = world, settings, passes
         self._refusal: ValueError | None = None
         self._reducer: Reducer = NoReducer()
         self.named: dict[str, nn.Parameter] = {}
@@ -70,8 +68,8 @@ class Gradients:
         self._reducer = self._world.reducer(
             self.named.items(),
             passes=self._passes,
-            reduction=self._reduction,
-            compression=self._compression,
+            reduction=self._settings.reduction,
+            compression=self._settings.compression,
         )
         self.scale = self._reducer.scale
         self._names = sorted(self.named)

@@ -15,6 +15,7 @@ from hpc_bnn.config import (
     dump_settings,
     load_settings,
 )
+from hpc_bnn.config.load import log_gone
 
 GOOD: dict[str, Any] = {
     "seed": 3,
@@ -52,6 +53,25 @@ def test_reads_a_file(good: Path) -> None:
     assert settings.model.options == {"hidden": [8, 4]}
     assert settings.loss.exact
     assert settings.loss.options == {"variance": "predicted"}
+
+
+def test_a_key_that_is_gone_is_ignored_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a file, as in the config.yaml of an old run, and on the command line."""
+    log_gone.cache_clear()
+    now = load_settings(write(tmp_path / "now.yaml"))
+    old = write(tmp_path / "old.yaml", data={**GOOD["data"], "share": "window"})
+    with caplog.at_level("INFO"):
+        for overrides in ([], ["data.share=each"]):
+            assert load_settings(old, overrides) == load_settings(tmp_path / "now.yaml") == now
+        assert load_settings(tmp_path / "now.yaml", ["data.share=auto"]) == now
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        (
+            "INFO",
+            "data.share is gone and is ignored: every rank reads its own batches; remove the key",
+        )
+    ]
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,6 @@ ALLOWED = {
     "posterior.keep_noise": True,
     "posterior.predict_samples": 7,
     "posterior.samples_per_pass": 7,
-    "data.share": "each",
     "grid.mode": "data",
     "grid.sample_ranks": 1,
 }

@@ -21,6 +21,7 @@ from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.passes import Passes
 from hpc_bnn.train.step.phases import Phases
+from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.step import Step
 
 
@@ -276,16 +277,11 @@ def passes_on(grid: Grid, views: str, *, dropout: float = 0.0) -> Passes:
 
 
 def passes_of(posterior: Gaussian, grid: Grid, **options: Any) -> Passes:
-    given: dict[str, Any] = {"augment": None, "views": "shared", **options}
-    return Passes(
-        posterior,
-        World(grid, torch.device("cpu")),
-        samples=6,
-        samples_per_pass=1,
-        **given,
-        precision="float64",
-        phases=Phases(torch.device("cpu")),
+    settings = StepSettings(
+        samples=6, num_examples=10, precision="float64", **{"views": "shared", **options}
     )
+    cpu = torch.device("cpu")
+    return Passes(posterior, World(grid, cpu), settings, Phases(cpu))
 
 
 @pytest.mark.parametrize("grid", [(2, 1), (1, 2), (3, 2), (6, 3)])

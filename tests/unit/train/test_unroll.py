@@ -24,7 +24,7 @@ from hpc_bnn.models.swin import Swin
 from hpc_bnn.train.plan.live_memory import LiveMemory
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.score.rollout import Rollout
-from hpc_bnn.train.step.passes import Precision
+from hpc_bnn.train.step.settings import Precision
 from hpc_bnn.train.step.step import Step
 from hpc_bnn.train.step.unroll import Unroll
 
