@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.study.collect import collect, read_csv, told, write_csv
@@ -32,7 +33,6 @@ from hpc_bnn.study.projection_report import (
     warnings,
 )
 from hpc_bnn.study.step_model import Exchange
-from hpc_bnn.train.run.summary import write_json
 
 Answer = tuple[list[str], int]
 

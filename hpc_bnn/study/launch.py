@@ -18,11 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hpc_bnn.files import write_json
+from hpc_bnn.progress import Pace
 from hpc_bnn.study.doctor import AS_ROOT
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.points import Point
 from hpc_bnn.study.software import mpirun
-from hpc_bnn.train.run.summary import write_json
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +102,16 @@ def run_plan(plan: Plan, *, launcher: Sequence[str] = ()) -> list[str]:
             threads,
             there,
         )
-    failed = []
+    failed: list[str] = []
+    pace, ended = Pace(sum(not finished(plan, point) for point in plan.points)), 0
     for number, point in enumerate(plan.points, start=1):
         if finished(plan, point):
             log.info("%d of %d: %s is finished", number, len(plan.points), point.name)
             continue
-        log.info("%d of %d: %s", number, len(plan.points), point.name)
+        eta = f", ETA {pace.at(ended)[1]}" if ended else ""
+        log.info("%d of %d: %s%s", number, len(plan.points), point.name, eta)
         attempt = _run(plan, point, words, there)
+        ended += 1
         plan.attempt(point).parent.mkdir(parents=True, exist_ok=True)
         write_json(plan.attempt(point), asdict(attempt))
         if attempt.status != 0 or not finished(plan, point):

@@ -20,9 +20,9 @@ from types import FrameType
 
 import torch
 
+from hpc_bnn.lock import LockError
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.comms import RankError
-from hpc_bnn.train.run.lock import LockError
 
 log = logging.getLogger(__name__)
 
