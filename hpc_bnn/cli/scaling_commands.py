@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from hpc_bnn.files import write_json
 from hpc_bnn.group import Group
 from hpc_bnn.study.collect import collect, format_collection, read_csv, write_csv
 from hpc_bnn.study.doctor import measure
@@ -31,7 +32,6 @@ from hpc_bnn.study.projection_report import (
     warnings,
 )
 from hpc_bnn.study.step_model import Exchange
-from hpc_bnn.train.run.summary import write_json
 
 Answer = tuple[list[str], int]
 

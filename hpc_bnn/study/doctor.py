@@ -93,7 +93,11 @@ def _exchanges(all_ranks: Group) -> list[Finding]:
     if not worlds:
         return findings
     world = worlds[0]
-    axes = {"world": world.all_ranks, "sample axis": world.sample_axis, "data axis": world.data_axis}
+    axes = {
+        "world": world.all_ranks,
+        "sample axis": world.sample_axis,
+        "data axis": world.data_axis,
+    }
     for name, axis in axes.items():
         if axis.size > 1:
             findings.append(probe(f"MPI, {name}", partial(_timed, _by_mpi(axis)), REMEDY))

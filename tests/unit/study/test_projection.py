@@ -11,6 +11,7 @@ import pytest
 from fabricated import make_runs, plan
 
 from hpc_bnn.cli import scaling_commands as commands
+from hpc_bnn.files import write_json
 from hpc_bnn.group import ALONE
 from hpc_bnn.study import scaling_plots
 from hpc_bnn.study.collect import Row, collect, write_csv
@@ -35,7 +36,6 @@ from hpc_bnn.study.projection_report import (
     warnings,
 )
 from hpc_bnn.study.step_model import Exchange, Host, StepModel, Work
-from hpc_bnn.train.run.summary import write_json
 
 COEFFICIENTS = {"fixed": 2e-3, "examples": 1e-4, "draw": 1e-3, "compute": 1e-4, "latency": 2e-4}
 MACHINE = StepModel(Host(), COEFFICIENTS, 0.0)
