@@ -31,7 +31,7 @@ from hpc_bnn.parallel.mpi import abort, connect, fail, leave_together
 from hpc_bnn.parallel.world import start
 from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.train.plan.auto_grid import start_auto
-from hpc_bnn.train.run.build import check_choices
+from hpc_bnn.train.run.build import check_choices, resolved
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
@@ -51,7 +51,7 @@ USER_ERRORS = (
 )
 SAVES_MEMORY = (
     "out of memory: lower train.batch_size or posterior.samples_per_pass, set "
-    "posterior.keep_graphs and posterior.keep_noise to false, or use more data ranks; swin: "
+    "posterior.keep_graphs and what else is called posterior.keep_... to false, or use more data ranks; swin: "
     "model.recompute=true"
 )
 
@@ -243,7 +243,7 @@ def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = 
     )
     settings = load_settings(path, overrides, defaults=defaults)
     check_choices(settings, f"{path} with the command line" if overrides else str(path))
-    return settings
+    return resolved(settings)
 
 
 def _log_to_stderr(all_ranks: Group) -> None:

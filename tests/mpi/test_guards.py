@@ -156,12 +156,12 @@ def test_equal_draws(world: World) -> None:
     """A rank that draws the samples of another adds nothing; the loss would not show it."""
     several(world.grid.sample_ranks, "sample")
     posterior, _, step = started(world)
-    draws = posterior.draws
+    key = posterior.key
 
     def same_everywhere(at: int, samples: range, *rest: Any) -> Any:
-        return draws(at, range(len(samples)), *rest)
+        return key(at, range(len(samples)), *rest)
 
-    posterior.draws = same_everywhere  # type: ignore[method-assign]
+    posterior.key = same_everywhere  # type: ignore[method-assign]
     assert_refused(world, step, *own_batch(world), "world ranks 0 and 1 drew the same weights")
 
 

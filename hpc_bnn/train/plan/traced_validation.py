@@ -69,12 +69,12 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     with mode, torch.no_grad(), LiveMemory(known) as live:
         x, y = (torch.empty((at_once, *one.shape[1:]), dtype=one.dtype) for one in (one_x, one_y))
         x = as_input(posterior, x, torch.device("cpu"))
-        draws = posterior.draws(0, (0,), Purpose.PREDICTION)
-        member = posterior(x, draws)
+        key = posterior.key(0, grid.own_samples(samples)[:1], Purpose.PREDICTION)
+        member = posterior(x, key)
         outputs = member.new_empty((own, *member.shape[1:]))
         del member
         if own > 1:  # the others are held while one is computed
-            posterior(x, draws)
+            posterior(x, key)
         whole = physical(*loss.forecast(outputs), y, scale)
         del x, outputs
         mean, sigma, y = whole if tally.whole_examples else as_points(*whole)

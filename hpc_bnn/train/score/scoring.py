@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes import Gaussian
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.data.source import Examples, Scale
 from hpc_bnn.group import Group
@@ -27,7 +27,7 @@ MEMBER_BYTES = 1 << 27  # of the forecasts of all members that a rank holds toge
 
 
 def score(
-    posterior: Gaussian,
+    posterior: Posterior,
     loss: Loss,
     examples: Examples,
     world: World,
@@ -85,7 +85,7 @@ def examples_at_once(example_bytes: int, most: int) -> int:
 
 
 def own_examples_at_once(
-    posterior: Gaussian,
+    posterior: Posterior,
     loss: Loss,
     output_shape: tuple[int, ...],
     grid: Grid,
@@ -134,7 +134,7 @@ def as_points(
     return mean.flatten(1), None if sigma is None else sigma.flatten(1), target.flatten()
 
 
-def as_input(posterior: Gaussian, x: Tensor, device: torch.device) -> Tensor:
+def as_input(posterior: Posterior, x: Tensor, device: torch.device) -> Tensor:
     """Return ``x`` on the device and in the floating type of the weights."""
     dtype = next(posterior.parameters()).dtype
     return x.to(device, dtype) if x.is_floating_point() else x.to(device)

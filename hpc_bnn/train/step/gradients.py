@@ -8,7 +8,7 @@ exchange more.
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.reducer import NoReducer, Reducer
@@ -32,7 +32,7 @@ class Gradients:
 
     def __init__(
         self,
-        posterior: Gaussian,
+        posterior: Posterior,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         world: World,

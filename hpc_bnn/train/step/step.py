@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.world import World
@@ -74,7 +74,7 @@ class Step:
 
     def __init__(
         self,
-        posterior: Gaussian,
+        posterior: Posterior,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         world: World,
@@ -122,7 +122,7 @@ class Step:
 
         def complexity() -> Tensor:
             nonlocal kl
-            term = self._posterior.kl()
+            term = self._posterior.complexity()
             kl = float(term.detach())
             return factor / self._world.grid.sample_ranks * term
 

@@ -161,7 +161,7 @@ def test_temperature_scales_the_variance_and_not_the_mean(temperature: float) ->
 def log_weights(posterior: hb.Gaussian, x: Tensor, count: int) -> Tensor:
     """Return log p(y | w) + log p(w) - log q(w) (count,) of drawn weights."""
     posterior.requires_grad_(False)
-    ((name, weights),) = posterior.draw(posterior.draws(0, range(count))).items()
+    ((name, weights),) = posterior.sample(posterior.key(0, range(count))).items()
     weights = weights.squeeze(1)  # (count, features)
     mu, (log_sigma,) = posterior.module.get_parameter(name), posterior.log_sigma.values()
     fit = Normal(weights @ x.T, math.sqrt(S2)).log_prob(Y).sum(1)

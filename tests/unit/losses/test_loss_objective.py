@@ -52,12 +52,12 @@ def share_and_gradients(start: Gaussian, loss: Loss, axis: Group) -> tuple[Tenso
     """Return a rank's share of the objective for its part of the K samples, and its gradient."""
     q, count = copy.deepcopy(start), K // axis.size
     samples = range(axis.rank * count, (axis.rank + 1) * count)
-    outputs = torch.cat([q(X, q.draws(6, (s,))) for s in samples])
+    outputs = torch.cat([q(X, q.key(6, (s,))) for s in samples])
     if isinstance(loss, JointLoss):
         share = joint_share(loss, outputs, TARGET, axis)
     else:
         share = separable_share(loss, outputs, TARGET, K)
-    objective = share + FACTOR * q.kl() / axis.size
+    objective = share + FACTOR * q.complexity() / axis.size
     return share.detach(), list(torch.autograd.grad(objective, list(q.parameters())))
 
 
@@ -83,9 +83,9 @@ def test_gradients_of_the_shares_sum_to_that_of_the_objective(name: str, ranks: 
 def test_objective_is_the_negative_elbo_per_example() -> None:
     """-ELBO / N with N = B examples: mean_b mean_s -log p(y_b | w_s) + KL / N."""
     q = posterior()
-    outputs = torch.cat([q(X, q.draws(0, (s,))) for s in range(K)])
+    outputs = torch.cat([q(X, q.key(0, (s,))) for s in range(K)])
     share = separable_share(losses.gaussian_nll(sigma=1.0).double(), outputs, TARGET, K)
-    objective = share + kl_factor(0, kl_weight=1.0, warmup_steps=0, num_examples=B) * q.kl()
+    objective = share + kl_factor(0, kl_weight=1.0, warmup_steps=0, num_examples=B) * q.complexity()
     log_likelihood = (-0.5 * (outputs - TARGET).square() - 0.5 * math.log(2 * math.pi)).sum((1, 2))
-    elbo = log_likelihood.mean() - q.kl()
+    elbo = log_likelihood.mean() - q.complexity()
     assert objective.item() == pytest.approx(-elbo.item() / B, rel=1e-12)

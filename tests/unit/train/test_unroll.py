@@ -160,7 +160,7 @@ MASKED: dict[str, Callable[[Tensor | None], Loss]] = {
 
 def plain_objective(toy: Toy, x: Tensor, y: Tensor, steps: int, history: int) -> Tensor:
     """Return the objective by plain autograd: the mean over lead times of the loss of one step."""
-    weights = toy.posterior.draw(toy.posterior.draws(0, range(SAMPLES)))
+    weights = toy.posterior.sample(toy.posterior.key(0, range(SAMPLES)))
     outputs = torch.stack(
         [
             written_out(
@@ -183,7 +183,7 @@ def plain_objective(toy: Toy, x: Tensor, y: Tensor, steps: int, history: int) ->
         else:
             values = toy.loss(members, truth, ALONE)
         total = total + values.mean() / steps
-    return total + toy.posterior.kl() / NUM_EXAMPLES
+    return total + toy.posterior.complexity() / NUM_EXAMPLES
 
 
 @pytest.mark.parametrize("samples_per_pass", [1, 3, SAMPLES])
