@@ -7,8 +7,8 @@ Horovod refuses duplicate sets.
 
 import logging
 import os
-from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,22 +29,14 @@ WARN_AFTER_S = 60
 MESSAGE_BYTES = 1 << 30
 
 
-class Comms(NamedTuple):
-    """The mpi4py communicators of a grid; None along an axis of one rank."""
-
-    all_ranks: Any
-    sample: Any
-    data: Any
-
-
 class Engine:
     """Collective: start Horovod on the world and make the process sets of the grid's axes.
 
     Parameters
     ----------
     comms
-        mpi4py communicators over all ranks, and along the sample and the data axis where they have
-        several ranks.
+        mpi4py communicators over all ranks, along the sample and along the data axis; None along an
+        axis of one rank.
     stall_timeout_s
         Seconds after which Horovod's warnings name tensor and ranks of a collective that some rank
         never joined, before the ``watchdog`` ends the job; 0: a minute.
@@ -56,7 +48,7 @@ class Engine:
     """
 
     def __init__(
-        self, grid: Grid, comms: Comms, watchdog: Watchdog, *, stall_timeout_s: float
+        self, grid: Grid, comms: Sequence[Any], watchdog: Watchdog, *, stall_timeout_s: float
     ) -> None:
         limits = {
             "HOROVOD_STALL_CHECK_TIME_SECONDS": _warn_after(stall_timeout_s),
@@ -67,13 +59,10 @@ class Engine:
                 os.environ[name] = str(seconds)
         hvd = load_horovod(grid.world_size)
         self._hvd = hvd
-        axes = {"data": (grid.data_ranks, comms.data), "sample": (grid.sample_ranks, comms.sample)}
-        sets = {
-            axis: hvd.ProcessSet(comm)
-            for axis, (size, comm) in axes.items()
-            if 1 < size < grid.world_size
-        }
-        hvd.init(comm=comms.all_ranks, process_sets=list(sets.values()))
+        world, *axes = comms
+        sizes = grid.sample_ranks, grid.data_ranks
+        sets: list[Any] = [hvd.ProcessSet(comm) for comm in axes] if min(sizes) > 1 else []
+        hvd.init(comm=world, process_sets=sets)
         if hvd.size() != grid.world_size or hvd.rank() != grid.world_rank:
             raise LaunchError(
                 f"Horovod is rank {hvd.rank()} of {hvd.size()}, MPI is rank {grid.world_rank} "
@@ -82,9 +71,7 @@ class Engine:
             )
         self._grid, self._watchdog = grid, watchdog
         whole = hvd.global_process_set
-        self._sample_set, self._data_set = (
-            sets.get(axis, whole if axes[axis][0] > 1 else None) for axis in ("sample", "data")
-        )
+        self._sample_set, self._data_set = sets or [whole if n > 1 else None for n in sizes]
 
     def stop(self) -> None:
         """Collective: end Horovod, so that another grid can be started in the same processes."""

@@ -26,7 +26,7 @@ from hpc_bnn.data import Source
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, fitting_grids
 from hpc_bnn.parallel.guards import agree
-from hpc_bnn.parallel.world import World, split
+from hpc_bnn.parallel.world import World, start
 from hpc_bnn.train.plan.grid_probe import TOO_LARGE, Accumulation, GridProbe
 from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.run.folder import RunFolder
@@ -114,7 +114,7 @@ def start_auto(
 
 
 def _start(settings: Settings, all_ranks: Group, sample_ranks: int) -> World:
-    return split(
+    return start(
         all_ranks,
         sample_ranks=sample_ranks,
         device=settings.train.device,

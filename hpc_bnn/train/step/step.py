@@ -184,7 +184,7 @@ class Step:
         return total / grid.data_ranks, same
 
     def _waited(self) -> float:
-        return self._world.sample_axis.waited_s
+        return float(getattr(self._world.sample_axis, "waited_s", 0.0))
 
     def _guard(self, x: Inputs, y: Tensor) -> None:
         guards.check(
