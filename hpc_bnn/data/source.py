@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,20 +39,6 @@ class RolloutExamples(Examples, Protocol):
         ...
 
 
-@runtime_checkable
-class DirectExamples(Examples, Protocol):
-    """Examples that can be read into given memory, which saves a copy."""
-
-    def batch_into(self, indices: Tensor, x: Tensor, y: Tensor) -> None:
-        """Fill x (B, ...) and y (B, ...) with the examples at `indices` (B,) int64."""
-        ...
-
-
-def in_memory(examples: object) -> bool:
-    """Tell whether examples say, by an attribute `in_memory`, that they read no files."""
-    return bool(getattr(examples, "in_memory", False))
-
-
 @dataclass(frozen=True, eq=False)
 class InMemory:
     """Hold examples as two tensors x (N, ...) and y (N, ...).
@@ -63,7 +49,6 @@ class InMemory:
         If x and y do not hold the same number of examples.
     """
 
-    in_memory: ClassVar[bool] = True
     x: Tensor
     y: Tensor
 

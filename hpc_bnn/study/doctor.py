@@ -8,8 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.group import Group
 from hpc_bnn.study.exchanges import REMEDY, exchanges
 from hpc_bnn.study.finding import Finding, told
 from hpc_bnn.study.machine import machine
@@ -25,15 +24,15 @@ AS_ROOT = {
 }
 
 
-def diagnose(channel: Channel, folder: Path) -> list[Finding]:
+def diagnose(all_ranks: Group, folder: Path) -> list[Finding]:
     """Collective over the world: return the findings; on one rank it starts two ranks of its own.
 
     folder: where runs would be written.
     """
-    found = on_first(channel, versions, name="versions")
-    findings = [*software(found), *machine(channel, folder)]
-    if channel.size > 1:
-        return [*findings, *exchanges(channel)]
+    found = all_ranks.on_first(versions, name="versions")
+    findings = [*software(found), *machine(all_ranks, folder)]
+    if all_ranks.size > 1:
+        return [*findings, *exchanges(all_ranks)]
     return [*findings, exchange_of_two()]
 
 

@@ -7,7 +7,7 @@ from statistics import median
 
 import torch
 
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import Group
 from hpc_bnn.parallel.world import World, split
 from hpc_bnn.study.finding import Finding, told
 
@@ -19,12 +19,12 @@ REPEATS = 5
 REMEDY = "compare the MPI libraries above; start with the launcher of that MPI"
 
 
-def exchanges(channel: Channel) -> list[Finding]:
+def exchanges(all_ranks: Group) -> list[Finding]:
     """Collective: return the findings; sums are checked as well as timed."""
     worlds: list[World] = []
 
     def start() -> str:
-        worlds.append(split(channel, device="auto"))
+        worlds.append(split(all_ranks, device="auto"))
         grid = worlds[0].grid
         return f"{grid.sample_ranks} sample x {grid.data_ranks} data ranks, {worlds[0].device}"
 
@@ -32,7 +32,11 @@ def exchanges(channel: Channel) -> list[Finding]:
     if not worlds:
         return found
     world = worlds[0]
-    axes = {"world": world.world, "sample axis": world.sample, "data axis": world.data}
+    axes = {
+        "world": world.all_ranks,
+        "sample axis": world.sample_axis,
+        "data axis": world.data_axis,
+    }
     for name, axis in axes.items():
         if axis.size > 1:
             found.append(told(f"MPI, {name}", partial(_timed, _by_mpi(axis)), REMEDY))
@@ -41,7 +45,7 @@ def exchanges(channel: Channel) -> list[Finding]:
     return found
 
 
-def _by_mpi(axis: Channel) -> Run:
+def _by_mpi(axis: Group) -> Run:
     def run(size: int) -> tuple[float, float]:
         x = torch.full((max(1, size // 4),), axis.rank + 1.0)
         total = axis.all_reduce(x, reduction="sum", name="doctor")
@@ -76,16 +80,16 @@ def _by_horovod(world: World) -> Run:
     return run
 
 
-def measure(channel: Channel) -> tuple[World, dict[int, float]]:
+def measure(all_ranks: Group) -> tuple[World, dict[int, float]]:
     """Collective: time Horovod's reduction over the world; return the seconds by number of bytes,
     of the slowest rank.
     """
-    world = split(channel, device="auto")
+    world = split(all_ranks, device="auto")
     try:
         mine = _seconds(_by_horovod(world))
     finally:
         world.stop()
-    everyone = channel.gather_objects(mine, name="times of exchanges")
+    everyone = all_ranks.gather(mine, name="times of exchanges")
     return world, {size: max(times[size] for times in everyone) for size in mine}
 
 

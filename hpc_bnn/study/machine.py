@@ -11,8 +11,7 @@ from pathlib import Path
 
 import torch
 
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import together
+from hpc_bnn.group import Group
 from hpc_bnn.study.finding import Finding, told
 
 NETWORK_SETTINGS = (
@@ -32,9 +31,9 @@ INTERFACES = Path("/sys/class/net")
 LOW_SPACE_BYTES = 10 << 30
 
 
-def machine(channel: Channel, folder: Path) -> list[Finding]:
+def machine(all_ranks: Group, folder: Path) -> list[Finding]:
     """Collective: return the findings of all ranks, the same on each."""
-    ranks = channel.gather_objects(together(channel, _here, name="machine"), name="machine")
+    ranks = all_ranks.gather(all_ranks.together(_here, name="machine"), name="machine")
     nodes: dict[str, list[int]] = defaultdict(list)
     for rank, (host, *_) in enumerate(ranks):
         nodes[host].append(rank)

@@ -10,6 +10,7 @@ from hpc_bnn.config import Settings, SettingsError, difference
 from hpc_bnn.study.launch import read_attempt
 from hpc_bnn.study.plan_file import VARIED, Plan
 from hpc_bnn.study.points import Point
+from hpc_bnn.train.run.build import resolved
 from hpc_bnn.train.run.checkpoint import CheckpointError, available, load
 from hpc_bnn.train.run.log import read_metrics
 
@@ -134,7 +135,7 @@ def _changed(plan: Plan, point: Point, settings: Settings) -> tuple[str, ...]:
         return (f"config.yaml cannot be read ({' '.join(str(error).split())})",)
     texts = [
         f"{key} = {new!r} instead of {old!r}"
-        for key, (old, new) in difference(settings, own).items()
+        for key, (old, new) in difference(resolved(settings), resolved(own)).items()
         if key not in VARIED
     ]
     expected = {

@@ -23,7 +23,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -66,7 +65,6 @@ class Windows:
     zone: of the clocks, where it is known and one; then times are UTC.
     """
 
-    in_memory: ClassVar[bool] = True
     values: Tensor
     times: Tensor
     starts: Tensor

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
-from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
@@ -78,7 +77,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         if report is not None:
             report.draw(folder.plots, tally, forecast)
 
-    on_first(world.world, write, name="evaluation")
+    world.all_ranks.on_first(write, name="evaluation")
     return result
 
 

@@ -1,6 +1,5 @@
-"""Whole runs whose sample ranks share the reading of files: the same run, and how it ends."""
+"""Whole runs that read files: how they end where one rank cannot read, or stops."""
 
-import json
 import os
 import signal
 import time
@@ -11,11 +10,9 @@ import netCDF4
 import numpy as np
 import pytest
 import yaml
-from launch import Job, run, run_commands, run_here
-from tiny_job import Train
+from launch import Job, run, run_here
 
 from hpc_bnn.fields.toy_atmosphere import write_toy
-from hpc_bnn.train.feed.sharing import cheapest
 
 SETTINGS: dict[str, Any] = {
     "seed": 3,
@@ -47,49 +44,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "toy.yaml"
 
 
-def summary_of(folder: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return read
-
-
-def test_the_run_is_the_same(train: Train, toy: Path, tmp_path: Path) -> None:
-    """Whatever `data.share` is, on 2 x 1 and 2 x 2 ranks, and after an early end."""
-    losses, shares = {}, ("each", "allgather", "window", "auto")
-    commands = [
-        ("train", toy, "--run", tmp_path / share, f"data.share={share}", "grid.sample_ranks=2")
-        for share in shares
-    ]
-    jobs = run_commands(*commands, ranks=2, cwd=tmp_path)
-    for share, ended in zip(shares, jobs, strict=True):
-        assert ended.status == 0, ended.text
-        found = summary_of(tmp_path / share)
-        losses[share] = (found["final_loss"], found["parameter_checksum"], found["validation"])
-        data = found["data"]
-        if share == "auto":
-            assert set(data["share_test_s"]) == {"each", "allgather", "window"}
-            assert data["share"] == cheapest(data["share_test_s"])
-            assert ended.err.count(f"data.share = auto: {data['share']} (ms a batch: ") == 1
-        else:
-            assert (data["share"], data["share_test_s"]) == (share, {})
-            # x is a state and y another one; some are both, in windows side by side of one part
-            assert data["batch_bytes"] == 10 * 2 * 2 * 7 * 16 * 4
-            least, most = (1.4, 2.0) if share == "each" else (0.7, 1.0)
-            assert least < data["read_amplification"] <= most
-            assert 0 < data["bytes_read"] <= 8 * most * data["batch_bytes"]
-        assert 0.0 <= data["wait_share"] < 1.0
-        assert data["samples_per_s"] == pytest.approx(4 * data["examples_per_s"])
-    assert set(map(str, losses.values())) == {str(losses["each"])}
-
-    folder = tmp_path / "resumed"
-    options = ("data.share=window", "grid.sample_ranks=2")
-    first = train(folder, *options, "train.max_time=0.001", ranks=4, given=toy)
-    assert first.status == 85, first.text
-    second = train(folder, "data.share=allgather", "--resume", ranks=4, given=toy)
-    assert second.status == 0, second.text
-    found = summary_of(folder)
-    assert found["final_loss"] == pytest.approx(losses["each"][0], rel=1e-5)
-
-
 def test_a_value_that_is_missing(toy: Path, tmp_path: Path) -> None:
     """One rank meets it: it says file, variable and time, and all end."""
     whole = run_here("data", "statistics", toy.parent / "files", "--variables", "t2m,z",
@@ -100,7 +54,7 @@ def test_a_value_that_is_missing(toy: Path, tmp_path: Path) -> None:
     write_toy(damaged, years=1, rows=7, columns=16, step_hours=12, levels=[500.0])
     with netCDF4.Dataset(damaged / "single_levels_2001.nc", "a") as dataset:
         dataset.variables["t2m"][20] = np.nan
-    ended = run("-m", "hpc_bnn", "train", toy, f"data.path={damaged}", "data.share=window",
+    ended = run("-m", "hpc_bnn", "train", toy, f"data.path={damaged}",
         f"data.statistics={tmp_path / 'statistics.nc'}", "train.epochs=1", "train.steps=0",
         "grid.sample_ranks=2", "--run", tmp_path / "run", ranks=2, cwd=tmp_path)  # fmt: skip
     assert ended.status == 2, ended.text
@@ -111,8 +65,8 @@ def test_a_value_that_is_missing(toy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_rank_that_stops(toy: Path, tmp_path: Path, number: signal.Signals) -> None:
-    """In the midst of a run; nothing is left in the shared memory of the machine."""
-    job = Job("-m", "hpc_bnn", "train", toy, "data.share=window", "train.steps=1000000",
+    """In the midst of a run."""
+    job = Job("-m", "hpc_bnn", "train", toy, "train.steps=1000000",
         "grid.sample_ranks=2", "train.stall_timeout=5", "--run", tmp_path / "run",
         ranks=2, cwd=tmp_path)  # fmt: skip
     ranks = job.ranks()
@@ -125,5 +79,3 @@ def test_a_rank_that_stops(toy: Path, tmp_path: Path, number: signal.Signals) ->
     ended = job.wait()
     assert ended.status != 0, ended.text
     assert ended.seconds < SOON_S
-    windows = [path.name for path in Path("/dev/shm").glob("osc_sm*")]
-    assert not windows, f"left behind: {windows}"
