@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from hpc_bnn.files import write_json
 from hpc_bnn.group import Group
-from hpc_bnn.study.collect import collect, read_csv, told, write_csv
-from hpc_bnn.study.exchanges import measure
+from hpc_bnn.study.collect import collect, format_collection, read_csv, write_csv
+from hpc_bnn.study.doctor import measure
 from hpc_bnn.study.launch import run_plan
 from hpc_bnn.study.outcomes import read_outcomes
 from hpc_bnn.study.plan_file import make_plan, read_plan, table, write_plan
@@ -31,7 +32,6 @@ from hpc_bnn.study.projection_report import (
     warnings,
 )
 from hpc_bnn.study.step_model import Exchange
-from hpc_bnn.train.run.summary import write_json
 
 Answer = tuple[list[str], int]
 
@@ -56,7 +56,7 @@ def _collect(options: argparse.Namespace, all_ranks: Group) -> Answer:
     plan = read_plan(options.folder)
     collection = collect(plan, allow_mixed=options.allow_mixed)
     write_csv(plan.csv, collection.rows)
-    lines = [*told(collection), f"{plan.csv}: {len(collection.rows)} rows"]
+    lines = [*format_collection(collection), f"{plan.csv}: {len(collection.rows)} rows"]
     return lines, 1 if collection.absent else 0
 
 
@@ -88,24 +88,24 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
         rows, plan.settings(), exchanges=read_exchanges(stored), given=_between(options)
     )
     model = points.fit()
-    fitted = errors(model, points.works, points.times)
+    fitted = errors([model] * len(points.works), points.works, points.times)
     left_out, fits = leave_one_out(points)
     per_node = options.ranks_per_node or usual_ranks_per_node(points)
     sizes = {"ranks_per_node": per_node, "max_ranks": options.max_ranks}
     projected = project(rows, model, fits, **sizes)
     crossing = overtaking(rows, model, **sizes)
-    taken = assumptions(points, model, per_node)
-    told_errors = {"of the fit": fitted, "leaving one point out": left_out}
+    assumed = assumptions(points, model, per_node)
+    errors_of = {"of the fit": fitted, "leaving one point out": left_out}
     if options.hold_out:
-        held = ", ".join(map(str, options.hold_out))
-        told_errors[f"holding out {held} ranks"] = hold_out(points, options.hold_out)
+        ranks = ", ".join(map(str, options.hold_out))
+        errors_of[f"holding out {ranks} ranks"] = hold_out(points, options.hold_out)
     doubts = warnings(rows, model, left_out)
     content = record(
         model,
         projected,
-        errors={name: asdict(found) for name, found in told_errors.items()},
+        errors={name: asdict(found) for name, found in errors_of.items()},
         overtaking=crossing,
-        assumptions=taken,
+        assumptions=assumed,
         warnings=doubts,
         **sizes,
     )
@@ -114,13 +114,18 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
         projected,
         rows,
         plan.folder / "projection.png",
-        title=f"{per_node} ranks a node; error leaving one out: {left_out.shown()}",
+        title=f"{per_node} ranks a node; error leaving one out: {left_out.brief}",
     )
-    lines = [f"error {name}: {found.told()}" for name, found in told_errors.items()]
-    lines += [*coefficients(model), *(f"assumed: {text}" for text in taken)]
-    lines += [f"warning: {text}" for text in doubts]
-    told_ends = ends(projected, options.max_ranks)
-    return [*projection_table(projected), *told_ends, *crossing, *lines, f"{picture}"], 0
+    return [
+        *projection_table(projected),
+        *ends(projected, options.max_ranks),
+        *crossing,
+        *(f"error {name}: {found}" for name, found in errors_of.items()),
+        *coefficients(model),
+        *(f"assumed: {text}" for text in assumed),
+        *(f"warning: {text}" for text in doubts),
+        f"{picture}",
+    ], 0
 
 
 def _measure(all_ranks: Group, stored: Path) -> None:

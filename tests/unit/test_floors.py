@@ -13,7 +13,10 @@ PACKAGE = Path(hpc_bnn.__file__).parent
 
 FLOORS = {
     "compiled": -1,
+    "files": -1,
     "group": -1,
+    "lock": -1,
+    "progress": -1,
     "config": 0,
     "bayes": 0,
     "losses": 0,

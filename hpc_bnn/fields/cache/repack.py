@@ -21,7 +21,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from hpc_bnn.data.disk import write_whole
 from hpc_bnn.fields.cache.array_output import ArrayOutput
 from hpc_bnn.fields.cache.block_reader import BlockReader
 from hpc_bnn.fields.cache.blocks import BLOCK_BYTES, Block, positions, shares
@@ -29,14 +28,15 @@ from hpc_bnn.fields.cache.folder import begin, clear, resume
 from hpc_bnn.fields.cache.header import FORMATS, Header, Request, header_path, to_json
 from hpc_bnn.fields.cache.netcdf_output import NetcdfOutput
 from hpc_bnn.fields.cache.outputs import Output
-from hpc_bnn.fields.cache.progress import Progress
 from hpc_bnn.fields.cache.records import Done, Range, Records
 from hpc_bnn.fields.cache.scaling import DTYPES, Scaling, exact, scaling_of
 from hpc_bnn.fields.cache.sources import changes, touched
 from hpc_bnn.fields.cache.targets import FILE_BYTES
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.reader import Reader
+from hpc_bnn.files import write_whole
 from hpc_bnn.group import ALONE, Group
+from hpc_bnn.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from hpc_bnn.fields.cache.blocks import BLOCK_BYTES, Sized, shares
 from hpc_bnn.fields.cache.header import FIELDS, Header, Request, read_header, request_of
 from hpc_bnn.fields.cache.netcdf_output import NetcdfOutput
 from hpc_bnn.fields.cache.outputs import Output
-from hpc_bnn.fields.cache.progress import Progress
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.reader import Reader
 from hpc_bnn.group import ALONE, Group
+from hpc_bnn.progress import Progress
 
 
 def verify(

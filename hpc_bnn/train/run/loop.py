@@ -7,6 +7,7 @@ from typing import Any
 
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Batches
+from hpc_bnn.lock import release
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
@@ -14,8 +15,7 @@ from hpc_bnn.train.run.build import Parts, build, read_source, step_settings
 from hpc_bnn.train.run.energy import Energy, EnergyMeter
 from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.lock import release
-from hpc_bnn.train.run.log import Progress, tell_start
+from hpc_bnn.train.run.log import StepProgress, tell_start
 from hpc_bnn.train.run.record import Record
 from hpc_bnn.train.run.restarts import TakenUp, take_up, tell_restart
 from hpc_bnn.train.run.snapshots import Snapshots
@@ -153,7 +153,7 @@ class _Run:
         steps = range(first, self._total)
         tell_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
         feed = Feed(self._batches, steps, upload=upload_to(world.device))
-        progress = Progress(
+        progress = StepProgress(
             total=self._total, first=first, log_every=chosen.log_every, is_first_rank=world.is_first
         )
         reports: list[Report] = []

@@ -21,7 +21,7 @@ from types import FrameType
 import torch
 
 from hpc_bnn.group import Group, RankError
-from hpc_bnn.train.run.lock import LockError
+from hpc_bnn.lock import LockError
 
 log = logging.getLogger(__name__)
 

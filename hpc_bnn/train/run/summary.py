@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings
-from hpc_bnn.data.disk import write_whole
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
 from hpc_bnn.train.run.energy import Energy, total
@@ -228,22 +228,5 @@ def read_summary(path: Path) -> dict[str, Any] | None:
     return {**summary, **said}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that it is whole or absent; what is not finite is null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
-
-
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)  # null was written for NaN
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
-from hpc_bnn.train.run.summary import write_json
 from hpc_bnn.train.score.scoring import as_input, score
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table

@@ -15,7 +15,7 @@ from thread_group import on_ranks, outcomes
 
 from hpc_bnn.config.settings import TrainSettings
 from hpc_bnn.group import ALONE, Group, RankError
-from hpc_bnn.train.run.lock import LockError, hold
+from hpc_bnn.lock import LockError, hold
 from hpc_bnn.train.run.log import Metrics
 from hpc_bnn.train.run.restarts import lost_steps
 from hpc_bnn.train.run.stop import SIGNAL, Interrupted, Stop
@@ -148,7 +148,7 @@ def test_what_is_no_time_limit_is_refused(given: float | str) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from hpc_bnn.train.run.lock import hold
+from hpc_bnn.lock import hold
 held = hold(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
