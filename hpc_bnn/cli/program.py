@@ -51,8 +51,7 @@ USER_ERRORS = (
 )
 SAVES_MEMORY = (
     "out of memory: lower train.batch_size or posterior.samples_per_pass, set "
-    "posterior.keep_graphs and what else is called posterior.keep_... to false, or use more data ranks; swin: "
-    "model.recompute=true"
+    "posterior.keep_... to false, or use more data ranks; swin: model.recompute=true"
 )
 
 

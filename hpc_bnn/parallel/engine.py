@@ -7,7 +7,7 @@ Horovod refuses duplicate sets.
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -78,11 +78,17 @@ class Engine:
         self._watchdog.stop()
         self._hvd.shutdown()
 
-    def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
-        """Collective: overwrite the tensors of ``state`` with those of world rank 0.
+    def broadcast_parameters(
+        self, state: dict[str, Tensor], *, axis: Literal["world", "data"] = "world"
+    ) -> None:
+        """Collective: overwrite the tensors of ``state`` with those of the first rank of the axis.
 
         They travel as bytes, so that any dtype does; the ranks' tensors have the same shapes.
         """
+        root = 0 if axis == "world" else self._grid.data_axis[0]
+        ranks = self._hvd.global_process_set if axis == "world" else self._data_set
+        if ranks is None:
+            return
         handles, copies = [], []
         with self._watchdog.watching("broadcast of parameters"):
             for name, tensor in sorted(state.items()):
@@ -93,7 +99,10 @@ class Engine:
                 content = sent.view(-1).view(torch.uint8)
                 handles += [
                     self._hvd.broadcast_async_(
-                        content[first : first + MESSAGE_BYTES], root_rank=0, name=f"{name}.{first}"
+                        content[first : first + MESSAGE_BYTES],
+                        root_rank=root,
+                        name=f"{name}.{first}",
+                        process_set=ranks,
                     )
                     for first in range(0, len(content), MESSAGE_BYTES)
                 ]
@@ -109,6 +118,7 @@ class Engine:
         passes: int,
         reduction: GradientReduction,
         compression: Compression,
+        per_sample: Collection[str] = (),
     ) -> Reducer:
         """Return what reduces the gradients of ``passes`` backward passes a step."""
         hvd = self._hvd
@@ -124,9 +134,16 @@ class Engine:
             stages, scale = [stage for stage in both if stage.process_set is not None], 1.0
         else:
             raise ValueError(f"train.reduction = {reduction!r}: expected world or two_stage")
+        rows = []
+        if self._data_set is not None:
+            rows = [Stage("gradient.rows.", self._data_set, hvd.Average)]
         codec = {"none": hvd.Compression.none, "fp16": hvd.Compression.fp16}[compression]
         named = [(name, p) for name, p in named_parameters if p.requires_grad]
-        return RankReducer(hvd, named, passes, codec, stages, scale, self._watchdog)
+
+        def stages_of(name: str) -> list[Stage]:
+            return rows if name in per_sample else stages
+
+        return RankReducer(hvd, named, passes, codec, stages_of, scale, self._watchdog)
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,10 +54,12 @@ class World:
         """True on world rank 0, which writes files and log lines."""
         return self.grid.world_rank == 0
 
-    def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
-        """Collective: overwrite the tensors of ``state`` with those of world rank 0."""
+    def broadcast_parameters(
+        self, state: dict[str, Tensor], *, axis: Literal["world", "data"] = "world"
+    ) -> None:
+        """Collective: overwrite the tensors of ``state`` with those of the axis' first rank."""
         if self.engine is not None:
-            self.engine.broadcast_parameters(state)
+            self.engine.broadcast_parameters(state, axis=axis)
 
     def reducer(
         self,
@@ -66,12 +68,20 @@ class World:
         passes: int,
         reduction: GradientReduction = "world",
         compression: Compression = "none",
+        per_sample: Collection[str] = (),
     ) -> Reducer:
-        """Collective: return what reduces gradients over this grid; nothing on one rank."""
+        """Collective: return what reduces gradients over this grid; nothing on one rank.
+
+        ``per_sample``: the names of parameters that other sample ranks hold other rows of.
+        """
         if self.engine is None:
             return NoReducer()
         return self.engine.reducer(
-            named_parameters, passes=passes, reduction=reduction, compression=compression
+            named_parameters,
+            passes=passes,
+            reduction=reduction,
+            compression=compression,
+            per_sample=per_sample,
         )
 
     def stop(self) -> None:

@@ -35,7 +35,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
     if trained.parts.source.fields is not None:
         return report_weather(world, folder, trained)
     settings, source = trained.settings, trained.parts.source
-    samples = settings.posterior.predict_samples
+    samples = trained.predict_samples
     report = None if source.report is None else source.report(source)
 
     def scored(examples: Examples) -> ClassificationTally | RegressionTally:
