@@ -92,7 +92,7 @@ def tell_start(
         world.num_nodes,
         world.device,
     )
-    random = sum(p.numel() for p in posterior.log_sigma.parameters())
+    random = sum(posterior.module.get_parameter(name).numel() for name in posterior.names)
     log.info(
         "%d random weights in %d tensors, %d samples a step (%d a rank), %d training examples",
         random,

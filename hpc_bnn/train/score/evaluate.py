@@ -7,7 +7,6 @@ from hpc_bnn.config import Settings
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
 from hpc_bnn.files import write_json
-from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.run.folder import RunFolder
@@ -70,7 +69,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         write_json(folder.evaluation, result)
         _draw(folder, settings, trained.parts, tally, world)
 
-    on_first(world.world, write, name="evaluation")
+    world.all_ranks.on_first(write, name="evaluation")
     return result
 
 

@@ -8,13 +8,13 @@ exchange more.
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.parallel import guards
-from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.reducer import NoReducer, Reducer
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.parameters import TrainingWatch, named_parameters, shape_of
+from hpc_bnn.train.step.settings import StepSettings
 
 _PART_BITS = 20  # what ``guards.total_of`` takes
 
@@ -32,18 +32,16 @@ class Gradients:
 
     def __init__(
         self,
-        posterior: Gaussian,
+        posterior: Posterior,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         world: World,
+        settings: StepSettings,
         *,
         passes: int,
-        reduction: GradientReduction,
-        compression: Compression,
     ) -> None:
         self._posterior, self._loss, self._optimizer = posterior, loss, optimizer
-        self._world, self._passes = world, passes
-        self._reduction, self._compression = reduction, compression
+        self._world, self._settings, self._passes = world, settings, passes
         self._refusal: ValueError | None = None
         self._reducer: Reducer = NoReducer()
         self.named: dict[str, nn.Parameter] = {}
@@ -70,8 +68,8 @@ class Gradients:
         self._reducer = self._world.reducer(
             self.named.items(),
             passes=self._passes,
-            reduction=self._reduction,
-            compression=self._compression,
+            reduction=self._settings.reduction,
+            compression=self._settings.compression,
         )
         self.scale = self._reducer.scale
         self._names = sorted(self.named)
@@ -114,7 +112,7 @@ class Gradients:
         trained, absent = all(same[: len(self._digest)]), self._absent()
         if not trained:
             guards.agree(
-                self._world.world,
+                self._world.all_ranks,
                 self._facts(),
                 name=f"step {step}: trained parameters",
                 advice="freeze, thaw and add parameters on all ranks before the same step, new "
@@ -124,7 +122,7 @@ class Gradients:
             raise self._refusal
         if not all(same[len(self._digest) :]):
             used = torch.tensor(absent).logical_not().to(torch.uint8)
-            used = self._world.world.all_reduce(used, reduction="max", name="gradients")
+            used = self._world.all_ranks.all_reduce(used, reduction="max", name="gradients")
             absent = used.logical_not().tolist()
         self._reducer.wait({name for name, none in zip(self._names, absent, strict=True) if none})
         for p in self.named.values():

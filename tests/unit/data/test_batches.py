@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import hpc_bnn as hb
 from hpc_bnn.data import Batches, InMemory
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid
 
 
@@ -18,6 +19,7 @@ class Place:
     """What ``Batches`` asks of a world."""
 
     grid: Grid
+    all_ranks: Group = ALONE
 
 
 def examples(count: int) -> InMemory:

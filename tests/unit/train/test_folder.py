@@ -9,6 +9,7 @@ import yaml
 
 from hpc_bnn.config import Settings, SettingsError, dump_settings
 from hpc_bnn.lock import LockError, hold, release
+from hpc_bnn.train.run.build import resolved
 from hpc_bnn.train.run.folder import RESUMABLE, RunFolder
 
 BASE = {
@@ -150,7 +151,8 @@ def test_what_does_not_change_the_answer_may_change_on_resume(tmp_path: Path, ke
     section, _, name = key.partition(".")
     value = ALLOWED[key]
     changed = settings(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
-    assert getattr(getattr(changed, section), name) != getattr(getattr(settings(), section), name)
+    before, after = (resolved(each).model_dump()[section] for each in (settings(), changed))
+    assert after[name] != before[name]
     prepare(folder, changed, resume=True)
     assert folder.settings() == changed
 
