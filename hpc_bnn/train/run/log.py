@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from hpc_bnn.config import Settings
 from hpc_bnn.files import write_whole
 from hpc_bnn.parallel.world import World
@@ -117,11 +119,8 @@ class StepProgress:
         self._total, self._log_every = total, log_every
         self._speaks = is_first_rank
         self._pace = Pace(total, done=first)
-        self._bar = None
-        if is_first_rank and sys.stderr.isatty():
-            from tqdm import tqdm  # batch jobs need none
-
-            self._bar = tqdm(total=total, initial=first, unit="step")
+        terminal = is_first_rank and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=first, unit="step") if terminal else None
 
     def tell(self, done: int, loss: float) -> None:
         """Report that ``done`` steps are finished."""
