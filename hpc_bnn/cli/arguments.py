@@ -1,6 +1,7 @@
 """The arguments of ``hpc-bnn``: commands, options and their help."""
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,10 @@ ERA5_PATH = "a netCDF file, a folder, a pattern in quotes, or a repacked folder"
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; overrides may stand on both sides of the options.
 
-    The result holds ``command``, such as "train" or "data check", and its options.
+    The result holds ``command``, such as "train" or "data check", its options, and when this
+    ``began`` (``time.monotonic()``).
     """
+    began = time.monotonic()
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     misplaced = [text for text in rest if text.startswith("-") or "=" not in text]
@@ -23,6 +26,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.overrides = [*options.overrides, *rest]
     if options.command in ("data", "scaling"):
         options.command = f"{options.command} {options.tool}"
+    options.began = began
     return options
 
 
