@@ -83,6 +83,7 @@ setup(
             "hypothesis",
             "scikit-learn",
             "scoringrules",
+            "triton; sys_platform == 'linux'",
             "xarray",
             "ruff",
             "mypy",
