@@ -1,4 +1,5 @@
-"""The command line, where some ranks fail: ``failing_rank.py FAULT RANKS WORDS...``.
+"""The command line, where some ranks fail: ``failing_rank.py FAULT RANKS WORDS...``, or a command
+of ``commands.py``.
 
 RANKS are world ranks with commas between; FAULT is what happens to each of them alone, while the
 others go on into their next exchange:
@@ -15,11 +16,14 @@ others go on into their next exchange:
     close      the disk is full when it closes the metrics behind the last step
 """
 
+import contextlib
 import errno
 import os
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import torch
 from mpi4py import MPI
@@ -36,7 +40,7 @@ def fail(error: BaseException) -> NoReturn:
     raise error
 
 
-def fail_at(owner: Any, name: str, error: BaseException, *, call: int) -> None:
+def call_fails(owner: Any, name: str, error: BaseException, *, call: int) -> Any:
     """Make the so-many-th call of a method raise."""
     method, calls = getattr(owner, name), []
 
@@ -44,22 +48,23 @@ def fail_at(owner: Any, name: str, error: BaseException, *, call: int) -> None:
         calls.append(name)
         return fail(error) if len(calls) == call else method(*arguments, **options)
 
-    setattr(owner, name, called)
+    return patch.object(owner, name, called)
 
 
-def break_gpu(fails: bool) -> None:
-    cuda: Any = torch.cuda
+def broken_gpu(fails: bool) -> Any:
     error = RuntimeError("CUDA error: uncorrectable ECC error encountered")
-    cuda.device_count = lambda: 1
-    cuda.get_device_properties = lambda device: (
-        fail(error) if fails else SimpleNamespace(uuid=f"GPU-{RANK}")
+    return patch.multiple(
+        torch.cuda,
+        device_count=lambda: 1,
+        get_device_properties=lambda device: (
+            fail(error) if fails else SimpleNamespace(uuid=f"GPU-{RANK}")
+        ),
     )
 
 
-def break_driver(fails: bool) -> None:
-    cuda: Any = torch.cuda
+def broken_driver(fails: bool) -> Any:
     error = RuntimeError("CUDA driver initialization failed")
-    cuda.device_count = lambda: fail(error) if fails else 0
+    return patch.object(torch.cuda, "device_count", lambda: fail(error) if fails else 0)
 
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
@@ -72,24 +77,29 @@ STEP = {
 }
 
 
-def provoke(fault: str, fails: bool) -> None:
-    if fault == "gpu":
-        break_gpu(fails)
-    elif fault == "driver":
-        break_driver(fails)
-    elif fails and fault == "horovod":
-        sys.modules["horovod.torch"] = None  # type: ignore[assignment]
-    elif fails and fault == "file":
-        fail_at(Batches, "at", GONE, call=4)
-        fail_at(Batches, "read_into", GONE, call=4)
-    elif fails and fault == "disk":
-        fail_at(Metrics, "write", FULL, call=3)
-    elif fails and fault == "close":
-        fail_at(Metrics, "close", FULL, call=1)
-    elif fails:
-        fail_at(Step, "__call__", STEP[fault], call=4)
+@contextlib.contextmanager
+def provoked(fault: str, ranks: str) -> Iterator[None]:
+    """Have a fault on some ranks, in this block."""
+    fails = str(RANK) in ranks.split(",")
+    with contextlib.ExitStack() as stack:
+        if fault == "gpu":
+            stack.enter_context(broken_gpu(fails))
+        elif fault == "driver":
+            stack.enter_context(broken_driver(fails))
+        elif fails and fault == "horovod":
+            stack.enter_context(patch.dict(sys.modules, {"horovod.torch": None}))
+        elif fails and fault == "file":
+            stack.enter_context(call_fails(Batches, "at", GONE, call=4))
+            stack.enter_context(call_fails(Batches, "read_into", GONE, call=4))
+        elif fails and fault == "disk":
+            stack.enter_context(call_fails(Metrics, "write", FULL, call=3))
+        elif fails and fault == "close":
+            stack.enter_context(call_fails(Metrics, "close", FULL, call=1))
+        elif fails:
+            stack.enter_context(call_fails(Step, "__call__", STEP[fault], call=4))
+        yield
 
 
 if __name__ == "__main__":
-    provoke(sys.argv[1], str(RANK) in sys.argv[2].split(","))
-    sys.exit(main(sys.argv[3:]))
+    with provoked(sys.argv[1], sys.argv[2]):
+        sys.exit(main(sys.argv[3:]))

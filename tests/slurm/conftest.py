@@ -3,6 +3,7 @@
 All is skipped where no Slurm can be started.
 """
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from cluster import Cluster, Unavailable
 from jobs import Job, submit
 from sites import render, shape
-from tiny_train import SETTINGS, TWO_BY_TWO, Train, summary
+from tiny_train import SETTINGS, Train, Uninterrupted, summary
 
 SITE = "generic_slurm"
 
@@ -68,13 +69,17 @@ def train(cluster: Cluster, scripts: Path, config: Path) -> Train:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The summary of a run of two nodes with two ranks each."""
-    run = tmp_path_factory.mktemp("uninterrupted") / "run"
-    job = train(TWO_BY_TWO, run)
-    ended = job.ended()
-    assert ended["ExitCode"] == "0:0", job.report()
-    return summary(run)
+def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """The summary of a run on nodes and ranks as the options of sbatch say."""
+
+    @functools.cache
+    def finished(options: tuple[str, ...]) -> dict[str, Any]:
+        run = tmp_path_factory.mktemp("uninterrupted") / "run"
+        job = train(options, run)
+        assert job.ended()["ExitCode"] == "0:0", job.report()
+        return summary(run)
+
+    return finished
 
 
 @pytest.fixture(autouse=True)
