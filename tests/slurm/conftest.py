@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+
+sys.path.append(str(Path(__file__).parents[1] / "sites"))  # site_files, last: it hides no other
+
 from cluster import Cluster, Unavailable
+from configuration import Shape
 from jobs import Job, submit
-from sites import render, shape
+from site_files import render
 from tiny_train import SETTINGS, Train, Uninterrupted, summary
 
 SITE = "generic_slurm"
@@ -22,7 +26,7 @@ SITE = "generic_slurm"
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Four nodes of the site generic_slurm."""
-    started = Cluster(tmp_path_factory.mktemp("slurm"), shape(SITE, nodes=4))
+    started = Cluster(tmp_path_factory.mktemp("slurm"), Shape.of_site(SITE, nodes=4))
     try:
         started.start()
     except Unavailable as reason:
@@ -39,9 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The job scripts of generic_slurm, for this Python's environment."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "env").symlink_to(sys.prefix)
-    return render(SITE, folder)
+    return render(SITE, tmp_path_factory.mktemp("site")) / "jobscripts"
 
 
 @pytest.fixture(scope="session")
