@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hpc_bnn.bayes import noise_triton as kernel
+from hpc_bnn.bayes.noise import DRAW, NORMALS, PULL, WORDS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -27,11 +28,11 @@ TARGETS = {
 VARIANTS = [
     {"TASK": task, "KEEP": keep, "SIZE": kernel.BLOCK}
     for task, keep in (
-        (kernel.WORDS, False),
-        (kernel.NORMALS, False),
-        (kernel.DRAW, False),
-        (kernel.DRAW, True),
-        (kernel.PULL, False),
+        (WORDS, False),
+        (NORMALS, False),
+        (DRAW, False),
+        (DRAW, True),
+        (PULL, False),
     )
 ]
 POINTERS = ("out", "mu", "log_sigma", "grad", "keep")
@@ -43,7 +44,7 @@ INTEGERS = ("count", "key0", "key1", "step", "sample", "first", "skip")
 def test_every_variant_compiles(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for variant in VARIANTS:
-        element = "*i32" if variant["TASK"] == kernel.WORDS else "*fp32"
+        element = "*i32" if variant["TASK"] == WORDS else "*fp32"
         signature = dict.fromkeys(POINTERS, element) | dict.fromkeys(INTEGERS, "i64")
         signature |= {"sign": "fp32"} | dict.fromkeys(variant, "constexpr")
         source = ASTSource(kernel._fill_kernel, signature, constexprs=variant)

@@ -90,7 +90,6 @@ def provoked(fault: str, ranks: str) -> Iterator[None]:
             stack.enter_context(patch.dict(sys.modules, {"horovod.torch": None}))
         elif fails and fault == "file":
             stack.enter_context(call_fails(Batches, "at", GONE, call=4))
-            stack.enter_context(call_fails(Batches, "read_into", GONE, call=4))
         elif fails and fault == "disk":
             stack.enter_context(call_fails(Metrics, "write", FULL, call=3))
         elif fails and fault == "close":
