@@ -12,15 +12,21 @@ others go on into their next exchange:
     bug        its fourth step raises an error that no user can mend
     exit       its fourth step leaves Python with status 0
     memory     its fourth step finds no memory
+    stuck      it takes 6 s to read its first batch, and never comes out of its fourth step
     disk       the disk is full when it writes its third row of metrics
     close      the disk is full when it closes the metrics behind the last step
+    killed     the system kills it when it has written the metrics of step 44
+    slow       a validation takes a second for each batch
 """
 
 import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any, NoReturn
 from unittest.mock import patch
@@ -28,25 +34,36 @@ from unittest.mock import patch
 import torch
 from mpi4py import MPI
 
+from hpc_bnn.bayes import Gaussian
 from hpc_bnn.cli.program import main
 from hpc_bnn.data import Batches
 from hpc_bnn.train.run.log import Metrics
 from hpc_bnn.train.step.step import Step
 
 RANK = MPI.COMM_WORLD.rank
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+GONE = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "era5_2017.nc")
+STEP = {
+    "step": ValueError(f"rank {RANK} lost its data"),
+    "bug": KeyError("nobody expected this"),
+    "exit": SystemExit(0),
+    "memory": MemoryError("Unable to allocate 7.45 GiB for an array"),
+}
 
 
 def fail(error: BaseException) -> NoReturn:
     raise error
 
 
-def call_fails(owner: Any, name: str, error: BaseException, *, call: int) -> Any:
-    """Make the so-many-th call of a method raise."""
+def before(owner: Any, name: str, act: Callable[[], object], *, call: int) -> Any:
+    """Do something before the so-many-th call of a method; 0: before each."""
     method, calls = getattr(owner, name), []
 
     def called(*arguments: Any, **options: Any) -> Any:
         calls.append(name)
-        return fail(error) if len(calls) == call else method(*arguments, **options)
+        if call in (0, len(calls)):
+            act()
+        return method(*arguments, **options)
 
     return patch.object(owner, name, called)
 
@@ -67,36 +84,48 @@ def broken_driver(fails: bool) -> Any:
     return patch.object(torch.cuda, "device_count", lambda: fail(error) if fails else 0)
 
 
-FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
-GONE = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "era5_2017.nc")
-STEP = {
-    "step": ValueError(f"rank {RANK} lost its data"),
-    "bug": KeyError("nobody expected this"),
-    "exit": SystemExit(0),
-    "memory": MemoryError("Unable to allocate 7.45 GiB for an array"),
-}
+def stuck() -> contextlib.ExitStack:
+    both = contextlib.ExitStack()
+    both.enter_context(before(Batches, "at", lambda: time.sleep(6), call=1))
+    both.enter_context(before(Step, "__call__", lambda: time.sleep(600), call=4))
+    return both
 
 
-@contextlib.contextmanager
-def provoked(fault: str, ranks: str) -> Iterator[None]:
-    """Have a fault on some ranks, in this block."""
+def killed() -> Any:
+    write = Metrics.write
+
+    def last(self: Metrics, row: Any) -> None:
+        write(self, row)
+        if row["step"] == 44:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return patch.object(Metrics, "write", last)
+
+
+def validating() -> None:
+    print("validating", flush=True)
+    time.sleep(1.0)
+
+
+def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
+    """Have a fault on some ranks, in the block of a ``with``."""
     fails = str(RANK) in ranks.split(",")
-    with contextlib.ExitStack() as stack:
-        if fault == "gpu":
-            stack.enter_context(broken_gpu(fails))
-        elif fault == "driver":
-            stack.enter_context(broken_driver(fails))
-        elif fails and fault == "horovod":
-            stack.enter_context(patch.dict(sys.modules, {"horovod.torch": None}))
-        elif fails and fault == "file":
-            stack.enter_context(call_fails(Batches, "at", GONE, call=4))
-        elif fails and fault == "disk":
-            stack.enter_context(call_fails(Metrics, "write", FULL, call=3))
-        elif fails and fault == "close":
-            stack.enter_context(call_fails(Metrics, "close", FULL, call=1))
-        elif fails:
-            stack.enter_context(call_fails(Step, "__call__", STEP[fault], call=4))
-        yield
+    if fault in ("gpu", "driver"):
+        return broken_gpu(fails) if fault == "gpu" else broken_driver(fails)
+    if not fails:
+        return contextlib.nullcontext()
+    if fault in STEP:
+        return before(Step, "__call__", lambda: fail(STEP[fault]), call=4)
+    provoke: dict[str, Callable[[], Any]] = {
+        "horovod": lambda: patch.dict(sys.modules, {"horovod.torch": None}),
+        "file": lambda: before(Batches, "at", lambda: fail(GONE), call=4),
+        "stuck": stuck,
+        "disk": lambda: before(Metrics, "write", lambda: fail(FULL), call=3),
+        "close": lambda: before(Metrics, "close", lambda: fail(FULL), call=1),
+        "killed": killed,
+        "slow": lambda: before(Gaussian, "predict", validating, call=0),
+    }
+    return provoke[fault]()  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":

@@ -35,6 +35,13 @@ WRONG_SETTINGS = {
         "no S x D = 2 ranks",
     ),
 }
+ELSEWHERE = {
+    "absent": "absent.yaml: no such settings file",
+    "text": "{}/load.csv: line 19: column 'load': 'broken'",
+    "below a file": "the run folder cannot be written",
+    "used": "{}/used: holds a run already",
+    "every": "checkpoints are damaged",
+}
 Command = Sequence[str | Path]
 
 
@@ -105,6 +112,7 @@ def refused(
     used = folder / "used"
     first = train(used, *SHORT, ranks=0)
     assert first.status == 0, first.text
+    shutil.copy(used / "summary.json", folder / "before.json")
     newest, every = damaged_folders(used, folder)
     (folder / "file").write_text("")
 
@@ -151,31 +159,22 @@ def test_settings(refused: Refused, case: str) -> None:
     assert not left.exists(), f"{left}: nothing may be left of a run that never began"
 
 
-def test_no_such_settings_file(refused: Refused) -> None:
-    assert_one_message(refused.ended["absent"], "absent.yaml: no such settings file")
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_files_and_folders(refused: Refused, case: str) -> None:
+    assert_one_message(refused.ended[case], ELSEWHERE[case].format(refused.folder))
 
 
-def test_text_in_a_number_column(refused: Refused) -> None:
-    message = f"{refused.folder / 'load.csv'}: line 19: column 'load': 'broken'"
-    assert_one_message(refused.ended["text"], message)
+def test_a_used_folder_stays_as_it_was(refused: Refused) -> None:
+    before, after = (refused.folder / name for name in ("before.json", "used/summary.json"))
+    assert after.read_bytes() == before.read_bytes()
 
 
-def test_folder_below_a_file(refused: Refused) -> None:
-    assert_one_message(refused.ended["below a file"], "the run folder cannot be written")
-
-
-def test_used_folder_and_damaged_checkpoints(refused: Refused) -> None:
-    used = refused.folder / "used"
-    assert_one_message(refused.ended["used"], f"{used}: holds a run already")
-    assert (used / "summary.json").exists()
-
+def test_a_damaged_checkpoint_is_passed_over(refused: Refused) -> None:
     resumed, newest = refused.ended["newest"], refused.folder / "newest" / "checkpoints"
     assert resumed.status == 0, resumed.text
     assert resumed.err.count(f"{newest / 'step-00000004.pt'}: damaged") == 1, resumed.text
     assert "resumed from" in resumed.err
     assert "step-00000002.pt at step 2" in resumed.err, resumed.text
-
-    assert_one_message(refused.ended["every"], "checkpoints are damaged")
 
 
 def test_a_loss_that_is_not_finite(refused: Refused) -> None:

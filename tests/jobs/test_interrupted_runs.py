@@ -13,7 +13,7 @@ from tiny_job import Train
 
 from hpc_bnn.train.run.checkpoint import available
 
-SCRIPT = Path(__file__).with_name("faulty_train.py")
+FAILING = Path(__file__).with_name("failing_rank.py")
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -23,9 +23,8 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_lost_steps_of_a_killed_run(train: Train, config: Path, tmp_path: Path) -> None:
     """45 steps were made: exactly those after the checkpoint are lost."""
     folder, options = tmp_path / "run", ("train.checkpoint_every=20", "train.steps=50")
-    killed = run(
-        SCRIPT, "killed", "train", config, *options, "--run", folder, ranks=0, cwd=tmp_path
-    )
+    words = ("train", config, *options, "--run", folder)
+    killed = run(FAILING, "killed", "0", *words, ranks=0, cwd=tmp_path)
     assert killed.status == -signal.SIGKILL, killed.text
     assert train(folder, *options, "--resume", ranks=0).status == 0
     (restart,) = rows(folder / "restarts.jsonl")
@@ -38,7 +37,7 @@ def test_a_rank_that_reads_slowly_and_is_stuck_later(config: Path, tmp_path: Pat
     """The limit of 3 s is none for the first batch, which takes 6 s; then it is."""
     folder = tmp_path / "run"
     words = ("train", config, "train.stall_timeout=3", "--run", folder)
-    ended = run(SCRIPT, "stuck", *words, ranks=2, cwd=tmp_path)
+    ended = run(FAILING, "stuck", "1", *words, ranks=2, cwd=tmp_path)
     assert ended.status == 86, ended.text
     assert [row["step"] for row in rows(folder / "metrics.jsonl")] == [0, 1, 2], ended.text
     said = (
@@ -54,7 +53,7 @@ def test_a_signal_in_the_midst_of_a_validation(config: Path, tmp_path: Path) -> 
     folder = tmp_path / "run"
     words = ("train", config, "train.steps=1", "data.length=1800", "--run", folder)
     with subprocess.Popen(
-        [sys.executable, SCRIPT, "slow", *map(str, words)],
+        [sys.executable, FAILING, "slow", "0", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
