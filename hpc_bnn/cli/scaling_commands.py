@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.files import write_json
+from hpc_bnn.group import Group
 from hpc_bnn.study.collect import collect, format_collection, read_csv, write_csv
 from hpc_bnn.study.doctor import measure
 from hpc_bnn.study.launch import run_plan
@@ -32,12 +32,11 @@ from hpc_bnn.study.projection_report import (
     warnings,
 )
 from hpc_bnn.study.step_model import Exchange
-from hpc_bnn.train.run.summary import write_json
 
 Answer = tuple[list[str], int]
 
 
-def _plan(options: argparse.Namespace, channel: Channel) -> Answer:
+def _plan(options: argparse.Namespace, all_ranks: Group) -> Answer:
     plan, settings = make_plan(options.study, options.folder)
     write_plan(plan, settings)
     here = f"hpc-bnn scaling run {options.folder}"
@@ -45,7 +44,7 @@ def _plan(options: argparse.Namespace, channel: Channel) -> Answer:
     return [*table(plan), f"run them with {here}, or with {there} on a cluster"], 0
 
 
-def _run(options: argparse.Namespace, channel: Channel) -> Answer:
+def _run(options: argparse.Namespace, all_ranks: Group) -> Answer:
     plan = read_plan(options.folder)
     failed = run_plan(plan, launcher=shlex.split(options.launcher))
     done = len(plan.points) - len(failed)
@@ -53,7 +52,7 @@ def _run(options: argparse.Namespace, channel: Channel) -> Answer:
     return [*lines, *(f"failed: {name}" for name in failed)], 1 if failed else 0
 
 
-def _collect(options: argparse.Namespace, channel: Channel) -> Answer:
+def _collect(options: argparse.Namespace, all_ranks: Group) -> Answer:
     plan = read_plan(options.folder)
     collection = collect(plan, allow_mixed=options.allow_mixed)
     write_csv(plan.csv, collection.rows)
@@ -61,7 +60,7 @@ def _collect(options: argparse.Namespace, channel: Channel) -> Answer:
     return lines, 1 if collection.absent else 0
 
 
-def _plot(options: argparse.Namespace, channel: Channel) -> Answer:
+def _plot(options: argparse.Namespace, all_ranks: Group) -> Answer:
     # Here, not above: matplotlib takes half a second that no other command needs, on every rank.
     from hpc_bnn.study.scaling_plots import plot_study
 
@@ -70,12 +69,12 @@ def _plot(options: argparse.Namespace, channel: Channel) -> Answer:
     return [f"{path}" for path in plot_study(rows, outcomes, plan.folder)], 0
 
 
-def _project(options: argparse.Namespace, channel: Channel) -> Answer:
+def _project(options: argparse.Namespace, all_ranks: Group) -> Answer:
     """Collective with ``--measure``: rank 0 does the rest."""
     stored = options.folder / "exchanges.json"
     if options.measure:
-        _measure(channel, stored)
-    return on_first(channel, lambda: _projection(options, stored), name="projection")
+        _measure(all_ranks, stored)
+    return all_ranks.on_first(lambda: _projection(options, stored), name="projection")
 
 
 def _projection(options: argparse.Namespace, stored: Path) -> Answer:
@@ -129,23 +128,23 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
     ], 0
 
 
-def _measure(channel: Channel, stored: Path) -> None:
+def _measure(all_ranks: Group, stored: Path) -> None:
     """Collective: time exchanges and store them beside the plan, those of this size anew."""
-    on_first(channel, lambda: read_plan(stored.parent), name="plan")
-    if channel.size == 1:
+    all_ranks.on_first(lambda: read_plan(stored.parent), name="plan")
+    if all_ranks.size == 1:
         raise ValueError(
             "--measure times exchanges: start it on several ranks, such as mpirun -n 2 python -m "
             f"mpi4py -m hpc_bnn scaling project {stored.parent} --measure"
         )
-    world, seconds = measure(channel)
-    own = [Exchange(channel.size, world.num_nodes, n, time) for n, time in seconds.items()]
+    world, seconds = measure(all_ranks)
+    own = [Exchange(all_ranks.size, world.num_nodes, n, time) for n, time in seconds.items()]
 
     def store() -> None:
-        place = (channel.size, world.num_nodes)
+        place = (all_ranks.size, world.num_nodes)
         others = [e for e in read_exchanges(stored) if (e.ranks, e.nodes) != place]
         write_json(stored, {"exchanges": [asdict(exchange) for exchange in [*others, *own]]})
 
-    on_first(channel, store, name="exchanges")
+    all_ranks.on_first(store, name="exchanges")
 
 
 def _between(options: argparse.Namespace) -> dict[str, float]:
@@ -158,7 +157,7 @@ def _between(options: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-SCALING: dict[str, Callable[[argparse.Namespace, Channel], Answer]] = {
+SCALING: dict[str, Callable[[argparse.Namespace, Group], Answer]] = {
     "scaling plan": _plan,
     "scaling run": _run,
     "scaling collect": _collect,

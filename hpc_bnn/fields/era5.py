@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.data.source import FieldChannel, Fields, Source
 from hpc_bnn.fields import times
 from hpc_bnn.fields.assemble import catalogue as make_catalogue
@@ -24,6 +23,7 @@ from hpc_bnn.fields.reader import Missing, Reader, read
 from hpc_bnn.fields.statistics import Statistics, within_range
 from hpc_bnn.fields.statistics_file import read_statistics
 from hpc_bnn.fields.windows import Atmosphere, ForecastWindows, window_steps
+from hpc_bnn.group import ALONE, Group
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def era5(
     member: int | None = None,
     rollout: int = 1,
     stale: Literal["error", "allow"] = "error",
-    ranks: Ranks = ALONE,
+    ranks: Group = ALONE,
 ) -> Source:
     """Collective: offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see
     windows.py).
@@ -112,7 +112,7 @@ def source_of(
     calendar: bool = True,
     missing: Literal["error", "mean"] = "error",
     rollout: int = 1,
-    ranks: Ranks = ALONE,
+    ranks: Group = ALONE,
 ) -> Source:
     """Collective: offer a catalogue, the same on every rank, as a data set; see `era5`."""
     if step_hours < 1 or history < 1 or rollout < 1:

@@ -8,16 +8,16 @@ Horovod refuses duplicate sets.
 import logging
 import os
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.losses.axis import Reduction
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import LaunchError, watchdog_of
+from hpc_bnn.group import Reduction
 from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.launcher import LaunchError
 from hpc_bnn.parallel.reducer import RankReducer, Reducer, Stage
+from hpc_bnn.parallel.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,25 @@ WARN_AFTER_S = 60
 MESSAGE_BYTES = 1 << 30
 
 
+class Comms(NamedTuple):
+    """The mpi4py communicators of a grid; None along an axis of one rank."""
+
+    all_ranks: Any
+    sample: Any
+    data: Any
+
+
 class Engine:
     """Collective: start Horovod on the world and make the process sets of the grid's axes.
 
     Parameters
     ----------
+    comms
+        mpi4py communicators over all ranks, and along the sample and the data axis where they have
+        several ranks.
     stall_timeout_s
         Seconds after which Horovod's warnings name tensor and ranks of a collective that some rank
-        never joined, before the watchdog of ``world`` ends the job; 0: a minute.
+        never joined, before the ``watchdog`` ends the job; 0: a minute.
 
     Raises
     ------
@@ -45,7 +56,7 @@ class Engine:
     """
 
     def __init__(
-        self, grid: Grid, world: Channel, sample: Channel, data: Channel, *, stall_timeout_s: float
+        self, grid: Grid, comms: Comms, watchdog: Watchdog, *, stall_timeout_s: float
     ) -> None:
         limits = {
             "HOROVOD_STALL_CHECK_TIME_SECONDS": _warn_after(stall_timeout_s),
@@ -56,20 +67,24 @@ class Engine:
                 os.environ[name] = str(seconds)
         hvd = load_horovod(grid.world_size)
         self._hvd = hvd
-        strict = [c for c in (data, sample) if 1 < c.size < world.size]
-        own = {id(c): hvd.ProcessSet(c.native()) for c in strict}
-        hvd.init(comm=world.native(), process_sets=list(own.values()))
+        axes = {"data": (grid.data_ranks, comms.data), "sample": (grid.sample_ranks, comms.sample)}
+        sets = {
+            axis: hvd.ProcessSet(comm)
+            for axis, (size, comm) in axes.items()
+            if 1 < size < grid.world_size
+        }
+        hvd.init(comm=comms.all_ranks, process_sets=list(sets.values()))
         if hvd.size() != grid.world_size or hvd.rank() != grid.world_rank:
             raise LaunchError(
                 f"Horovod is rank {hvd.rank()} of {hvd.size()}, MPI is rank {grid.world_rank} "
                 f"of {grid.world_size}: they "
                 "use different MPI libraries; hpc-bnn doctor shows both"
             )
-        self._grid = grid
-        self._watchdog = watchdog_of(world)
+        self._grid, self._watchdog = grid, watchdog
         whole = hvd.global_process_set
-        self._sample_set = own.get(id(sample), whole if sample.size > 1 else None)
-        self._data_set = own.get(id(data), whole if data.size > 1 else None)
+        self._sample_set, self._data_set = (
+            sets.get(axis, whole if axes[axis][0] > 1 else None) for axis in ("sample", "data")
+        )
 
     def stop(self) -> None:
         """Collective: end Horovod, so that another grid can be started in the same processes."""
@@ -129,20 +144,17 @@ class Engine:
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
         op = self._hvd.Sum if reduction == "sum" else self._hvd.Max
-        with self._watchdog.watching(name):
-            result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
+        result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
         return result
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching(name):
-            result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
+        result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
         return result
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching(name):
-            result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
+        result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
         return result
 
 

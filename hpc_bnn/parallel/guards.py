@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid
 
 # complex128 counts as two elements.
@@ -69,7 +69,7 @@ def digest(value: object) -> int:
 
 
 def agree(
-    channel: Channel, values: Mapping[str, object], *, name: str, advice: str = _SAME_START
+    channel: Group, values: Mapping[str, object], *, name: str, advice: str = _SAME_START
 ) -> None:
     """Collective: prove that every rank holds the same ``values``; the error names key, ranks and
     both values, and ends with ``advice``.
@@ -80,7 +80,7 @@ def agree(
     mine = torch.tensor([digest(sorted(values.items()))])
     if bool((channel.all_gather(mine, name=name) == mine).all()):
         return
-    everyone = channel.gather_objects(dict(values), name=name)
+    everyone = channel.gather(dict(values), name=name)
     for rank, other in enumerate(everyone):
         for key in sorted(set(everyone[0]) | set(other)):
             first, here = everyone[0].get(key, "missing"), other.get(key, "missing")
@@ -92,7 +92,7 @@ def agree(
 
 
 def total_of(
-    channel: Channel, value: float, counts: Sequence[int], *, name: str
+    channel: Group, value: float, counts: Sequence[int], *, name: str
 ) -> tuple[float, list[int], list[bool]]:
     """Collective: return the sum of ``value`` over all ranks, the sums of ``counts``, and which of
     the counts are the same on every rank.
@@ -113,7 +113,7 @@ def total_of(
 
 
 def check(
-    channel: Channel,
+    channel: Group,
     grid: Grid,
     *,
     step: int,
@@ -196,11 +196,11 @@ def _repeats(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return repeated
 
 
-def _name_tensor(channel: Channel, step: int, each: Mapping[str, int]) -> None:
+def _name_tensor(channel: Group, step: int, each: Mapping[str, int]) -> None:
     """Collective: raise GuardError for the first tensor that differs; called by all ranks on the
     same evidence.
     """
-    everyone = channel.gather_objects(dict(each), name="guards.parameters")
+    everyone = channel.gather(dict(each), name="guards.parameters")
     for name, value in everyone[0].items():
         for rank, other in enumerate(everyone):
             if other.get(name) != value:

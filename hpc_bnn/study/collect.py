@@ -9,12 +9,14 @@ are never relative to something else.
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from hpc_bnn.files import write_whole
 from hpc_bnn.study.outcomes import Mixture, Outcome, mixtures, parameters, read_outcomes
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.study_file import ENOUGH_REPEATS, KINDS, MODES
@@ -68,12 +70,11 @@ def collect(plan: Plan, *, allow_mixed: bool = False) -> Collection:
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write the table; what is unknown is empty."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows({key: _csv_text(row.get(key)) for key in COLUMNS} for row in rows)
-    partial.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows({key: _csv_text(row.get(key)) for key in COLUMNS} for row in rows)
+    write_whole(path, text.getvalue().encode())
 
 
 def read_csv(path: Path) -> list[Row]:

@@ -14,8 +14,7 @@ from statistics import median
 
 import torch
 
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.group import Group
 from hpc_bnn.parallel.world import World, split
 from hpc_bnn.study.machine import machine
 from hpc_bnn.study.software import AS_ROOT, Finding, mpirun, probe, software
@@ -30,14 +29,15 @@ COLLECTIVE_TIMEOUT_S = 120
 REMEDY = "compare the MPI libraries above; start with the launcher of that MPI"
 
 
-def diagnose(channel: Channel, folder: Path) -> list[Finding]:
+def diagnose(all_ranks: Group, folder: Path) -> list[Finding]:
     """Collective over the world: return the findings; on one rank it starts two ranks of its own.
 
     folder: where runs would be written.
     """
-    here = on_first(channel, versions, name="versions")
-    findings = [*software(here), *machine(channel, folder)]
-    return [*findings, *(_exchanges(channel) if channel.size > 1 else [exchange_of_two()])]
+    here = all_ranks.on_first(versions, name="versions")
+    findings = [*software(here), *machine(all_ranks, folder)]
+    pair = [exchange_of_two()] if all_ranks.size == 1 else _exchanges(all_ranks)
+    return [*findings, *pair]
 
 
 def exchange_of_two() -> Finding:
@@ -67,25 +67,25 @@ def exchange_of_two() -> Finding:
     return probe(what, run, REMEDY)
 
 
-def measure(channel: Channel) -> tuple[World, dict[int, float]]:
+def measure(all_ranks: Group) -> tuple[World, dict[int, float]]:
     """Collective: time Horovod's reduction over the world; return the seconds by number of bytes,
     of the slowest rank.
     """
-    world = split(channel, device="auto")
+    world = split(all_ranks, device="auto")
     try:
         mine = _seconds(_by_horovod(world))
     finally:
         world.stop()
-    everyone = channel.gather_objects(mine, name="times of exchanges")
+    everyone = all_ranks.gather(mine, name="times of exchanges")
     return world, {size: max(times[size] for times in everyone) for size in mine}
 
 
-def _exchanges(channel: Channel) -> list[Finding]:
+def _exchanges(all_ranks: Group) -> list[Finding]:
     """Collective: time exchanges and check their sums."""
     worlds: list[World] = []
 
     def start() -> str:
-        worlds.append(split(channel, device="auto"))
+        worlds.append(split(all_ranks, device="auto"))
         grid = worlds[0].grid
         return f"{grid.sample_ranks} sample x {grid.data_ranks} data ranks, {worlds[0].device}"
 
@@ -93,7 +93,11 @@ def _exchanges(channel: Channel) -> list[Finding]:
     if not worlds:
         return findings
     world = worlds[0]
-    axes = {"world": world.world, "sample axis": world.sample, "data axis": world.data}
+    axes = {
+        "world": world.all_ranks,
+        "sample axis": world.sample_axis,
+        "data axis": world.data_axis,
+    }
     for name, axis in axes.items():
         if axis.size > 1:
             findings.append(probe(f"MPI, {name}", partial(_timed, _by_mpi(axis)), REMEDY))
@@ -102,7 +106,7 @@ def _exchanges(channel: Channel) -> list[Finding]:
     return findings
 
 
-def _by_mpi(axis: Channel) -> Exchanged:
+def _by_mpi(axis: Group) -> Exchanged:
     def run(size: int) -> tuple[float, float]:
         x = torch.full((max(1, size // 4),), axis.rank + 1.0)
         total = axis.all_reduce(x, reduction="sum", name="doctor")

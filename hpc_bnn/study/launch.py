@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hpc_bnn.files import write_json
+from hpc_bnn.progress import Pace
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.points import Point
 from hpc_bnn.study.software import AS_ROOT, mpirun
-from hpc_bnn.train.run.summary import write_json
 
 log = logging.getLogger(__name__)
 
@@ -98,14 +99,17 @@ def run_plan(plan: Plan, *, launcher: Sequence[str] = ()) -> list[str]:
             f"{ranks} ranks of {threads} thread(s) share {cores()} core(s): "
             "these points are oversubscribed and will be marked as such"
         )
-    failed = []
+    failed: list[str] = []
+    pace, ended = Pace(sum(not finished(plan, point) for point in plan.points)), 0
     for number, point in enumerate(plan.points, start=1):
         place = f"{number} of {len(plan.points)}: {point.name}"
         if finished(plan, point):
             log.info("%s is finished", place)
             continue
-        log.info("%s", place)
+        eta = f", ETA {pace.at(ended)[1]}" if ended else ""
+        log.info("%s%s", place, eta)
         attempt = _run(plan, point, words)
+        ended += 1
         plan.attempt(point).parent.mkdir(parents=True, exist_ok=True)
         write_json(plan.attempt(point), asdict(attempt))
         if attempt.status != 0 or not finished(plan, point):

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import together
+from hpc_bnn.group import Group
 from hpc_bnn.study.software import Finding, probe
 
 # Prefixes of variables; what launchers tell their ranks is no setting.
@@ -47,9 +46,9 @@ class Place:
     node_cores: int
 
 
-def machine(channel: Channel, folder: Path) -> list[Finding]:
+def machine(all_ranks: Group, folder: Path) -> list[Finding]:
     """Collective: return the findings of all ranks, the same on each."""
-    places = channel.gather_objects(together(channel, _place, name="machine"), name="machine")
+    places = all_ranks.gather(all_ranks.together(_place, name="machine"), name="machine")
     nodes = _ranks_of_nodes(places)
     listed = "; ".join(f"{host}: {ranges(ranks)}" for host, ranks in nodes.items())
     return [

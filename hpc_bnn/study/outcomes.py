@@ -16,6 +16,7 @@ from hpc_bnn.config import Settings, SettingsError, difference
 from hpc_bnn.study.launch import read_attempt
 from hpc_bnn.study.plan_file import VARIED, Plan
 from hpc_bnn.study.points import Point
+from hpc_bnn.train.run.build import resolved
 from hpc_bnn.train.run.checkpoint import CheckpointError, available, load
 from hpc_bnn.train.run.log import read_metrics
 
@@ -186,7 +187,8 @@ def _changed(plan: Plan, point: Point, settings: Settings) -> tuple[str, ...]:
         run = plan.run_folder(point).settings()
     except (OSError, SettingsError) as error:
         return (f"config.yaml cannot be read ({' '.join(str(error).split())})",)
-    pairs = {k: pair for k, pair in difference(settings, run).items() if k not in VARIED} | {
+    differences = difference(resolved(settings), resolved(run))
+    pairs = {k: pair for k, pair in differences.items() if k not in VARIED} | {
         "grid.sample_ranks": (point.sample_ranks, run.grid.sample_ranks),
         "posterior.samples": (point.samples, run.posterior.samples),
         "train.batch_size": (point.batch_size, run.train.batch_size),

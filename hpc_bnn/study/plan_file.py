@@ -15,11 +15,11 @@ from typing import Any
 
 import hpc_bnn
 from hpc_bnn.config import Settings, SettingsError, dump_settings, load_settings
+from hpc_bnn.files import write_json, write_whole
 from hpc_bnn.study.points import Point, make_points
 from hpc_bnn.study.study_file import ALONG_DATA, ENOUGH_REPEATS, Study, find_file, load_study
 from hpc_bnn.train.run.build import check_choices
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.summary import write_json
 
 # What the points of a plan may differ in.
 VARIED = (
@@ -139,7 +139,7 @@ def write_plan(plan: Plan, settings: Settings) -> None:
         raise ValueError(f"{plan.folder}: holds another plan; choose another folder with --runs")
     plan.folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     write_json(target, content)
 
 

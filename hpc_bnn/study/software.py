@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from hpc_bnn.bayes.noise import Purpose, Stream, backend, words
-from hpc_bnn.parallel.comms import library_version
 from hpc_bnn.parallel.engine import describe_horovod
+from hpc_bnn.parallel.mpi import library_version
 
 KNOWN_WORDS = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 MAPS = Path("/proc/self/maps")  # Linux: the libraries that this process has loaded

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.one_pass import Pass
 from hpc_bnn.train.step.passes import Passes
@@ -31,7 +31,7 @@ class FewPasses(Passes):
     """
 
     def __init__(
-        self, posterior: Gaussian, world: World, settings: StepSettings, *, real: int
+        self, posterior: Posterior, world: World, settings: StepSettings, *, real: int
     ) -> None:
         super().__init__(posterior, world, settings, Phases(world.device))
         self.all_s = self.spent_s = 0.0

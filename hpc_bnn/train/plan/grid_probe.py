@@ -117,7 +117,7 @@ class GridProbe:
 
         def run() -> None:
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(self._parts.posterior.kl() * 1e-12)
+            torch.autograd.backward(self._parts.posterior.complexity() * 1e-12)
             optimizer.step()
 
         return self._timed(run)

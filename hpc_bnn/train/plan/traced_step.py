@@ -39,7 +39,7 @@ def step_bytes(parts: Parts, settings: Settings, grid: Grid) -> int:
     with mode:
         x, y = (torch.empty((examples, *each.shape[1:]), dtype=each.dtype) for each in one)
         with LiveMemory() as live:
-            share = Share(*chosen.place(x, y, device), 0, 1.0, posterior.kl)
+            share = Share(*chosen.place(x, y, device), 0, 1.0, posterior.complexity)
             accumulate(loss, passes, CountingAxis(grid.sample_ranks), share)
     return int(live.peak)
 

@@ -9,10 +9,8 @@ A file appears by rename after fsync, so it is whole or absent. Resume takes the
 One rank reads it, the others get tensor by tensor from it: nobody holds a second copy of all of it.
 """
 
-import contextlib
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -22,10 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.data.disk import free_space, sync_folder
-from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import together
-from hpc_bnn.train.run.lock import LockError
+from hpc_bnn.files import free_space, whole_file
+from hpc_bnn.group import ALONE, Group
+from hpc_bnn.lock import LockError
 
 log = logging.getLogger(__name__)
 
@@ -84,24 +81,15 @@ def save(
         are.
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     if require_own is not None:
         require_own()
     content = {"format": FORMAT, **vars(checkpoint)}
     content["sha256"] = digest(content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with whole_file(path, rivals=True, check=require_own) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if require_own is not None:
-            require_own()
-        partial.replace(path)
-        sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        with contextlib.suppress(OSError):  # what broke the write may break this too
-            partial.unlink()
         if isinstance(error, LockError):
             raise
         raise CheckpointError(
@@ -198,7 +186,7 @@ def restore(
     posterior: nn.Module,
     loss: nn.Module,
     optimizer: torch.optim.Optimizer | None,
-    channel: Channel = SOLO,
+    all_ranks: Group = ALONE,
 ) -> None:
     """Collective: put a checkpoint's state into a run's parts; None: not the optimizer's.
 
@@ -223,16 +211,16 @@ def restore(
                     "was trained with (config.yaml beside its folder) or another run folder"
                 )
 
-    together(channel, require_same_model, name="restoring the checkpoint")
+    all_ranks.together(require_same_model, name="restoring the checkpoint")
     for part, module, state in parts:
         for name, tensor in module.state_dict().items():
-            _receive(channel, tensor, state[name], name=f"checkpoint: {part}.{name}")
+            _receive(all_ranks, tensor, state[name], name=f"checkpoint: {part}.{name}")
     if optimizer is None:
         return
 
     def received(tensor: Tensor) -> Tensor:
         own = torch.empty(tensor.shape, dtype=tensor.dtype)
-        _receive(channel, own, tensor, name="checkpoint: optimizer")
+        _receive(all_ranks, own, tensor, name="checkpoint: optimizer")
         return own
 
     moments = _mapped(checkpoint.optimizer, received)
@@ -246,22 +234,22 @@ def restore(
                 "trained with (config.yaml beside its folder) or another run folder"
             ) from error
 
-    together(channel, put, name="restoring the optimizer")
+    all_ranks.together(put, name="restoring the optimizer")
 
 
 @torch.no_grad()
-def _receive(channel: Channel, target: Tensor, source: Tensor, *, name: str) -> None:
+def _receive(all_ranks: Group, target: Tensor, source: Tensor, *, name: str) -> None:
     """Collective: overwrite ``target`` with the ``source`` of rank 0, an outline elsewhere.
 
     A target on the CPU is filled in place, without a copy.
     """
-    if channel.rank == 0:
-        channel.broadcast_tensor(source.contiguous(), name=name)
+    if all_ranks.rank == 0:
+        all_ranks.broadcast_tensor(source.contiguous(), name=name)
         target.copy_(source)
         return
     in_place = target.device.type == "cpu" and target.is_contiguous()
     content = target if in_place else torch.empty(target.shape, dtype=target.dtype)
-    channel.broadcast_tensor(content, name=name)
+    all_ranks.broadcast_tensor(content, name=name)
     if not in_place:
         target.copy_(content)
 

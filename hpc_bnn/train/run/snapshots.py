@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from hpc_bnn.config import Settings, dump_settings
-from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run import checkpoint
@@ -55,7 +54,7 @@ class Snapshots:
                 require_own=self._folder.require_own,
             )
 
-        on_first(self._world.world, write, name="checkpoint")
+        self._world.all_ranks.on_first(write, name="checkpoint")
 
     def restore(self, *, to_train: bool = False) -> tuple[Path, int] | None:
         """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
@@ -111,17 +110,17 @@ class Snapshots:
             whole.append(state if optimizer else replace(state, optimizer={}))
             return path, checkpoint.outline(whole[0])
 
-        found = on_first(self._world.world, read_outline, name="reading the checkpoint")
+        found = self._world.all_ranks.on_first(read_outline, name="reading the checkpoint")
         if found is None:
             return None
         path, outline = found
         posterior, loss = self._parts.posterior, self._parts.loss
         state = whole[0] if whole else outline
-        checkpoint.restore(path, state, posterior, loss, optimizer, self._world.world)
+        checkpoint.restore(path, state, posterior, loss, optimizer, self._world.all_ranks)
         restored = {"posterior": posterior.state_dict(), "loss": loss.state_dict()}
         if optimizer is not None:
             restored["optimizer"] = optimizer.state_dict()
-        agree(self._world.world, {"checkpoint": digest(restored)}, name="restored state")
+        agree(self._world.all_ranks, {"checkpoint": digest(restored)}, name="restored state")
         return path, outline.step
 
     def _order(self) -> dict[str, int]:

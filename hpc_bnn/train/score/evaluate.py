@@ -6,12 +6,11 @@ from typing import Any
 from hpc_bnn.config import Settings
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
-from hpc_bnn.train.run.summary import write_json
 from hpc_bnn.train.score.scoring import score
 from hpc_bnn.train.score.series_report import draw_series, series_details, series_tally
 from hpc_bnn.train.score.trained import load_trained
@@ -70,7 +69,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         write_json(folder.evaluation, result)
         _draw(folder, settings, trained.parts, tally, world)
 
-    on_first(world.world, write, name="evaluation")
+    world.all_ranks.on_first(write, name="evaluation")
     return result
 
 

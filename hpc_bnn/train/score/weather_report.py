@@ -3,11 +3,10 @@
 import math
 from typing import Any
 
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
-from hpc_bnn.train.run.summary import write_json
 from hpc_bnn.train.score.rollout import time_text
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, score_weather
@@ -43,7 +42,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
         write_json(folder.evaluation, result)
         _draw(folder, trained, scored, result)
 
-    on_first(world.world, write, name="evaluation")
+    world.all_ranks.on_first(write, name="evaluation")
     return result
 
 

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import JointLoss, Loss
 from hpc_bnn.train.step.settings import StepSettings
 
 
 def check_sizes(
-    posterior: Gaussian, loss: Loss, settings: StepSettings, parts: Sequence[range]
+    posterior: Posterior, loss: Loss, settings: StepSettings, parts: Sequence[range]
 ) -> None:
     """Raise ValueError unless posterior and loss can do with so many samples and examples.
 
@@ -25,14 +25,13 @@ def check_sizes(
     samples, num_examples = settings.samples, settings.num_examples
     if num_examples < 1:
         raise ValueError(f"num_examples = {num_examples}: must be the size of the training set")
+    posterior.check_samples(samples, samples_per_pass=len(parts[0]))
     seen = samples if settings.exact else sum(map(len, parts))
     if isinstance(loss, JointLoss) and seen < loss.min_samples:
         raise ValueError(
             f"posterior.samples = {samples}: {type(loss).__name__} needs at least "
             f"{loss.min_samples} weight samples" + ("" if settings.exact else " on each rank")
         )
-    if posterior.antithetic and samples % 2:
-        raise ValueError(f"posterior.samples = {samples}: antithetic pairs need an even number")
     for name in posterior.names if len(parts[0]) > 1 else ():
         layer = posterior.module.get_submodule(name.rpartition(".")[0])
         if getattr(layer, "sparse", False) is True:
@@ -53,8 +52,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         )
     if isinstance(optimizer, torch.optim.SparseAdam):
         raise ValueError(
-            "the optimizer is SparseAdam, which takes sparse gradients only; those of log_sigma "
-            "are dense, and hb.Step makes all of them dense: use Adam"
+            "the optimizer is SparseAdam, which takes sparse gradients only; hb.Step "
+            "makes all of them dense: use Adam"
         )
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:

@@ -8,7 +8,7 @@ exchange more.
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.reducer import NoReducer, Reducer
@@ -32,7 +32,7 @@ class Gradients:
 
     def __init__(
         self,
-        posterior: Gaussian,
+        posterior: Posterior,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         world: World,
@@ -112,7 +112,7 @@ class Gradients:
         trained, absent = all(same[: len(self._digest)]), self._absent()
         if not trained:
             guards.agree(
-                self._world.world,
+                self._world.all_ranks,
                 self._facts(),
                 name=f"step {step}: trained parameters",
                 advice="freeze, thaw and add parameters on all ranks before the same step, new "
@@ -122,7 +122,7 @@ class Gradients:
             raise self._refusal
         if not all(same[len(self._digest) :]):
             used = torch.tensor(absent).logical_not().to(torch.uint8)
-            used = self._world.world.all_reduce(used, reduction="max", name="gradients")
+            used = self._world.all_ranks.all_reduce(used, reduction="max", name="gradients")
             absent = used.logical_not().tolist()
         self._reducer.wait({name for name, none in zip(self._names, absent, strict=True) if none})
         for p in self.named.values():

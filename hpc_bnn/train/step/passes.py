@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes.dropout import KeyedDropout, generator_states
-from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs, count_examples
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.one_pass import Pass, has_reentrant_checkpoint
 from hpc_bnn.train.step.phases import Phases
@@ -54,7 +54,7 @@ class Passes:
     """
 
     def __init__(
-        self, posterior: Gaussian, world: World, settings: StepSettings, phases: Phases
+        self, posterior: Posterior, world: World, settings: StepSettings, phases: Phases
     ) -> None:
         together = settings.samples_per_pass
         if together < 1:
@@ -79,7 +79,7 @@ class Passes:
     def _attempt(self, x: Inputs, step: int, part: range) -> Pass | None:
         """Return a pass; None where it showed something of the network that it was run without."""
         with self.phases.within("draw"):
-            drawn = self._posterior.draw(self._posterior.draws(step, part))
+            drawn = self._posterior.sample(self._posterior.key(step, part))
         dropout = None  # torch.vmap refuses random layers
         if len(part) == 1 and self._drops:
             dropout = self._dropout(step, part[0], count_examples(x))
@@ -110,8 +110,8 @@ class Passes:
             with self._autocast(), dropout or contextlib.nullcontext():
                 yield dropout
 
-        draws = self._posterior.draws(step, part)
-        return self._posterior.check(draws, own, gradients=True, surroundings=surroundings)
+        key = self._posterior.key(step, part)
+        return self._posterior.check(key, own, gradients=True, surroundings=surroundings)
 
     def _input_of_network(self, x: Inputs, step: int, part: range) -> Inputs:
         """Return what the network gets in the first of its calls in a pass."""
@@ -122,7 +122,7 @@ class Passes:
         handle = self._posterior.module.register_forward_pre_hook(seize)
         try:
             with torch.no_grad():
-                drawn = self._posterior.draw(self._posterior.draws(step, part))
+                drawn = self._posterior.sample(self._posterior.key(step, part))
                 self._forward(*self._augmented(x, step, part), Pass(self._posterior, drawn, None))
         except _Seized as seized:
             return seized.x
@@ -150,10 +150,13 @@ class Passes:
             return self.settings.unroll(x, network, views=views, contexts=contexts)
 
     def first_draw(self, step: int) -> Tensor:
-        """Return the first weights that this rank draws at ``step``."""
+        """Return the first weights that this rank draws at ``step``; where none are drawn, the
+        index of its first sample.
+        """
+        first = self.parts[0][:1]
         with torch.no_grad():
-            drawn = self._posterior.draw(self._posterior.draws(step, self.parts[0][:1]))
-        return next(iter(drawn.values()))
+            drawn = self._posterior.sample(self._posterior.key(step, first))
+        return next(iter(drawn.values()), torch.tensor(first[0]))
 
     def _augmented(self, x: Inputs, step: int, part: range) -> tuple[Inputs, bool]:
         if self.settings.augment is None:
@@ -177,10 +180,9 @@ class Passes:
             x, uniforms(stream, (len(x), count), offset=first * count, device=x.device)
         )
 
-    def _dropout(self, step: int, sample: int, examples: int) -> KeyedDropout:
-        stream = Stream(self._posterior.seed, Purpose.DROPOUT, step, sample)
-        first = self._world.grid.data_rank * examples
-        return KeyedDropout(stream, examples=examples, first_example=first)
+    def _dropout(self, step: int, sample: int, examples: int) -> KeyedDropout | None:
+        key, first = self._posterior.key(step, [sample]), self._world.grid.data_rank * examples
+        return self._posterior.dropout(key, examples=examples, first_example=first)
 
     def _autocast(self) -> _Context:
         if self.settings.precision != "bf16":

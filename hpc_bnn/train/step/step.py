@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
 from hpc_bnn.parallel import guards
-from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.accumulate import Share, accumulate
 from hpc_bnn.train.step.checks import (
@@ -75,7 +74,7 @@ class Step:
 
     def __init__(
         self,
-        posterior: Gaussian,
+        posterior: Posterior,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         world: World,
@@ -99,7 +98,7 @@ class Step:
         self._gradients = Gradients(posterior, loss, optimizer, world, settings, passes=passes)
         parts = settings_of(posterior, loss, self._gradients.named)
         agreed = {**settings.of_all_ranks(), **parts}
-        guards.agree(world.world, agreed, name="before the first step")
+        guards.agree(world.all_ranks, agreed, name="before the first step")
         # Also what is not trained: no reduction would ever make it equal.
         world.broadcast_parameters(all_tensors(posterior, loss))
 
@@ -123,7 +122,7 @@ class Step:
 
         def complexity() -> Tensor:
             nonlocal kl
-            term = self._posterior.kl()
+            term = self._posterior.complexity()
             kl = float(term.detach())
             return factor / self._world.grid.sample_ranks * term
 
@@ -136,7 +135,7 @@ class Step:
         loss = data_loss + factor * kl
         norm = self._gradients.norm()
         if not math.isfinite(loss):
-            together(self._world.world, lambda: self._check_numbers(x, y), name="batch")
+            self._world.all_ranks.together(lambda: self._check_numbers(x, y), name="batch")
         require_finite(self.step, loss, float(norm), self._gradients.named)
         if self.settings.clip_norm is not None:
             self._gradients.clip(self.settings.clip_norm, norm)
@@ -154,8 +153,8 @@ class Step:
 
     def _check_network(self, x: Inputs) -> None:
         """Collective over the world: prove that the network is pure, or raise on every rank."""
-        unused = together(
-            self._world.world, lambda: self._passes.check(x, self.step), name="check of the network"
+        unused = self._world.all_ranks.together(
+            lambda: self._passes.check(x, self.step), name="check of the network"
         )
         self._unchecked = False
         if unused and self._world.is_first:
@@ -174,7 +173,7 @@ class Step:
             share = share / grid.sample_ranks  # every sample rank holds the whole value
         counts = [examples, *self._gradients.digests()]
         total, (count, *_), (equal, *same) = guards.total_of(
-            self._world.world, float(share), counts, name="loss"
+            self._world.all_ranks, float(share), counts, name="loss"
         )
         if not equal:
             raise guards.GuardError(
@@ -185,11 +184,11 @@ class Step:
         return total / grid.data_ranks, same
 
     def _waited(self) -> float:
-        return float(getattr(self._world.sample_axis, "waited_s", 0.0))
+        return self._world.sample_axis.waited_s
 
     def _guard(self, x: Inputs, y: Tensor) -> None:
         guards.check(
-            self._world.world,
+            self._world.all_ranks,
             self._world.grid,
             step=self.step,
             # What is not trained, too: one rank alone may change it. 20 ns an element on a CPU.

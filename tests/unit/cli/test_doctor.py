@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_run import hpc_bnn
 
-from hpc_bnn.parallel.channel import SOLO
+from hpc_bnn.group import ALONE
 from hpc_bnn.study import doctor, machine, software
 from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.study.machine import Place
@@ -68,7 +68,7 @@ def test_a_bad_finding_is_shown_with_its_remedy_and_status_one(
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_launcher(monkeypatch, tmp_path)
     monkeypatch.setattr(software, "KNOWN_WORDS", [1, 2, 3, 4])
-    (bad,) = [finding for finding in diagnose(SOLO, tmp_path) if not finding.good]
+    (bad,) = [finding for finding in diagnose(ALONE, tmp_path) if not finding.good]
     assert bad.what == "noise kernel (cpu)"
     assert "wrong words" in bad.value
     assert "rebuild" in bad.remedy

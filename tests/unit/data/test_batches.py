@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hpc_bnn.data import Batches, InMemory
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid
 
 
@@ -17,6 +18,7 @@ class Place:
     """What ``Batches`` asks of a world."""
 
     grid: Grid
+    all_ranks: Group = ALONE
 
 
 def examples(count: int) -> InMemory:

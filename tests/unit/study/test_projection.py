@@ -11,7 +11,8 @@ import pytest
 from fabricated import make_runs, plan
 
 from hpc_bnn.cli import scaling_commands as commands
-from hpc_bnn.parallel.channel import SOLO
+from hpc_bnn.files import write_json
+from hpc_bnn.group import ALONE
 from hpc_bnn.study import scaling_plots
 from hpc_bnn.study.collect import Row, collect, write_csv
 from hpc_bnn.study.plan_file import Plan
@@ -35,7 +36,6 @@ from hpc_bnn.study.projection_report import (
     warnings,
 )
 from hpc_bnn.study.step_model import Exchange, Host, StepModel, Work
-from hpc_bnn.train.run.summary import write_json
 
 COEFFICIENTS = {"fixed": 2e-3, "examples": 1e-4, "draw": 1e-3, "compute": 1e-4, "latency": 2e-4}
 MACHINE = StepModel(Host(), COEFFICIENTS, 0.0)
@@ -118,7 +118,7 @@ def test_what_is_unknown_is_said_wherever_it_is_told(
     monkeypatch.setattr(scaling_plots, "plot_projection", draw)
     asked = {"folder": made.folder, "measure": False, "max_ranks": 8, "ranks_per_node": None}
     options = argparse.Namespace(**asked, hold_out=None, latency_us=None, bandwidth_gbs=None)
-    lines, status = commands.SCALING["scaling project"](options, SOLO)
+    lines, status = commands.SCALING["scaling project"](options, ALONE)
     assert status == 0
     assert "error leaving one point out: unknown: too few points" in lines
     assert [line for line in lines if line.startswith("warning: too few points")]

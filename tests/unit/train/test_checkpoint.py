@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes import Gaussian
+from hpc_bnn.lock import LockError
 from hpc_bnn.losses import gaussian_moments, gaussian_nll
 from hpc_bnn.models import MODELS
 from hpc_bnn.train.run.checkpoint import (
@@ -29,7 +30,6 @@ from hpc_bnn.train.run.checkpoint import (
     restore,
     save,
 )
-from hpc_bnn.train.run.lock import LockError
 
 STATE = {
     "single": torch.linspace(-1, 1, 500),
