@@ -157,10 +157,11 @@ def fill(
     grad: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> None:
-    """Fill ``out`` (N,) from the elements of a stream that begin at ``offset``, eps = sign * normal.
+    """Fill ``out`` (N,) from the elements of a stream that begin at ``offset``.
 
-    WORDS: their bits (int32). NORMALS: eps. DRAW: mu + exp(log_sigma) * eps, and ``keep``, where
-    given, with the second term. PULL: grad * exp(log_sigma) * eps, a draw's gradient to log_sigma.
+    With eps = sign * normal, WORDS: their bits (int32). NORMALS: eps. DRAW: mu + exp(log_sigma) *
+    eps, and ``keep``, where given, with the second term. PULL: grad * exp(log_sigma) * eps, a
+    draw's gradient to log_sigma.
     """
     if type(out) is Tensor and not torch.compiler.is_compiling():
         # Not through the dispatcher, which takes longer than a thousand numbers.

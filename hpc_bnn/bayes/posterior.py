@@ -1,7 +1,7 @@
 """A distribution over the weights of a module: what every method is to the rest of the program.
 
-Parameters are *shared*, one for all weight samples, or *per-sample*, with a row of its own for each:
-then a rank holds the rows of its own samples.
+Parameters are *shared*, one for all weight samples, or *per-sample*, with a row of its own for each
+one: then a rank holds the rows of its own samples.
 
 Letters: S samples, B batch, K samples over the whole grid.
 """
@@ -172,8 +172,8 @@ class Posterior(nn.Module):
         rows = [sample - first for sample in samples]
         if rows and not (min(rows) >= 0 and max(rows) < count):
             raise ValueError(
-                f"weight samples {min(rows) + first} to {max(rows) + first}: this process holds the "
-                f"members {first} to {first + count - 1} of {self.members}"
+                f"weight samples {min(rows) + first} to {max(rows) + first}: this process holds "
+                f"the members {first} to {first + count - 1} of {self.members}"
             )
         return rows
 

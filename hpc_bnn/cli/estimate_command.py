@@ -6,15 +6,12 @@ import os
 import torch
 
 from hpc_bnn.config import Settings
-from hpc_bnn.data import Source
-from hpc_bnn.fields.wanted import source_without_files
+from hpc_bnn.data import Source, without_files
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
 from hpc_bnn.parallel.launcher import node_name, split_by_node
 from hpc_bnn.train.plan.estimate import GIB, host_bytes, largest, told, verdict
 from hpc_bnn.train.run.build import read_source
-
-NEED_FILES = ("path", "train", "validation", "test", "statistics", "missing", "member", "stale")
 
 
 def estimate_command(
@@ -64,12 +61,10 @@ def _source(settings: Settings, points: tuple[int, int] | None, all_ranks: Group
     """Collective: read the data set, or only know its shapes where the grid is given."""
     if points is None:
         return read_source(settings, all_ranks)
-    if settings.data.name != "era5":
-        raise ValueError(
-            f"--points: for data.name = era5, this is {settings.data.name!r}; leave it out"
-        )
-    options = {k: v for k, v in settings.data.options.items() if k not in NEED_FILES}
-    return source_without_files(*points, **options)
+    shapes, name = without_files(settings.data.name), settings.data.name
+    if shapes is None:
+        raise ValueError(f"--points: data.name = {name!r} has no shapes without data; leave it out")
+    return shapes(*points, **settings.data.options)
 
 
 def _capacity(given_gib: float | None, *, gpu: bool, on_gpu: bool, per_node: int) -> int:

@@ -28,7 +28,7 @@ from hpc_bnn.parallel.control import BUG, STALLED, Word, leave_note
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.launcher import LaunchError, launched_size
 from hpc_bnn.parallel.mpi import abort, connect, fail, leave_together
-from hpc_bnn.parallel.world import split
+from hpc_bnn.parallel.world import start
 from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.train.plan.auto_grid import start_auto
 from hpc_bnn.train.run.build import check_choices, resolved
@@ -51,8 +51,7 @@ USER_ERRORS = (
 )
 SAVES_MEMORY = (
     "out of memory: lower train.batch_size or posterior.samples_per_pass, set "
-    "posterior.keep_graphs and what else is called posterior.keep_... to false, or use more data ranks; swin: "
-    "model.recompute=true"
+    "posterior.keep_... to false, or use more data ranks; swin: model.recompute=true"
 )
 
 
@@ -151,7 +150,7 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
     if settings.grid.mode == "auto":
         world, auto = start_auto(settings, all_ranks, folder, resume=options.resume)
     else:
-        world = split(
+        world = start(
             all_ranks,
             sample_ranks=settings.grid.sample_ranks,
             mode=settings.grid.mode,
@@ -184,7 +183,7 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     folder = RunFolder(options.run_folder)
     settings = folder.settings()
     # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
-    world = split(all_ranks, mode="data", device=settings.train.device)
+    world = start(all_ranks, mode="data", device=settings.train.device)
     result = evaluate(world, folder)
     if world.is_first:
         for line in told(result):
@@ -198,7 +197,7 @@ def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
     start_s = times.parse(options.start, end=False)
     settings = folder.settings()
     all_ranks.on_first(lambda: require_writable(options.output), name="output")
-    world = split(all_ranks, mode="data", device=settings.train.device)
+    world = start(all_ranks, mode="data", device=settings.train.device)
     trained = load_trained(world, folder)
     forecast(
         trained,

@@ -74,7 +74,8 @@ def check_options(
         if parameter.default is inspect.Parameter.empty:
             required.append(name)
     problems = [
-        f"{section}.{key}: unknown key{nearest(key, [*known, *beside])}; known: {', '.join(known) or 'none'}"
+        f"{section}.{key}: unknown key{nearest(key, [*known, *beside])}; "
+        f"known: {', '.join(known) or 'none'}"
         for key in options
         if key not in known
     ]

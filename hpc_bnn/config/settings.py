@@ -1,7 +1,7 @@
 """The settings of a run: what each key means, its type and its default.
 
-The sections ``posterior``, ``model``, ``loss`` and ``data`` choose something by ``name``; their other keys are the
-keyword arguments of what was chosen (``options``).
+The sections ``posterior``, ``model``, ``loss`` and ``data`` choose something by ``name``; their
+other keys are the keyword arguments of what was chosen (``options``).
 """
 
 import logging

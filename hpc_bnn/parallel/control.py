@@ -20,7 +20,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,22 +91,12 @@ class Control:
 
     Parameters
     ----------
-    comm
-        A communicator over all ranks that nothing else uses.
-    gather
-        Collective: return what each rank gives, in rank order; over the same ranks.
-    abort
-        Ends every rank at once with a status.
+    mpi, comm
+        The module ``mpi4py.MPI``, and a communicator over all ranks that nothing else uses.
     """
 
-    def __init__(
-        self,
-        mpi: Any,
-        comm: Any,
-        gather: Callable[[Word], list[Word]],
-        abort: Callable[[int], None],
-    ) -> None:
-        self._mpi, self._comm, self._gather, self._abort = mpi, comm, gather, abort
+    def __init__(self, mpi: Any, comm: Any) -> None:
+        self._mpi, self._comm = mpi, comm
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
         self._sent: list[Any] = []
 
@@ -134,14 +124,14 @@ class Control:
         ranks come in time; else, on the lowest of those that did, all that came.
         """
         if completes(self._comm.Ibarrier(), within_s=within_s):
-            return dict(enumerate(self._gather(word)))
+            return dict(enumerate(self._comm.allgather(word)))
         return self._overhear(word)
 
     def abort(self, status: int) -> None:
         """End every rank at once."""
         sys.stdout.flush()
         sys.stderr.flush()
-        self._abort(status)
+        self._mpi.COMM_WORLD.Abort(status)
 
     def _overhear(self, word: Word) -> dict[int, Word]:
         """Return what those ranks say that came, as far as this one hears of it.

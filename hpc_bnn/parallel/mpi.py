@@ -58,13 +58,7 @@ def _control() -> Control:
     """
     from mpi4py import MPI
 
-    comm = MPI.COMM_WORLD.Dup()
-    words = MPIGroup(MPI, comm)
-
-    def gather(word: Word) -> list[Word]:
-        return words.gather(word, name="ends of ranks")
-
-    control = Control(MPI, comm, gather, MPI.COMM_WORLD.Abort)
+    control = Control(MPI, MPI.COMM_WORLD.Dup())
     previous, process = sys.excepthook, os.getpid()
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -62,7 +62,7 @@ class MPIGroup(Group):
         """
         if self._mpi.Query_thread() < self._mpi.THREAD_MULTIPLE:
             raise LaunchError(
-                "MPI was started for fewer threads than Horovod and the feed need: expected "
+                "MPI was started for fewer threads than Horovod needs: expected "
                 "MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS, MPI4PY_RC_THREAD_LEVEL and "
                 "mpi4py.rc.thread_level, or use an MPI that was built with it"
             )

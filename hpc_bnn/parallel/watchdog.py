@@ -122,9 +122,6 @@ def watch(mpi: Any, comm: Any, hosts: list[str], limit_s: float) -> Watchdog:
         leave_note(STALLED)
         comm.Abort(STALLED)
 
-    if mpi.Query_thread() < mpi.THREAD_MULTIPLE:  # then only the main thread may send
-        who = f"rank {comm.Get_rank()} of {comm.Get_size()}"
-        return Watchdog(limit_s, lambda waited: end(f"{who} has waited {waited:.0f} s for others"))
     call = RollCall(
         mpi,
         comm.Dup(),

@@ -1,17 +1,17 @@
-"""The world of one run: grid, channels, device and gradient reduction of this rank."""
+"""The world of one run: grid, groups, device and gradient reduction of this rank."""
 
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hpc_bnn.group import ALONE, Group
-from hpc_bnn.parallel.engine import Comms, Compression, Engine, GradientReduction, load_horovod
+from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, load_horovod
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
 from hpc_bnn.parallel.launcher import LaunchError, node_name, node_rank_of, split_by_node
 from hpc_bnn.parallel.mpi import connect
@@ -54,10 +54,12 @@ class World:
         """True on world rank 0, which writes files and log lines."""
         return self.grid.world_rank == 0
 
-    def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
-        """Collective: overwrite the tensors of ``state`` with those of world rank 0."""
+    def broadcast_parameters(
+        self, state: dict[str, Tensor], *, axis: Literal["world", "data"] = "world"
+    ) -> None:
+        """Collective: overwrite the tensors of ``state`` with those of the axis' first rank."""
         if self.engine is not None:
-            self.engine.broadcast_parameters(state)
+            self.engine.broadcast_parameters(state, axis=axis)
 
     def reducer(
         self,
@@ -66,12 +68,20 @@ class World:
         passes: int,
         reduction: GradientReduction = "world",
         compression: Compression = "none",
+        per_sample: Collection[str] = (),
     ) -> Reducer:
-        """Collective: return what reduces gradients over this grid; nothing on one rank."""
+        """Collective: return what reduces gradients over this grid; nothing on one rank.
+
+        ``per_sample``: the names of parameters that other sample ranks hold other rows of.
+        """
         if self.engine is None:
             return NoReducer()
         return self.engine.reducer(
-            named_parameters, passes=passes, reduction=reduction, compression=compression
+            named_parameters,
+            passes=passes,
+            reduction=reduction,
+            compression=compression,
+            per_sample=per_sample,
         )
 
     def stop(self) -> None:
@@ -81,16 +91,19 @@ class World:
 
 
 def start(
+    all_ranks: Group | None = None,
     *,
     sample_ranks: int | Literal["auto"] = "auto",
     mode: Mode = "hybrid",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     stall_timeout_s: float = 0.0,
 ) -> World:
-    """Collective: split COMM_WORLD into the grid's axes, start Horovod and pick this rank's device.
+    """Collective: split the ranks into the grid's axes, start Horovod and pick this rank's device.
 
     Parameters
     ----------
+    all_ranks
+        Ranks that are connected already; None: those of COMM_WORLD are, now.
     sample_ranks
         Number S of sample ranks, a divisor of the world; ``"auto"``: by ``mode``.
     mode
@@ -106,24 +119,7 @@ def start(
     LaunchError
         If ranks do not find each other, Horovod is missing or devices are too few.
     """
-    return split(
-        connect(),
-        sample_ranks=sample_ranks,
-        mode=mode,
-        device=device,
-        stall_timeout_s=stall_timeout_s,
-    )
-
-
-def split(
-    all_ranks: Group,
-    *,
-    sample_ranks: int | Literal["auto"] = "auto",
-    mode: Mode = "hybrid",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    stall_timeout_s: float = 0.0,
-) -> World:
-    """Collective: as ``start``, on ranks that are already connected."""
+    all_ranks = connect() if all_ranks is None else all_ranks
     if isinstance(all_ranks, MPIGroup):
         all_ranks.require_threads()
         all_ranks = all_ranks.limited(stall_timeout_s)
@@ -135,7 +131,7 @@ def split(
     grid = Grid(sample_ranks, size // sample_ranks, rank)
     node_rank = node_rank_of(node, os.environ)
     own_device, uuid = all_ranks.together(
-        lambda: _own_device(device, rank, node_rank, node.size), name="device"
+        lambda: _pick_device(device, node_rank, node.size), name="device"
     )
     _refuse_shared_device(all_ranks.gather((nodes[rank], uuid), name="device uuids"))
     all_ranks.together(lambda: _use(own_device), name="device")
@@ -144,7 +140,7 @@ def split(
     all_ranks.together(lambda: load_horovod(size), name="Horovod")
     sample_axis = all_ranks.split(grid.data_rank, grid.sample_rank)
     data_axis = all_ranks.split(grid.sample_rank, grid.data_rank)
-    comms = Comms(*(_comm(group) for group in (all_ranks, sample_axis, data_axis)))
+    comms = [getattr(group, "comm", None) for group in (all_ranks, sample_axis, data_axis)]
     engine = Engine(grid, comms, all_ranks.watchdog, stall_timeout_s=stall_timeout_s)
     if isinstance(sample_axis, MPIGroup):
         sample_axis = sample_axis.through(engine)
@@ -160,11 +156,6 @@ def split(
         all_ranks.watchdog,
         engine,
     )
-
-
-def _comm(group: Group) -> Any:
-    """Return the mpi4py communicator of a group; None for a rank by itself."""
-    return group.comm if isinstance(group, MPIGroup) else None
 
 
 def _require_equal_nodes(nodes: Sequence[int]) -> None:
@@ -194,42 +185,33 @@ def _refuse_shared_device(devices: Sequence[tuple[int, str | None]]) -> None:
             )
 
 
-def _own_device(
-    wish: str, rank: int, node_rank: int, node_size: int
-) -> tuple[torch.device, str | None]:
-    """Return the device of this rank, and its UUID if it is a GPU."""
-    try:
-        device = _pick_device(wish, node_rank, node_size)
-        if device.type == "cpu":
-            return device, None
-        return device, str(torch.cuda.get_device_properties(device).uuid)
-    except LaunchError:
-        raise
-    except Exception as error:  # drivers fail in many ways
-        raise LaunchError(
-            f"device = {wish}: rank {rank} cannot use its GPU on {socket.gethostname()} ({error}); "
-            "look at nvidia-smi there, and leave the node out if the GPU is broken"
-        ) from error
-
-
 def _use(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
-def _pick_device(wish: str, node_rank: int, node_size: int) -> torch.device:
-    """Return the GPU of this rank: the only visible one, or the one of its node rank."""
-    count = torch.cuda.device_count() if wish != "cpu" else 0
-    if count == 0:
-        if wish == "cuda":
-            raise LaunchError(
-                "device = cuda: torch sees no GPU; check CUDA_VISIBLE_DEVICES and hpc-bnn doctor"
-            )
-        return torch.device("cpu")
-    if count > 1 and count <= node_rank:
+def _pick_device(wish: str, node_rank: int, node_size: int) -> tuple[torch.device, str | None]:
+    """Return the GPU of this rank, the only visible one or that of its node rank, and its UUID; or
+    the CPU and None.
+    """
+    try:
+        count = torch.cuda.device_count() if wish != "cpu" else 0
+        if count == 0 and wish != "cuda":
+            return torch.device("cpu"), None
+        if count == 1 or node_rank < count:
+            device = torch.device("cuda", 0 if count == 1 else node_rank)
+            return device, str(torch.cuda.get_device_properties(device).uuid)
+    except Exception as error:  # drivers fail in many ways
         raise LaunchError(
-            f"node rank {node_rank} of {node_size} has no GPU: {count} are visible; start one "
-            "rank per GPU "
-            f"(srun --ntasks-per-node={count})"
+            f"device = {wish}: node rank {node_rank} cannot use its GPU on "
+            f"{socket.gethostname()} ({error}); look at nvidia-smi there, and leave the node out "
+            "if the GPU is broken"
+        ) from error
+    if count == 0:
+        raise LaunchError(
+            "device = cuda: torch sees no GPU; check CUDA_VISIBLE_DEVICES and hpc-bnn doctor"
         )
-    return torch.device("cuda", 0 if count == 1 else node_rank)
+    raise LaunchError(
+        f"node rank {node_rank} of {node_size} has no GPU: {count} are visible; start one rank "
+        f"per GPU (srun --ntasks-per-node={count})"
+    )

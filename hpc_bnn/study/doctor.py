@@ -15,7 +15,7 @@ from statistics import median
 import torch
 
 from hpc_bnn.group import Group
-from hpc_bnn.parallel.world import World, split
+from hpc_bnn.parallel.world import World, start
 from hpc_bnn.study.machine import machine
 from hpc_bnn.study.software import AS_ROOT, Finding, mpirun, probe, software
 from hpc_bnn.train.run.versions import versions
@@ -71,7 +71,7 @@ def measure(all_ranks: Group) -> tuple[World, dict[int, float]]:
     """Collective: time Horovod's reduction over the world; return the seconds by number of bytes,
     of the slowest rank.
     """
-    world = split(all_ranks, device="auto")
+    world = start(all_ranks, device="auto")
     try:
         mine = _seconds(_by_horovod(world))
     finally:
@@ -84,12 +84,12 @@ def _exchanges(all_ranks: Group) -> list[Finding]:
     """Collective: time exchanges and check their sums."""
     worlds: list[World] = []
 
-    def start() -> str:
-        worlds.append(split(all_ranks, device="auto"))
+    def start_grid() -> str:
+        worlds.append(start(all_ranks, device="auto"))
         grid = worlds[0].grid
         return f"{grid.sample_ranks} sample x {grid.data_ranks} data ranks, {worlds[0].device}"
 
-    findings = [probe("grid (hybrid)", start, REMEDY)]
+    findings = [probe("grid (hybrid)", start_grid, REMEDY)]
     if not worlds:
         return findings
     world = worlds[0]

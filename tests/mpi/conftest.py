@@ -28,7 +28,7 @@ from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, divisors
 from hpc_bnn.parallel.mpi import connect
-from hpc_bnn.parallel.world import World, split
+from hpc_bnn.parallel.world import World, start
 
 # A rank that failed waits this long for the others to finish the same test.
 PATIENCE_S = 15.0
@@ -140,7 +140,7 @@ def solo() -> World:
 )
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Each grid of S sample ranks x D data ranks of this job, one after the other."""
-    started = split(_world(), sample_ranks=request.param, stall_timeout_s=TEST_LIMIT_S)
+    started = start(_world(), sample_ranks=request.param, stall_timeout_s=TEST_LIMIT_S)
     yield started
     # After a failed test Horovod may be down already.
     with contextlib.suppress(RuntimeError):

@@ -15,7 +15,7 @@ from hpc_bnn.config import Settings
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import divisors
 from hpc_bnn.parallel.watchdog import Watchdog
-from hpc_bnn.parallel.world import split
+from hpc_bnn.parallel.world import start
 from hpc_bnn.train.plan import auto_grid
 from hpc_bnn.train.plan.auto_grid import AutoGrid, start_auto
 from hpc_bnn.train.plan.grid_probe import GridProbe
@@ -78,7 +78,7 @@ def test_the_run_is_that_of_the_chosen_grid(all_ranks: Group, folder: Path, loss
 
     chosen = {"mode": "hybrid", "sample_ranks": auto.sample_ranks}
     explicit = Settings.model_validate({**CONTENT, "loss": LOSSES[loss], "grid": chosen})
-    world = split(all_ranks, sample_ranks=auto.sample_ranks, device="cpu")
+    world = start(all_ranks, sample_ranks=auto.sample_ranks, device="cpu")
     try:
         expected = train(explicit, world, RunFolder(folder / "explicit"))
     finally:

@@ -17,10 +17,9 @@ from hpc_bnn.train.run.checkpoint import (
     CheckpointError,
     digest,
     load,
-    outline,
-    restore,
     save,
 )
+from hpc_bnn.train.run.state import outline, restore
 
 Parts = tuple[Gaussian, nn.Module, torch.optim.Optimizer]
 

@@ -9,7 +9,7 @@ import pytest
 from hpc_bnn.config import Settings
 from hpc_bnn.group import ALONE, Group, RankError
 from hpc_bnn.parallel.grid import divisors
-from hpc_bnn.parallel.world import split
+from hpc_bnn.parallel.world import start
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
@@ -40,7 +40,7 @@ def run(
     **changes: Any,
 ) -> dict[str, Any]:
     settings = {**content, "train": {**content["train"], **changes}}
-    world = split(all_ranks, sample_ranks=sample_ranks, device="cpu")
+    world = start(all_ranks, sample_ranks=sample_ranks, device="cpu")
     try:
         return train(Settings.model_validate(settings), world, RunFolder(folder))
     finally:
@@ -75,7 +75,7 @@ def test_nothing_to_start_from(all_ranks: Group, folder: Path) -> None:
     run(all_ranks, folder / "other", steps=1)
     settings = {**CONTENT, "model": {"name": "mlp", "hidden": [9]}}
     settings["train"] = {**CONTENT["train"], "start_from": str(folder / "other")}
-    world = split(all_ranks, sample_ranks=1, device="cpu")
+    world = start(all_ranks, sample_ranks=1, device="cpu")
     try:
         with pytest.raises(
             CheckpointError, match=r"step-00000001\.pt: checkpoint of another model: post"

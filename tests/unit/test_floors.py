@@ -23,7 +23,7 @@ FLOORS = {
     "models": 0,
     "data": 1,
     "fields": 2,
-    "verify": 1,
+    "verify": 0,
     "parallel": 2,
     "train": 3,
     "study": 4,

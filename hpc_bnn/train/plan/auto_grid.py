@@ -26,7 +26,7 @@ from hpc_bnn.data import Source
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, fitting_grids
 from hpc_bnn.parallel.guards import agree
-from hpc_bnn.parallel.world import World, split
+from hpc_bnn.parallel.world import World, start
 from hpc_bnn.train.plan.grid_probe import TOO_LARGE, Accumulation, GridProbe
 from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.run.folder import RunFolder
@@ -114,7 +114,7 @@ def start_auto(
 
 
 def _start(settings: Settings, all_ranks: Group, sample_ranks: int) -> World:
-    return split(
+    return start(
         all_ranks,
         sample_ranks=sample_ranks,
         device=settings.train.device,
@@ -133,11 +133,16 @@ def _measured(
     update = world.all_ranks.together(probe.update, name="update")
     latency, rate = probe.exchanges()
     reduction = probe.reduction()  # last: its hooks stay on the parameters
-    rows = []
+    rows, sizes = [], probe.sizes()
     for s, d in grids:
         found = timed[s, d]
+        shared, per_sample = sizes[0] / sum(sizes), sizes[1] / sum(sizes) / s  # of the measured
         exchange = found.exchanges * latency * math.log2(s) + found.received_bytes * rate
-        rows.append([found.passes_s, found.loss_s, exchange, update, reduction])
+        rest = [
+            update * (shared + per_sample),
+            reduction * (shared + (per_sample if d > 1 else 0.0)),
+        ]
+        rows.append([found.passes_s, found.loss_s, exchange, *rest])
     slowest = world.all_ranks.all_reduce(
         torch.tensor(rows, dtype=torch.float64), reduction="max", name="candidates"
     )

@@ -99,6 +99,7 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
     _load_libraries()
     process = resident_bytes()
     parts = build(settings, source)
+    parts.posterior.hold(grid.own_samples(settings.posterior.samples))
     every = [*parts.posterior.parameters(), *parts.loss.parameters()]
     trained = sum(p.numel() * p.element_size() for p in every if p.requires_grad)
     buffers = [*parts.posterior.buffers(), *parts.loss.buffers()]

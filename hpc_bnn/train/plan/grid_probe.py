@@ -111,6 +111,13 @@ class GridProbe:
         self._timed(run, at_least_s=PASSES_S)
         return min(runs[1:], key=lambda each: each.passes_s + each.loss_s)
 
+    def sizes(self) -> tuple[int, int]:
+        """Return the elements of all shared parameters, and of all rows of per-sample ones."""
+        per_sample = set(self._parts.posterior.per_sample())
+        sizes = {name: p.numel() for name, p in self._parts.posterior.named_parameters()}
+        rows = sum(size for name, size in sizes.items() if name in per_sample)
+        return sum(sizes.values()) - rows, rows
+
     def update(self) -> float:
         """Return the seconds of KL and optimizer."""
         optimizer = self._parts.optimizer(self._settings.train.lr)

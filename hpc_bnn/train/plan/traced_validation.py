@@ -47,6 +47,7 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     source, posterior, loss = parts.source, parts.posterior, parts.loss
     samples = settings.posterior.samples
     own = len(grid.own_samples(samples))
+    posterior.hold(grid.own_samples(samples))
     at_once = own_examples_at_once(
         posterior,
         loss,

@@ -208,7 +208,7 @@ class _Run:
             self._folder,
             self._settings,
             steps=self._step.step,
-            parameters=self._parts.posterior.parameters(),
+            posterior=self._parts.posterior,
             reports=reports,
             data_waits=waits,
             validation=validation,

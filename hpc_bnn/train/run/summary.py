@@ -5,14 +5,14 @@ import logging
 import math
 import platform
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
@@ -29,13 +29,18 @@ log = logging.getLogger(__name__)
 WARMUP_STEPS = 2  # the first steps allocate memory and connect ranks
 
 
-def parameter_checksum(parameters: Iterable[Tensor]) -> dict[str, float]:
-    """Return the float64 sum and sum of squares of all parameters."""
-    total, squares = 0.0, 0.0
-    for parameter in parameters:
+def parameter_checksum(posterior: Posterior, world: World) -> dict[str, float]:
+    """Collective over the sample axis where there are per-sample parameters: return the float64 sum
+    and sum of squares of all parameters, with the rows of all ranks.
+    """
+    per_sample = set(posterior.per_sample())
+    sums = torch.zeros(2, 2, dtype=torch.float64)  # shared and per-sample: values and squares
+    for name, parameter in posterior.named_parameters():
         values = parameter.detach().double()
-        total += float(values.sum())
-        squares += float(values.square().sum())
+        sums[int(name in per_sample)] += torch.stack([values.sum(), values.square().sum()]).cpu()
+    if per_sample:
+        sums[1] = world.sample_axis.all_reduce(sums[1], reduction="sum", name="checksum of members")
+    total, squares = sums.sum(0).tolist()
     return {"sum": total, "sum_of_squares": squares}
 
 
@@ -65,7 +70,7 @@ def write_summary(
     settings: Settings,
     *,
     steps: int,
-    parameters: Iterable[Tensor],
+    posterior: Posterior,
     reports: Sequence[Report],
     data_waits: Sequence[float],
     validation: dict[str, float],
@@ -103,7 +108,7 @@ def write_summary(
     summary = {
         "steps": steps,
         "final_loss": final_loss,
-        "parameter_checksum": parameter_checksum(parameters),
+        "parameter_checksum": parameter_checksum(posterior, world),
         "grid": {
             "sample_ranks": world.grid.sample_ranks,
             "data_ranks": world.grid.data_ranks,

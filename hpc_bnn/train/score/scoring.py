@@ -150,9 +150,5 @@ def physical(
     sigma = None if sigma is None else sigma.detach()
     if scale is None:
         return mean, sigma, target
-    std = scale.std.to(mean.device)
-    return (
-        scale.physical(mean),
-        None if sigma is None else sigma.double() * std,
-        scale.physical(target),
-    )
+    spread = None if sigma is None else scale.spread(sigma)
+    return scale.physical(mean), spread, scale.physical(target)

@@ -18,6 +18,11 @@ class Trained:
     parts: Parts
     step: int
 
+    @property
+    def predict_samples(self) -> int:
+        """Number of weight samples of a prediction."""
+        return self.parts.posterior.prediction_samples(self.settings.posterior.predict_samples)
+
 
 def load_trained(world: World, folder: RunFolder) -> Trained:
     """Collective over the world: read the run of a folder onto this world's devices.

@@ -63,7 +63,7 @@ def score_weather(trained: Trained, world: World) -> WeatherScores:
         If the test split has no forecast of as many steps as asked for.
     """
     settings, rollout = trained.settings, Rollout(trained.parts, world.device)
-    fields, members = rollout.fields, settings.posterior.predict_samples
+    fields, members = rollout.fields, trained.predict_samples
     starts, steps = _starts(
         fields.test_times, rollout.step_s, settings.evaluation.steps, settings.evaluation.starts
     )

@@ -23,13 +23,13 @@ from hpc_bnn.verify.weather_plots import (
 def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[str, Any]:
     """Collective over the world: score the forecasts of a run, write scores and pictures."""
     scored = score_weather(trained, world)
-    fields, settings = trained.parts.source.fields, trained.settings
+    fields = trained.parts.source.fields
     assert fields is not None
     result = {
         "data": trained.parts.source.name,
         "split": "test",
         "step": trained.step,
-        "members": settings.posterior.predict_samples,
+        "members": trained.predict_samples,
         "starts": len(scored.starts),
         "first_start": time_text(int(scored.starts[0])),
         "last_start": time_text(int(scored.starts[-1])),

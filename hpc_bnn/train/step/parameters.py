@@ -1,7 +1,7 @@
 """The tensors and settings of the parts of a step, by name: what ranks must agree on."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -88,6 +88,15 @@ class TrainingWatch:
 def all_tensors(posterior: Posterior, loss: Loss) -> dict[str, Tensor]:
     """Return parameters and buffers by name."""
     return {**parameters_of(posterior, loss), **buffers_of(posterior, loss)}
+
+
+def by_kind(
+    posterior: Posterior, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors that are shared, and those that are per-sample."""
+    per_sample = set(posterior.per_sample())
+    shared = {name: tensor for name, tensor in tensors.items() if name not in per_sample}
+    return shared, {name: tensor for name, tensor in tensors.items() if name in per_sample}
 
 
 def parameters_of(posterior: Posterior, loss: Loss) -> dict[str, Tensor]:

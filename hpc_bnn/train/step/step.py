@@ -27,7 +27,13 @@ from hpc_bnn.train.step.checks import (
     require_finite,
 )
 from hpc_bnn.train.step.gradients import Gradients
-from hpc_bnn.train.step.parameters import all_tensors, buffers_of, parameters_of, settings_of
+from hpc_bnn.train.step.parameters import (
+    all_tensors,
+    buffers_of,
+    by_kind,
+    parameters_of,
+    settings_of,
+)
 from hpc_bnn.train.step.passes import Passes
 from hpc_bnn.train.step.phases import Phases
 from hpc_bnn.train.step.settings import StepSettings
@@ -92,6 +98,7 @@ class Step:
         self._passes = Passes(posterior, world, settings, self._phases)
         check_sizes(posterior, loss, settings, self._passes.parts)
         check_optimizer(optimizer)
+        posterior.hold(world.grid.own_samples(settings.samples))
         posterior.to(world.device)
         loss.to(world.device)
         passes = len(self._passes.parts)
@@ -100,7 +107,9 @@ class Step:
         agreed = {**settings.of_all_ranks(), **parts}
         guards.agree(world.all_ranks, agreed, name="before the first step")
         # Also what is not trained: no reduction would ever make it equal.
-        world.broadcast_parameters(all_tensors(posterior, loss))
+        shared, rows = by_kind(posterior, all_tensors(posterior, loss))
+        world.broadcast_parameters(shared)
+        world.broadcast_parameters(rows, axis="data")
 
     def __call__(self, x: Inputs, y: Tensor) -> Tensor:
         """Collective: train on this rank's examples and return the objective over the whole grid, a
@@ -129,20 +138,21 @@ class Step:
         share = Share(x, y, self.step, self._gradients.scale, complexity)
         data_share = accumulate(self._loss, self._passes, self._world.sample_axis, share)
         self._phases.enter("communication")
-        data_loss, same = self._data_loss(data_share, count_examples(x))
+        data_loss, kl, same = self._totals(data_share, kl, count_examples(x))
         self._gradients.reduce(self.step, same)
         self._phases.enter("optimizer")
         loss = data_loss + factor * kl
-        norm = self._gradients.norm()
+        norms = self._gradients.norms()
         if not math.isfinite(loss):
             self._world.all_ranks.together(lambda: self._check_numbers(x, y), name="batch")
-        require_finite(self.step, loss, float(norm), self._gradients.named)
+        require_finite(self.step, loss, norms.whole, self._gradients.named)
         if self.settings.clip_norm is not None:
-            self._gradients.clip(self.settings.clip_norm, norm)
+            self._gradients.clip(self.settings.clip_norm, norms)
         self._optimizer.step()
+        self._posterior.collect(self.step)
         phases = self._phases.end()
         took = sum(phases.values())
-        self.report = Report(self.step, loss, data_loss, kl, float(norm), took, phases)
+        self.report = Report(self.step, loss, data_loss, kl, norms.whole, took, phases)
         self.step += 1
         return torch.tensor(loss, dtype=torch.float64)
 
@@ -164,16 +174,20 @@ class Step:
                 ", ".join(unused),
             )
 
-    def _data_loss(self, share: Tensor, examples: int) -> tuple[float, list[bool]]:
-        """Collective: return mean_b l_b over the grid, having checked that all ranks hold equally
-        many examples, and which digests of the gradients are the same on all ranks.
+    def _totals(
+        self, share: Tensor, complexity: float, examples: int
+    ) -> tuple[float, float, list[bool]]:
+        """Collective: return mean_b l_b over the grid and the complexity term of all members,
+        having checked that all ranks hold equally many examples, and which digests of the gradients
+        are the same on all ranks.
         """
         grid = self._world.grid
         if isinstance(self._loss, JointLoss) and self.settings.exact:
             share = share / grid.sample_ranks  # every sample rank holds the whole value
         counts = [examples, *self._gradients.digests()]
-        total, (count, *_), (equal, *same) = guards.total_of(
-            self._world.all_ranks, float(share), counts, name="loss"
+        values = [float(share), complexity]
+        (loss, terms), (count, *_), (equal, *same) = guards.total_of(
+            self._world.all_ranks, values, counts, name="loss"
         )
         if not equal:
             raise guards.GuardError(
@@ -181,19 +195,22 @@ class Step:
                 f"{examples}, together {count} on {grid.world_size} ranks); every rank must "
                 "get equally many examples"
             )
-        return total / grid.data_ranks, same
+        return loss / grid.data_ranks, terms / grid.world_size, same
 
     def _waited(self) -> float:
-        return self._world.sample_axis.waited_s
+        return float(getattr(self._world.sample_axis, "waited_s", 0.0))
 
     def _guard(self, x: Inputs, y: Tensor) -> None:
+        # What is not trained, too: one rank alone may change it. 20 ns an element on a CPU.
+        parameters, rows = by_kind(self._posterior, parameters_of(self._posterior, self._loss))
+        buffers, more = by_kind(self._posterior, buffers_of(self._posterior, self._loss))
         guards.check(
             self._world.all_ranks,
             self._world.grid,
             step=self.step,
-            # What is not trained, too: one rank alone may change it. 20 ns an element on a CPU.
-            parameters=parameters_of(self._posterior, self._loss),
-            buffers=buffers_of(self._posterior, self._loss),
+            parameters=parameters,
+            buffers=buffers,
+            per_sample={**rows, **more},
             batch=[*tensors_of(x), y],
             draw=self._passes.first_draw(self.step),
         )

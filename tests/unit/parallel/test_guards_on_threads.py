@@ -351,17 +351,17 @@ def test_sums_that_prove_equality(size: int) -> None:
     """The largest number that may be given, and one that differs by one on one rank."""
     largest = 2**20 - 1
 
-    def work(group: Group) -> tuple[float, list[int], list[bool]]:
+    def work(group: Group) -> tuple[list[float], list[int], list[bool]]:
         counts = [largest, largest - (group.rank == size - 1), 0]
-        return total_of(group, 0.5 + group.rank, counts, name="loss")
+        return total_of(group, [0.5 + group.rank], counts, name="loss")
 
     sums = [size * largest, size * largest - 1, 0]
-    expected = (sum(0.5 + r for r in range(size)), sums, [True, size == 1, True])
+    expected = ([sum(0.5 + r for r in range(size))], sums, [True, size == 1, True])
     assert on_ranks(size, work) == [expected] * size
 
 
 def test_an_infinite_sum_does_not_spoil_the_proof() -> None:
-    total, sums, same = total_of(ALONE, float("nan"), [3], name="loss")
+    (total,), sums, same = total_of(ALONE, [float("nan")], [3], name="loss")
     assert math.isnan(total)
     assert (sums, same) == ([3], [True])
 
