@@ -7,7 +7,6 @@ import argparse
 from collections.abc import Callable
 
 from hpc_bnn.cli.repack_command import repack_command, verify_command
-from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.report import defects, describe
@@ -15,23 +14,24 @@ from hpc_bnn.fields.sample import sampled
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import require_writable, write_statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
+from hpc_bnn.group import Group
 
 Answer = tuple[list[str], int]
 
 
-def _check(options: argparse.Namespace, ranks: Ranks) -> Answer:
+def _check(options: argparse.Namespace, ranks: Group) -> Answer:
     """Collective: list what files hold, and every defect, also of a sample of the values."""
-    found = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
-    bad, read = ranks.on_first(lambda: sampled(found), name="values")
-    if not found.channels and not found.static:
-        bad.append(f"{found.source}: has no channel that can be used")
-    wrong = [*bad, *defects(found)]
-    unusable = len(found.problems) + len(bad)
-    count = f"{len(wrong)} remarks, {unusable} of them make files unusable"
-    return [describe(found), read, *(f"- {one}" for one in wrong), count], 1 if unusable else 0
+    files = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
+    bad, read = ranks.on_first(lambda: sampled(files), name="values")
+    if not files.channels and not files.static:
+        bad.append(f"{files.source}: has no channel that can be used")
+    remarks = [*bad, *defects(files)]
+    unusable = len(files.problems) + len(bad)
+    count = f"{len(remarks)} remarks, {unusable} of them make files unusable"
+    return [describe(files), read, *(f"- {text}" for text in remarks), count], int(unusable > 0)
 
 
-def _statistics(options: argparse.Namespace, ranks: Ranks) -> Answer:
+def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:
     """Collective: compute and write the statistics of channels."""
     found = ranks.on_first(lambda: _catalogue(options, strict=True), name="catalogue")
     sources = sorted({part.file.path for part in found.parts})
@@ -66,12 +66,12 @@ def _catalogue(options: argparse.Namespace, *, strict: bool) -> Catalogue:
     )
 
 
-def _repack(options: argparse.Namespace, ranks: Ranks) -> Answer:
+def _repack(options: argparse.Namespace, ranks: Group) -> Answer:
     """Collective: repack files, or verify what was repacked."""
     return verify_command(options, ranks) if options.verify else repack_command(options, ranks)
 
 
-def _toy(options: argparse.Namespace, ranks: Ranks) -> Answer:
+def _toy(options: argparse.Namespace, ranks: Group) -> Answer:
     """Collective: write a synthetic atmosphere."""
     written = ranks.on_first(
         lambda: write_toy(
@@ -89,7 +89,7 @@ def _toy(options: argparse.Namespace, ranks: Ranks) -> Answer:
     return [f"{options.folder}: {len(written)} files of a synthetic atmosphere"], 0
 
 
-DATA: dict[str, Callable[[argparse.Namespace, Ranks], Answer]] = {
+DATA: dict[str, Callable[[argparse.Namespace, Group], Answer]] = {
     "data check": _check,
     "data statistics": _statistics,
     "data repack": _repack,

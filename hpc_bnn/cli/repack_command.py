@@ -6,16 +6,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.fields import times
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.cache.header import Header, read_header
 from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.cache.verify import verify
 from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.group import Group
 
 
-def repack_command(options: argparse.Namespace, ranks: Ranks) -> tuple[list[str], int]:
+def repack_command(options: argparse.Namespace, ranks: Group) -> tuple[list[str], int]:
     """Collective: write a cache, or netCDF files."""
     source = ranks.on_first(
         lambda: _catalogue(
@@ -40,7 +40,7 @@ def repack_command(options: argparse.Namespace, ranks: Ranks) -> tuple[list[str]
     return _told(options.output, made), 0
 
 
-def verify_command(options: argparse.Namespace, ranks: Ranks) -> tuple[list[str], int]:
+def verify_command(options: argparse.Namespace, ranks: Group) -> tuple[list[str], int]:
     """Collective: compare a cache with its checksums, and with the source where one is given."""
     folder: Path = options.output
 

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from hpc_bnn.data.same_examples import same_examples
 from hpc_bnn.data.sharding import epoch_order, steps_per_epoch
 from hpc_bnn.data.source import Examples, RolloutExamples
+from hpc_bnn.group import Group
 
 
 class Grid(Protocol):
@@ -18,11 +19,14 @@ class Grid(Protocol):
         """Return the positions in the global batch that belong to this rank."""
 
 
-class HasGrid(Protocol):
-    """Anything that stands on a grid, such as the world of ``hb.start``."""
+class Place(Protocol):
+    """Where a rank stands: the world of ``hb.start``."""
 
     @property
     def grid(self) -> Grid: ...
+
+    @property
+    def all_ranks(self) -> Group: ...
 
 
 class Batches:
@@ -64,12 +68,12 @@ class Batches:
         examples: Examples | Dataset[Any],
         *,
         batch_size: int,
-        world: HasGrid,
+        world: Place,
         seed: int = 0,
         rollout: Callable[[int], int] | None = None,
     ) -> None:
         self._own = world.grid.own_examples(batch_size)
-        self._examples = same_examples(examples, getattr(world, "world", None))
+        self._examples = same_examples(examples, world.all_ranks)
         self._batch_size, self._seed, self._rollout = batch_size, seed, rollout
         self.steps_per_epoch = steps_per_epoch(len(self._examples), batch_size)
         self._next_epoch = 0

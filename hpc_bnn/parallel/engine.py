@@ -7,17 +7,17 @@ Horovod refuses duplicate sets.
 
 import logging
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.losses.axis import Reduction
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import LaunchError, watchdog_of
+from hpc_bnn.group import Reduction
 from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.launcher import LaunchError
 from hpc_bnn.parallel.reducer import RankReducer, Reducer, Stage
+from hpc_bnn.parallel.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,12 @@ class Engine:
 
     Parameters
     ----------
+    comms
+        mpi4py communicators over all ranks, along the sample and along the data axis; None along an
+        axis of one rank.
     stall_timeout_s
         Seconds after which Horovod's warnings name tensor and ranks of a collective that some rank
-        never joined, before the watchdog of ``world`` ends the job; 0: a minute.
+        never joined, before the ``watchdog`` ends the job; 0: a minute.
 
     Raises
     ------
@@ -45,7 +48,7 @@ class Engine:
     """
 
     def __init__(
-        self, grid: Grid, world: Channel, sample: Channel, data: Channel, *, stall_timeout_s: float
+        self, grid: Grid, comms: Sequence[Any], watchdog: Watchdog, *, stall_timeout_s: float
     ) -> None:
         limits = {
             "HOROVOD_STALL_CHECK_TIME_SECONDS": _warn_after(stall_timeout_s),
@@ -56,20 +59,19 @@ class Engine:
                 os.environ[name] = str(seconds)
         hvd = load_horovod(grid.world_size)
         self._hvd = hvd
-        strict = [c for c in (data, sample) if 1 < c.size < world.size]
-        own = {id(c): hvd.ProcessSet(c.native()) for c in strict}
-        hvd.init(comm=world.native(), process_sets=list(own.values()))
+        world, *axes = comms
+        sizes = grid.sample_ranks, grid.data_ranks
+        sets: list[Any] = [hvd.ProcessSet(comm) for comm in axes] if min(sizes) > 1 else []
+        hvd.init(comm=world, process_sets=sets)
         if hvd.size() != grid.world_size or hvd.rank() != grid.world_rank:
             raise LaunchError(
-                f"Horovod is rank {hvd.rank()} of {hvd.size()}, MPI is rank {grid.world_rank} "
-                f"of {grid.world_size}: they "
-                "use different MPI libraries; hpc-bnn doctor shows both"
+                f"Horovod is rank {hvd.rank()} of {hvd.size()}, "
+                f"MPI is rank {grid.world_rank} of {grid.world_size}: "
+                "they use different MPI libraries; hpc-bnn doctor shows both"
             )
-        self._grid = grid
-        self._watchdog = watchdog_of(world)
+        self._grid, self._watchdog = grid, watchdog
         whole = hvd.global_process_set
-        self._sample_set = own.get(id(sample), whole if sample.size > 1 else None)
-        self._data_set = own.get(id(data), whole if data.size > 1 else None)
+        self._sample_set, self._data_set = sets or [whole if n > 1 else None for n in sizes]
 
     def stop(self) -> None:
         """Collective: end Horovod, so that another grid can be started in the same processes."""
@@ -146,20 +148,17 @@ class Engine:
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
         op = self._hvd.Sum if reduction == "sum" else self._hvd.Max
-        with self._watchdog.watching(name):
-            result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
+        result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
         return result
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching(name):
-            result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
+        result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
         return result
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching(name):
-            result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
+        result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
         return result
 
 
@@ -184,8 +183,7 @@ def load_horovod(ranks: int) -> Any:
     except ImportError as error:
         raise LaunchError(
             f"{ranks} ranks need Horovod, which cannot be imported ({error}); "
-            "build the environment with "
-            "cmake (README, On your cluster), or run one rank"
+            "build the environment with cmake (README, On your cluster), or run one rank"
         ) from error
     if not hvd.mpi_built():
         raise LaunchError("Horovod was built without MPI; rebuild it with HOROVOD_WITH_MPI=1")

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid
 
 # complex128 counts as two elements.
@@ -70,7 +70,7 @@ def digest(value: object) -> int:
 
 
 def agree(
-    channel: Channel, values: Mapping[str, object], *, name: str, advice: str = _SAME_START
+    group: Group, values: Mapping[str, object], *, name: str, advice: str = _SAME_START
 ) -> None:
     """Collective: prove that every rank holds the same ``values``; the error names key, ranks and
     both values, and ends with ``advice``.
@@ -79,9 +79,9 @@ def agree(
     they are equal.
     """
     mine = torch.tensor([digest(sorted(values.items()))])
-    if bool((channel.all_gather(mine, name=name) == mine).all()):
+    if bool((group.all_gather(mine, name=name) == mine).all()):
         return
-    everyone = channel.gather_objects(dict(values), name=name)
+    everyone = group.gather(dict(values), name=name)
     for rank, other in enumerate(everyone):
         for key in sorted(set(everyone[0]) | set(other)):
             first, here = everyone[0].get(key, "missing"), other.get(key, "missing")
@@ -93,7 +93,7 @@ def agree(
 
 
 def total_of(
-    channel: Channel, values: Sequence[float], counts: Sequence[int], *, name: str
+    group: Group, values: Sequence[float], counts: Sequence[int], *, name: str
 ) -> tuple[list[float], list[int], list[bool]]:
     """Collective: return the sums of ``values`` over all ranks, those of ``counts``, and which of
     the counts are the same on every rank.
@@ -102,19 +102,19 @@ def total_of(
     (Cauchy-Schwarz). It is exact for counts below 2**20 on up to 2**13 ranks.
     """
     mine = [*values, *counts, *(count**2 for count in counts)]
-    summed = channel.all_reduce(
+    summed = group.all_reduce(
         torch.tensor(mine, dtype=torch.float64), reduction="sum", name=name
     ).tolist()
     squared = len(values) + len(counts)
     sums, squares = (
         [int(total) for total in part] for part in (summed[len(values) : squared], summed[squared:])
     )
-    same = [channel.size * s == total**2 for total, s in zip(sums, squares, strict=True)]
+    same = [group.size * s == total**2 for total, s in zip(sums, squares, strict=True)]
     return summed[: len(values)], sums, same
 
 
 def check(
-    channel: Channel,
+    group: Group,
     grid: Grid,
     *,
     step: int,
@@ -139,34 +139,34 @@ def check(
     per_sample
         What has rows for the own weight samples, by name.
     """
-    if channel.size == 1:
+    if group.size == 1:
         return
     each = {f"parameter {name}": fingerprint(p) for name, p in parameters.items()}
     each |= {f"buffer {name}": fingerprint(b) for name, b in (buffers or {}).items()}
     mine = [fingerprint_of(each.values()), fingerprint_of(map(fingerprint, batch))]
-    rows = channel.all_gather(torch.tensor([[*mine, fingerprint(draw)]]), name="guards").numpy()
+    rows = group.all_gather(torch.tensor([[*mine, fingerprint(draw)]]), name="guards").numpy()
     if (rows[:, 0] != rows[0, 0]).any():
-        _name_tensor(channel, step, each)
+        _name_tensor(group, step, each)
     if per_sample:
         members = {f"parameter {name}": fingerprint(t) for name, t in per_sample.items()}
-        _check_members(channel, grid, step, members)
+        _check_members(group, grid, step, members)
     violation = first_violation(grid, rows[:, 1], rows[:, 2])
     if violation is not None:
         raise GuardError(f"step {step}: {violation}")
 
 
-def _check_members(channel: Channel, grid: Grid, step: int, each: Mapping[str, int]) -> None:
+def _check_members(group: Group, grid: Grid, step: int, each: Mapping[str, int]) -> None:
     """Collective: prove that per-sample tensors are equal along the data axis and different along
     the sample axis.
     """
     mine = torch.tensor([[fingerprint_of(each.values())]])
-    everyone = channel.all_gather(mine, name="guards.members").numpy()
+    everyone = group.all_gather(mine, name="guards.members").numpy()
     ranks_ds = everyone.reshape(grid.data_ranks, grid.sample_ranks)
     if (ranks_ds != ranks_ds[:1]).any():
-        told = channel.gather_objects(dict(each), name="guards.members of each")
-        for rank, other in enumerate(told):
+        of_each = group.gather(dict(each), name="guards.members of each")
+        for rank, other in enumerate(of_each):
             first = rank % grid.sample_ranks
-            names = [name for name, value in told[first].items() if other.get(name) != value]
+            names = [name for name, value in of_each[first].items() if other.get(name) != value]
             if names:
                 raise GuardError(
                     f"step {step}: {names[0]} differs between world ranks {first} and {rank}, "
@@ -193,12 +193,12 @@ def first_violation(
     """
     shape = grid.data_ranks, grid.sample_ranks
     batches_ds, draws_ds = batches.reshape(shape), draws.reshape(shape)
-    wrong = (
+    violations = (
         (batches_ds != batches_ds[:, :1]) | _repeats(draws_ds) | _repeats(batches_ds.T).T
     ).ravel()
-    if not wrong.any():
+    if not violations.any():
         return None
-    rank = int(wrong.argmax())
+    rank = int(violations.argmax())
     place = Grid(grid.sample_ranks, grid.data_ranks, rank)
     for other in place.sample_axis[: place.sample_rank]:
         if batches[other] != batches[rank]:
@@ -231,11 +231,11 @@ def _repeats(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return repeated
 
 
-def _name_tensor(channel: Channel, step: int, each: Mapping[str, int]) -> None:
+def _name_tensor(group: Group, step: int, each: Mapping[str, int]) -> None:
     """Collective: raise GuardError for the first tensor that differs; called by all ranks on the
     same evidence.
     """
-    everyone = channel.gather_objects(dict(each), name="guards.parameters")
+    everyone = group.gather(dict(each), name="guards.parameters")
     for name, value in everyone[0].items():
         for rank, other in enumerate(everyone):
             if other.get(name) != value:

@@ -14,11 +14,10 @@ from members import Members
 
 from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.config import Settings, dump_settings
-from hpc_bnn.data.ranks import ALONE
-from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import connect, on_first
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid, divisors
-from hpc_bnn.parallel.world import split
+from hpc_bnn.parallel.mpi import connect
+from hpc_bnn.parallel.world import start
 from hpc_bnn.train.plan.estimate import estimate
 from hpc_bnn.train.run.build import check_choices, read_source, resolved
 from hpc_bnn.train.run.checkpoint import load, newest_good
@@ -28,6 +27,7 @@ from hpc_bnn.train.score.evaluate import evaluate
 from hpc_bnn.train.score.trained import load_trained
 
 K = 12
+ALL_RANKS = connect()
 CONTENT: dict[str, Any] = {
     "seed": 3,
     "posterior": {"name": "members", "samples": K, "samples_per_pass": 5},
@@ -54,9 +54,9 @@ def members(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(channel: Channel, tmp_path: Path) -> Iterator[Path]:
+def folder(all_ranks: Group, tmp_path: Path) -> Iterator[Path]:
     """A folder of rank 0 that all ranks use."""
-    yield Path(channel.broadcast(str(tmp_path), name="folder"))
+    yield Path(all_ranks.broadcast(str(tmp_path), name="folder"))
 
 
 def settings(**changes: Any) -> Settings:
@@ -64,9 +64,9 @@ def settings(**changes: Any) -> Settings:
 
 
 def run(
-    channel: Channel, folder: Path, sample_ranks: int = 1, *, resume: bool = False
+    all_ranks: Group, folder: Path, sample_ranks: int = 1, *, resume: bool = False
 ) -> dict[str, Any]:
-    world = split(channel, sample_ranks=sample_ranks, device="cpu")
+    world = start(all_ranks, sample_ranks=sample_ranks, device="cpu")
     try:
         return train(settings(), world, RunFolder(folder), resume=resume)
     finally:
@@ -82,28 +82,28 @@ def test_the_method_is_known_by_its_name_and_options() -> None:
 @pytest.fixture(scope="module")
 def alone() -> Iterator[tuple[Path, dict[str, Any]]]:
     """The folder of a run on one rank, and its summary."""
-    channel = connect()
+    all_ranks = ALL_RANKS
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(POSTERIORS, "members", Members)
-        path = Path(on_first(channel, lambda: tempfile.mkdtemp(), name="alone"))
-        yield path / "run", on_first(channel, lambda: run(SOLO, path / "run"), name="alone")
-    channel.gather_objects(None, name="done")
-    on_first(channel, lambda: shutil.rmtree(path), name="alone")
+        path = Path(all_ranks.on_first(lambda: tempfile.mkdtemp(), name="alone"))
+        yield path / "run", all_ranks.on_first(lambda: run(ALONE, path / "run"), name="alone")
+    all_ranks.gather_objects(None, name="done")
+    all_ranks.on_first(lambda: shutil.rmtree(path), name="alone")
 
 
-@pytest.mark.parametrize("first", divisors(connect().size))
-@pytest.mark.parametrize("then", divisors(connect().size))
+@pytest.mark.parametrize("first", divisors(ALL_RANKS.size))
+@pytest.mark.parametrize("then", divisors(ALL_RANKS.size))
 def test_one_run_on_every_grid_and_from_one_to_another(
-    channel: Channel, folder: Path, alone: tuple[Path, dict[str, Any]], first: int, then: int
+    all_ranks: Group, folder: Path, alone: tuple[Path, dict[str, Any]], first: int, then: int
 ) -> None:
     """Trained with ``first`` sample ranks, and from step 2 on again with ``then``."""
     reference, expected = alone
     newest = folder / "checkpoints" / "step-00000004.pt"
-    results = [run(channel, folder, first)]
-    assert_same(channel, newest, reference)
-    on_first(channel, lambda: (newest.unlink(), RunFolder(folder).summary.unlink()), name="newest")
-    results.append(run(channel, folder, then, resume=True))
-    assert_same(channel, newest, reference)
+    results = [run(all_ranks, folder, first)]
+    assert_same(all_ranks, newest, reference)
+    all_ranks.on_first(lambda: (newest.unlink(), RunFolder(folder).summary.unlink()), name="newest")
+    results.append(run(all_ranks, folder, then, resume=True))
+    assert_same(all_ranks, newest, reference)
     for result in results:
         assert result["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-10)
         assert result["parameter_checksum"] == pytest.approx(
@@ -112,7 +112,7 @@ def test_one_run_on_every_grid_and_from_one_to_another(
         assert result["validation"] == pytest.approx(expected["validation"], rel=1e-6)
 
 
-def assert_same(channel: Channel, path: Path, folder: Path) -> None:
+def assert_same(all_ranks: Group, path: Path, folder: Path) -> None:
     """Compare what a checkpoint holds with the last one of a run on one rank."""
 
     def compare() -> None:
@@ -128,14 +128,14 @@ def assert_same(channel: Channel, path: Path, folder: Path) -> None:
                 assert got.shape == value.shape
                 assert torch.allclose(got, value, rtol=0, atol=1e-10), key
 
-    on_first(channel, compare, name="comparison")
+    all_ranks.on_first(compare, name="comparison")
 
 
 def test_prediction_has_every_member_on_every_rank(
-    channel: Channel, alone: tuple[Path, dict[str, Any]]
+    all_ranks: Group, alone: tuple[Path, dict[str, Any]]
 ) -> None:
     folder = RunFolder(alone[0])
-    world = split(channel, mode="data", device="cpu")
+    world = start(all_ranks, mode="data", device="cpu")
     try:
         trained = load_trained(world, folder)
         assert trained.predict_samples == K  # of the 64 that were asked for

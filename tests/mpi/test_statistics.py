@@ -14,9 +14,7 @@ from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.reader import Reader
 from hpc_bnn.fields.statistics import Statistics, statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first
-from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.group import Group
 
 STEP_HOURS = 12
 VARIABLES = {"variables": ["t2m", "msl", "z"], "levels": [500.0]}
@@ -35,9 +33,9 @@ def states(path: Path) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("format", ["new", "legacy"])
 def test_any_number_of_ranks_gives_the_numbers_of_numpy(
-    channel: Channel, tmp_path: Path, format: Any
+    all_ranks: Group, tmp_path: Path, format: Any
 ) -> None:
-    folder, ranks = Path(channel.broadcast(str(tmp_path), name="folder")), ChannelRanks(channel)
+    folder, ranks = Path(all_ranks.broadcast(str(tmp_path), name="folder")), all_ranks
 
     def make() -> None:
         write_toy(
@@ -47,7 +45,7 @@ def test_any_number_of_ranks_gives_the_numbers_of_numpy(
         repack(made, folder / "cache")
         repack(made, folder / "netcdf", format="netcdf")
 
-    on_first(channel, make, name="files")
+    all_ranks.on_first(make, name="files")
     found: list[Statistics] = []
     for name in ("source", "cache", "netcdf"):
         made = ranks.on_first(

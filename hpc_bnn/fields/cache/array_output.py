@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.disk import write_whole
 from hpc_bnn.fields import times
 from hpc_bnn.fields.cache.block_reader import BlockReader
 from hpc_bnn.fields.cache.blocks import Block, blocks_of
@@ -18,6 +17,7 @@ from hpc_bnn.fields.cache.fields_file import FieldsFile
 from hpc_bnn.fields.cache.header import FIELDS, STATIC, Request
 from hpc_bnn.fields.cache.scaling import Scaling
 from hpc_bnn.fields.catalogue import Catalogue, some
+from hpc_bnn.files import write_whole
 
 
 class ArrayOutput:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.disk import sync_folder, unwritable
 from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.fields.cache.blocks import Block, pieces
 from hpc_bnn.fields.cache.header import DATA_OFFSET, FIELDS, Request, numpy_header
 from hpc_bnn.fields.cache.scaling import Scaling, encode
+from hpc_bnn.files import sync_folder, unwritable
 
 
 def create(folder: Path, request: Request) -> None:

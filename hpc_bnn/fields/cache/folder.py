@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import IO
 
-from hpc_bnn.data.disk import sync_folder, unwritable
 from hpc_bnn.fields.cache import fields_file, records
 from hpc_bnn.fields.cache.blocks import blocks_of
 from hpc_bnn.fields.cache.header import (
@@ -26,6 +25,7 @@ from hpc_bnn.fields.cache.records import Done
 from hpc_bnn.fields.cache.sources import fingerprints
 from hpc_bnn.fields.cache.targets import targets_of
 from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.files import sync_folder, unwritable
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.disk import sync_file, sync_folder, unwritable
 from hpc_bnn.fields.cache.header import Request
 from hpc_bnn.fields.catalogue import Catalogue, Channel
 from hpc_bnn.fields.handles import library_lock
+from hpc_bnn.files import sync_file, sync_folder, unwritable
 
 READ_BYTES = 1 << 20
 ROOM = 1.05  # the space of a file, times that of its values: the index of the chunks

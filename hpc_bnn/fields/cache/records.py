@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpc_bnn.data.disk import sync_folder, unwritable, write_whole
+from hpc_bnn.files import sync_folder, unwritable, write_whole
 
 Range = tuple[tuple[float, ...], tuple[float, ...]]
 

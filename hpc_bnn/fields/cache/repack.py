@@ -21,8 +21,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from hpc_bnn.data.disk import write_whole
-from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.fields.cache.array_output import ArrayOutput
 from hpc_bnn.fields.cache.block_reader import BlockReader
 from hpc_bnn.fields.cache.blocks import BLOCK_BYTES, Block, positions, shares
@@ -30,13 +28,15 @@ from hpc_bnn.fields.cache.folder import begin, clear, resume
 from hpc_bnn.fields.cache.header import FORMATS, Header, Request, header_path, to_json
 from hpc_bnn.fields.cache.netcdf_output import NetcdfOutput
 from hpc_bnn.fields.cache.outputs import Output
-from hpc_bnn.fields.cache.progress import Progress
 from hpc_bnn.fields.cache.records import Done, Range, Records
 from hpc_bnn.fields.cache.scaling import DTYPES, Scaling, exact, scaling_of
 from hpc_bnn.fields.cache.sources import changes, touched
 from hpc_bnn.fields.cache.targets import FILE_BYTES
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.reader import Reader
+from hpc_bnn.files import write_whole
+from hpc_bnn.group import ALONE, Group
+from hpc_bnn.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def repack(
     member: int | None = None,
     block_bytes: int = BLOCK_BYTES,
     file_bytes: int = FILE_BYTES,
-    ranks: Ranks = ALONE,
+    ranks: Group = ALONE,
 ) -> Header:
     """Collective: write the fields of a catalogue, the same on every rank, into a folder.
 
@@ -113,7 +113,7 @@ class _Job:
         folder: Path,
         request: Request,
         block_bytes: int,
-        ranks: Ranks,
+        ranks: Group,
     ) -> None:
         self._catalogue, self._folder, self._block_bytes = catalogue, folder, block_bytes
         self._request, self._ranks = request, ranks

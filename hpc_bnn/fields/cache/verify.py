@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.fields.cache.array_output import ArrayOutput
 from hpc_bnn.fields.cache.blocks import BLOCK_BYTES, Sized, shares
 from hpc_bnn.fields.cache.header import FIELDS, Header, Request, read_header, request_of
 from hpc_bnn.fields.cache.netcdf_output import NetcdfOutput
 from hpc_bnn.fields.cache.outputs import Output
-from hpc_bnn.fields.cache.progress import Progress
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.reader import Reader
+from hpc_bnn.group import ALONE, Group
+from hpc_bnn.progress import Progress
 
 
 def verify(
-    folder: Path, *, source: Catalogue | None = None, ranks: Ranks = ALONE
+    folder: Path, *, source: Catalogue | None = None, ranks: Group = ALONE
 ) -> tuple[str, ...]:
     """Collective: read all of a repacked folder and compare it; return what is wrong, the same on
     every rank.
@@ -82,7 +82,7 @@ def _cut_off(folder: Path, request: Request) -> str:
     )
 
 
-def _damaged(folder: Path, header: Header, ranks: Ranks) -> list[str]:
+def _damaged(folder: Path, header: Header, ranks: Group) -> list[str]:
     """Compare this rank's share of the files with its checksums."""
     request = header.request
     if wrong := _cut_off(folder, request):
@@ -99,7 +99,7 @@ def _damaged(folder: Path, header: Header, ranks: Ranks) -> list[str]:
     return found
 
 
-def _different(folder: Path, header: Header, source: Catalogue, ranks: Ranks) -> list[str]:
+def _different(folder: Path, header: Header, source: Catalogue, ranks: Group) -> list[str]:
     """Compare this rank's share of the source, as it lies there now, with the files."""
     request = header.request
     if _cut_off(folder, request):

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hpc_bnn.bayes.noise import Purpose
 from hpc_bnn.config import Settings
 from hpc_bnn.data.source import Scale
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.plan.counting_axis import CountingAxis
 from hpc_bnn.train.plan.live_memory import LiveMemory
@@ -65,7 +65,7 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     posterior.eval()
     scale = None if source.scale is None else _without_numbers(source.scale, mode)
     tally = TALLIES[source.task]()
-    axis: SampleAxis = CountingAxis(grid.sample_ranks) if grid.sample_ranks > 1 else LocalAxis()
+    axis: Group = CountingAxis(grid.sample_ranks) if grid.sample_ranks > 1 else ALONE
     known = [*posterior.parameters(), *posterior.buffers(), *loss.parameters(), *loss.buffers()]
     with mode, torch.no_grad(), LiveMemory(known) as live:
         x, y = (torch.empty((at_once, *one.shape[1:]), dtype=one.dtype) for one in (one_x, one_y))

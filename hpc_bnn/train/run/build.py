@@ -14,11 +14,12 @@ from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Choice, Settings, SettingsError, check_options, choose
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
 from hpc_bnn.data.augment import Augmentation
-from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.data.source import Fields
+from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
+from hpc_bnn.train.run.adam import Adam
 from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
 
@@ -39,10 +40,10 @@ class Parts:
     augment: Augmentation | None
     unroll: Unroll | None = None
 
-    def optimizer(self, lr: float) -> torch.optim.Adam:
+    def optimizer(self, lr: float) -> Adam:
         """Return Adam over everything that is trained."""
         parameters = [*self.posterior.parameters(), *self.loss.parameters()]
-        return torch.optim.Adam([p for p in parameters if p.requires_grad], lr=lr, fused=True)
+        return Adam([p for p in parameters if p.requires_grad], lr=lr, fused=True)
 
 
 def check_choices(settings: Settings, origin: str) -> None:
@@ -98,7 +99,7 @@ def resolved(settings: Settings) -> Settings:
     return settings.model_copy(update={"posterior": settings.posterior.model_copy(update=options)})
 
 
-def read_source(settings: Settings, ranks: Ranks) -> Source:
+def read_source(settings: Settings, ranks: Group) -> Source:
     """Collective over the ranks: read the data set.
 
     Raises

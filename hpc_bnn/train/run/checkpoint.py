@@ -9,10 +9,8 @@ A file appears by rename after fsync, so it is whole or absent. Resume takes the
 One rank reads it, the others get tensor by tensor from it: nobody holds a second copy of all of it.
 """
 
-import contextlib
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpc_bnn.data.disk import free_space, sync_folder
-from hpc_bnn.train.run.lock import LockError
+from hpc_bnn.files import free_space, whole_file
+from hpc_bnn.lock import LockError
 
 log = logging.getLogger(__name__)
 
@@ -87,24 +85,15 @@ def save(
         are.
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     if require_own is not None:
         require_own()
     content = {"format": FORMAT, **vars(checkpoint)}
     content["sha256"] = digest(content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with whole_file(path, rivals=True, check=require_own) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if require_own is not None:
-            require_own()
-        partial.replace(path)
-        sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        with contextlib.suppress(OSError):  # what broke the write may break this too
-            partial.unlink()
         if isinstance(error, LockError):
             raise
         raise CheckpointError(

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
+from hpc_bnn.files import whole_file
+from hpc_bnn.lock import Lock, LockError, hold, require_lock_file
 from hpc_bnn.train.run.build import resolved
-from hpc_bnn.train.run.lock import Lock, LockError, hold, require_lock_file
 
 # May change when a run is resumed: none of them changes the answer.
 RESUMABLE = {
@@ -106,9 +107,8 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
             for leftover in self.checkpoints.glob("*.partial"):
                 leftover.unlink(missing_ok=True)
-            partial = self.config.with_suffix(".partial")
-            partial.write_text(dump_settings(settings), encoding="utf-8")
-            partial.replace(self.config)
+            with whole_file(self.config) as file:
+                file.write(dump_settings(settings).encode())
         except LockError:
             raise
         except OSError as error:

@@ -7,17 +7,15 @@ from typing import Any
 
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Batches
-from hpc_bnn.parallel.comms import on_first, together, watchdog_of
+from hpc_bnn.lock import release
 from hpc_bnn.parallel.guards import agree
-from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
 from hpc_bnn.train.run.build import Parts, build, read_source, step_settings
 from hpc_bnn.train.run.energy import Energy, EnergyMeter
 from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.lock import release
-from hpc_bnn.train.run.log import Progress, tell_start
+from hpc_bnn.train.run.log import StepProgress, tell_start
 from hpc_bnn.train.run.record import Record
 from hpc_bnn.train.run.restarts import TakenUp, take_up, tell_restart
 from hpc_bnn.train.run.snapshots import Snapshots
@@ -60,7 +58,7 @@ def train(
         If a signal or ``train.max_time`` ended the run early, after a checkpoint.
     """
     began = time.monotonic() if began is None else began
-    with Stop(world.world, max_time_s=settings.train.max_time, began=began) as stop:
+    with Stop(world.all_ranks, max_time_s=settings.train.max_time, began=began) as stop:
         return _train(settings, world, folder, stop, auto, resume=resume, began=began)
 
 
@@ -74,18 +72,17 @@ def _train(
     resume: bool,
     began: float,
 ) -> dict[str, Any]:
-    watchdog_of(world.world).pause()
-    agree(world.world, {"settings": dump_settings(settings), "resume": resume}, name="settings")
+    world.watchdog.pause()
+    agree(world.all_ranks, {"settings": dump_settings(settings), "resume": resume}, name="settings")
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
-    on_first(world.world, lambda: folder.check(settings, resume=resume), name="run folder")
+    world.all_ranks.on_first(lambda: folder.check(settings, resume=resume), name="run folder")
     source = auto.source if auto else None
-    source = source or read_source(settings, ChannelRanks(world.world))
-    parts = together(world.world, lambda: build(settings, source), name="building the model")
+    source = source or read_source(settings, world.all_ranks)
+    parts = world.all_ranks.together(lambda: build(settings, source), name="building the model")
     run = _Run(settings, world, folder, parts, stop, began, auto)
     # Claimed last: settings that failed so far do not bind the folder.
-    lock = together(
-        world.world,
+    lock = world.all_ranks.together(
         lambda: folder.claim(settings, resume=resume) if world.is_first else None,
         name="run folder",
     )
@@ -124,7 +121,7 @@ class _Run:
             rollout=None if parts.unroll is None else self._rollout,
         )
         per_epoch = self._batches.steps_per_epoch
-        agree(world.world, {"batches per epoch": per_epoch}, name="data")
+        agree(world.all_ranks, {"batches per epoch": per_epoch}, name="data")
         self._total = chosen.steps or chosen.epochs * per_epoch
         parts.posterior.to(world.device)
         parts.loss.to(world.device)
@@ -146,8 +143,7 @@ class _Run:
         first, per_epoch = self._step.step, self._batches.steps_per_epoch
         if chosen.start_from and first == 0:
             log.info("weights of %s", self._snapshots.start_from(Path(chosen.start_from)))
-        finished = on_first(
-            world.world,
+        finished = world.all_ranks.on_first(
             lambda: read_summary(self._folder.summary) if first >= self._total else None,
             name="summary",
         )
@@ -157,7 +153,7 @@ class _Run:
         steps = range(first, self._total)
         tell_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
         feed = Feed(self._batches, steps, upload=upload_to(world.device))
-        progress = Progress(
+        progress = StepProgress(
             total=self._total, first=first, log_every=chosen.log_every, is_first_rank=world.is_first
         )
         reports: list[Report] = []
@@ -225,8 +221,8 @@ class _Run:
         """Collective: until here ranks may wait for one that reads its data, from now on no longer
         than ``train.stall_timeout``.
         """
-        self._world.world.gather_objects(None, name="first batch")
-        watchdog_of(self._world.world).resume()
+        self._world.all_ranks.gather(None, name="first batch")
+        self._world.watchdog.resume()
 
     def _save(self, done: int) -> None:
         """Collective: write a checkpoint, unless the newest is of this step."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings, dump_settings
-from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run import checkpoint
@@ -38,8 +37,8 @@ class Snapshots:
     def save(self, step: int, *, steps_per_epoch: int) -> None:
         """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
 
-        posterior = gather_posterior(self._parts.posterior, self._world.sample)
-        moments = gather_optimizer(self._optimizer, self._parts.posterior, self._world.sample)
+        posterior = gather_posterior(self._parts.posterior, self._world.sample_axis)
+        moments = gather_optimizer(self._optimizer, self._parts.posterior, self._world.sample_axis)
 
         def write() -> Path:
             self._require_finite(step, posterior)
@@ -61,7 +60,7 @@ class Snapshots:
                 require_own=self._folder.require_own,
             )
 
-        on_first(self._world.world, write, name="checkpoint")
+        self._world.all_ranks.on_first(write, name="checkpoint")
 
     def restore(self, *, to_train: bool = False) -> tuple[Path, int] | None:
         """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
@@ -117,19 +116,19 @@ class Snapshots:
             whole.append(state if optimizer else replace(state, optimizer={}))
             return path, outline(whole[0])
 
-        found = on_first(self._world.world, read_outline, name="reading the checkpoint")
+        found = self._world.all_ranks.on_first(read_outline, name="reading the checkpoint")
         if found is None:
             return None
         path, outlined = found
         posterior, loss = self._parts.posterior, self._parts.loss
         state = whole[0] if whole else outlined
-        restore(path, state, posterior, loss, optimizer, self._world.world)
+        restore(path, state, posterior, loss, optimizer, self._world.all_ranks)
         restored = {"posterior": posterior.state_dict(), "loss": loss.state_dict()}
         if optimizer is not None:
             restored["optimizer"] = optimizer.state_dict()
         # Where members are spread over the sample axis, the same ones are on a data axis.
         spread = posterior.own_samples != range(posterior.members or 0)
-        ranks = self._world.data if spread else self._world.world
+        ranks = self._world.data_axis if spread else self._world.all_ranks
         agree(ranks, {"checkpoint": digest(restored)}, name="restored state")
         return path, outlined.step
 

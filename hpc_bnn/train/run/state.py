@@ -13,19 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes.posterior import Posterior, Rows
-from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import together
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError
 
 Optimizer = torch.optim.Optimizer
 
 
-def gather_posterior(posterior: Posterior, sample: Channel) -> dict[str, Tensor]:
+def gather_posterior(posterior: Posterior, sample: Group) -> dict[str, Tensor]:
     """Collective over the sample axis: return parameters and buffers with all rows."""
     return {name: _gathered(value, sample, name) for name, value in posterior.saved().items()}
 
 
-def gather_optimizer(optimizer: Optimizer, posterior: Posterior, sample: Channel) -> dict[str, Any]:
+def gather_optimizer(optimizer: Optimizer, posterior: Posterior, sample: Group) -> dict[str, Any]:
     """Collective over the sample axis: return the state dict with all rows."""
     state = optimizer.state_dict()
     for number, rows in _per_sample_numbers(optimizer, posterior).items():
@@ -39,7 +38,7 @@ def gather_optimizer(optimizer: Optimizer, posterior: Posterior, sample: Channel
     return state
 
 
-def _gathered(value: Tensor | Rows, sample: Channel, name: str) -> Tensor:
+def _gathered(value: Tensor | Rows, sample: Group, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if sample.size == 1:
@@ -81,7 +80,7 @@ def restore(
     posterior: Posterior,
     loss: nn.Module,
     optimizer: Optimizer | None,
-    channel: Channel = SOLO,
+    all_ranks: Group = ALONE,
 ) -> None:
     """Collective: put a checkpoint's state into a run's parts; None: not the optimizer's.
 
@@ -107,10 +106,10 @@ def restore(
                     "was trained with (config.yaml beside its folder) or another run folder"
                 )
 
-    together(channel, require_same_model, name="restoring the checkpoint")
+    all_ranks.together(require_same_model, name="restoring the checkpoint")
     for part, targets, state in parts:
         for name, target in targets.items():
-            _receive(channel, target, state[name], name=f"checkpoint: {part}.{name}")
+            _receive(all_ranks, target, state[name], name=f"checkpoint: {part}.{name}")
     if optimizer is None:
         return
     per_sample = _per_sample_numbers(optimizer, posterior)
@@ -118,10 +117,10 @@ def restore(
     def received(tensor: Tensor, rows: Rows | None = None) -> Tensor:
         if rows is None or tensor.shape != (members, *rows.tensor.shape[1:]):
             own = torch.empty(tensor.shape, dtype=tensor.dtype)
-            _receive(channel, own, tensor, name="checkpoint: optimizer")
+            _receive(all_ranks, own, tensor, name="checkpoint: optimizer")
         else:
             own = torch.empty(rows.tensor.shape, dtype=tensor.dtype)
-            _receive(channel, Rows(own, rows.samples), tensor, name="checkpoint: optimizer")
+            _receive(all_ranks, Rows(own, rows.samples), tensor, name="checkpoint: optimizer")
         return own
 
     moments = dict(checkpoint.optimizer)
@@ -140,28 +139,28 @@ def restore(
                 "trained with (config.yaml beside its folder) or another run folder"
             ) from error
 
-    together(channel, put, name="restoring the optimizer")
+    all_ranks.together(put, name="restoring the optimizer")
 
 
 @torch.no_grad()
-def _receive(channel: Channel, target: Tensor | Rows, source: Tensor, *, name: str) -> None:
+def _receive(all_ranks: Group, target: Tensor | Rows, source: Tensor, *, name: str) -> None:
     """Collective: overwrite ``target`` with the ``source`` of rank 0, an outline elsewhere; rows
     with those of the same weight samples.
 
     A target on the CPU is filled in place, without a copy.
     """
     if isinstance(target, Rows):
-        content = source if channel.rank == 0 else torch.empty(source.shape, dtype=source.dtype)
-        channel.broadcast_tensor(content.contiguous(), name=name)
+        content = source if all_ranks.rank == 0 else torch.empty(source.shape, dtype=source.dtype)
+        all_ranks.broadcast_tensor(content.contiguous(), name=name)
         target.tensor.copy_(content[target.samples.start : target.samples.stop])
         return
-    if channel.rank == 0:
-        channel.broadcast_tensor(source.contiguous(), name=name)
+    if all_ranks.rank == 0:
+        all_ranks.broadcast_tensor(source.contiguous(), name=name)
         target.copy_(source)
         return
     in_place = target.device.type == "cpu" and target.is_contiguous()
     content = target if in_place else torch.empty(target.shape, dtype=target.dtype)
-    channel.broadcast_tensor(content, name=name)
+    all_ranks.broadcast_tensor(content, name=name)
     if not in_place:
         target.copy_(content)
 

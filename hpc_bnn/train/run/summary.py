@@ -14,8 +14,7 @@ import torch
 
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings
-from hpc_bnn.data.disk import write_whole
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
 from hpc_bnn.train.run.energy import Energy, total
@@ -40,7 +39,7 @@ def parameter_checksum(posterior: Posterior, world: World) -> dict[str, float]:
         values = parameter.detach().double()
         sums[int(name in per_sample)] += torch.stack([values.sum(), values.square().sum()]).cpu()
     if per_sample:
-        sums[1] = world.sample.all_reduce(sums[1], reduction="sum", name="checksum of members")
+        sums[1] = world.sample_axis.all_reduce(sums[1], reduction="sum", name="checksum of members")
     total, squares = sums.sum(0).tolist()
     return {"sum": total, "sum_of_squares": squares}
 
@@ -95,7 +94,7 @@ def write_summary(
     if reports:
         final_loss = reports[-1].loss
     else:
-        final_loss = on_first(world.world, lambda: last_loss(folder.metrics), name="last loss")
+        final_loss = world.all_ranks.on_first(lambda: last_loss(folder.metrics), name="last loss")
     warm = WARMUP_STEPS if len(reports) > WARMUP_STEPS else 0
     timed, waits = reports[warm:], data_waits[warm:]
     # Before the checksum, which takes memory.
@@ -105,7 +104,7 @@ def write_summary(
         "wait_share": figures["data_wait_share"],
         **_rates(world, timed, waits, batch_size=batch_size, samples=samples),
     }
-    restarts = on_first(world.world, lambda: read_metrics(folder.restarts), name="restarts")
+    restarts = world.all_ranks.on_first(lambda: read_metrics(folder.restarts), name="restarts")
     summary = {
         "steps": steps,
         "final_loss": final_loss,
@@ -121,7 +120,7 @@ def write_summary(
         **figures,
         "examples_per_s": data["examples_per_s"],
         "validation": validation,
-        "versions": on_first(world.world, versions, name="versions"),
+        "versions": world.all_ranks.on_first(versions, name="versions"),
         "data": data,
         "restarts": len(restarts),
         "lost_steps": sum(row["lost_steps"] for row in restarts),
@@ -131,13 +130,13 @@ def write_summary(
         folder.require_own()
         write_json(folder.summary, summary)
 
-    on_first(world.world, write, name="summary")
+    world.all_ranks.on_first(write, name="summary")
     return summary
 
 
 def _sum(world: World, count: int) -> int:
     """Collective over the world: return the sum over its ranks."""
-    total = world.world.all_reduce(torch.tensor(count), reduction="sum", name="data report")
+    total = world.all_ranks.all_reduce(torch.tensor(count), reduction="sum", name="data report")
     return int(total)
 
 
@@ -154,7 +153,7 @@ def _rates(
     """
     seconds = sum(report.step_time_s for report in timed) + sum(waits_s)
     mean = torch.tensor(seconds / len(timed) if timed else math.nan, dtype=torch.float64)
-    slowest = world.world.all_reduce(mean, reduction="max", name="data report")
+    slowest = world.all_ranks.all_reduce(mean, reduction="max", name="data report")
     examples_per_s = batch_size / float(slowest)
     return {"examples_per_s": examples_per_s, "samples_per_s": samples * examples_per_s}
 
@@ -184,16 +183,16 @@ def _figures(
         ],
         dtype=torch.float64,
     )
-    middle, high, share, memory, data_share = world.world.all_reduce(
+    middle, high, share, memory, data_share = world.all_ranks.all_reduce(
         mine, reduction="max", name="summary"
     ).tolist()
     middles = torch.tensor(
         [median(each) if each else math.nan for each in phases.values()], dtype=torch.float64
     )
-    summed = world.world.all_reduce(middles, reduction="sum", name="summary of phases")
+    summed = world.all_ranks.all_reduce(middles, reduction="sum", name="summary of phases")
     phases_s = dict(zip(phases, (summed / world.grid.world_size).tolist(), strict=True))
     role = "first of its node" if world.node_rank == 0 else world.device.type
-    machines = world.world.gather_objects(
+    machines = world.all_ranks.gather(
         (platform.node(), device_name(world.device), role, energy), name="summary of machines"
     )
     firsts, others = (
@@ -234,22 +233,5 @@ def read_summary(path: Path) -> dict[str, Any] | None:
     return {**summary, **said}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that it is whole or absent; what is not finite is null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
-
-
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)  # null was written for NaN
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

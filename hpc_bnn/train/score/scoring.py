@@ -15,8 +15,8 @@ from torch import Tensor
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.data.source import Examples, Scale
+from hpc_bnn.group import Group
 from hpc_bnn.losses import Loss
-from hpc_bnn.losses.axis import SampleAxis
 from hpc_bnn.losses.base import same_shape
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
@@ -72,7 +72,7 @@ def score(
         if len(part):  # else no more than on other data ranks: the whole sample axis has none
             # Not held by a name: it would live on while the next one is made.
             add_dealt(tally, *forecast(part), world.sample_axis)
-    tally.sums = world.world.all_reduce(tally.sums, reduction="sum", name="scoring.sums")
+    tally.sums = world.all_ranks.all_reduce(tally.sums, reduction="sum", name="scoring.sums")
     return tally
 
 
@@ -106,7 +106,7 @@ def add_dealt(
     mean: Tensor,
     sigma: Tensor | None,
     target: Tensor,
-    axis: SampleAxis,
+    axis: Group,
 ) -> None:
     """Collective over the sample axis: add forecasts of the own members (S, B, ...) to the tallies
     of all ranks, each of which scores all members of a part of the points.
@@ -150,9 +150,5 @@ def physical(
     sigma = None if sigma is None else sigma.detach()
     if scale is None:
         return mean, sigma, target
-    std = scale.std.to(mean.device)
-    return (
-        scale.physical(mean),
-        None if sigma is None else sigma.double() * std,
-        scale.physical(target),
-    )
+    spread = None if sigma is None else scale.spread(sigma)
+    return scale.physical(mean), spread, scale.physical(target)

@@ -3,18 +3,17 @@
 import math
 from typing import Any
 
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
-from hpc_bnn.train.run.summary import write_json
 from hpc_bnn.train.score.rollout import time_text
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, score_weather
 from hpc_bnn.verify.plots import plot_loss
 from hpc_bnn.verify.weather_maps import plot_maps
 from hpc_bnn.verify.weather_plots import (
-    chosen_channels,
+    channels_to_draw,
     plot_ranks,
     plot_scores,
     plot_spread_skill,
@@ -43,7 +42,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
         write_json(folder.evaluation, result)
         _draw(folder, trained, scored, result)
 
-    on_first(world.world, write, name="evaluation")
+    world.all_ranks.on_first(write, name="evaluation")
     return result
 
 
@@ -85,7 +84,7 @@ def _draw(
     rows = read_metrics(folder.metrics)
     if rows:
         plot_loss(rows, folder.plots / "loss.png")
-    shown = {name: scores[name] for name in chosen_channels(fields.names)}
+    shown = {name: scores[name] for name in channels_to_draw(fields.names)}
     leads, units = scored.lead_hours, result["units"]
     plot_scores(shown, leads, units, folder.plots / "scores.png")
     if result["members"] > 1:

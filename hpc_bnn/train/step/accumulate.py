@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.inputs import Inputs
-from hpc_bnn.losses.axis import SampleAxis
+from hpc_bnn.group import Group
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
 from hpc_bnn.losses.objective import joint_share, separable_share
 from hpc_bnn.train.step.one_pass import Pass
@@ -48,7 +48,7 @@ class Share:
         return None if part else self.complexity() * self.scale
 
 
-def accumulate(loss: Loss, passes: Passes, axis: SampleAxis, share: Share) -> Tensor:
+def accumulate(loss: Loss, passes: Passes, axis: Group, share: Share) -> Tensor:
     """Collective over the sample axis: add the gradients of this rank's share of the objective to
     those of the parameters and return the share of the data term, a scalar.
     """
@@ -67,7 +67,7 @@ def _separable(loss: SeparableLoss, passes: Passes, share: Share, part: int) -> 
     return value.detach()
 
 
-def _joint(loss: JointLoss, passes: Passes, axis: SampleAxis, share: Share) -> Tensor:
+def _joint(loss: JointLoss, passes: Passes, axis: Group, share: Share) -> Tensor:
     keep = passes.settings.keep_graphs or len(passes.parts) == 1
 
     def forward(samples: range) -> tuple[Tensor, Pass | None]:

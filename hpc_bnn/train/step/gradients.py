@@ -137,7 +137,7 @@ class Gradients:
         trained, absent = all(same[: len(self._digest)]), self._absent()
         if not trained:
             guards.agree(
-                self._world.world,
+                self._world.all_ranks,
                 self._facts(),
                 name=f"step {step}: trained parameters",
                 advice="freeze, thaw and add parameters on all ranks before the same step, new "
@@ -147,7 +147,7 @@ class Gradients:
             raise self._refusal
         if not all(same[len(self._digest) :]):
             used = torch.tensor(absent).logical_not().to(torch.uint8)
-            used = self._world.world.all_reduce(used, reduction="max", name="gradients")
+            used = self._world.all_ranks.all_reduce(used, reduction="max", name="gradients")
             absent = used.logical_not().tolist()
         self._reducer.wait({name for name, none in zip(self._names, absent, strict=True) if none})
         for p in self.named.values():
@@ -167,7 +167,7 @@ class Gradients:
         if not gradients:
             return Norms(shared, None, float(shared))
         squares = torch.stack([g.flatten(1).double().square().sum(1) for g in gradients]).sum(0)
-        total = self._world.sample.all_reduce(
+        total = self._world.sample_axis.all_reduce(
             squares.sum().cpu().reshape(1), reduction="sum", name="norms of members"
         )
         mean = float(total) / (self._posterior.members or 1)

@@ -17,7 +17,6 @@ from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
 from hpc_bnn.parallel import guards
-from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.accumulate import Share, accumulate
 from hpc_bnn.train.step.checks import (
@@ -106,7 +105,7 @@ class Step:
         self._gradients = Gradients(posterior, loss, optimizer, world, settings, passes=passes)
         parts = settings_of(posterior, loss, self._gradients.named)
         agreed = {**settings.of_all_ranks(), **parts}
-        guards.agree(world.world, agreed, name="before the first step")
+        guards.agree(world.all_ranks, agreed, name="before the first step")
         # Also what is not trained: no reduction would ever make it equal.
         shared, rows = by_kind(posterior, all_tensors(posterior, loss))
         world.broadcast_parameters(shared)
@@ -145,7 +144,7 @@ class Step:
         loss = data_loss + factor * kl
         norms = self._gradients.norms()
         if not math.isfinite(loss):
-            together(self._world.world, lambda: self._check_numbers(x, y), name="batch")
+            self._world.all_ranks.together(lambda: self._check_numbers(x, y), name="batch")
         require_finite(self.step, loss, norms.whole, self._gradients.named)
         if self.settings.clip_norm is not None:
             self._gradients.clip(self.settings.clip_norm, norms)
@@ -164,8 +163,8 @@ class Step:
 
     def _check_network(self, x: Inputs) -> None:
         """Collective over the world: prove that the network is pure, or raise on every rank."""
-        unused = together(
-            self._world.world, lambda: self._passes.check(x, self.step), name="check of the network"
+        unused = self._world.all_ranks.together(
+            lambda: self._passes.check(x, self.step), name="check of the network"
         )
         self._unchecked = False
         if unused and self._world.is_first:
@@ -188,7 +187,7 @@ class Step:
         counts = [examples, *self._gradients.digests()]
         values = [float(share), complexity]
         (loss, terms), (count, *_), (equal, *same) = guards.total_of(
-            self._world.world, values, counts, name="loss"
+            self._world.all_ranks, values, counts, name="loss"
         )
         if not equal:
             raise guards.GuardError(
@@ -206,7 +205,7 @@ class Step:
         parameters, rows = by_kind(self._posterior, parameters_of(self._posterior, self._loss))
         buffers, more = by_kind(self._posterior, buffers_of(self._posterior, self._loss))
         guards.check(
-            self._world.world,
+            self._world.all_ranks,
             self._world.grid,
             step=self.step,
             parameters=parameters,

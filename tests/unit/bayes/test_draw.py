@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from thread_axis import cotangent
+from thread_group import cotangent
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 

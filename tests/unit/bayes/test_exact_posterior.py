@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 import hpc_bnn as hb
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.predictive import log_mean_exp
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
@@ -188,7 +188,7 @@ def test_bounds_are_ordered_and_tighten_with_the_number_of_samples() -> None:
     bounds = []
     for k in (1, 2, 4, 16, 64, 256):
         # K samples to a bound: (K, count / K); the bound of one sample is the ELBO
-        values = log_mean_exp(terms.reshape(-1, k).T, LocalAxis())
+        values = log_mean_exp(terms.reshape(-1, k).T, ALONE)
         bounds.append(values.mean().item())
         error = values.std() / math.sqrt(len(values))
         assert bounds[-1] < LOG_EVIDENCE + 5 * error

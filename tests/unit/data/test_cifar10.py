@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_bnn.data import data_set
 from hpc_bnn.data.images import cifar10_files
 from hpc_bnn.data.images.cifar10 import ByteImages, channel_scale, cifar10
 from hpc_bnn.data.source import Source
@@ -207,13 +206,6 @@ def test_training_and_validation_part_the_training_images(binary: Path) -> None:
     assert not torch.equal(other.validation.rows, source.validation.rows)
 
 
-def test_a_smaller_validation_part_is_within_the_larger(binary: Path) -> None:
-    small, large = read(binary, validation=5).validation, read(binary).validation
-    assert isinstance(small, ByteImages)
-    assert isinstance(large, ByteImages)
-    assert set(small.rows.tolist()) < set(large.rows.tolist())
-
-
 def test_the_training_part_alone_is_normalised(binary: Path) -> None:
     x = everything(read(binary).train)[0].double()
     assert x.mean(dim=(0, 2, 3)).abs().max() < 1e-6
@@ -222,11 +214,11 @@ def test_the_training_part_alone_is_normalised(binary: Path) -> None:
 
 def test_channel_scale_equals_direct_computation() -> None:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (2500, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    images = torch.randint(256, (1500, 3, 4, 4), generator=generator, dtype=torch.uint8)
     images[:, 2] = 9
-    rows = torch.arange(2400)
+    rows = torch.arange(1400)
     mean, std = channel_scale(images, rows)
-    expected = images[:2400].double()
+    expected = images[:1400].double()
     torch.testing.assert_close(mean, expected.mean((0, 2, 3)), rtol=1e-13, atol=0)
     direct = expected.std((0, 2, 3), correction=0)
     torch.testing.assert_close(std[:2], direct[:2], rtol=1e-13, atol=0)
@@ -234,7 +226,7 @@ def test_channel_scale_equals_direct_computation() -> None:
 
 
 def test_channel_scale_of_many_bright_images_does_not_overflow() -> None:
-    images = torch.tensor([255, 253], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 1, 256, 256)
+    images = torch.tensor([255, 253], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 1, 16, 16)
     mean, std = channel_scale(images, torch.arange(2).repeat(1000))
     assert mean.item() == 254.0
     assert std.item() == 1.0
@@ -318,7 +310,7 @@ def test_a_python_batch_that_was_cut_off(length: int, tmp_path: Path) -> None:
         read(folder)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.9999])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9999])
 def test_an_archive_that_was_cut_off(share: float, tmp_path: Path) -> None:
     archive = packed(tmp_path, "binary")
     content = archive.read_bytes()
@@ -447,7 +439,3 @@ def test_a_file_of_another_name(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     with pytest.raises(ValueError, match=r"expected an archive called cifar-10-binary\.tar\.gz or"):
         cifar10(path)
-
-
-def test_cifar10_is_registered() -> None:
-    assert data_set("cifar10") is cifar10

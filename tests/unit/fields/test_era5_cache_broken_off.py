@@ -13,18 +13,16 @@ import numpy as np
 import pytest
 from broken_off import content, killed_at, small_disk
 from era5_files import START, hours, write_legacy
-from thread_channel import on_world, outcomes
+from thread_group import on_ranks, outcomes
 
 from hpc_bnn.cli.arguments import parse
 from hpc_bnn.cli.program import main
 from hpc_bnn.cli.repack_command import repack_command, verify_command
-from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.cache.records import Records
 from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.cache.verify import verify
-from hpc_bnn.parallel.comms import RankError
-from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.group import ALONE, RankError
 
 BLOCK = 3000  # about ten blocks
 
@@ -235,15 +233,13 @@ def test_every_number_of_ranks_gives_the_same_bytes(
     make(source, tmp_path / "whole", dtype)
     made, folder = catalogue(source), tmp_path / "cache"
     killed_at(lambda: make(source, folder, dtype), 45)
-    headers = on_world(
+    headers = on_ranks(
         size,
-        lambda channel: repack(
-            made, folder, dtype=dtype, block_bytes=BLOCK, ranks=ChannelRanks(channel)
-        ),
+        lambda all_ranks: repack(made, folder, dtype=dtype, block_bytes=BLOCK, ranks=all_ranks),
     )
     assert all(header == headers[0] for header in headers)
     assert content(folder) == content(tmp_path / "whole")
-    found = on_world(size, lambda channel: verify(folder, source=made, ranks=ChannelRanks(channel)))
+    found = on_ranks(size, lambda all_ranks: verify(folder, source=made, ranks=all_ranks))
     assert found == [()] * size
 
 
@@ -255,9 +251,7 @@ def test_a_rank_that_fails_ends_all_and_nothing_is_lost(source: Path, tmp_path: 
     (source / "p.nc").write_bytes(kept[:-8])
     ended = outcomes(
         3,
-        lambda channel: repack(
-            made, tmp_path / "cache", block_bytes=BLOCK, ranks=ChannelRanks(channel)
-        ),
+        lambda all_ranks: repack(made, tmp_path / "cache", block_bytes=BLOCK, ranks=all_ranks),
     )
     assert all(isinstance(error, ValueError | RankError) for error in ended)
     assert any("p.nc" in str(error) and "it has changed" in str(error) for error in ended)

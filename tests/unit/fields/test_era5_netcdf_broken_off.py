@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from broken_off import content, killed_at, small_disk
 from era5_files import hours, write_legacy, write_new
-from thread_channel import on_world
+from thread_group import on_ranks
 
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.cache.verify import verify
-from hpc_bnn.parallel.ranks import ChannelRanks
 
 FILE = 3000  # eight or so files
 
@@ -160,13 +159,11 @@ def test_every_number_of_ranks_gives_the_same_bytes(
     make(source, tmp_path / "whole")
     made, folder = catalogue(source), tmp_path / "made"
     killed_at(lambda: make(source, folder), 20)
-    headers = on_world(
+    headers = on_ranks(
         size,
-        lambda channel: repack(
-            made, folder, format="netcdf", file_bytes=FILE, ranks=ChannelRanks(channel)
-        ),
+        lambda all_ranks: repack(made, folder, format="netcdf", file_bytes=FILE, ranks=all_ranks),
     )
     assert all(header == headers[0] for header in headers)
     assert content(folder) == content(tmp_path / "whole")
-    found = on_world(size, lambda channel: verify(folder, source=made, ranks=ChannelRanks(channel)))
+    found = on_ranks(size, lambda all_ranks: verify(folder, source=made, ranks=all_ranks))
     assert found == [()] * size

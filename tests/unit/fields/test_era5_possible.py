@@ -12,7 +12,6 @@ import torch
 from era5_files import START, field, hours, write_legacy, write_new
 
 from hpc_bnn.cli.data_commands import DATA
-from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.fields import sample
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.cache.repack import repack
@@ -21,6 +20,7 @@ from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.names import VARIABLES, possible_range
 from hpc_bnn.fields.reader import Reader
 from hpc_bnn.fields.statistics import statistics
+from hpc_bnn.group import ALONE
 
 BAD = 7  # the state that holds it
 WHEN = "2017-01-02T18:00"

@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
-from thread_axis import on_ranks
+from thread_group import on_ranks
 from torch import Tensor, nn
 
 from hpc_bnn import losses
 from hpc_bnn.bayes import Gaussian
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.base import JointLoss, Loss
 from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
 
@@ -48,9 +48,7 @@ def posterior() -> Gaussian:
     return Gaussian(network, initial_sigma=0.2, seed=3).double()
 
 
-def share_and_gradients(
-    start: Gaussian, loss: Loss, axis: SampleAxis
-) -> tuple[Tensor, list[Tensor]]:
+def share_and_gradients(start: Gaussian, loss: Loss, axis: Group) -> tuple[Tensor, list[Tensor]]:
     """Return a rank's share of the objective for its part of the K samples, and its gradient."""
     q, count = copy.deepcopy(start), K // axis.size
     samples = range(axis.rank * count, (axis.rank + 1) * count)
@@ -69,7 +67,7 @@ def test_gradients_of_the_shares_sum_to_that_of_the_objective(name: str, ranks: 
     """To the weights: through the draw, the network, the loss and its exchange, and the KL."""
     loss = LOSSES[name]
     start = posterior()  # here, not on the ranks: threads share torch's generator
-    value, expected = share_and_gradients(start, loss, LocalAxis())
+    value, expected = share_and_gradients(start, loss, ALONE)
     results = on_ranks(ranks, lambda axis: share_and_gradients(start, loss, axis))
     shares = [share.item() for share, _ in results]
     if isinstance(loss, JointLoss):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes import Gaussian
+from hpc_bnn.lock import LockError
 from hpc_bnn.losses import gaussian_moments, gaussian_nll
 from hpc_bnn.models import MODELS
 from hpc_bnn.train.run.checkpoint import (
@@ -27,7 +28,6 @@ from hpc_bnn.train.run.checkpoint import (
     newest_good,
     save,
 )
-from hpc_bnn.train.run.lock import LockError
 from hpc_bnn.train.run.state import outline, restore
 
 STATE = {

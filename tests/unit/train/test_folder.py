@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from hpc_bnn.config import Settings, SettingsError, dump_settings
+from hpc_bnn.lock import LockError, hold, release
 from hpc_bnn.train.run.build import resolved
 from hpc_bnn.train.run.folder import RESUMABLE, RunFolder
-from hpc_bnn.train.run.lock import LockError, _describe, release
 
 BASE = {
     "seed": 1,
@@ -97,7 +97,9 @@ def test_a_lock_that_no_run_wrote_is_not_overwritten(tmp_path: Path, kind: str) 
 @pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}])
 def test_the_lock_of_a_killed_run_is_a_lock(tmp_path: Path, environment: dict[str, str]) -> None:
     folder = RunFolder(tmp_path)
-    folder.lock.write_text(_describe(environment), encoding="utf-8")
+    with hold(folder.lock, environment):
+        text = folder.lock.read_text(encoding="utf-8")
+    folder.lock.write_text(text, encoding="utf-8")  # as nobody gave it free
     prepare(folder, settings(), resume=False)
     assert folder.lock.read_text(encoding="utf-8") == ""
 

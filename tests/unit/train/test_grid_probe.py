@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings
-from hpc_bnn.data.ranks import ALONE
+from hpc_bnn.group import ALONE
 from hpc_bnn.parallel.grid import Grid, fitting_grids
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan import auto_grid, few_passes

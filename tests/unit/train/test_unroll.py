@@ -18,7 +18,7 @@ from toy_step import alone
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.data.source import Fields
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.models.swin import Swin
 from hpc_bnn.train.plan.live_memory import LiveMemory
@@ -181,7 +181,7 @@ def plain_objective(toy: Toy, x: Tensor, y: Tensor, steps: int, history: int) ->
         if isinstance(toy.loss, losses.SeparableLoss):
             values = torch.stack([toy.loss(member, truth) for member in members]).mean(0)
         else:
-            values = toy.loss(members, truth, LocalAxis())
+            values = toy.loss(members, truth, ALONE)
         total = total + values.mean() / steps
     return total + toy.posterior.complexity() / NUM_EXAMPLES
 

@@ -4,10 +4,14 @@ output must never replace.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 
 def refuse_foreign(
@@ -57,19 +61,59 @@ def refuse_foreign(
         )
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, also after a loss of power."""
-    new = path.with_name(f".{path.name}.new")
+@contextmanager
+def whole_file(
+    path: Path, *, rivals: bool = False, check: Callable[[], None] | None = None
+) -> Iterator[IO[bytes]]:
+    """Open a file that gets its name when all of it is on the disk; else what was there stays, also
+    after a loss of power.
+
+    rivals: several processes may write this file at once: each has a temporary file of its own,
+        `.NAME.PROCESS.partial`, which stays where the process is killed. Else it is `.NAME.new`,
+        which the next one replaces.
+    check: called before the file gets its name; it may raise.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; nothing is left of it.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}.partial" if rivals else f".{path.name}.new")
     try:
         with new.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
+        if check is not None:
+            check()
         new.replace(path)
         sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):  # what broke the write may break this too
+            new.unlink()
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the message says how much space is free.
+    """
+    try:
+        with whole_file(path) as file:
+            file.write(content)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise unwritable(error, path) from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file so that it is whole or absent; what is not finite is null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    write_whole(path, f"{text}\n".encode())
 
 
 def unwritable(error: OSError, path: Path, what: str = "") -> OSError:
@@ -111,3 +155,13 @@ def sync_file(path: Path) -> None:
         raise unwritable(error, path) from error
     finally:
         os.close(descriptor)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

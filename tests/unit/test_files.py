@@ -1,12 +1,13 @@
-"""An output replaces an earlier output of its kind, and nothing else."""
+"""An output replaces an earlier output of its kind, and nothing else; it is whole or absent."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hpc_bnn.data.disk import refuse_foreign, write_whole
+from hpc_bnn.files import refuse_foreign, whole_file, write_whole
 
 OWN = b"made by us"
 
@@ -109,3 +110,51 @@ def test_a_file_beside_an_output_stays(tmp_path: Path) -> None:
     write_whole(tmp_path / "a", b"1")
     assert (tmp_path / "a.new").read_bytes() == b"of somebody"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.new"]
+
+
+@pytest.mark.parametrize("rivals", [True, False])
+def test_a_file_that_cannot_be_finished_leaves_what_was_there(tmp_path: Path, rivals: bool) -> None:
+    """Whatever goes wrong, and where: while it is written, before it gets its name."""
+    path = tmp_path / "a"
+    write_whole(path, b"before")
+
+    def fail() -> None:
+        assert len(list(tmp_path.iterdir())) == 2  # the new content is on the disk, without a name
+        raise KeyError("taken over")
+
+    with pytest.raises(KeyError), whole_file(path, rivals=rivals) as file:
+        file.write(b"half")
+        raise KeyError
+    with pytest.raises(KeyError, match="taken over"), whole_file(path, rivals=rivals, check=fail):
+        pass
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a": b"before"}
+
+
+def test_a_full_disk_is_told_with_the_space_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_whole(tmp_path / "a", b"before")
+    monkeypatch.setattr("hpc_bnn.files.os.fsync", full)
+    with pytest.raises(OSError, match=r"a: cannot be written: No space left .* MB are free there"):
+        write_whole(tmp_path / "a", b"after")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a": b"before"}
+
+
+def full(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_two_processes_may_write_one_file_at_once(tmp_path: Path) -> None:
+    """The one that ends last has it, whole."""
+    path = tmp_path / "a"
+    with whole_file(path, rivals=True) as file:
+        file.write(b"first, ")
+        child = os.fork()
+        if not child:
+            with whole_file(path, rivals=True) as other:
+                other.write(b"of the other")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert path.read_bytes() == b"of the other"
+        file.write(b"last")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a": b"first, last"}

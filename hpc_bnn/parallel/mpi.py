@@ -1,35 +1,23 @@
-"""Host communication by MPI: the only file that imports mpi4py.
-
-Channels over it, how it starts and ends, and work that all ranks finish or fail together.
-"""
+"""Host communication by MPI: how it starts and ends. The only file that imports mpi4py."""
 
 import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from functools import cache
 from types import TracebackType
-from typing import TypeVar, cast
 
-from hpc_bnn.parallel.channel import SOLO, Channel
+from hpc_bnn.group import ALONE, Group, RankError
 from hpc_bnn.parallel.control import BUG, Control, Word
 from hpc_bnn.parallel.launcher import LaunchError, launched_size, record_process, refuse_child
-from hpc_bnn.parallel.mpi_channel import MPIChannel
-from hpc_bnn.parallel.watchdog import Watchdog
-
-T = TypeVar("T")
+from hpc_bnn.parallel.mpi_group import MPIGroup
 
 LEAVE_S = 10.0
 
 
-class RankError(RuntimeError):
-    """Another rank failed: the message names it and says why."""
-
-
-def connect() -> Channel:
-    """Collective: return the channel of COMM_WORLD, or ``SOLO`` where one process runs without MPI.
+def connect() -> Group:
+    """Collective: return the group of COMM_WORLD, or ``ALONE`` where one process runs without MPI.
 
     Raises
     ------
@@ -47,7 +35,7 @@ def connect() -> Channel:
                 f"{variable} = {expected}, but mpi4py cannot be used ({error}); install it "
                 "against this machine's MPI"
             ) from error
-        return SOLO
+        return ALONE
     size = MPI.COMM_WORLD.Get_size()
     if expected > size:
         raise LaunchError(
@@ -58,9 +46,9 @@ def connect() -> Channel:
     if variable:
         record_process(os.environ)
     if size == 1:
-        return SOLO
+        return ALONE
     _control()
-    return MPIChannel(MPI, MPI.COMM_WORLD)
+    return MPIGroup(MPI, MPI.COMM_WORLD)
 
 
 @cache
@@ -70,13 +58,7 @@ def _control() -> Control:
     """
     from mpi4py import MPI
 
-    comm = MPI.COMM_WORLD.Dup()
-    words = MPIChannel(MPI, comm)
-
-    def gather(word: Word) -> list[Word]:
-        return words.gather_objects(word, name="ends of ranks")
-
-    control = Control(MPI, comm, gather, MPI.COMM_WORLD.Abort)
+    control = Control(MPI, MPI.COMM_WORLD.Dup())
     previous, process = sys.excepthook, os.getpid()
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -93,57 +75,26 @@ def _control() -> Control:
     return control
 
 
-def require_threads(channel: Channel) -> None:
-    """Require that MPI lets Horovod's thread and others exchange beside this one.
-
-    Raises
-    ------
-    LaunchError
-        If it does not; the same on every rank.
-    """
-    if channel.native() is None:
-        return
-    from mpi4py import MPI
-
-    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-        raise LaunchError(
-            "MPI was started for fewer threads than Horovod needs: expected "
-            "MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS, MPI4PY_RC_THREAD_LEVEL and "
-            "mpi4py.rc.thread_level, or use an MPI that was built with it"
-        )
-
-
-def limited(channel: Channel, stall_timeout_s: float) -> Channel:
-    """Collective: return ``channel`` with a limit on how long its exchanges wait for a rank."""
-    return channel.limited(stall_timeout_s) if isinstance(channel, MPIChannel) else channel
-
-
-def watchdog_of(channel: Channel) -> Watchdog:
-    """Return what watches the exchanges of a channel: nothing, where it has no limit."""
-    watchdog = channel.watchdog if isinstance(channel, MPIChannel) else None
-    return watchdog or Watchdog(0.0, lambda waited: None)
-
-
-def fail(channel: Channel, word: Word) -> int:
+def fail(group: Group, word: Word) -> int:
     """Collective over the ranks that fail, whatever the others are doing: print each message once
     and return the status to end with.
 
     Where some ranks do not fail within ``control.PATIENCE_S``, end them all instead.
     """
-    if channel.native() is None:
+    if not isinstance(group, MPIGroup):
         sys.stderr.write(f"{word.head}: {word.text}\n")
         sys.stderr.flush()
         return word.status
     return _control().end(word)
 
 
-def abort(channel: Channel, status: int) -> None:
+def abort(group: Group, status: int) -> None:
     """End every rank at once, where this one fails alone."""
-    if channel.native() is not None:
+    if isinstance(group, MPIGroup):
         _control().abort(status)
 
 
-def leave_together(channel: Channel, status: int) -> int:
+def leave_together(group: Group, status: int) -> int:
     """Collective: end MPI in good order and this process with any status.
 
     Returns where there is no MPI to end, or where a rank fails instead: the status to end with.
@@ -156,7 +107,7 @@ def leave_together(channel: Channel, status: int) -> int:
     if mpi is None or not mpi.Is_initialized():
         return status
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if channel.native() is not None:
+    if isinstance(group, MPIGroup):
         word = Word("", "", status, is_failure=False)
         agreed = _control().end(word, within_s=LEAVE_S)
         if agreed != status:
@@ -175,31 +126,3 @@ def library_version() -> str:
     except (ImportError, RuntimeError) as error:
         return f"none ({error})"
     return str(MPI.Get_library_version().splitlines()[0]).strip("\x00 ,")
-
-
-def together(channel: Channel, action: Callable[[], T], *, name: str) -> T:
-    """Collective: run ``action``; if it fails on any rank, raise on every rank: its own error where
-    it failed, else ``RankError`` that names the first that did.
-    """
-    result: T | None = None
-    failure: Exception | None = None
-    try:
-        result = action()
-    except Exception as error:  # whatever it is, the other ranks must hear of it
-        failure = error
-    report = None if failure is None else "".join(traceback.format_exception_only(failure)).strip()
-    reports = channel.gather_objects(report, name=name)
-    failed = [rank for rank, text in enumerate(reports) if text is not None]
-    if not failed:
-        return cast(T, result)
-    if failure is not None:
-        raise failure
-    raise RankError(f"{name}: rank {failed[0]} failed: {reports[failed[0]]}")
-
-
-def on_first(channel: Channel, action: Callable[[], T], *, name: str) -> T:
-    """Collective: run ``action`` on rank 0 only and return its result, or raise its failure, on
-    every rank.
-    """
-    result = together(channel, lambda: action() if channel.rank == 0 else None, name=name)
-    return cast(T, channel.broadcast(result, name=name))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpc_bnn.data.series.report import SeriesReport
 from hpc_bnn.data.series.windows import RegularSeries, windowed_source
 from hpc_bnn.data.source import Source
-from hpc_bnn.train.score.series_report import naive_scores, series_details, series_tally
 
 HORIZON = 6
 
@@ -34,7 +34,7 @@ def daily(rows: int, period: int = 24) -> Tensor:
 
 
 def test_exact_scores_in_units_of_the_file() -> None:
-    found = naive_scores(source(daily(600), history=30))
+    found = SeriesReport(source(daily(600), history=30)).naive_scores()
     assert list(found) == ["last_value", "day_before"]
     rise = 2.0 * torch.arange(1, HORIZON + 1, dtype=torch.float64)
     # float32 of normalised values; the ramp reaches 1200 MW
@@ -57,16 +57,18 @@ def test_exact_scores_in_units_of_the_file() -> None:
     ],
 )
 def test_seasons_that_the_history_holds(history: int, minutes: int, expected: list[str]) -> None:
-    assert list(naive_scores(source(daily(1200), history=history, minutes=minutes))) == expected
+    report = SeriesReport(source(daily(1200), history=history, minutes=minutes))
+    assert list(report.naive_scores()) == expected
 
 
 def test_details_hold_them_by_channel_and_lead_time() -> None:
     made = source(daily(600), history=30)
-    tally = series_tally(made)
-    assert tally is not None
-    _, y = made.test.batch(torch.arange(len(made.test)))  # type: ignore[arg-type]
+    assert made.report is not None
+    report = made.report(made)
+    tally = report.tally()
+    _, y = made.test.batch(torch.arange(len(made.test)))
     tally.add(torch.stack([y, y + 1]), None, y)
-    naive = series_details(made, tally)["naive"]
+    naive = report.details(tally)["naive"]
     assert list(naive) == ["last_value", "day_before"]
     of = naive["last_value"]
     assert of["channels"]["c1"]["by_lead_time"]["crps"] == pytest.approx([2, 4, 6, 8, 10, 12], 1e-3)

@@ -1,4 +1,4 @@
-"""One job at a time in a run folder: two would mix their checkpoints and metrics.
+"""One job at a time in a folder: two would mix what they write.
 
 The lock is a file that the system holds for a process (``flock``) and that names its holder. The
 system's part ends with the process, however it ends; but a process that is frozen, on a node that
@@ -18,7 +18,7 @@ import socket
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 log = logging.getLogger(__name__)
 
@@ -98,33 +98,42 @@ def require_lock_file(path: Path) -> None:
         )
 
 
-def hold(path: Path, environment: Mapping[str, str] = os.environ) -> Lock:
+def hold(
+    path: Path,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    takes_over: bool = True,
+    instead: str = "use another --run",
+) -> Lock:
     """Lock the file ``path`` for as long as the result lives.
 
     Where the file system has no locks, a warning says so, and only a takeover is noticed.
 
+    Parameters
+    ----------
+    takes_over
+        From an earlier start of this Slurm job; that one must ask ``require_own`` before it writes.
+    instead
+        What to do but wait.
+
     Raises
     ------
     LockError
-        If another process holds it, unless that is an earlier start of this Slurm job.
+        If another process holds it.
     """
     while True:
         file = path.open("a+", encoding="utf-8", errors="replace")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file, path):
             file.seek(0)
             holder = file.read()
             file.close()
-            if not _is_predecessor(holder, environment):
+            if not (takes_over and _is_predecessor(holder, environment)):
                 raise LockError(
-                    f"{path.parent}: {_name(holder)} is working in this folder; wait for it or use "
-                    "another --run"
-                ) from None
+                    f"{path.parent}: {_name(holder)} is working in this folder; wait for it or "
+                    f"{instead}"
+                )
             log.warning("%s: taking over from %s", path.parent, _name(holder))
             return _take_over(path, environment)
-        except OSError as error:
-            log.warning("%s: this file system has no locks (%s): not held", path, error.strerror)
         if _is_at(file, path):  # else deleted or replaced since it was opened
             file.truncate(0)
             text = _describe(environment)
@@ -138,6 +147,20 @@ def release(lock: Lock | None) -> None:
     """Give the folder free in good order."""
     if lock is not None:
         lock.close()
+
+
+def try_lock(file: IO[Any], path: Path) -> bool:
+    """Lock an open file until it is closed, without waiting; False: another process has it.
+
+    Where the file system has no locks, a warning says so.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning("%s: this file system has no locks (%s): not held", path, error.strerror)
+    return True
 
 
 def _take_over(path: Path, environment: Mapping[str, str]) -> Lock:
