@@ -16,8 +16,7 @@ from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.estimate import GIB, Estimate, estimate, host_bytes, told, verdict
 from hpc_bnn.train.plan.live_memory import LiveMemory
-from hpc_bnn.train.plan.traced_step import step_bytes
-from hpc_bnn.train.plan.traced_validation import Validation
+from hpc_bnn.train.plan.traced import Validation, step_bytes
 from hpc_bnn.train.run.build import build, read_source, step_settings
 from hpc_bnn.train.step.step import Step
 
