@@ -84,6 +84,7 @@ setup(
             "hypothesis",
             "scikit-learn",
             "scoringrules",
+            "triton; sys_platform == 'linux'",
             "xarray",
             "ruff",
             "mypy",

@@ -21,14 +21,14 @@ Answer = tuple[list[str], int]
 
 def _check(options: argparse.Namespace, ranks: Group) -> Answer:
     """Collective: list what files hold, and every defect, also of a sample of the values."""
-    found = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
-    bad, read = ranks.on_first(lambda: sampled(found), name="values")
-    if not found.channels and not found.static:
-        bad.append(f"{found.source}: has no channel that can be used")
-    wrong = [*bad, *defects(found)]
-    unusable = len(found.problems) + len(bad)
-    count = f"{len(wrong)} remarks, {unusable} of them make files unusable"
-    return [describe(found), read, *(f"- {one}" for one in wrong), count], 1 if unusable else 0
+    files = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
+    bad, read = ranks.on_first(lambda: sampled(files), name="values")
+    if not files.channels and not files.static:
+        bad.append(f"{files.source}: has no channel that can be used")
+    remarks = [*bad, *defects(files)]
+    unusable = len(files.problems) + len(bad)
+    count = f"{len(remarks)} remarks, {unusable} of them make files unusable"
+    return [describe(files), read, *(f"- {text}" for text in remarks), count], int(unusable > 0)
 
 
 def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:
