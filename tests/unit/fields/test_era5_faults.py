@@ -14,13 +14,13 @@ import torch
 from broken_off import content
 from cache_files import everything, same
 from era5_files import START, hours, write_legacy, write_new
+from hpc_bnn.fields.cache.records import Records
+from hpc_bnn.fields.cache.repack import repack
 from numpy.typing import NDArray
 
 from hpc_bnn.data.prefetch import Prefetch
 from hpc_bnn.fields import handles
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.records import Records
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.reader import Reader
 

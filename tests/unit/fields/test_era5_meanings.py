@@ -8,9 +8,9 @@ import netCDF4
 import numpy as np
 import pytest
 from era5_files import hours, write_new
+from hpc_bnn.fields.cache.repack import repack
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.grid import canonical
 from hpc_bnn.fields.names import channel_name, split_channel

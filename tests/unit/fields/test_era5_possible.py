@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from era5_files import START, field, hours, write_legacy, write_new
+from hpc_bnn.fields.cache.repack import repack
 
 from hpc_bnn.cli.data_commands import DATA
 from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.fields import sample
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.names import VARIABLES, possible_range

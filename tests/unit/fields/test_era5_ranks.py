@@ -14,14 +14,14 @@ import pytest
 import torch
 from era5_files import hours, write_legacy
 from numpy.typing import NDArray
+from packs import packed
 from thread_channel import on_world, outcomes
 
 from hpc_bnn.data import Source
 from hpc_bnn.data.ranks import ALONE, Ranks
-from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.era5 import era5
-from hpc_bnn.fields.reader import read
+from hpc_bnn.fields.pack.pack import Pack
+from hpc_bnn.fields.pack.reader import read
 from hpc_bnn.fields.statistics import BLOCK, Statistics, statistics
 from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.ranks import ChannelRanks
@@ -44,13 +44,13 @@ def on_ranks(size: int, work: Callable[[Ranks], T]) -> list[T]:
     return on_world(size, lambda channel: work(ChannelRanks(channel)))
 
 
-def whole(made: Catalogue, ranks: Ranks) -> Statistics:
+def whole(made: Pack, ranks: Ranks) -> Statistics:
     return statistics(made, start="2017-01-01", end="2017-12-31", step_hours=12, ranks=ranks)
 
 
 @pytest.fixture(scope="module")
 def states(folder: Path) -> NDArray[np.float64]:
-    made = catalogue(folder)
+    made = packed(folder)
     out = np.empty((TIMES, *made.shape), np.float32)
     for at, field in enumerate(out):
         read(made, at, field)
@@ -62,8 +62,8 @@ def test_statistics_are_the_same_bit_for_bit(
     folder: Path, size: int, states: NDArray[np.float64]
 ) -> None:
     """Six ranks: more of them than blocks."""
-    alone = statistics(catalogue(folder), start="2017-01-01", end="2017-12-31", step_hours=12)
-    for made in on_ranks(size, lambda ranks: whole(catalogue(folder), ranks)):
+    alone = statistics(packed(folder), start="2017-01-01", end="2017-12-31", step_hours=12)
+    for made in on_ranks(size, lambda ranks: whole(packed(folder), ranks)):
         for name in Statistics.__annotations__:
             assert np.array_equal(getattr(made, name), getattr(alone, name)), name
     axes, changes = (0, 2, 3), states[2:] - states[:-2]
@@ -151,7 +151,7 @@ def test_files_that_only_the_first_rank_cannot_use_end_every_rank(tmp_path: Path
 
 
 def test_a_range_without_times_is_an_error_on_every_rank(folder: Path) -> None:
-    made = catalogue(folder)
+    made = packed(folder)
     ended = outcomes(
         3,
         lambda channel: statistics(

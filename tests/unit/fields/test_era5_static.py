@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from cache_files import everything, same
 from era5_files import START, hours, write_new
+from hpc_bnn.fields.cache.repack import repack
+from hpc_bnn.fields.cache.verify import verify
 from numpy.typing import NDArray
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.cache.verify import verify
 from hpc_bnn.fields.reader import Reader
 from hpc_bnn.fields.report import defects, describe
 from hpc_bnn.fields.statistics import statistics
