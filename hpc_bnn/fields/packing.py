@@ -117,6 +117,22 @@ def packing(
     return result, tuple(notices)
 
 
+def decode(raw: NDArray[Any], pack: Packing, out: NDArray[np.float32]) -> None:
+    """Fill ``out`` (H, W) with the values of raw numbers (H, W) in canonical units, NaN where they
+    are missing.
+    """
+    if raw.dtype.kind == "i" and "u" in pack.dtype:  # _Unsigned
+        raw = raw.view(raw.dtype.str.replace("i", "u"))
+    with np.errstate(over="ignore"):  # of the number that stands for "never written"
+        if pack.scale == 1 and pack.offset == 0:
+            np.copyto(out, raw, casting="same_kind")
+        else:
+            np.copyto(out, raw * np.float64(pack.scale) + pack.offset, casting="same_kind")
+    missing = missing_values(raw, pack)
+    if missing is not None:
+        out[missing] = np.nan
+
+
 @dataclass(frozen=True, eq=False)
 class Affine:
     """Coefficients of (raw - shift) * factor for L levels, each (L, 1, 1); None where the operation
