@@ -10,8 +10,8 @@ from hpc_bnn.cli.repack_command import repack_command, verify_command
 from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.check import sample_problems
 from hpc_bnn.fields.report import defects, describe
-from hpc_bnn.fields.sample import sampled
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import require_writable, write_statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
@@ -22,7 +22,7 @@ Answer = tuple[list[str], int]
 def _check(options: argparse.Namespace, ranks: Ranks) -> Answer:
     """Collective: list what files hold, and every defect, also of a sample of the values."""
     found = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
-    bad, read = ranks.on_first(lambda: sampled(found), name="values")
+    bad, read = ranks.on_first(lambda: sample_problems(found), name="values")
     if not found.channels and not found.static:
         bad.append(f"{found.source}: has no channel that can be used")
     wrong = [*bad, *defects(found)]

@@ -14,11 +14,9 @@ import contextlib
 import errno
 import os
 import resource
-import threading
 import time
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -26,16 +24,14 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.fields.netcdf3 import mapped
+from hpc_bnn.fields.ingest import netcdf
+from hpc_bnn.fields.ingest.netcdf import library_lock as library_lock
 
 T = TypeVar("T")
 
 MOST_OPEN = 400  # of each format, where the limit of the process allows it
 ROOM = 64  # descriptors that other parts of the process may still open
 LOOK_EVERY_S = 1.0  # asking for the state of a file may take a message to a server
-
-# By process id: a child may be forked while a thread of the parent holds the parent's lock.
-_LOCKS: dict[int, threading.RLock] = {}
 
 
 @dataclass
@@ -77,12 +73,6 @@ def _opened(path: str, state: tuple[int, int], handle: T) -> _Opened[T]:
     return _Opened(handle, path, state, time.monotonic() + LOOK_EVERY_S)
 
 
-# Open netCDF-4 files by process id and path, the least recently used first. One handle a file and
-# process: with several of one file that has text variables, as `expver` of ERA5, the library
-# (netCDF 4.10, HDF5 2.2) crashes when one is closed and another opened.
-_OPEN: dict[int, OrderedDict[str, _Opened[netCDF4.Dataset]]] = defaultdict(OrderedDict)
-
-
 def most_open(held: int) -> int:
     """Return how many files of a format this process may hold open, of `held` that it has now.
 
@@ -121,17 +111,21 @@ def _unopened(path: str, error: OSError) -> OSError:
     )
 
 
-def close_shared(path: str) -> None:
-    """Close a netCDF-4 file in this process, if it is open; must be called under the lock."""
-    opened = _OPEN[os.getpid()].pop(path, None)
-    if opened is not None:
-        opened.handle.close()
+def mapped(path: str) -> NDArray[np.uint8]:
+    """Map a file into memory, read only."""
+    data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
+    return data
 
 
-def library_lock() -> threading.RLock:
-    """Return the lock of this process for all calls into the netCDF library."""
-    lock = _LOCKS.get(os.getpid())
-    return _LOCKS.setdefault(os.getpid(), threading.RLock()) if lock is None else lock
+def view(
+    data: NDArray[np.uint8],
+    dtype: str,
+    shape: tuple[int, ...],
+    offset: int,
+    strides: tuple[int, ...],
+) -> NDArray[Any]:
+    """Return a variable as a view of the mapped file: nothing is read before it is used."""
+    return np.ndarray(shape, np.dtype(dtype), buffer=data, offset=offset, strides=strides)
 
 
 class Handles:
@@ -147,25 +141,9 @@ class Handles:
         self._maps = defaultdict(OrderedDict)
 
     def dataset(self, path: str, size: int) -> netCDF4.Dataset:
-        """Return a netCDF-4 file, with masking and scaling off."""
-        own = _OPEN[os.getpid()]
-        if path in own:
-            own[path].require_unchanged()
-        else:
-            state = _require_size(path, size)
-            while own and len(own) >= most_open(len(own)):
-                own.popitem(last=False)[1].handle.close()
-            try:
-                dataset = netCDF4.Dataset(path)
-            except OSError as error:
-                raise _unopened(path, error) from error
-            dataset.set_auto_maskandscale(False)
-            for variable in dataset.variables.values():
-                _limit_cache(variable)
-            own[path] = _opened(path, state, dataset)
-        own.move_to_end(path)
+        """Return a netCDF file, with masking and scaling off."""
         self._used.add(path)
-        return own[path].handle
+        return netcdf.opened(path, size)
 
     def memory(self, path: str, size: int) -> NDArray[np.uint8]:
         """Return a netCDF-3 file as mapped memory."""
@@ -187,7 +165,7 @@ class Handles:
         """Close the files in this process; another reader of them opens them again."""
         with library_lock():
             for path in self._used:
-                close_shared(path)
+                netcdf.close(path)
             self._used.clear()
             self._maps.pop(os.getpid(), None)
 
@@ -199,25 +177,6 @@ class Handles:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         self.__reduce__()
-
-
-def _limit_cache(variable: netCDF4.Variable[Any]) -> None:
-    """Let the library keep no more chunks of a variable than hold one step.
-
-    It would keep 64 MiB of each variable of each open file, of no use where steps come in random
-    order. Chunks of single steps, stored as they are, are better not kept at all: then the library
-    reads from the file straight into the array, and only what was asked for.
-    """
-    chunks = variable.chunking()
-    if not chunks or isinstance(chunks, str):  # contiguous
-        return
-    filters = variable.filters() or {}
-    straight = chunks[0] == 1 and not any(v for k, v in filters.items() if k != "complevel")
-    rest = zip(variable.shape[1:], chunks[1:], strict=True)
-    held = chunks[0] * prod(-(-size // chunk) * chunk for size, chunk in rest)
-    wanted = 1 if straight else held * np.dtype(variable.dtype).itemsize
-    if wanted < variable.get_var_chunk_cache()[0]:
-        variable.set_var_chunk_cache(size=wanted)
 
 
 def _require_size(path: str, size: int) -> tuple[int, int]:

@@ -3,61 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.fields.grid import Orientation
-from hpc_bnn.fields.handles import Handles
-from hpc_bnn.fields.netcdf3 import view
-from hpc_bnn.fields.packing import Packing
+from hpc_bnn.fields.catalogue import File as File
+from hpc_bnn.fields.catalogue import Part as Part
+from hpc_bnn.fields.catalogue import amplification
+from hpc_bnn.fields.handles import Handles, view
 
 # Steps are read together up to this many bytes: beyond, the numbers leave the cache of a core
 # before they are decoded, and the cost of a call no longer matters.
 TOGETHER_BYTES = 1 << 20
-MAPPED = ("netCDF-3", "cache")  # formats that are read through a memory map
-
-
-@dataclass(frozen=True)
-class File:
-    """Name one file of a catalogue; `size` in bytes tells later whether it has changed."""
-
-    path: str
-    format: str
-    size: int
-    orientation: Orientation
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Describe one variable of one file.
-
-    axes: role of each dimension: "time", "level", "version", "latitude", "longitude", or "fixed".
-    fixed: index along each dimension, used where the role is "fixed".
-    version_of: legacy files only: index along the version axis for each stored time.
-    offset, strides: netCDF-3 and caches only, as in `VariableHeader`.
-    scaling: scale and offset of each level, in place of the one of `packing`.
-    """
-
-    file: File
-    variable: str
-    raw_dtype: str
-    axes: tuple[str, ...]
-    shape: tuple[int, ...]
-    fixed: tuple[int, ...]
-    packing: Packing
-    chunks: tuple[int, ...] | None
-    compression: str
-    version_of: NDArray[np.int8] | None
-    offset: int
-    strides: tuple[int, ...]
-    scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-
-    def axis(self, role: str) -> int | None:
-        """Return the position of an axis, None where the variable has none."""
-        return self.axes.index(role) if role in self.axes else None
+MAPPED = ("cache",)  # formats that are read through a memory map
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,20 +130,3 @@ def read_raw(
     """Read raw numbers (L, H, W) of one stored step once; see `read_cut`."""
     whole: NDArray[Any] = read_cut(cut(part, levels), handles, step, version=version)[0]
     return whole
-
-
-def amplification(part: Part, levels: int) -> float:
-    """Compute how many times the bytes of one step (L levels) must be read to get that step.
-
-    Chunks are read whole: the values of all chunks that one step touches over the values wanted. 1
-    for contiguous and netCDF-3 files.
-    """
-    if part.chunks is None:
-        return 1.0
-    touched, wanted = [], []
-    for role, length, chunk in zip(part.axes, part.shape, part.chunks, strict=True):
-        need = length if role in ("latitude", "longitude") else 1
-        need = min(levels, length) if role == "level" else need
-        touched.append(ceil(need / chunk) * chunk)
-        wanted.append(need)
-    return max(prod(touched) / prod(wanted), 1.0)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from hpc_bnn.fields import times
 from hpc_bnn.fields.cache.blocks import Block, positions
 from hpc_bnn.fields.catalogue import Catalogue, some
-from hpc_bnn.fields.handles import Handles, library_lock
-from hpc_bnn.fields.netcdf3 import view
+from hpc_bnn.fields.handles import Handles, library_lock, view
 from hpc_bnn.fields.part import MAPPED, Part
 from hpc_bnn.fields.plan import Group, Run, place, runs
 from hpc_bnn.fields.possible import (

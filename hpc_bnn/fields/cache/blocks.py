@@ -17,8 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.fields.catalogue import Catalogue
-from hpc_bnn.fields.part import Part
+from hpc_bnn.fields.catalogue import Catalogue, Part
 from hpc_bnn.fields.plan import Group, grouped
 
 BLOCK_BYTES = 1 << 26  # of float32 values; larger where the chunks are

@@ -18,11 +18,10 @@ from hpc_bnn.fields.cache.header import (
 )
 from hpc_bnn.fields.cache.scaling import FILL
 from hpc_bnn.fields.cache.state import Repacked
-from hpc_bnn.fields.catalogue import Catalogue, Channel
+from hpc_bnn.fields.catalogue import Catalogue, Channel, File, Part
 from hpc_bnn.fields.grid import Grid, Orientation
 from hpc_bnn.fields.names import channel_name
 from hpc_bnn.fields.packing import Packing
-from hpc_bnn.fields.part import File, Part
 from hpc_bnn.fields.selection import Key, static_key, wanted
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hpc_bnn.data.disk import sync_file, sync_folder, unwritable
 from hpc_bnn.fields.cache.header import Request
 from hpc_bnn.fields.catalogue import Catalogue, Channel
-from hpc_bnn.fields.handles import library_lock
+from hpc_bnn.fields.ingest.netcdf import library_lock
 
 READ_BYTES = 1 << 20
 ROOM = 1.05  # the space of a file, times that of its values: the index of the chunks

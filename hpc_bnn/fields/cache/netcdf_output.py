@@ -28,7 +28,7 @@ from hpc_bnn.fields.cache.netcdf_file import (
 )
 from hpc_bnn.fields.cache.targets import Target
 from hpc_bnn.fields.catalogue import Catalogue, Channel
-from hpc_bnn.fields.handles import library_lock
+from hpc_bnn.fields.ingest.netcdf import library_lock
 
 _Index = tuple[int | slice, ...]
 _WHOLE: _Index = (slice(None),)

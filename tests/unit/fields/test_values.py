@@ -99,7 +99,7 @@ def test_damage_names_file_variable_and_time(tmp_path: Path) -> None:
     at = content.rindex(b"\x78\x01")  # the last compressed chunk
     content[at : at + 40] = b"\xff" * 40
     path.write_bytes(content)
-    where = r"a\.nc: 't2m': steps 0 to 5 cannot be read: .*; the file is damaged: copy or download"
+    where = r"a\.nc: 't2m' cannot be read: .*; the file is damaged: copy or download it again"
     when = r"\(reading t2m at 2017-01-01T00:00 to 2017-01-02T06:00\)"
     with pytest.raises(OSError, match=f"{where}.*{when}"):
         Values(made).read([0], 0, 6)
