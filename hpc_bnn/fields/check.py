@@ -55,7 +55,7 @@ def range_problems(catalogue: Catalogue) -> list[str]:
 
 
 def sample_problems(
-    catalogue: Catalogue, *, most_bytes: int = SAMPLE_BYTES
+    catalogue: Catalogue, *, most_bytes: int | None = None
 ) -> tuple[list[str], str]:
     """Return what is wrong with a sample of the values, beside the problems of the catalogue, and
     in words how many fields were read.
@@ -63,6 +63,7 @@ def sample_problems(
     The sample: of every variable of every file the first and the last time, and some between; of
     some files only where that is too much, and everything where that is little.
     """
+    most_bytes = SAMPLE_BYTES if most_bytes is None else most_bytes
     held = _held(catalogue)
     chosen = _affordable(held, most_bytes // 2)
     share = most_bytes // max(len(chosen), 1)
