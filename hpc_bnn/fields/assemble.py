@@ -11,8 +11,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hpc_bnn.fields.cache.catalogue import cache_catalogue
-from hpc_bnn.fields.cache.state import Repacked, Stale, is_repacked, look_up
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.check import differing_files, range_problems
 from hpc_bnn.fields.files import find_files, read_header
@@ -33,18 +31,15 @@ def catalogue(
     levels: Sequence[float] = (),
     static: Sequence[str] | None = (),
     member: int | None = None,
-    stale: Stale = "error",
     strict: bool = True,
 ) -> Catalogue:
-    """Make the catalogue of the netCDF files of a file name, a folder or a pattern, or of what
-    `repack` wrote.
+    """Make the catalogue of the netCDF files of a file name, a folder or a pattern.
 
     variables: short names or aliases, or channels such as "z500"; everything where empty.
     levels: pressure levels in hPa of the variables that lie on levels.
     static: fields without time, or of which the first time is taken, such as "lsm"; None, or where
         nothing is named: see `static_fields`.
     member: of files with an ensemble.
-    stale: "allow" uses a repacked folder whose source changed since, with a warning.
     strict: raise on any problem; else leave the file out and list it in `problems`.
 
     Raises
@@ -54,18 +49,10 @@ def catalogue(
     ValueError
         With every problem, each naming the file and what to do.
     """
-    repacked: Repacked | None = None
-    if is_repacked(path):
-        repacked = look_up(path, member=member, stale=stale, strict=strict)
-        member = None
-        if repacked.header.request.format == "cache":
-            made = cache_catalogue(repacked, variables=variables, levels=levels, static=static)
-            _tell(made)
-            return made
     source = str(path)
-    problems = list(repacked.problems) if repacked else []
-    notices = list(repacked.notices) if repacked else []
-    paths = repacked.files if repacked else find_files(path, problems)
+    problems: list[str] = []
+    notices: list[str] = []
+    paths = find_files(path, problems)
     only = {split_channel(name)[0] for name in (*(variables or ()), *(static or ()))}
     only = only if variables else set()
     surveys = _surveys(paths, member, problems, notices, only)
@@ -87,8 +74,7 @@ def catalogue(
     if (problems and strict) or not surveys:
         raise ValueError("\n".join(problems))
     _tell(made)
-    origin = repacked.header.request.origin if repacked else ()
-    return replace(made, problems=tuple(problems), origin=origin)
+    return replace(made, problems=tuple(problems))
 
 
 def _tell(made: Catalogue) -> None:

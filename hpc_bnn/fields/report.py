@@ -121,7 +121,7 @@ def _slow(catalogue: Catalogue) -> list[str]:
             worst[part.chunks] = (*max(before[:2], (factor, name)), before[2] + 1)
     return [
         f"{name} is stored in chunks of {list(chunks)}: reading one step reads {factor:.0f} times "
-        f"the data ({count} variables of this layout); `hpc-bnn data repack` reads each chunk once "
+        f"the data ({count} variables of this layout); `hpc-bnn data ingest` reads each chunk once "
         "and writes plain fields"
         for chunks, (factor, name, count) in sorted(worst.items(), key=lambda w: -w[1][0])
     ]

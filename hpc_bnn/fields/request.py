@@ -27,8 +27,8 @@ SCRIPT = '''\
 
 One file a month and kind; files that are there are not requested again. Then, in this order:
     hpc-bnn data check {quoted}
-    hpc-bnn data repack {quoted} -o {cache} {selection}
-Runs then read data.path={cache}: the files themselves are slow at random access.
+    hpc-bnn data ingest {quoted} -o {pack} {selection}
+Runs then read data.path={pack}.
 """
 
 from calendar import monthrange
@@ -158,7 +158,7 @@ def request_script(
         name=name,
         folder=Path(folder),
         quoted=shlex.quote(str(Path(folder))),
-        cache=shlex.quote(f"{Path(folder)}-cache"),
+        pack=shlex.quote(f"{Path(folder)}.pack"),
         selection=_selection(variables, levels, static),
         first_year=first_year,
         first_month=first_month,
@@ -191,7 +191,7 @@ def _hours_between(step_hours: int, given: int | None) -> int:
 
 
 def _selection(variables: Sequence[str], levels: Sequence[float], static: Sequence[str]) -> str:
-    """Return the options of `data repack` for what is downloaded: static fields have a time too."""
+    """Return the options of `data ingest` for what is downloaded: static fields have a time too."""
     asked = {
         "--variables": variables,
         "--levels": [f"{level:g}" for level in levels],
