@@ -10,13 +10,13 @@ from hpc_bnn.cli.ingest_command import ingest_command
 from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.check import sample_problems
 from hpc_bnn.fields.files import find_files
 from hpc_bnn.fields.pack import verify
 from hpc_bnn.fields.pack.automatic import Request, pack_of
 from hpc_bnn.fields.pack.header import is_pack
 from hpc_bnn.fields.pack.pack import Pack, open_pack
 from hpc_bnn.fields.report import defects, describe
-from hpc_bnn.fields.sample import sampled
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import require_writable, write_statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
@@ -33,7 +33,7 @@ def _check(options: argparse.Namespace, ranks: Ranks) -> Answer:
         wrong = verify.defects(pack)
         return [*verify.describe(pack), *_remarks(wrong, len(pack.problems))], bool(pack.problems)
     found = ranks.on_first(lambda: _catalogue(options), name="catalogue")
-    bad, read = ranks.on_first(lambda: sampled(found), name="values")
+    bad, read = ranks.on_first(lambda: sample_problems(found), name="values")
     if not found.channels and not found.static:
         bad.append(f"{found.source}: has no channel that can be used")
     wrong = [*bad, *defects(found)]

@@ -12,15 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpc_bnn.fields.catalogue import Catalogue
-from hpc_bnn.fields.consistency import differing_files, out_of_range
+from hpc_bnn.fields.check import differing_files, range_problems
 from hpc_bnn.fields.files import find_files, read_header
-from hpc_bnn.fields.handles import Handles
-from hpc_bnn.fields.header import Header
+from hpc_bnn.fields.ingest.header import Header
+from hpc_bnn.fields.ingest.survey import Survey, survey
 from hpc_bnn.fields.merge import Merge
 from hpc_bnn.fields.names import split_channel
 from hpc_bnn.fields.own_files import left_out, made_by
 from hpc_bnn.fields.selection import available, static_fields, static_key, wanted
-from hpc_bnn.fields.survey import Survey, survey
 
 logger = logging.getLogger(__name__)
 
@@ -53,29 +52,25 @@ def catalogue(
     source = str(path)
     problems: list[str] = []
     notices: list[str] = []
-    handles = Handles()
-    try:
-        paths = find_files(path, problems)
-        only = {split_channel(name)[0] for name in (*(variables or ()), *(static or ()))}
-        only = only if variables else set()
-        surveys = _surveys(paths, handles, member, problems, notices, only)
-        skipped = {name: why for one in surveys for name, why in one.skipped.items()}
-        if surveys:
-            there = available(surveys)
-            chosen = wanted(source, there, variables, levels, skipped)
-            fixed = [static_key(source, there, name, skipped) for name in static or ()]
-            merge = Merge(source, surveys, handles, problems, notices)
-            if static is None or not (variables or static):
-                named = chosen if variables else ()
-                fixed = static_fields(source, merge.found, there, named, notices)
-                if not variables:
-                    fixed = [k for k in fixed if k in chosen]
-                    chosen = [k for k in chosen if k not in fixed]
-            made = merge.catalogue(chosen, fixed, skipped)
-            problems += out_of_range(made, handles)
-            problems += differing_files(made)
-    finally:
-        handles.close()
+    paths = find_files(path, problems)
+    only = {split_channel(name)[0] for name in (*(variables or ()), *(static or ()))}
+    only = only if variables else set()
+    surveys = _surveys(paths, member, problems, notices, only)
+    skipped = {name: why for one in surveys for name, why in one.skipped.items()}
+    if surveys:
+        there = available(surveys)
+        chosen = wanted(source, there, variables, levels, skipped)
+        fixed = [static_key(source, there, name, skipped) for name in static or ()]
+        merge = Merge(source, surveys, problems, notices)
+        if static is None or not (variables or static):
+            named = chosen if variables else ()
+            fixed = static_fields(source, merge.found, there, named, notices)
+            if not variables:
+                fixed = [k for k in fixed if k in chosen]
+                chosen = [k for k in chosen if k not in fixed]
+        made = merge.catalogue(chosen, fixed, skipped)
+        problems += range_problems(made)
+        problems += differing_files(made)
     if (problems and strict) or not surveys:
         raise ValueError("\n".join(problems))
     _tell(made)
@@ -103,7 +98,6 @@ def _headers(paths: Sequence[str], problems: list[str], notices: list[str]) -> l
 
 def _surveys(
     paths: Sequence[str],
-    handles: Handles,
     member: int | None,
     problems: list[str],
     notices: list[str],
@@ -114,7 +108,7 @@ def _surveys(
     for header in _headers(paths, problems, notices):
         path = header.path
         try:
-            one = survey(header, handles, member=member, only=only)
+            one = survey(header, member=member, only=only)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue

@@ -12,15 +12,64 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.grid import Grid
+from hpc_bnn.fields.grid import Grid, Orientation
 from hpc_bnn.fields.names import split_channel
-from hpc_bnn.fields.part import Part
+from hpc_bnn.fields.packing import Packing
+
+
+@dataclass(frozen=True)
+class File:
+    """Name one file of a catalogue.
+
+    format: key in ``files.FORMATS``; flavour: of it, in words.
+    size: in bytes; it tells later whether the file has changed.
+    """
+
+    path: str
+    format: str
+    size: int
+    orientation: Orientation
+    flavour: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Describe one variable of one file.
+
+    axes: role of each dimension: "time", "level", "version", "latitude", "longitude", or "fixed".
+    fixed: index along each dimension, used where the role is "fixed".
+    version_of: legacy files only: index along the version axis for each stored time.
+    """
+
+    file: File
+    variable: str
+    raw_dtype: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    fixed: tuple[int, ...]
+    packing: Packing
+    chunks: tuple[int, ...] | None
+    compression: str
+    version_of: NDArray[np.int8] | None
+    offset: int = -1
+    strides: tuple[int, ...] = ()
+    scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    def axis(self, role: str) -> int | None:
+        """Return the position of an axis, None where the variable has none."""
+        return self.axes.index(role) if role in self.axes else None
+
+    def chunk(self, role: str) -> int:
+        """Return how many places along an axis are stored together; 1 without chunks."""
+        axis = self.axis(role)
+        return 1 if axis is None or self.chunks is None else self.chunks[axis]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +189,23 @@ class Catalogue:
         digest.update(repr(self.files()).encode())
         digest.update(self.times.tobytes())
         return digest.hexdigest()[:16]
+
+
+def amplification(part: Part, levels: int) -> float:
+    """Compute how many times the bytes of one step (L levels) must be read to get that step.
+
+    Chunks are read whole: the values of all chunks that one step touches over the values wanted. 1
+    for contiguous and netCDF-3 files.
+    """
+    if part.chunks is None:
+        return 1.0
+    touched, wanted = [], []
+    for role, length, chunk in zip(part.axes, part.shape, part.chunks, strict=True):
+        need = length if role in ("latitude", "longitude") else 1
+        need = min(levels, length) if role == "level" else need
+        touched.append(ceil(need / chunk) * chunk)
+        wanted.append(need)
+    return max(prod(touched) / prod(wanted), 1.0)
 
 
 def missing_channel(

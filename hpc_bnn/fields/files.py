@@ -7,12 +7,14 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
-from hpc_bnn.fields.header import Header
-from hpc_bnn.fields.netcdf3 import read_netcdf3
-from hpc_bnn.fields.netcdf4 import read_netcdf4
+from hpc_bnn.fields.ingest import netcdf
+from hpc_bnn.fields.ingest.header import Header
 
-SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf")
+# What a module of a format has: SUFFIXES, MAGIC, read_header, read and close, as netcdf.py.
+FORMATS: dict[str, ModuleType] = {"netcdf": netcdf}
+SUFFIXES = tuple(suffix for module in FORMATS.values() for suffix in module.SUFFIXES)
 
 
 def find_files(path: str | Path, problems: list[str] | None = None) -> list[str]:
@@ -139,10 +141,10 @@ def read_header(path: str) -> Header:
             magic = stream.read(8)
     except OSError as error:
         raise type(error)(f"{path}: cannot be read: {error.strerror}") from error
-    if magic[:3] == b"CDF":
-        return read_netcdf3(path)
-    if magic == b"\x89HDF\r\n\x1a\n":
-        return read_netcdf4(path)
+    for module in FORMATS.values():
+        if magic.startswith(module.MAGIC):
+            header: Header = module.read_header(path)
+            return header
     raise ValueError(f"{path}: {_what(magic)}")
 
 

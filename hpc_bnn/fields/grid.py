@@ -29,6 +29,11 @@ class Grid:
     longitude: NDArray[np.float64]
     periodic: bool
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H, W."""
+        return len(self.latitude), len(self.longitude)
+
     def same(self, other: Grid) -> bool:
         """Tell whether two grids have the same points."""
         pairs = ((self.latitude, other.latitude), (self.longitude, other.longitude))

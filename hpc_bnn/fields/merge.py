@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.catalogue import Catalogue, Channel
-from hpc_bnn.fields.consistency import same_values
-from hpc_bnn.fields.handles import Handles
+from hpc_bnn.fields.catalogue import Catalogue, Channel, Part
+from hpc_bnn.fields.ingest.survey import Found, Survey
 from hpc_bnn.fields.names import Variable, channel_name
 from hpc_bnn.fields.selection import Key, places
-from hpc_bnn.fields.survey import Found, Survey
+from hpc_bnn.fields.values import read_field
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +42,10 @@ class Merge:
         self,
         source: str,
         surveys: Sequence[Survey],
-        handles: Handles,
         problems: list[str],
         notices: list[str],
     ) -> None:
-        self._source, self._grid, self._handles = source, surveys[0].grid, handles
+        self._source, self._grid = source, surveys[0].grid
         self._problems, self._notices = problems, notices
         self.found = [one for survey in surveys for one in survey.found]
         self._parts = tuple(one.part for one in self.found)
@@ -145,8 +143,8 @@ class Merge:
                 continue
             a, b = self._parts[part[first]], self._parts[part[i]]
             at = (level_index[int(part[first])], level_index[int(part[i])])
-            worst = same_values(
-                self._handles, (a, int(step[first]), at[0]), (b, int(step[i]), at[1])
+            worst = _difference(
+                (a, int(step[first]), at[0]), (b, int(step[i]), at[1]), self._grid.shape
             )
             if worst is not None:
                 self._problems.append(
@@ -187,7 +185,7 @@ class Merge:
             for when, step in zip(_times(self.found[i]), self.found[i].steps, strict=True)
         ]
         (first, a), (last, b) = (end(steps, key=lambda step: step[0]) for end in (min, max))
-        worst = same_values(self._handles, a, b) if last > first else None
+        worst = _difference(a, b, self._grid.shape) if last > first else None
         if worst is not None:
             logger.warning(
                 "%s: '%s' is a static field but differs by up to %g between %s and %s: the first "
@@ -198,6 +196,28 @@ class Merge:
                 times.text(first),
                 times.text(last),
             )
+
+
+def _difference(
+    a: tuple[Part, int, int], b: tuple[Part, int, int], shape: tuple[int, int]
+) -> float | None:
+    """Compare one field (H, W) in two places (part, step, level); return the largest difference.
+
+    None where they agree: equal, or closer than the two packings can tell apart.
+    """
+    first, second = (read_field(*place, shape).astype(np.float64) for place in (a, b))
+    packings = [part.packing for part, _, _ in (a, b)]
+    tolerance = sum(
+        0.501 * abs(packing.scale) for packing in packings if np.dtype(packing.dtype).kind in "iu"
+    )
+    missing = np.isnan(first)
+    if not np.array_equal(missing, np.isnan(second)):
+        return float("inf")
+    gaps = np.abs(first - second)[~missing]
+    if tolerance:  # of the float32 that both were decoded to
+        tolerance += 4e-7 * float(np.max(np.abs(first[~missing]), initial=0.0))
+    worst = float(gaps.max(initial=0.0))
+    return None if worst <= tolerance else worst
 
 
 def _times(found: Found) -> NDArray[np.int64]:

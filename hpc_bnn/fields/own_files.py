@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpc_bnn.fields.files import read_header
-from hpc_bnn.fields.header import Header
+from hpc_bnn.fields.ingest.header import Header
 
 REPACKED = "cache.json"  # the file that describes a folder of `hpc-bnn data repack`
 STATISTICS, FORECAST, REPACK = "data statistics", "forecast", "data repack"

@@ -21,10 +21,8 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.compiled import load
-from hpc_bnn.fields.header import VariableHeader
+from hpc_bnn.fields.ingest.header import VariableHeader
 
-_decode = load("hpc_bnn.data._decode", needed=True)
 SANE = 1e28  # no normalised value is larger; what was never written is 1e36 over any std
 
 
@@ -192,16 +190,9 @@ def unpack(
 
     written: take floats as written; values that never were then come out larger than `SANE`.
     """
-    if written and not pack.marks_missing and _plain(raw) and _plain(out):
-        sane: bool = _decode.floats(raw, *coefficients.floats, out, SANE)
-        return sane
     _unpack(raw, pack, coefficients, out, written=written)
     # Sums of channels show it, since what was never written has one sign in a channel.
     return bool((np.abs(np.einsum("lhw->l", out)) < SANE).all())
-
-
-def _plain(values: NDArray[Any]) -> bool:
-    return values.dtype == np.float32 and values.dtype.isnative and values.flags.c_contiguous
 
 
 def _unpack(

@@ -61,12 +61,19 @@ def describe_beyond(
         wrong = (values < low) | (values > high)
     row, column = np.argwhere(wrong)[0].tolist()
     value = values[row, column]
+    if 2 * int(wrong.sum()) > wrong.size:
+        levels = "" if channel.level_hpa is None else " and the units of the levels"
+        advice = f"check the units attribute, scale_factor and add_offset{levels}"
+    else:
+        advice = (
+            "a fill value that the file does not declare (then `ncatted -a "
+            f"missing_value,{channel.variable},o,f,{value:g} FILE`), or damage: repair the file or "
+            "leave the variable out"
+        )
     return (
         f"{int(wrong.sum())} of {wrong.size} values are none that {channel.name} can have, the "
         f"first, {value:g}, at latitude {latitude[row]:g}, longitude {longitude[column]:g}; "
-        f"expected {low:g} to {high:g} {channel.units}: a fill value that the file does not "
-        f"declare (then `ncatted -a missing_value,{channel.variable},o,f,{value:g} FILE`), or "
-        "damage: repair the file or leave the variable out"
+        f"expected {low:g} to {high:g} {channel.units}: {advice}"
     )
 
 

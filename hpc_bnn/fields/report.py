@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.catalogue import Catalogue, levels_in_words
-from hpc_bnn.fields.part import Part, amplification
+from hpc_bnn.fields.catalogue import Catalogue, Part, amplification, levels_in_words
 
 WASTEFUL = 2.0  # read amplification from which on it is worth a warning
 
@@ -18,7 +17,7 @@ def describe(catalogue: Catalogue) -> str:
     """Describe files, grid, channels and times."""
     parts = used_parts(catalogue)
     files = {part.file.path: part.file for part in parts}
-    formats = sorted({file.format for file in files.values()})
+    formats = sorted({file.flavour or file.format for file in files.values()})
     size = sum(file.size for file in files.values())
     lines = [
         f"source    {catalogue.source}",

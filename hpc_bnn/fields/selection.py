@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from hpc_bnn.fields.catalogue import missing_channel
+from hpc_bnn.fields.ingest.survey import Found, Survey
 from hpc_bnn.fields.names import channel_name, find, split_channel
-from hpc_bnn.fields.survey import Found, Survey
 
 Key = tuple[str, float | None]  # variable and level in hPa; None at the surface
 

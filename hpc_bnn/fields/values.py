@@ -3,7 +3,7 @@
 The library inflates a chunk as often as it is asked for some of it, so everything that is asked of
 neighbouring chunks is read by one call, and the fields are cut out of what it returns.
 
-Shape letters: T times, C channels, F static fields, H latitude, W longitude, L levels.
+Shape letters: T times, V versions, L levels, C channels, F static fields, H latitude, W longitude.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.catalogue import Catalogue, Channel
-from hpc_bnn.fields.handles import Handles, library_lock
+from hpc_bnn.fields.catalogue import Catalogue, Channel, Part
+from hpc_bnn.fields.files import FORMATS
 from hpc_bnn.fields.packing import decode
-from hpc_bnn.fields.part import Part
 
 BLOCK_BYTES = 1 << 26  # one call reads at most so much, or the chunks of one chunk row
 ROLES = ("time", "version", "level", "latitude", "longitude")
@@ -32,7 +31,6 @@ class Values:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._handles = Handles()
 
     def read(self, channels: Sequence[int], start: int, stop: int) -> NDArray[np.float32]:
         """Return the values (stop - start, len(channels), H, W) at times ``start`` to ``stop - 1``.
@@ -65,7 +63,7 @@ class Values:
                 levels = [(channel.level_index[index], position) for position, channel in group]
                 placed = list(zip(step[rows].tolist(), rows.tolist(), strict=True))
                 try:
-                    self._fill(out, catalogue.parts[index], placed, levels)
+                    fill(out, catalogue.parts[index], placed, levels)
                 except (OSError, ValueError) as error:
                     names = ", ".join(channel.name for _, channel in group)
                     first, last = (
@@ -82,58 +80,67 @@ class Values:
         for position, channel in enumerate(catalogue.static):
             index = int(channel.part[0])
             levels = [(channel.level_index[index], position)]
-            self._fill(out, catalogue.parts[index], [(int(channel.step[0]), 0)], levels)
-        return out[0]
+            fill(out, catalogue.parts[index], [(int(channel.step[0]), 0)], levels)
+        fields: NDArray[np.float32] = out[0]
+        return fields
 
     def close(self) -> None:
         """Close the files."""
-        self._handles.close()
+        for part in self._catalogue.parts:
+            FORMATS[part.file.format].close(part.file.path)
 
-    def _fill(
-        self,
-        out: NDArray[np.float32],
-        part: Part,
-        steps: Sequence[tuple[int, int]],
-        levels: Sequence[tuple[int, int]],
-    ) -> None:
-        """Fill ``out`` (T, C, H, W) from one part.
 
-        steps: of the file, each with its position along T. levels: each with its position along C.
-        """
-        time_chunk, level_chunk = _chunk(part, "time"), _chunk(part, "level")
-        orientation = part.file.orientation
-        field_bytes = np.dtype(part.raw_dtype).itemsize * out.shape[2] * out.shape[3]
-        for some_levels in spans(levels, level_chunk, BLOCK_BYTES // (field_bytes * time_chunk)):
-            lowest, highest = some_levels[0][0], some_levels[-1][0]
-            most = BLOCK_BYTES // (field_bytes * (highest - lowest + 1))
-            for some_steps in spans(steps, time_chunk, most):
-                first, last = some_steps[0][0], some_steps[-1][0]
-                raw = self._block(part, slice(first, last + 1), slice(lowest, highest + 1))
-                for step, row in some_steps:
-                    version = 0 if part.version_of is None else int(part.version_of[step])
-                    for level, position in some_levels:
-                        field = raw[step - first, version, level - lowest]
-                        decode(orientation.turn(field), part.packing, out[row, position])
+def fill(
+    out: NDArray[np.float32],
+    part: Part,
+    steps: Sequence[tuple[int, int]],
+    levels: Sequence[tuple[int, int]],
+) -> None:
+    """Fill ``out`` (T, C, H, W) from one part.
 
-    def _block(self, part: Part, steps: slice, levels: slice) -> NDArray[Any]:
-        """Read raw numbers (T, versions, L, H, W), rows and columns as stored."""
-        cuts = {"time": steps, "level": levels}
-        index = tuple(
-            fixed if role == "fixed" else cuts.get(role, slice(None))
-            for role, fixed in zip(part.axes, part.fixed, strict=True)
-        )
-        with library_lock():
-            dataset = self._handles.dataset(part.file.path, part.file.size)
-            try:
-                raw = dataset.variables[part.variable][index]
-            except (OSError, RuntimeError) as error:
-                raise OSError(
-                    f"{part.file.path}: '{part.variable}': steps {steps.start} to {steps.stop - 1} "
-                    f"cannot be read: {error}; the file is damaged: copy or download it again"
-                ) from error
-        stored = [role for role in part.axes if role != "fixed"]
-        raw = raw.transpose([stored.index(role) for role in ROLES if role in stored])
-        return raw[tuple(slice(None) if role in stored else None for role in ROLES)]
+    Parameters
+    ----------
+    steps
+        Of the file, each with its position along T.
+    levels
+        Along the level axis of the file, each with its position along C.
+    """
+    time_chunk, level_chunk = part.chunk("time"), part.chunk("level")
+    field_bytes = np.dtype(part.raw_dtype).itemsize * out.shape[2] * out.shape[3]
+    for some_levels in spans(levels, level_chunk, BLOCK_BYTES // (field_bytes * time_chunk)):
+        lowest, highest = some_levels[0][0], some_levels[-1][0]
+        most = BLOCK_BYTES // (field_bytes * (highest - lowest + 1))
+        for some_steps in spans(steps, time_chunk, most):
+            first, last = some_steps[0][0], some_steps[-1][0]
+            raw = read_block(part, slice(first, last + 1), slice(lowest, highest + 1))
+            for step, row in some_steps:
+                version = 0 if part.version_of is None else int(part.version_of[step])
+                for level, position in some_levels:
+                    field = raw[step - first, version, level - lowest]
+                    turned = part.file.orientation.turn(field)
+                    decode(turned, part.packing, out[row, position])
+
+
+def read_block(part: Part, steps: slice, levels: slice) -> NDArray[Any]:
+    """Read raw numbers (T, V, L, H, W) by one call, rows and columns as stored."""
+    cuts = {"time": steps, "level": levels}
+    index = tuple(
+        fixed if role == "fixed" else cuts.get(role, slice(None))
+        for role, fixed in zip(part.axes, part.fixed, strict=True)
+    )
+    file = part.file
+    raw: NDArray[Any] = FORMATS[file.format].read(file.path, file.size, part.variable, index)
+    stored = [role for role in part.axes if role != "fixed"]
+    raw = raw.transpose([stored.index(role) for role in ROLES if role in stored])
+    return raw[tuple(slice(None) if role in stored else None for role in ROLES)]
+
+
+def read_field(part: Part, step: int, level: int, shape: Sequence[int]) -> NDArray[np.float32]:
+    """Read one field (H, W) of a stored step and level."""
+    out = np.empty((1, 1, *shape), np.float32)
+    fill(out, part, [(step, 0)], [(level, 0)])
+    field: NDArray[np.float32] = out[0, 0]
+    return field
 
 
 def spans(places: Sequence[tuple[int, int]], chunk: int, most: int) -> list[list[tuple[int, int]]]:
@@ -158,9 +165,4 @@ def spans(places: Sequence[tuple[int, int]], chunk: int, most: int) -> list[list
 
 def chunk_steps(catalogue: Catalogue) -> int:
     """Return how many times should be read together: the longest chunk along time of any file."""
-    return max((_chunk(part, "time") for part in catalogue.parts), default=1)
-
-
-def _chunk(part: Part, role: str) -> int:
-    axis = part.axis(role)
-    return 1 if axis is None or part.chunks is None else part.chunks[axis]
+    return max((part.chunk("time") for part in catalogue.parts), default=1)

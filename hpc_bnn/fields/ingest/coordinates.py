@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import names
-from hpc_bnn.fields.header import Header, VariableHeader
+from hpc_bnn.fields.ingest.header import Header, VariableHeader
 from hpc_bnn.fields.units import conversion
 
 LARGEST_LEVEL_HPA = 1100.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hpc_bnn.fields import names
-from hpc_bnn.fields.header import VariableHeader
+from hpc_bnn.fields.ingest.header import VariableHeader
 
 STEP_TYPES = ("accum", "max", "min", "avg", "diff")
 # CF: "time: mean", "area: time: maximum within days"; not "time: point", nor "area: mean".

@@ -18,7 +18,6 @@ class VariableHeader:
     dtype: of numpy with byte order, such as ">i2"; "str" for text.
     chunks: None where the variable is contiguous.
     compression: filters in words, empty where there are none.
-    offset, strides: netCDF-3 only: byte of the first value, and bytes between neighbours.
     """
 
     name: str
@@ -28,8 +27,6 @@ class VariableHeader:
     attributes: dict[str, Any]
     chunks: tuple[int, ...] | None = None
     compression: str = ""
-    offset: int = -1
-    strides: tuple[int, ...] = ()
 
     def text(self, attribute: str) -> str:
         """Return an attribute as text, empty where there is none."""
@@ -41,18 +38,21 @@ class VariableHeader:
 class Header:
     """Describe one file.
 
-    format: "netCDF-3" or "netCDF-4".
+    format: key in ``files.FORMATS``; flavour: of it, in words for people, such as "netCDF-3".
     coordinates: values of every small variable with at most one dimension, and of small times with
         more; text as numpy strings; fill values are not masked.
+    records: netCDF-3 only: the byte where records begin, and the bytes of each.
     """
 
     path: str
     format: str
+    flavour: str
     size: int
     dimensions: dict[str, int]
     variables: dict[str, VariableHeader]
     attributes: dict[str, Any]
     coordinates: dict[str, NDArray[Any]]
+    records: tuple[int, int] = (0, 0)
 
 
 def is_coordinate(variable: VariableHeader) -> bool:

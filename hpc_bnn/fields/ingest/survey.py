@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.fields import names, times
-from hpc_bnn.fields.coordinates import scalar_level
+from hpc_bnn.fields import names
+from hpc_bnn.fields.catalogue import File, Part
 from hpc_bnn.fields.grid import Grid, canonical
-from hpc_bnn.fields.handles import Handles, library_lock
-from hpc_bnn.fields.header import Header, VariableHeader
-from hpc_bnn.fields.intervals import not_a_state
+from hpc_bnn.fields.ingest.coordinates import scalar_level
+from hpc_bnn.fields.ingest.header import Header, VariableHeader
+from hpc_bnn.fields.ingest.meaning import not_a_state
+from hpc_bnn.fields.ingest.roles import Roles, find_roles
 from hpc_bnn.fields.packing import missing_values, packing
-from hpc_bnn.fields.part import File, Part, read_raw
-from hpc_bnn.fields.roles import Roles, find_roles
 from hpc_bnn.fields.units import conversion
+from hpc_bnn.fields.values import read_block
 
 HEIGHTS = ("gh", "zg", "hgt")  # names of geopotential that models give to its height
 PRELIMINARY = "0005"  # experiment version of ERA5T, the first release, later replaced by 0001
@@ -55,7 +54,6 @@ class Survey:
 
 def survey(
     header: Header,
-    handles: Handles,
     *,
     member: int | None = None,
     only: Collection[str] = (),
@@ -79,7 +77,7 @@ def survey(
         raise ValueError(f"{header.path}: {error}") from error
     if roles.times is not None and not len(roles.times):
         raise ValueError(f"{header.path}: holds no time: remove it, or copy or download it again")
-    file = File(header.path, header.format, header.size, orientation)
+    file = File(header.path, header.format, header.size, orientation, header.flavour)
     found: list[Found] = []
     skipped: dict[str, str] = {}
     notices: list[str] = []
@@ -101,7 +99,7 @@ def survey(
                 continue
             raise ValueError(f"{header.path}: '{variable.name}': {error}") from error
         if one.part.version_of is not None:
-            one = _choose_versions(one, roles, handles)
+            one = _choose_versions(one, roles)
         found.append(one)
         notices += [f"'{variable.name}': {notice}" for notice in odd]
     _require_distinct(header, found)
@@ -214,8 +212,6 @@ def _found(
         version_of=np.zeros(0 if stored is None else len(stored), np.int8)
         if "version" in axes
         else None,
-        offset=variable.offset,
-        strides=variable.strides,
     )
     count = 1 if stored is None else len(stored)
     preliminary = np.zeros(count, bool)
@@ -244,7 +240,7 @@ def _require_versions(roles: Roles, length: int) -> None:
         )
 
 
-def _choose_versions(one: Found, roles: Roles, handles: Handles) -> Found:
+def _choose_versions(one: Found, roles: Roles) -> Found:
     """Choose the version of each step of a legacy file: the final one where it has any value.
 
     Every field is read once: the other version of a step is missing as a whole.
@@ -254,7 +250,7 @@ def _choose_versions(one: Found, roles: Roles, handles: Handles) -> Found:
     chosen = np.full(len(one.times), -1, np.int8)
     for step in range(len(one.times)):
         for version in rank:
-            if _has_values(one.part, handles, step, version):
+            if _has_values(one.part, step, version):
                 chosen[step] = version
                 break
     kept = np.flatnonzero(chosen >= 0)
@@ -267,14 +263,11 @@ def _choose_versions(one: Found, roles: Roles, handles: Handles) -> Found:
     )
 
 
-def _has_values(part: Part, handles: Handles, step: int, version: int) -> bool:
-    with library_lock():
-        raw: NDArray[Any] = read_raw(part, handles, step, slice(0, 1), version)
-        missing = missing_values(raw, part.packing)
-        there = ~np.isnan(raw) if raw.dtype.kind == "f" else np.ones(raw.shape, bool)
-    if missing is not None:
-        there &= ~missing
-    return bool(there.any())
+def _has_values(part: Part, step: int, version: int) -> bool:
+    raw = read_block(part, slice(step, step + 1), slice(0, 1))[0, version, 0]
+    present = ~np.isnan(raw) if raw.dtype.kind == "f" else np.ones(raw.shape, bool)
+    missing = missing_values(raw, part.packing)
+    return bool((present if missing is None else present & ~missing).any())
 
 
 def _require_distinct(header: Header, found: list[Found]) -> None:
@@ -288,10 +281,3 @@ def _require_distinct(header: Header, found: list[Found]) -> None:
                 f"'{one.variable.short}' ({one.variable.long_name}): expected one; remove the other"
             )
         seen[key] = one.part.variable
-
-
-def span(values: NDArray[np.int64] | None) -> str:
-    """Write the first and last time of a file."""
-    if values is None or not len(values):
-        return "no time"
-    return f"{times.text(int(values.min()))} to {times.text(int(values.max()))}"
