@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from cache_files import everything, same
 from era5_files import HOUR, START, field, hours, write_legacy, write_new
+from hpc_bnn.fields.cache.repack import repack
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.report import defects
 from hpc_bnn.fields.windows import window_steps

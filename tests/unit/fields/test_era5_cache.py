@@ -11,15 +11,15 @@ import pytest
 import torch
 from cache_files import MAKES, everything, holes, new, same, write_static
 from era5_files import START, hours, write_new
+from hpc_bnn.fields.cache.repack import repack
+from hpc_bnn.fields.cache.scaling import encode, scaling_of
+from hpc_bnn.fields.reader import Reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.cache.scaling import encode, scaling_of
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.gaps import Gaps
-from hpc_bnn.fields.reader import Reader
 from hpc_bnn.fields.report import defects, describe
 
 

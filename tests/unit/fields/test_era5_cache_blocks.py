@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from cache_files import MAKES, absent, everything, new, same, write_static
 from era5_files import START, hours, write_new
-from numpy.typing import NDArray
-
-from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.cache.blocks import Block, blocks_of, pieces, positions, shares
 from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.cache.verify import verify
+from numpy.typing import NDArray
+
+from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 
 

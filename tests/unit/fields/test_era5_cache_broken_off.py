@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from broken_off import content, killed_at, small_disk
 from era5_files import START, hours, write_legacy
+from hpc_bnn.cli.repack_command import repack_command, verify_command
+from hpc_bnn.fields.cache.records import Records
+from hpc_bnn.fields.cache.repack import repack
+from hpc_bnn.fields.cache.verify import verify
 from thread_channel import on_world, outcomes
 
 from hpc_bnn.cli.arguments import parse
 from hpc_bnn.cli.program import main
-from hpc_bnn.cli.repack_command import repack_command, verify_command
 from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.records import Records
-from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.cache.verify import verify
 from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.ranks import ChannelRanks
 

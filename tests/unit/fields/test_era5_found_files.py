@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from era5_files import START, hours, write_new
+from hpc_bnn.fields.cache.repack import repack
+from hpc_bnn.fields.cache.state import is_repacked
 
 from hpc_bnn.data.source import FieldChannel
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.cache.state import is_repacked
 from hpc_bnn.fields.files import find_files
 from hpc_bnn.fields.forecast_file import ForecastFile, create_forecast, finish
 from hpc_bnn.fields.statistics import statistics

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from era5_files import HOUR, START, hours, write_new
+from hpc_bnn.fields.cache.repack import repack
+from hpc_bnn.fields.reader import Reader
 from numpy.typing import NDArray
 
 from hpc_bnn.data import Source
 from hpc_bnn.data.read_count import bytes_read
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.gaps import Gaps
-from hpc_bnn.fields.reader import Reader
 
 RANGES: dict[str, Any] = {
     "train": ("2017-01-02", "2017-01-04"),

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from cache_files import MAKES, everything, new, same, versions, write_static
 from era5_files import hours, write_legacy, write_new
-
-from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.cache.blocks import chunk_lengths, positions
 from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.cache.targets import targets_of
 from hpc_bnn.fields.cache.verify import verify
-from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.reader import Reader
+
+from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.catalogue import Catalogue
 
 SMALL = 2000  # several files a variable
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from broken_off import content, killed_at, small_disk
 from era5_files import hours, write_legacy, write_new
+from hpc_bnn.fields.cache.repack import repack
+from hpc_bnn.fields.cache.verify import verify
 from thread_channel import on_world
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.cache.verify import verify
 from hpc_bnn.parallel.ranks import ChannelRanks
 
 FILE = 3000  # eight or so files

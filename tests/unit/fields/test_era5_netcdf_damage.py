@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from cache_files import new, write_static
-
-from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.cache.blocks import BLOCK_BYTES
 from hpc_bnn.fields.cache.netcdf_output import NetcdfOutput
 from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.cache.verify import verify
 from hpc_bnn.fields.reader import Reader
+
+from hpc_bnn.fields.assemble import catalogue
 
 FIELDS, STATIC, OTHER = (
     "t2m_20170101T0000_20170104T1800.nc",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from era5_files import hours, write_legacy
+from hpc_bnn.fields.reader import read
 from numpy.typing import NDArray
 from thread_channel import on_world, outcomes
 
@@ -21,7 +22,6 @@ from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.era5 import era5
-from hpc_bnn.fields.reader import read
 from hpc_bnn.fields.statistics import BLOCK, Statistics, statistics
 from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.ranks import ChannelRanks

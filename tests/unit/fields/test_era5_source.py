@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from era5_files import HOUR, LATITUDE, LONGITUDE, START, field, hours, write_new
+from hpc_bnn.fields.cache.repack import repack
 from numpy.typing import NDArray
 
 from hpc_bnn.config import check_options
 from hpc_bnn.data import Source, data_set
 from hpc_bnn.data.source import DirectExamples
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.calendar_fields import calendar
 from hpc_bnn.fields.era5 import era5, source_of
 from hpc_bnn.fields.statistics import statistics

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from cache_files import everything, same
 from era5_files import START, hours, write_new
+from hpc_bnn.fields.cache.repack import repack
 
 from hpc_bnn.cli.arguments import parse
 from hpc_bnn.config import check_options
 from hpc_bnn.data import data_set
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.report import defects
 
