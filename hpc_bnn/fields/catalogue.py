@@ -1,14 +1,13 @@
 """The catalogue of a set of files: for each channel and time, where the numbers lie.
 
-Plain records and arrays, without open files: one rank makes it (`assemble.catalogue`) and sends it
-to the others.
+Plain records and arrays, without open files: one rank makes it (``assemble.catalogue``) and sends
+it to the others.
 
 Shape letters: T times, H latitude, W longitude.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
 from hpc_bnn.fields.grid import Grid, Orientation
+from hpc_bnn.fields.ingest.packing import Packing
 from hpc_bnn.fields.names import split_channel
-from hpc_bnn.fields.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class File:
     format: str
     size: int
     orientation: Orientation
-    flavour: str = ""
+    flavour: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +57,6 @@ class Part:
     chunks: tuple[int, ...] | None
     compression: str
     version_of: NDArray[np.int8] | None
-    offset: int = -1
-    strides: tuple[int, ...] = ()
-    scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def axis(self, role: str) -> int | None:
         """Return the position of an axis, None where the variable has none."""
@@ -108,8 +104,6 @@ class Catalogue:
     problems: what makes files unusable; empty in a catalogue made with strict = True.
     notices: what was noticed and dealt with.
     skipped: variables that cannot be used, with the reason.
-    origin: names and sizes of the files that the files of a repacked folder were made of; empty
-        for others.
     """
 
     source: str
@@ -122,7 +116,6 @@ class Catalogue:
     problems: tuple[str, ...]
     notices: tuple[str, ...]
     skipped: dict[str, str]
-    origin: tuple[tuple[str, int], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,31 +129,17 @@ class Catalogue:
 
     def present(self) -> NDArray[np.bool_]:
         """Tell for each time (T,) whether every channel has it."""
-        there = np.ones(len(self.times), bool)
+        present = np.ones(len(self.times), bool)
         for part in {id(c.part): c.part for c in self.channels}.values():
-            there &= part >= 0
-        return there
+            present &= part >= 0
+        return present
 
     def place(self, channel: int, time: int) -> str:
         """Name file, variable and time of one field: a channel at a position in `times`."""
-        chosen = self.channels[channel]
-        part = self.parts[int(chosen.part[time])]
+        one = self.channels[channel]
+        part = self.parts[int(one.part[time])]
         when = times.text(int(self.times[time]))
-        return f"{part.file.path}: '{part.variable}' ({chosen.name}) at {when}"
-
-    def select(self, wanted: Sequence[str]) -> Catalogue:
-        """Return the catalogue of some channels, in the order of `wanted`.
-
-        Raises
-        ------
-        ValueError
-            If there is no such channel; lists those there are.
-        """
-        there = {c.name: c for c in self.channels}
-        for name in wanted:
-            if name not in there:
-                raise ValueError(missing_channel(self.source, name, there, self.skipped))
-        return replace(self, channels=tuple(there[name] for name in wanted))
+        return f"{part.file.path}: '{part.variable}' ({one.name}) at {when}"
 
     def between(self, start: int, end: int) -> Catalogue:
         """Return the catalogue of the times in a range of seconds, both ends included."""
@@ -176,19 +155,9 @@ class Catalogue:
         )
 
     def files(self) -> tuple[tuple[str, int], ...]:
-        """List names and sizes of the files that the values come from in the first place."""
-        own = sorted({(Path(part.file.path).name, part.file.size) for part in self.parts})
-        return self.origin or tuple(own)
-
-    def fingerprint(self) -> str:
-        """Hash names and sizes of the files, and the times: what statistics were made of.
-
-        It is the same for files and for what they were repacked into, and for some of the channels.
-        """
-        digest = hashlib.sha256()
-        digest.update(repr(self.files()).encode())
-        digest.update(self.times.tobytes())
-        return digest.hexdigest()[:16]
+        """List names and sizes of the files."""
+        files = {(Path(part.file.path).name, part.file.size) for part in self.parts}
+        return tuple(sorted(files))
 
 
 def amplification(part: Part, levels: int) -> float:

@@ -17,7 +17,7 @@ def describe(catalogue: Catalogue) -> str:
     """Describe files, grid, channels and times."""
     parts = used_parts(catalogue)
     files = {part.file.path: part.file for part in parts}
-    formats = sorted({file.flavour or file.format for file in files.values()})
+    formats = sorted({file.flavour for file in files.values()})
     size = sum(file.size for file in files.values())
     lines = [
         f"source    {catalogue.source}",

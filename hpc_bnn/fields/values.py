@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.catalogue import Catalogue, Channel, Part
+from hpc_bnn.fields.catalogue import Catalogue, Channel, Part, some
 from hpc_bnn.fields.files import FORMATS
-from hpc_bnn.fields.packing import decode
+from hpc_bnn.fields.ingest.packing import decode
 
 BLOCK_BYTES = 1 << 26  # one call reads at most so much, or the chunks of one chunk row
 ROLES = ("time", "version", "level", "latitude", "longitude")
@@ -65,7 +65,7 @@ class Values:
                 try:
                     fill(out, catalogue.parts[index], placed, levels)
                 except (OSError, ValueError) as error:
-                    names = ", ".join(channel.name for _, channel in group)
+                    names = some([channel.name for _, channel in group])
                     first, last = (
                         times.text(int(t)) for t in catalogue.times[start + rows[[0, -1]]]
                     )

@@ -14,8 +14,8 @@ from hpc_bnn.fields.grid import Grid, canonical
 from hpc_bnn.fields.ingest.coordinates import scalar_level
 from hpc_bnn.fields.ingest.header import Header, VariableHeader
 from hpc_bnn.fields.ingest.meaning import not_a_state
+from hpc_bnn.fields.ingest.packing import missing_values, packing
 from hpc_bnn.fields.ingest.roles import Roles, find_roles
-from hpc_bnn.fields.packing import missing_values, packing
 from hpc_bnn.fields.units import conversion
 from hpc_bnn.fields.values import read_block
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.ingest.header import VariableHeader
-from hpc_bnn.fields.packing import decode, packing
+from hpc_bnn.fields.ingest.packing import decode, packing
 
 
 def decoded(
