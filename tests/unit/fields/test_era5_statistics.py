@@ -8,7 +8,6 @@ import netCDF4
 import numpy as np
 import pytest
 from era5_files import hours, write_new
-from hpc_bnn.fields.reader import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
