@@ -12,6 +12,7 @@ from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.check import sample_problems
 from hpc_bnn.fields.files import find_files
+from hpc_bnn.fields.own_files import data_files
 from hpc_bnn.fields.pack import verify
 from hpc_bnn.fields.pack.automatic import Request, pack_of
 from hpc_bnn.fields.pack.header import is_pack
@@ -59,7 +60,7 @@ def _statistics(options: argparse.Namespace, ranks: Ranks) -> Answer:
     )
 
     def check_output() -> None:
-        files = () if is_pack(options.path) else find_files(options.path)
+        files = () if is_pack(options.path) else data_files(find_files(options.path))
         require_writable(options.output, files)
 
     ranks.on_first(check_output, name="output")
