@@ -1,6 +1,6 @@
 """Describes the package hpc_bnn; CMakeLists.txt describes the machine it runs on.
 
-`pip install .` gives a working single-process `hpc-bnn`: it compiles the C kernel and needs
+`pip install .` gives a working single-process `hpc-bnn`: it compiles the C kernels and needs
 neither MPI nor Horovod. Exact versions, MPI and Horovod are the business of the CMake build.
 """
 
@@ -27,22 +27,28 @@ def read_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
-# The kernel must give the same numbers as torch does, so the compiler may not fuse multiply and add;
-# errno and floating point traps nobody reads, and they would prevent vectors.
-NOISE = Extension(
-    "hpc_bnn.bayes._noise",
-    sources=["hpc_bnn/bayes/_noise.c"],
-    depends=["setup.py"],
-    extra_compile_args=[
-        "-O3",
-        "-ffp-contract=off",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-        "-pthread",
-    ],
-    extra_link_args=["-pthread"],
-    optional=False,
-)
+# The kernels must give the same numbers as torch and numpy do, so the compiler may not fuse
+# multiply and add; errno and floating point traps nobody reads, and they would prevent vectors.
+KERNELS = [
+    Extension(
+        name,
+        sources=[source],
+        depends=["setup.py"],
+        extra_compile_args=[
+            "-O3",
+            "-ffp-contract=off",
+            "-fno-math-errno",
+            "-fno-trapping-math",
+            "-pthread",
+        ],
+        extra_link_args=["-pthread"],
+        optional=False,
+    )
+    for name, source in {
+        "hpc_bnn.bayes._noise": "hpc_bnn/bayes/_noise.c",
+        "hpc_bnn.data._decode": "hpc_bnn/data/_decode.c",
+    }.items()
+]
 
 setup(
     name="hpc_bnn",
@@ -56,7 +62,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["hpc_bnn", "hpc_bnn.*"]),
     package_data={"hpc_bnn": ["configs/*.yaml"]},
-    ext_modules=[NOISE],
+    ext_modules=KERNELS,
     zip_safe=False,
     entry_points={"console_scripts": ["hpc-bnn = hpc_bnn.cli.program:main"]},
     install_requires=[

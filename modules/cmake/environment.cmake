@@ -79,7 +79,7 @@ step(horovod AFTER requirements
       -D BUILD=${PROJECT_BINARY_DIR} -D PYTHON=${HPC_BNN_PYTHON} -P modules/cmake/horovod.cmake)
 
 # setup.py cannot say which versions, requirements.txt.in cannot say what is needed: pip check compares.
-step(package AFTER horovod DEPENDS setup.py hpc_bnn/__init__.py hpc_bnn/bayes/_noise.c
+step(package AFTER horovod DEPENDS setup.py hpc_bnn/__init__.py hpc_bnn/bayes/_noise.c hpc_bnn/data/_decode.c
   COMMENT "build/env: hpc_bnn, linked in place"
   COMMANDS
     COMMAND ${pip_install} --no-deps --no-build-isolation --use-pep517 --editable ${PROJECT_SOURCE_DIR}

@@ -20,11 +20,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_bnn.compiled import load
 from hpc_bnn.data.read_count import count_read
 from hpc_bnn.fields import times
 from hpc_bnn.fields.gaps import Gaps
 from hpc_bnn.fields.pack.header import STATIC
 from hpc_bnn.fields.pack.pack import Pack
+
+_decode = load("hpc_bnn.data._decode", needed=True)
 
 Missing = Literal["error", "keep", "declared"]
 
@@ -141,11 +144,7 @@ class PackReader:
             raw = scratch[: piece.size]
             if os.preadv(file, [raw], base + piece.offset) != piece.size:
                 self._read_rest(file, raw, base + piece.offset, time_index)
-            target = out[piece.target]
-            np.subtract(np.frombuffer(raw, "<f4").reshape(target.shape), piece.shift, out=target)
-            np.multiply(target, piece.factor, out=target)
-            # The sum of a field shows what is no number.
-            sane &= bool((np.abs(np.einsum("chw->c", target)) < SANE).all())
+            sane &= _decode.floats(raw, piece.shift, piece.factor, out[piece.target], SANE)
             count_read(piece.size)
         return sane
 
@@ -268,8 +267,8 @@ def _pieces(
                     several[0][1] * size,
                     len(several) * size,
                     target,
-                    shift[target, None, None],
-                    factor[target, None, None],
+                    shift[target],
+                    factor[target],
                 )
             )
     return tuple(found)
