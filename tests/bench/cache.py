@@ -26,13 +26,13 @@ from pathlib import Path
 
 import netCDF4
 import numpy as np
+from hpc_bnn.fields.cache.repack import repack
 from interleave import interleave, spread, timed
 from numpy.typing import NDArray
 from reader import GRIDS, chosen, scales, several, write
 from report import Row, Target, publish
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.reader import Reader
 

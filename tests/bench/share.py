@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hpc_bnn.fields.cache.repack import repack
 from interleave import Timing, interleave, spread
 from mpi4py import MPI
 from reader import GRIDS, LEVELS, SURFACE, UPPER, chosen, scales, write
@@ -35,7 +36,6 @@ import hpc_bnn as hb
 from hpc_bnn.config import CONFIGS, load_settings
 from hpc_bnn.data import Batches
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.reader import Reader
 from hpc_bnn.fields.windows import Atmosphere, ForecastWindows

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.cache.verify import verify
+
+from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.reader import Reader
 from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.parallel.channel import Channel

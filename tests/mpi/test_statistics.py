@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hpc_bnn.fields.cache.repack import repack
 from numpy.typing import NDArray
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.reader import Reader
 from hpc_bnn.fields.statistics import Statistics, statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy

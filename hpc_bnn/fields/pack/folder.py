@@ -90,9 +90,9 @@ def begin(catalogue: Catalogue, folder: Path, member: int | None, held: ExitStac
         header = replace(header, static_crc32=before.static_crc32)
     write_whole(partial, to_json(header))
     for year, steps in years.items():
+        _extend(folder / f"{year}.f32", len(steps.times) * header.stride)
         if steps != known.get(year):
             write_whole(folder / f"{year}.json", to_json(steps))
-            _extend(folder / f"{year}.f32", len(steps.times) * header.stride)
     sync_folder(folder)
     done = read_done(folder)
     done = {places[at]: done[places[at]] for at in lacking if places[at] in done}
@@ -135,10 +135,12 @@ def _locked(folder: Path) -> IO[bytes]:
 
 
 def _extend(path: Path, size: int) -> None:
+    """Make a file at least so large."""
     try:
         with path.open("ab") as file:
-            file.truncate(max(size, path.stat().st_size))
-            os.fsync(file.fileno())
+            if path.stat().st_size < size:
+                file.truncate(size)
+                os.fsync(file.fileno())
     except OSError as error:
         raise unwritable(error, path) from error
 

@@ -3,47 +3,62 @@
     out = (value - mean) * (1 / std)    in float32
 
 The shift is rounded to a float32: that moves all values by the same, by at most half the distance
-of neighbouring numbers at the mean, and drops out of differences of two steps.
+of neighbouring numbers at the mean, and drops out of differences of two steps. Where it was
+compiled, one pass of C goes from the mapped file to `out`, as fast as a copy; numpy takes three,
+2.5 to 5 times as long, to the same bits.
 
 Shape letters: C channels, F static fields, H latitude, W longitude.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
-import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.compiled import load
 from hpc_bnn.data.read_count import count_read
 from hpc_bnn.fields import times
 from hpc_bnn.fields.gaps import Gaps
 from hpc_bnn.fields.pack.header import STATIC
 from hpc_bnn.fields.pack.pack import Pack
 
-_decode = load("hpc_bnn.data._decode", needed=True)
+try:
+    from hpc_bnn.data._decode import floats  # type: ignore  # where it was compiled
+except ModuleNotFoundError:
+    floats = None
 
 Missing = Literal["error", "keep", "declared"]
 
 SANE = 1e28  # no normalised value is larger
-PIECE_BYTES = 1 << 18  # read at once, so that the numbers are decoded while a core has them at hand
+LOOK_EVERY_S = 1.0  # asking for the state of a file may take a message to a server
 
 
 @dataclass(frozen=True, eq=False)
-class _Piece:
-    """Neighbouring fields that are read by one call: their place in a step, and in `out`."""
+class _Run:
+    """Channels that are neighbours in a step: where they begin there, and where they go."""
 
     offset: int
     size: int
     target: slice
     shift: NDArray[np.float32]
     factor: NDArray[np.float32]
+
+
+@dataclass
+class _Mapped:
+    """The file of a year in memory, the file it was (device and number), and when to look again."""
+
+    memory: memoryview
+    identity: tuple[int, int]
+    due: float
 
 
 class PackReader:
@@ -74,20 +89,11 @@ class PackReader:
         count = len(pack.channels)
         shift = np.zeros(count, np.float32) if mean is None else mean.astype(np.float32)
         factor = np.ones(count, np.float32) if std is None else (1 / std).astype(np.float32)
-        self._pieces = _pieces(pack, shift, factor)
-        self._open_files()
-
-    def _open_files(self) -> None:
-        self._files: dict[int, int] = {}
-        self._opening, self._local = threading.Lock(), threading.local()
+        self._runs = _runs(pack, shift, factor)
+        self._files: dict[int, _Mapped] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_files", "_opening", "_local")
-        return {name: value for name, value in self.__dict__.items() if name not in own}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open_files()
+        return {**self.__dict__, "_files": {}}
 
     def read(self, time_index: int, out: NDArray[np.float32]) -> None:
         """Fill `out` (C, H, W) float32 with the step at a position in `pack.times`.
@@ -130,62 +136,52 @@ class PackReader:
         return out
 
     def close(self) -> None:
-        """Close the files of this process."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        """Let go of the files of this process."""
+        self._files.clear()
 
     def _fill(self, time_index: int, out: NDArray[np.float32]) -> bool:
         """Read and normalise a step; tell whether all of it are numbers of a sane size."""
-        file = self._file(time_index)
+        memory = self._memory(time_index)
         base = int(self.pack.slot[time_index]) * self.pack.header.stride
-        scratch = self._scratch()
         sane = True
-        for piece in self._pieces:
-            raw = scratch[: piece.size]
-            if os.preadv(file, [raw], base + piece.offset) != piece.size:
-                self._read_rest(file, raw, base + piece.offset, time_index)
-            sane &= _decode.floats(raw, piece.shift, piece.factor, out[piece.target], SANE)
-            count_read(piece.size)
+        for run in self._runs:
+            raw = memory[base + run.offset : base + run.offset + run.size]
+            sane &= (floats or _floats)(raw, run.shift, run.factor, out[run.target], SANE)
+            count_read(run.size)
         return sane
 
-    def _read_rest(self, file: int, raw: memoryview, offset: int, time_index: int) -> None:
-        """Read what one call may leave out; refuse a file that ends before."""
-        done = 0
-        while done < len(raw):
-            count = os.preadv(file, [raw[done:]], offset + done)
-            if count == 0:
+    def _memory(self, time_index: int) -> memoryview:
+        """Return the file that a step lies in; refuse it where it vanished, shrank or was replaced:
+        a map of it would end the process.
+        """
+        year, now = int(self.pack.year[time_index]), time.monotonic()
+        known = self._files.get(year)
+        if known is not None and now < known.due:
+            return known.memory
+        path = self.pack.path(time_index)
+        least = self.pack.header.years[path.stem] * self.pack.header.stride
+        try:
+            state = path.stat()
+            identity = (state.st_dev, state.st_ino)
+            if state.st_size < least or (known is not None and known.identity != identity):
                 raise ValueError(
-                    f"{self.pack.path(time_index)}: ends within the step of "
-                    f"{times.text(int(self.pack.times[time_index]))}: was cut off; copy it again, "
-                    "or remove the folder and ingest again"
+                    f"{path}: was changed while it is read: it has {state.st_size} bytes, expected "
+                    f"{least}, or was replaced (reading {self._when(time_index)}); restore it and "
+                    "start again"
                 )
-            done += count
+            if known is None:
+                known = _Mapped(_map(path, least), identity, 0.0)
+        except OSError as error:
+            raise type(error)(
+                f"{path}: cannot be read any more: {error.strerror} (reading "
+                f"{self._when(time_index)}); restore it and start again"
+            ) from error
+        known.due = now + LOOK_EVERY_S
+        self._files[year] = known
+        return known.memory
 
-    def _file(self, time_index: int) -> int:
-        year = int(self.pack.year[time_index])
-        file = self._files.get(year)
-        if file is None:
-            with self._opening:
-                file = self._files.get(year)
-                if file is None:
-                    path = self.pack.path(time_index)
-                    try:
-                        file = self._files[year] = os.open(path, os.O_RDONLY)
-                    except OSError as error:
-                        when = times.text(int(self.pack.times[time_index]))
-                        raise type(error)(
-                            f"{path}: cannot be opened: {error.strerror} (reading {when}); restore "
-                            "it and start again"
-                        ) from error
-        return file
-
-    def _scratch(self) -> memoryview:
-        """Return memory of this thread for the largest piece."""
-        found: memoryview | None = getattr(self._local, "scratch", None)
-        if found is None:
-            size = max((piece.size for piece in self._pieces), default=0)
-            found = self._local.scratch = memoryview(np.empty(size // 4, np.float32).data).cast("B")
-        return found
+    def _when(self, time_index: int) -> str:
+        return times.text(int(self.pack.times[time_index]))
 
     def _settle(self, time_index: int, out: NDArray[np.float32]) -> None:
         """Do with missing values of a step just read what was asked for."""
@@ -250,25 +246,36 @@ def read(pack: Pack, time_index: int, out: NDArray[np.float32]) -> None:
         reader.close()
 
 
-def _pieces(
-    pack: Pack, shift: NDArray[np.float32], factor: NDArray[np.float32]
-) -> tuple[_Piece, ...]:
-    """Cut the channels of a pack into pieces of neighbours, in the order of `out`."""
-    size = pack.header.field_bytes
-    most = max(1, PIECE_BYTES // size)
-    found = []
-    for _, run in groupby(enumerate(pack.positions), lambda pair: pair[1] - pair[0]):
-        pairs = list(run)
-        for first in range(0, len(pairs), most):
-            several = pairs[first : first + most]
-            target = slice(several[0][0], several[-1][0] + 1)
-            found.append(
-                _Piece(
-                    several[0][1] * size,
-                    len(several) * size,
-                    target,
-                    shift[target],
-                    factor[target],
-                )
-            )
+def _floats(
+    raw: memoryview,
+    shift: NDArray[np.float32],
+    factor: NDArray[np.float32],
+    out: NDArray[np.float32],
+    bound: float,
+) -> bool:
+    """Do what the function `floats` of C does: fill `out` (C, H, W) with (raw - shift) * factor and
+    tell whether all of it is smaller than a bound in magnitude.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.subtract(np.frombuffer(raw, "<f4").reshape(out.shape), shift[:, None, None], out=out)
+        np.multiply(out, factor[:, None, None], out=out)
+        return bool(np.abs(out).max() < bound)
+
+
+def _map(path: Path, size: int) -> memoryview:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return memoryview(mmap.mmap(file, size, access=mmap.ACCESS_READ))
+    finally:
+        os.close(file)
+
+
+def _runs(pack: Pack, shift: NDArray[np.float32], factor: NDArray[np.float32]) -> tuple[_Run, ...]:
+    """Cut the channels of a pack into runs of neighbours in both a step and `out`."""
+    size, found = pack.header.field_bytes, []
+    for _, pairs in groupby(enumerate(pack.positions), lambda pair: pair[1] - pair[0]):
+        several = list(pairs)
+        target = slice(several[0][0], several[-1][0] + 1)
+        begin, length = several[0][1] * size, len(several) * size
+        found.append(_Run(begin, length, target, shift[target], factor[target]))
     return tuple(found)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from era5_files import hours, write_legacy, write_new
 from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.reader import Reader
 
 from hpc_bnn.data.read_count import bytes_read
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.reader import Reader
 
 ROWS, COLUMNS = 7, 12
 FIELD = ROWS * COLUMNS
