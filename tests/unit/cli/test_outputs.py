@@ -44,7 +44,7 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
     "data request": lambda work, path: (
         "data", "request", work / "toy.yaml", "--degrees", 1.5, "-o", path
     ),
-    "data repack": lambda work, path: ("data", "repack", work / "toy", "-o", path),
+    "data ingest": lambda work, path: ("data", "ingest", work / "toy", "-o", path),
     "data toy": lambda work, path: ("data", "toy", path, "--years", 1),
     "train": lambda work, path: ("train", work / "toy.yaml", "--run", path),
 }  # fmt: skip

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from era5_files import HOUR, LATITUDE, LONGITUDE, START, field, hours, write_new
-from hpc_bnn.fields.cache.repack import repack
 from numpy.typing import NDArray
 from packs import packed
 
