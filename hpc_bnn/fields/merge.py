@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
 from hpc_bnn.fields.catalogue import Catalogue, Channel, Part
-from hpc_bnn.fields.ingest.survey import Found, Survey
+from hpc_bnn.fields.ingest.survey import FileVariable, Survey
 from hpc_bnn.fields.names import Variable, channel_name
 from hpc_bnn.fields.selection import Key, places
 from hpc_bnn.fields.values import read_field
@@ -47,8 +47,8 @@ class Merge:
     ) -> None:
         self._source, self._grid = source, surveys[0].grid
         self._problems, self._notices = problems, notices
-        self.found = [one for survey in surveys for one in survey.found]
-        self._parts = tuple(one.part for one in self.found)
+        self.variables = [one for survey in surveys for one in survey.variables]
+        self._parts = tuple(one.part for one in self.variables)
 
     def catalogue(
         self, chosen: Sequence[Key], fixed: Sequence[Key], skipped: dict[str, str]
@@ -85,32 +85,34 @@ class Merge:
 
     def _rows(self, key: Key) -> _Rows:
         name = channel_name(*key)
-        held = [(i, at) for i, at in places(self.found, key) if self.found[i].times is not None]
+        held = [
+            (i, at) for i, at in places(self.variables, key) if self.variables[i].times is not None
+        ]
         if not held:
             raise ValueError(
                 f"{self._source}: '{name}' has no time in any file: it can only be a static "
                 "field; add a time coordinate to use it as a state"
             )
-        founds = [self.found[i] for i, _ in held]
-        units = {one.variable.units for one in founds}
+        members = [self.variables[i] for i, _ in held]
+        units = {one.variable.units for one in members}
         if len(units) > 1:
             raise ValueError(f"{self._source}: '{name}' is in {' and in '.join(sorted(units))}")
-        stored = [_times(one) for one in founds]
-        for one, values in zip(founds, stored, strict=True):
+        stored = [_times(one) for one in members]
+        for one, values in zip(members, stored, strict=True):
             if len(values) > 1 and bool((np.diff(values) < 0).any()):
                 self._notices.append(
                     f"{one.part.file.path}: '{one.part.variable}': times are not sorted; they are "
                     "read in order of time"
                 )
         when = np.concatenate(stored)
-        part = np.concatenate([np.full(len(_times(self.found[i])), i) for i, _ in held])
-        step = np.concatenate([one.steps for one in founds])
-        early = np.concatenate([one.preliminary for one in founds])
+        part = np.concatenate([np.full(len(_times(self.variables[i])), i) for i, _ in held])
+        step = np.concatenate([one.steps for one in members])
+        early = np.concatenate([one.preliminary for one in members])
         order = np.lexsort((step, part, early, when))
         when, part, step, early = when[order], part[order], step[order], early[order]
         kept = self._without_duplicates(name, dict(held), when, part, step, early)
         return _Rows(
-            founds[0].variable,
+            members[0].variable,
             when[kept],
             part[kept].astype(np.int32),
             step[kept].astype(np.int32),
@@ -167,10 +169,10 @@ class Merge:
         return kept
 
     def _static(self, key: Key) -> Channel:
-        held = places(self.found, key)
-        timeless = [(i, at) for i, at in held if self.found[i].times is None]
+        held = places(self.variables, key)
+        timeless = [(i, at) for i, at in held if self.variables[i].times is None]
         at, index = (timeless or held)[0]
-        one = self.found[at]
+        one = self.variables[at]
         first = 0 if one.times is None else int(np.argmin(one.times))
         if not timeless:
             self._tell_of_change(key, held)
@@ -180,9 +182,9 @@ class Merge:
     def _tell_of_change(self, key: Key, held: Sequence[tuple[int, int]]) -> None:
         """Warn of a static field whose first and last step differ: the first stands for all."""
         steps = [
-            (int(when), (self.found[i].part, int(step), level))
+            (int(when), (self.variables[i].part, int(step), level))
             for i, level in held
-            for when, step in zip(_times(self.found[i]), self.found[i].steps, strict=True)
+            for when, step in zip(_times(self.variables[i]), self.variables[i].steps, strict=True)
         ]
         (first, a), (last, b) = (end(steps, key=lambda step: step[0]) for end in (min, max))
         worst = _difference(a, b, self._grid.shape) if last > first else None
@@ -220,9 +222,9 @@ def _difference(
     return None if worst <= tolerance else worst
 
 
-def _times(found: Found) -> NDArray[np.int64]:
-    assert found.times is not None
-    return found.times
+def _times(one: FileVariable) -> NDArray[np.int64]:
+    assert one.times is not None
+    return one.times
 
 
 def _channel(
