@@ -1,4 +1,4 @@
-"""Statistics of packs of files of both formats, on any number of ranks: those of numpy in float64."""
+"""Statistics of packs, of files of both formats, on any number of ranks: those of numpy."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.pack.ingest import ingest
+from hpc_bnn.fields.pack.pack import open_pack
 from hpc_bnn.fields.statistics import Statistics, statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.fields.values import Values

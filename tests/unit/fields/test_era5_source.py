@@ -10,7 +10,7 @@ import pytest
 import torch
 from era5_files import HOUR, LATITUDE, LONGITUDE, START, field, hours, write_new
 from numpy.typing import NDArray
-from packs import packed
+from packs import fingerprint_of, packed
 
 from hpc_bnn.config import check_options
 from hpc_bnn.data import Source, data_set
@@ -162,7 +162,7 @@ def test_statistics_of_the_same_files_are_known_as_such(
             source(path, statistics=given)
         source(folder, statistics=given, pack=tmp_path.with_name(f"{tmp_path.name}.other"))
     assert "made of other files" not in caplog.text
-    assert every.fingerprint() == catalogue(folder).fingerprint()
+    assert every.fingerprint() == fingerprint_of(catalogue(folder))
 
 
 def test_statistics_of_other_files_are_told(
