@@ -6,7 +6,7 @@ import torch
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
-from hpc_bnn.fields.wanted import source_without_files
+from hpc_bnn.fields.outline import source_without_files
 from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
 from hpc_bnn.parallel.ranks import ChannelRanks

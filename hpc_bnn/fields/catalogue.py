@@ -8,6 +8,7 @@ Shape letters: T times, H latitude, W longitude.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -158,6 +159,11 @@ class Catalogue:
         """List names and sizes of the files."""
         files = {(Path(part.file.path).name, part.file.size) for part in self.parts}
         return tuple(sorted(files))
+
+    def fingerprint(self) -> str:
+        """Hash names and sizes of the files, and the times; a pack of them has the same."""
+        content = repr(self.files()).encode() + self.times.tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
 
 
 def amplification(part: Part, levels: int) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
 from hpc_bnn.fields.catalogue import Catalogue, Channel, amplification, levels_in_words
-from hpc_bnn.fields.possible import bounds, describe_beyond, describe_undeclared, first_beyond
+from hpc_bnn.fields.possible import impossible
 from hpc_bnn.fields.values import Values
 
 SAMPLE_BYTES = 1 << 30  # inflated at most for a sample, but for one variable of one file
@@ -47,7 +47,7 @@ def range_problems(catalogue: Catalogue) -> list[str]:
             except (OSError, ValueError) as error:
                 problems.append(str(error))
                 continue
-            what = _beyond(catalogue, catalogue.channels[channel], field)
+            what = _impossible(catalogue, catalogue.channels[channel], field)
             problems += [f"{catalogue.place(channel, time)}: {what}"] if what else []
         return problems + _static_problems(values, catalogue)
     finally:
@@ -135,43 +135,33 @@ def _step_problem(
     except (OSError, ValueError) as error:
         return str(error)
     for channel, field in zip(channels, fields, strict=True):
-        problem = field_problem(catalogue, channel, time, field)
-        if problem:
-            return problem
+        where, one = catalogue.place(channel, time), catalogue.channels[channel]
+        what = _impossible(catalogue, one, field)
+        if what:
+            return f"{where}: {what}"
         missing = np.isnan(field)
+        if missing.any() and not catalogue.parts[int(one.part[time])].packing.declared:
+            return (
+                f"{where}: {int(missing.sum())} of {field.size} values of {one.name} are NaN or "
+                "were never written, and the file declares no missing values: repair it, leave "
+                "the variable out, or declare them (`ncatted -a "
+                f"_FillValue,{one.variable},o,f,NaN FILE`)"
+            )
         absent, first = gaps.setdefault(channel, (missing, time))
         if not np.array_equal(absent, missing):
             more, less = int((missing & ~absent).sum()), int((absent & ~missing).sum())
             return (
-                f"{catalogue.place(channel, time)}: {more} points have no value that have one, "
-                f"{less} have one that have none, at {times.text(int(catalogue.times[first]))}; "
-                "expected the same points at all times: repair the file, leave the variable out, "
-                "or choose other times"
+                f"{where}: {more} points have no value that have one, {less} have one that have "
+                f"none, at {times.text(int(catalogue.times[first]))}; expected the same points at "
+                "all times: repair the file, leave the variable out, or choose other times"
             )
     return ""
 
 
-def field_problem(catalogue: Catalogue, channel: int, time: int, field: NDArray[np.float32]) -> str:
-    """Say why a field (H, W) cannot be one of a channel at a position in the times: values are
-    infinite, beyond the range of the channel, or missing though the file declares none; else empty.
-    """
-    one, missing = catalogue.channels[channel], int(np.isnan(field).sum())
-    infinite = int(np.isinf(field).sum())
-    if infinite:
-        what = f"{infinite} of {field.size} values are infinite"
-    else:
-        what = _beyond(catalogue, one, field)
-    if not what and missing and not catalogue.parts[int(one.part[time])].packing.declared:
-        what = describe_undeclared(one, missing, field.size)
-    return f"{catalogue.place(channel, time)}: {what}" if what else ""
-
-
-def _beyond(catalogue: Catalogue, channel: Channel, field: NDArray[np.float32]) -> str:
-    """Describe the values of a field (H, W) beyond the range of its channel, if there are any."""
-    if first_beyond(field[None], *bounds([channel], np.zeros(1), np.ones(1))) is None:
-        return ""
-    grid = catalogue.grid
-    return describe_beyond(channel, field.astype(np.float64), grid.latitude, grid.longitude)
+def _impossible(catalogue: Catalogue, channel: Channel, field: NDArray[np.float32]) -> str:
+    """Say what is wrong with the values of a field (H, W), empty if they can be."""
+    problem = impossible([channel], field[None, None], catalogue.grid)
+    return "" if problem is None else problem[2]
 
 
 def _static_problems(values: Values, catalogue: Catalogue) -> list[str]:
@@ -182,7 +172,7 @@ def _static_problems(values: Values, catalogue: Catalogue) -> list[str]:
         return [str(error)]
     problems = []
     for channel, field in zip(catalogue.static, fields, strict=True):
-        part, what = catalogue.parts[int(channel.part[0])], _beyond(catalogue, channel, field)
+        part, what = catalogue.parts[int(channel.part[0])], _impossible(catalogue, channel, field)
         if what:
             problems.append(f"{part.file.path}: '{part.variable}', a static field: {what}")
     return problems

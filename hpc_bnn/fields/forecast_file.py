@@ -32,9 +32,9 @@ from numpy.typing import ArrayLike, NDArray
 from hpc_bnn.data.disk import refuse_foreign
 from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.data.source import FieldChannel
+from hpc_bnn.fields.files import is_forecast
 from hpc_bnn.fields.forecast_header import CELL, forecast_header
 from hpc_bnn.fields.ingest import netcdf
-from hpc_bnn.fields.own_files import is_forecast
 
 WRITTEN = b"\x01"
 

@@ -14,7 +14,7 @@ from typing import Any
 from hpc_bnn.data.disk import refuse_foreign, write_whole
 from hpc_bnn.fields import times
 from hpc_bnn.fields.names import Variable
-from hpc_bnn.fields.wanted import wanted_channels, wanted_static
+from hpc_bnn.fields.selection import known_channels, known_static
 
 USUAL_HOURS = 6
 
@@ -145,7 +145,7 @@ def request_script(
         For variables that are not known, or every_hours with which no state has a target.
     """
     every_hours = _hours_between(step_hours, every_hours)
-    channels = wanted_channels(variables, levels)
+    channels = known_channels(variables, levels)
     first = min(times.parse(str(span[0]), end=False) for span in spans)
     last = max(times.parse(str(span[1]), end=True) for span in spans)
     (first_year, first_month), (last_year, last_month) = _month(first), _month(last)
@@ -166,7 +166,7 @@ def request_script(
         last_month=last_month,
         hours=[f"{hour:02d}:00" for hour in range(0, 24, every_hours)],
         requests="\n".join(_requests(channels)),
-        static=[_download_name(variable) for variable in wanted_static(static)],
+        static=[_download_name(variable) for variable in known_static(static)],
     )
 
 

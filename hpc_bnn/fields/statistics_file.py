@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.data.disk import refuse_foreign
+from hpc_bnn.fields.files import MARKS, STATISTICS, is_statistics
 from hpc_bnn.fields.ingest.netcdf import library_lock
-from hpc_bnn.fields.own_files import MARKS, STATISTICS, is_statistics
 from hpc_bnn.fields.statistics import Statistics
 
 ARRAYS = {

@@ -1,8 +1,8 @@
 """From stored numbers to values: ``value = scale * raw + offset`` in float64, rounded to float32.
 
 Missing values are found among the raw numbers, never after scaling: ``_FillValue``,
-``missing_value``, what lies outside ``valid_range``, and the netCDF default fill, as nothing was written
-there.
+``missing_value``, what lies outside ``valid_range``, and the default fill of netCDF, which stands
+where nothing was written.
 """
 
 from __future__ import annotations

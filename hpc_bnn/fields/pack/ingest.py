@@ -30,7 +30,7 @@ from hpc_bnn.fields.pack.folder import Done, Place, Plan, begin, clear
 from hpc_bnn.fields.pack.header import HEADER, STATIC, Header, load_header, to_json
 from hpc_bnn.fields.pack.progress import Progress
 from hpc_bnn.fields.pack.sources import changes, listed, touched
-from hpc_bnn.fields.possible import bounds, describe_beyond
+from hpc_bnn.fields.possible import impossible
 from hpc_bnn.fields.values import Values, chunk_steps
 
 logger = logging.getLogger(__name__)
@@ -176,22 +176,10 @@ class _Job:
     ) -> None:
         """Refuse values (T, C, H, W) that are infinite or beyond the range of their channel."""
         some = [self._catalogue.channels[channel] for channel in channels]
-        low, high = bounds(some, np.zeros(len(some)), np.ones(len(some)))
-        flat = block.reshape(*block.shape[:2], -1)
-        with np.errstate(invalid="ignore"):
-            wrong = np.fmin.reduce(flat, axis=2) < low
-            wrong |= np.fmax.reduce(flat, axis=2) > high
-        if not wrong.any():
-            return
-        at, position = np.argwhere(wrong)[0].tolist()
-        field, grid = block[at, position].astype(np.float64), self._catalogue.grid
-        infinite = int(np.isinf(field).sum())
-        what = (
-            f"{infinite} values are infinite; repair the file or leave the variable out"
-            if infinite
-            else describe_beyond(some[position], field, grid.latitude, grid.longitude)
-        )
-        raise ValueError(f"{self._catalogue.place(channels[position], start + at)}: {what}")
+        problem = impossible(some, block, self._catalogue.grid)
+        if problem is not None:
+            time, position, what = problem
+            raise ValueError(f"{self._catalogue.place(channels[position], start + time)}: {what}")
 
     def _path(self, year: str) -> Path:
         return self._folder / f"{year}.f32"

@@ -29,7 +29,7 @@ from hpc_bnn.fields.pack.header import (
     read_year,
 )
 from hpc_bnn.fields.pack.sources import changes, listed
-from hpc_bnn.fields.selection import Key, static_key, wanted
+from hpc_bnn.fields.selection import Key, resolve_channels, resolve_static
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Pack:
             If there is no such channel; lists those there are.
         """
         known = {_key(c): at for at, c in enumerate(self.header.channels)}
-        keys = wanted(self.source, list(known), variables, levels, {})
+        keys = resolve_channels(self.source, list(known), variables, levels, {})
         positions = tuple(known[key] for key in keys)
         channels = tuple(self.header.channels[at] for at in positions)
         return replace(self, channels=channels, positions=positions)
@@ -126,7 +126,7 @@ class Pack:
         keys = (
             list(fixed)
             if names is None
-            else [static_key(self.source, list(every), name, {}) for name in names]
+            else [resolve_static(self.source, list(every), name, {}) for name in names]
         )
         at = tuple(every[key] for key in keys)
         channels = tuple(

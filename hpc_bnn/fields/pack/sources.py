@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hpc_bnn.fields.files import find_files
-from hpc_bnn.fields.own_files import data_files
+from hpc_bnn.fields.files import data_files, find_files
 
 END_BYTES = 1 << 16  # the first and last so many bytes of a file are hashed: its header and size
 MOST_NAMED = 5

@@ -569,12 +569,8 @@ def test_an_unknown_channel_lists_those_there_are(tmp_path: Path) -> None:
         catalogue(path, variables=["z500", "z"], levels=[500])
 
 
-# Chunks
-
-
-def test_read_amplification_comes_from_the_real_chunks(tmp_path: Path) -> None:
-    slow = catalogue(write_new(tmp_path / "a.nc", hours(40), chunks=40))
-    assert any("chunks of [40, 7, 12]" in d and "reads 40 times" in d for d in defects(slow))
-    fast = catalogue(write_new(tmp_path / "b.nc", hours(40)))
-    assert not any("chunks of" in d for d in defects(fast))
-    assert "chunks [1, 7, 12], zlib 1" in describe(fast)
+def test_the_layout_of_files_is_described(tmp_path: Path) -> None:
+    assert "chunks [40, 7, 12], zlib 1" in describe(
+        catalogue(write_new(tmp_path / "a.nc", hours(40), chunks=40))
+    )
+    assert "int16, contiguous" in describe(catalogue(write_legacy(tmp_path / "b.nc", hours(2))))

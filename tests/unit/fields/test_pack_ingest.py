@@ -153,7 +153,7 @@ def test_what_is_there_must_be_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (np.inf, "1 values are infinite; repair the file"),
+        (np.inf, "1 of 84 values are infinite; repair the file"),
         (9999.0, "1 of 84 values are none that t2m can have, the first, 9999, at latitude 60"),
     ],
 )
