@@ -11,8 +11,7 @@ from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.check import sample_problems
-from hpc_bnn.fields.files import find_files
-from hpc_bnn.fields.own_files import data_files
+from hpc_bnn.fields.files import data_files, find_files
 from hpc_bnn.fields.pack import verify
 from hpc_bnn.fields.pack.automatic import Request, pack_of
 from hpc_bnn.fields.pack.header import is_pack
