@@ -141,7 +141,9 @@ def test_what_is_there_must_be_the_same(tmp_path: Path) -> None:
         packed(tmp_path / "a.nc", tmp_path / "other")
     with (tmp_path / "pack" / ".lock").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match="another job is writing this pack; wait for it"):
+        with pytest.raises(
+            OSError, match="another job is working in this folder; wait for it or start again then"
+        ):
             packed(tmp_path / "a.nc", tmp_path / "pack")
     write_new(tmp_path / "a.nc", hours(5), ["t2m", "msl"])
     with pytest.raises(ValueError, match=r"changed since they were packed: .*a.nc has"):
@@ -192,4 +194,4 @@ def test_progress_is_told_with_what_is_left(
     write_new(tmp_path / "a.nc", hours(4))
     with caplog.at_level(logging.INFO):
         packed(tmp_path / "a.nc")
-    assert "a.pack: pack: 0.0 of 0.0 MB of this rank" in caplog.text and "left" in caplog.text
+    assert "a.pack: pack: 0.0 of 0.0 MB of this rank" in caplog.text and "ETA" in caplog.text
