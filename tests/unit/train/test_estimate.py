@@ -10,7 +10,7 @@ import torch
 
 from hpc_bnn.config import CONFIGS, Settings, load_settings
 from hpc_bnn.data.source import InMemory, Source
-from hpc_bnn.fields.wanted import source_without_files
+from hpc_bnn.fields.outline import source_without_files
 from hpc_bnn.group import ALONE
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
