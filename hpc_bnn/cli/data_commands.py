@@ -31,7 +31,8 @@ def _check(options: argparse.Namespace, ranks: Group) -> Answer:
     if ranks.on_first(lambda: is_pack(options.path), name="path"):
         pack = ranks.on_first(lambda: _open(options), name="pack")
         wrong = verify.defects(pack)
-        return [*verify.describe(pack), *_remarks(wrong, len(pack.problems))], bool(pack.problems)
+        status = 1 if pack.problems else 0
+        return [*verify.describe(pack), *_remarks(wrong, len(pack.problems))], status
     found = ranks.on_first(lambda: _catalogue(options), name="catalogue")
     bad, read = ranks.on_first(lambda: sample_problems(found), name="values")
     if not found.channels and not found.static:
