@@ -30,21 +30,21 @@ def _check(options: argparse.Namespace, ranks: Group) -> Answer:
     """
     if ranks.on_first(lambda: is_pack(options.path), name="path"):
         pack = ranks.on_first(lambda: _open(options), name="pack")
-        wrong = verify.defects(pack)
-        status = 1 if pack.problems else 0
-        return [*verify.describe(pack), *_remarks(wrong, len(pack.problems))], status
-    found = ranks.on_first(lambda: _catalogue(options), name="catalogue")
-    bad, read = ranks.on_first(lambda: sample_problems(found), name="values")
-    if not found.channels and not found.static:
-        bad.append(f"{found.source}: has no channel that can be used")
-    wrong = [*bad, *defects(found)]
-    unusable = len(found.problems) + len(bad)
-    return [describe(found), read, *_remarks(wrong, unusable)], 1 if unusable else 0
+        problems = verify.defects(pack)
+        lines = [*verify.describe(pack), *_remarks(problems, len(pack.problems))]
+        return lines, int(bool(pack.problems))
+    files = ranks.on_first(lambda: _catalogue(options), name="catalogue")
+    bad, read = ranks.on_first(lambda: sample_problems(files), name="values")
+    if not files.channels and not files.static:
+        bad.append(f"{files.source}: has no channel that can be used")
+    unusable = len(files.problems) + len(bad)
+    lines = [describe(files), read, *_remarks([*bad, *defects(files)], unusable)]
+    return lines, int(unusable > 0)
 
 
-def _remarks(wrong: Sequence[str], unusable: int) -> list[str]:
-    count = f"{len(wrong)} remarks, {unusable} of them make files unusable"
-    return [*(f"- {one}" for one in wrong), count]
+def _remarks(problems: Sequence[str], unusable: int) -> list[str]:
+    count = f"{len(problems)} remarks, {unusable} of them make files unusable"
+    return [*(f"- {text}" for text in problems), count]
 
 
 def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:
