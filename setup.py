@@ -73,6 +73,7 @@ setup(
         "PyYAML",
         "matplotlib",
         "tqdm",
+        "scipy",
     ],
     extras_require={
         # Without Horovod, on purpose: its last release does not compile unpatched.

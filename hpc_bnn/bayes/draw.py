@@ -10,7 +10,6 @@ array of the size of the weights for one noise pass less.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,72 +17,64 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hpc_bnn.bayes.flat import flatten, unflatten
-from hpc_bnn.bayes.noise import Purpose, Stream, backend
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Which weight samples to draw: global sample indices of one step.
-
-    With ``antithetic``, samples 2j and 2j + 1 are the mirrored pair mu +- sigma * eps_j.
-    """
-
-    seed: int
-    step: int
-    samples: tuple[int, ...]
-    purpose: Purpose = Purpose.WEIGHTS
-    antithetic: bool = False
-    keep: bool = False
-
-    def streams(self) -> list[tuple[Stream, float]]:
-        """Return the stream and the sign of each sample."""
-        if self.antithetic:
-            return [
-                (Stream(self.seed, self.purpose, self.step, s // 2), 1.0 - 2.0 * (s % 2))
-                for s in self.samples
-            ]
-        return [(Stream(self.seed, self.purpose, self.step, s), 1.0) for s in self.samples]
-
-
-def draw(mu: Tensor, log_sigma: Tensor, draws: Draws, offset: int) -> Tensor:
-    """Return the drawn weights (S, *mu.shape) of one tensor whose noise starts at ``offset`` of
-    each stream.
-
-    The noise belongs to the position of an element in C order, whatever the memory format of
-    ``mu``.
-    """
-    (weights,) = draw_together([mu], [log_sigma], draws, offset)
-    return weights
+from hpc_bnn.bayes.noise import DRAW, PULL, Key, Stream, fill, normals
 
 
 def draw_together(
-    mus: Sequence[Tensor], log_sigmas: Sequence[Tensor], draws: Draws, offset: int
+    mus: Sequence[Tensor],
+    log_sigmas: Sequence[Tensor],
+    key: Key,
+    offset: int = 0,
+    *,
+    antithetic: bool = False,
+    keep: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Return the drawn weights (S, *mu.shape) of tensors whose noise follows on each other."""
-    weights: tuple[Tensor, ...] = _Draw.apply(draws, offset, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
+    """Return the drawn weights (S, *mu.shape) of tensors whose noise follows on each other, from
+    ``offset`` of each stream on.
+
+    The noise belongs to the position of an element in C order, whatever the memory format of a
+    tensor. With ``antithetic``, samples 2j and 2j + 1 are the mirrored pair mu +- sigma * eps_j.
+    """
+    streams = _mirrored(key) if antithetic else [(_stream(key, s), 1.0) for s in key.samples]
+    weights: tuple[Tensor, ...] = _Draw.apply(streams, offset, keep, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
     return weights
+
+
+def _stream(key: Key, sample: int) -> Stream:
+    return Stream(key.seed, key.purpose, key.step, sample)
+
+
+def _mirrored(key: Key) -> list[tuple[Stream, float]]:
+    """Return the stream and the sign of each sample of mirrored pairs."""
+    return [(_stream(key, s // 2), 1.0 - 2.0 * (s % 2)) for s in key.samples]
 
 
 class _Draw(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, draws: Draws, offset: int, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any,
+        streams: list[tuple[Stream, float]],
+        offset: int,
+        keep: bool,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
         mus, log_sigmas = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
         dtype = mus[0].dtype
         # The wider of the two: a network in half precision is drawn in float32 and rounded.
         wide = torch.promote_types(dtype, log_sigmas[0].dtype)
         mu, log_sigma = flatten(mus).to(wide), flatten(log_sigmas).to(wide)
-        streams = draws.streams()
         out = mu.new_empty((len(streams), *mu.shape))
-        kept = torch.empty_like(out) if draws.keep else None
+        kept = torch.empty_like(out) if keep else None
         for i, (stream, sign) in enumerate(streams):
-            keep = None if kept is None else kept[i]
+            shift = None if kept is None else kept[i]
             if mu.dtype == torch.float32:
-                backend(mu.device).draw(out[i], mu, log_sigma, stream, offset, sign, keep)
+                one = out[i]
+                fill(DRAW, one, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, keep=shift)
             else:
-                shift = _eps_like(mu, stream, offset, sign).mul_(torch.exp(log_sigma))
-                torch.add(mu, shift, out=out[i])
-                if keep is not None:
-                    keep.copy_(shift)
+                noise = _eps_like(mu, stream, offset, sign).mul_(torch.exp(log_sigma))
+                torch.add(mu, noise, out=out[i])
+                if shift is not None:
+                    shift.copy_(noise)
         ctx.streams, ctx.offset, ctx.kept, ctx.dtype = streams, offset, kept, dtype
         ctx.save_for_backward(*log_sigmas)
         return tuple(unflatten(out.to(dtype), [mu.shape for mu in mus]))
@@ -102,7 +93,7 @@ class _Draw(torch.autograd.Function):
         shapes = [log_sigma.shape for log_sigma in log_sigmas]
         to_mus = unflatten(_over_samples(grad).to(ctx.dtype), shapes)
         to_log_sigmas = unflatten(pulled.to(narrow), shapes)
-        return None, None, *to_mus, *to_log_sigmas
+        return None, None, None, *to_mus, *to_log_sigmas
 
 
 def _pulled(
@@ -126,7 +117,7 @@ def _pull(
     out: Tensor, grad: Tensor, log_sigma: Tensor, stream: tuple[Stream, float], offset: int
 ) -> None:
     if out.dtype == torch.float32:
-        backend(out.device).pull(out, grad, log_sigma, stream[0], offset, stream[1])
+        fill(PULL, out, stream[0], offset, sign=stream[1], grad=grad, log_sigma=log_sigma)
     else:
         eps = _eps_like(out, stream[0], offset, stream[1])
         torch.mul(grad, torch.exp(log_sigma) * eps, out=out)
@@ -134,6 +125,4 @@ def _pull(
 
 def _eps_like(like: Tensor, stream: Stream, offset: int, sign: float) -> Tensor:
     """Return the float32 normals of the stream in the dtype of ``like``."""
-    eps = torch.empty(like.shape, dtype=torch.float32, device=like.device)
-    backend(like.device).normals(eps, stream, offset, sign)
-    return eps.to(like.dtype)
+    return normals(stream, like.shape, offset=offset, sign=sign, device=like.device).to(like.dtype)

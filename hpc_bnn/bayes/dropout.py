@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -102,8 +103,9 @@ class KeyedDropout(TorchFunctionMode):
     ) -> None:
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._end = _CALLS.initial_seed()
-        expected = torch.Generator().manual_seed(self._end).get_state()
-        used = not torch.equal(torch.get_rng_state(), expected)
+        with unset_fake_temporarily():  # a state has numbers, also where the network has none
+            expected = torch.Generator().manual_seed(self._end).get_state()
+            used = not torch.equal(torch.get_rng_state(), expected)
         assert self._outer is not None
         torch.set_rng_state(self._outer)
         if used and kind is None:

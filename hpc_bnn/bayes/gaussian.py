@@ -17,17 +17,20 @@ samples, KL); Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
 import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.draw import Draws, draw_together
+from hpc_bnn.bayes.draw import draw_together
 from hpc_bnn.bayes.flat import groups
 from hpc_bnn.bayes.kl import complexity
-from hpc_bnn.bayes.noise import Purpose
-from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.bayes.noise import Key
+from hpc_bnn.bayes.posterior import Posterior, Weights
 from hpc_bnn.bayes.selection import fan_in, random_names
+
+Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 
 
 class Gaussian(Posterior):
@@ -43,8 +46,8 @@ class Gaussian(Posterior):
     initial_sigma
         Standard deviation of q at the start.
     random
-        Shell patterns over parameter names; None: linear, convolution, recurrent and attention
-        layers (``selection``).
+        Shell patterns over parameter names; ``"layers"``: linear, convolution, recurrent and
+        attention layers (``selection``).
     antithetic
         Draw samples in mirrored pairs, mu +- sigma * eps.
     keep_noise
@@ -72,15 +75,16 @@ class Gaussian(Posterior):
         self,
         module: nn.Module,
         *,
-        prior_sigma: float | Literal["fan_in"] = 1.0,
-        initial_sigma: float = 0.02,
-        random: Sequence[str] | None = None,
+        prior_sigma: Positive | Literal["fan_in"] = 1.0,
+        initial_sigma: Positive = 0.02,
+        random: Sequence[str] | Literal["layers"] | None = "layers",
         antithetic: bool = False,
         keep_noise: bool = False,
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(module, random_names(module, random), seed=seed)
+        patterns = None if random == "layers" else random
+        super().__init__(module, random_names(module, patterns), seed=seed)
         scales = {"initial_sigma": initial_sigma, "temperature": temperature}
         if prior_sigma != "fan_in":
             scales["prior_sigma"] = prior_sigma
@@ -115,20 +119,28 @@ class Gaussian(Posterior):
         mus: list[Tensor] = [getattr(layer, name) for layer, name in self._owners]
         return mus, [getattr(self.log_sigma, _key(name)) for name in self.names]
 
-    def draws(self, step: int, samples: Sequence[int], purpose: Purpose = Purpose.WEIGHTS) -> Draws:
-        """Name the weight samples of global indices ``samples`` at ``step``."""
-        return Draws(self.seed, step, tuple(samples), purpose, self.antithetic, self.keep_noise)
-
-    def draw(self, draws: Draws) -> dict[str, Tensor]:
+    def sample(self, key: Key) -> Weights:
         """Return the drawn weights by name, each (S, *shape)."""
         mus, log_sigmas = self._random()
         weights: list[Tensor] = []
         for group in groups(mus, [None] * len(mus)):
-            offset = self._offsets[group.start]
-            weights += draw_together(mus[group], log_sigmas[group], draws, offset)
+            weights += draw_together(
+                mus[group],
+                log_sigmas[group],
+                key,
+                self._offsets[group.start],
+                antithetic=self.antithetic,
+                keep=self.keep_noise,
+            )
         return dict(zip(self.names, weights, strict=True))
 
-    def kl(self) -> Tensor:
+    def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
+        """Raise ValueError unless training can draw so many weight samples."""
+        super().check_samples(samples, samples_per_pass=samples_per_pass)
+        if self.antithetic and samples % 2:
+            raise ValueError(f"posterior.samples = {samples}: antithetic pairs need an even number")
+
+    def complexity(self) -> Tensor:
         """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""
         mus, log_sigmas = self._random()
         terms = [

@@ -81,33 +81,42 @@ class Stream:
         return self.seed | self.purpose << 48
 
 
+@dataclass(frozen=True)
+class Key:
+    """The name of the weight samples of one step: what is random in them is a function of it.
+
+    Attributes
+    ----------
+    samples
+        Their global indices.
+    """
+
+    seed: int
+    step: int
+    samples: tuple[int, ...]
+    purpose: Purpose = Purpose.WEIGHTS
+
+
+WORDS, NORMALS, DRAW, PULL = range(4)  # what ``fill`` fills with
+
+
 class Backend(Protocol):
-    """What an implementation offers; all tensors are contiguous and lie on one device."""
+    """An implementation of ``fill``; all tensors are contiguous and lie on one device."""
 
-    def words(self, out: Tensor, stream: Stream, offset: int) -> None:
-        """Fill ``out`` (int32) with the bits of the stream's words from ``offset`` on."""
-
-    def normals(self, out: Tensor, stream: Stream, offset: int, sign: float) -> None:
-        """Fill ``out`` (float32) with ``sign`` times the normals from ``offset`` on."""
-
-    def draw(
+    def fill(
         self,
+        task: int,
         out: Tensor,
-        mu: Tensor,
-        log_sigma: Tensor,
         stream: Stream,
         offset: int,
-        sign: float,
-        keep: Tensor | None,
+        *,
+        sign: float = 1.0,
+        mu: Tensor | None = None,
+        log_sigma: Tensor | None = None,
+        grad: Tensor | None = None,
+        keep: Tensor | None = None,
     ) -> None:
-        """Fill ``out`` with ``mu + exp(log_sigma) * eps`` and, where given, ``keep`` with the
-        second term.
-        """
-
-    def pull(
-        self, out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
-    ) -> None:
-        """Fill ``out`` with ``grad * exp(log_sigma) * eps``, a draw's gradient to log_sigma."""
+        """See ``noise.fill``."""
 
 
 @cache
@@ -136,12 +145,67 @@ def backend(device: torch.device) -> Backend:
     return _load(f"noise_{device.type}", f"no kernel for devices of type {device.type!r}")
 
 
+def fill(
+    task: int,
+    out: Tensor,
+    stream: Stream,
+    offset: int,
+    *,
+    sign: float = 1.0,
+    mu: Tensor | None = None,
+    log_sigma: Tensor | None = None,
+    grad: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> None:
+    """Fill ``out`` (N,) from the elements of a stream that begin at ``offset``.
+
+    With eps = sign * normal, WORDS: their bits (int32). NORMALS: eps. DRAW: mu + exp(log_sigma) *
+    eps, and ``keep``, where given, with the second term. PULL: grad * exp(log_sigma) * eps, a
+    draw's gradient to log_sigma.
+    """
+    if type(out) is Tensor and not torch.compiler.is_compiling():
+        # Not through the dispatcher, which takes longer than a thousand numbers.
+        backend(out.device).fill(
+            task, out, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, grad=grad, keep=keep
+        )
+    else:
+        name = stream.seed, int(stream.purpose), stream.step, stream.sample
+        _fill(task, out, mu, log_sigma, grad, keep, *name, offset, sign)
+
+
+@torch.library.custom_op("hpc_bnn::fill_noise", mutates_args=("out", "keep"))
+def _fill(
+    task: int,
+    out: Tensor,
+    mu: Tensor | None,
+    log_sigma: Tensor | None,
+    grad: Tensor | None,
+    keep: Tensor | None,
+    seed: int,
+    purpose: int,
+    step: int,
+    sample: int,
+    offset: int,
+    sign: float,
+) -> None:
+    """``fill`` as torch knows it: for tensors without numbers and for ``torch.compile``."""
+    stream = Stream(seed, Purpose(purpose), step, sample)
+    backend(out.device).fill(
+        task, out, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, grad=grad, keep=keep
+    )
+
+
+@_fill.register_fake
+def _fill_nothing(*_: object) -> None:
+    return
+
+
 def words(
     stream: Stream, count: int, *, offset: int = 0, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Return ``count`` random integers in [0, 2**32) as int64 (count,)."""
     out = torch.empty(count, dtype=torch.int32, device=device)
-    backend(out.device).words(out, stream, offset)
+    fill(WORDS, out, stream, offset)
     return out.to(torch.int64) & 0xFFFFFFFF
 
 
@@ -163,7 +227,7 @@ def normals(
 ) -> Tensor:
     """Return float32 standard normals, times ``sign``, of ``shape`` on ``device``."""
     out = torch.empty(list(shape), dtype=torch.float32, device=device)
-    backend(out.device).normals(out, stream, offset, sign)
+    fill(NORMALS, out, stream, offset, sign=sign)
     return out
 
 

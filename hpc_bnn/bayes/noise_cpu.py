@@ -5,11 +5,10 @@ torch uses.
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.noise import Stream
+from hpc_bnn.bayes.noise import WORDS, Stream
 from hpc_bnn.compiled import load
 
 _noise = load("hpc_bnn.bayes._noise", needed=False)  # else noise_reference
-WORDS, NORMALS, DRAW, PULL = range(4)
 LEVEL: int = _noise.level()
 
 
@@ -50,33 +49,3 @@ def _address(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int:
     assert tensor.dtype == dtype and tensor.device.type == "cpu" and tensor.is_contiguous()
     assert tensor.numel() == count
     return tensor.data_ptr()
-
-
-def words(out: Tensor, stream: Stream, offset: int) -> None:
-    """Fill ``out`` with random words; see ``noise.Backend``."""
-    fill(WORDS, out, stream, offset)
-
-
-def normals(out: Tensor, stream: Stream, offset: int, sign: float) -> None:
-    """Fill ``out`` with standard normals; see ``noise.Backend``."""
-    fill(NORMALS, out, stream, offset, sign=sign)
-
-
-def draw(
-    out: Tensor,
-    mu: Tensor,
-    log_sigma: Tensor,
-    stream: Stream,
-    offset: int,
-    sign: float,
-    keep: Tensor | None,
-) -> None:
-    """Fill ``out`` with drawn weights; see ``noise.Backend``."""
-    fill(DRAW, out, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, keep=keep)
-
-
-def pull(
-    out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
-) -> None:
-    """Fill ``out`` with the gradient of a draw; see ``noise.Backend``."""
-    fill(PULL, out, stream, offset, sign=sign, grad=grad, log_sigma=log_sigma)

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.noise import Stream
+from hpc_bnn.bayes.noise import DRAW, WORDS, Stream
 
 MASK = 0xFFFFFFFF
 
@@ -39,13 +39,13 @@ def _stream_blocks(
 
 
 def words(out: Tensor, stream: Stream, offset: int) -> None:
-    """Fill ``out`` with random words; see ``noise.Backend``."""
+    """Fill ``out`` with random words."""
     values, skip = _stream_blocks(stream, offset, out.numel(), out.device)
     out.copy_(values.flatten()[skip : skip + out.numel()].to(torch.int32).view_as(out))
 
 
 def normals(out: Tensor, stream: Stream, offset: int, sign: float) -> None:
-    """Fill ``out`` with standard normals; see ``noise.Backend``."""
+    """Fill ``out`` with standard normals times ``sign``."""
     values, skip = _stream_blocks(stream, offset, out.numel(), out.device)
     pairs = values.reshape(-1, 2)
     unit = pairs[:, 0].to(torch.float32) * 2.0**-32 + 2.0**-33
@@ -55,24 +55,29 @@ def normals(out: Tensor, stream: Stream, offset: int, sign: float) -> None:
     out.copy_(sign * eps[skip : skip + out.numel()].view_as(out))
 
 
-def draw(
+def fill(
+    task: int,
     out: Tensor,
-    mu: Tensor,
-    log_sigma: Tensor,
     stream: Stream,
     offset: int,
-    sign: float,
-    keep: Tensor | None,
+    *,
+    sign: float = 1.0,
+    mu: Tensor | None = None,
+    log_sigma: Tensor | None = None,
+    grad: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> None:
-    """Fill ``out`` with drawn weights; see ``noise.Backend``."""
-    shift = torch.empty_like(out) if keep is None else keep
+    """See ``noise.fill``."""
+    if task == WORDS:
+        return words(out, stream, offset)
+    shift = keep
+    if shift is None:
+        shift = torch.empty_like(out) if task == DRAW else out
     normals(shift, stream, offset, sign)
-    torch.add(mu, shift.mul_(torch.exp(log_sigma)), out=out)
-
-
-def pull(
-    out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
-) -> None:
-    """Fill ``out`` with the gradient of a draw; see ``noise.Backend``."""
-    normals(out, stream, offset, sign)
-    out.mul_(torch.exp(log_sigma)).mul_(grad)
+    if log_sigma is not None:
+        shift.mul_(torch.exp(log_sigma))
+    if mu is not None:
+        torch.add(mu, shift, out=out)
+    if grad is not None:
+        out.mul_(grad)
+    return None

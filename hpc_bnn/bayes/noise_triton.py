@@ -10,7 +10,6 @@ from torch import Tensor
 from hpc_bnn.bayes.noise import Stream
 
 BLOCK = 256  # Philox blocks per program
-WORDS, NORMALS, DRAW, PULL = range(4)
 
 
 @triton.jit
@@ -108,7 +107,7 @@ def _fill_kernel(
     _emit(e3, 3, index, skip, count, sign, out, mu, log_sigma, grad, keep, TASK, KEEP)
 
 
-def _fill(
+def fill(
     task: int,
     out: Tensor,
     stream: Stream,
@@ -120,6 +119,7 @@ def _fill(
     grad: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> None:
+    """Run the kernel; see ``noise.fill``."""
     if out.numel() == 0:
         return
     for tensor in (out, mu, log_sigma, grad, keep):
@@ -146,33 +146,3 @@ def _fill(
             KEEP=keep is not None,
             SIZE=BLOCK,
         )
-
-
-def words(out: Tensor, stream: Stream, offset: int) -> None:
-    """Fill ``out`` with random words; see ``noise.Backend``."""
-    _fill(WORDS, out, stream, offset)
-
-
-def normals(out: Tensor, stream: Stream, offset: int, sign: float) -> None:
-    """Fill ``out`` with standard normals; see ``noise.Backend``."""
-    _fill(NORMALS, out, stream, offset, sign=sign)
-
-
-def draw(
-    out: Tensor,
-    mu: Tensor,
-    log_sigma: Tensor,
-    stream: Stream,
-    offset: int,
-    sign: float,
-    keep: Tensor | None,
-) -> None:
-    """Fill ``out`` with drawn weights; see ``noise.Backend``."""
-    _fill(DRAW, out, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, keep=keep)
-
-
-def pull(
-    out: Tensor, grad: Tensor, log_sigma: Tensor, stream: Stream, offset: int, sign: float
-) -> None:
-    """Fill ``out`` with the gradient of a draw; see ``noise.Backend``."""
-    _fill(PULL, out, stream, offset, sign=sign, grad=grad, log_sigma=log_sigma)

@@ -1,41 +1,78 @@
-"""A distribution over the weights of a module: what every method shares once it can draw them.
+"""A distribution over the weights of a module: what every method is to the rest of the program.
 
-Letters: S samples, B batch.
+Parameters are *shared*, one for all weight samples, or *per-sample*, with a row of its own for each
+one: then a rank holds the rows of its own samples.
+
+Letters: S samples, B batch, K samples over the whole grid.
 """
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.draw import Draws
+from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.held import held, places_of
 from hpc_bnn.bayes.impure import Surroundings
 from hpc_bnn.bayes.inputs import Inputs, map_tensors, versions
-from hpc_bnn.bayes.noise import Purpose
+from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.outputs import in_one_pass, only_tensor
-from hpc_bnn.bayes.purity import check_pure
+from hpc_bnn.bayes.purity import check_pure, count_samples
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that this process holds of a tensor (K, ...) with one for each weight sample.
+
+    Attributes
+    ----------
+    tensor
+        (S, ...).
+    samples
+        The global indices of its S rows.
+    """
+
+    tensor: Tensor
+    samples: range
 
 
 class Posterior(nn.Module):
     """Runs ``module`` on drawn weights.
 
-    Attributes
+    A method implements ``sample`` and ``complexity``, and whatever else differs from here. The
+    keyword arguments of its constructor are its options in a settings file, but for ``module``,
+    ``seed`` and ``samples`` (K), which the program gives; one called ``keep_...`` trades memory for
+    time and never changes the answer.
+
+    Parameters
     ----------
     module
         The network; not copied.
     names
-        Its random parameters.
+        Its parameters that ``sample`` draws; may be none.
     seed
         Key of all weight draws; the same on every rank.
+    members
+        K, where there is a fixed number of weight samples; None: as many as one asks for.
+
+    Attributes
+    ----------
+    own_samples
+        The weight samples whose rows per-sample parameters hold here: all until ``hold``.
     """
 
-    def __init__(self, module: nn.Module, names: Sequence[str], *, seed: int) -> None:
+    def __init__(
+        self, module: nn.Module, names: Sequence[str], *, seed: int, members: int | None = None
+    ) -> None:
         super().__init__()
         self.module, self.names, self.seed = module, tuple(names), seed
-        self._places = places_of(module, self.names)
+        self.members, self.own_samples = members, range(members or 0)
+        self._places = places_of(module, [name for name, _ in module.named_parameters()])
         self._writes_to_input: bool | None = None
         self._checked = False
 
@@ -50,27 +87,110 @@ class Posterior(nn.Module):
     def writes_to_input(self, value: bool) -> None:
         self._writes_to_input = value
 
-    @abstractmethod
-    def draws(self, step: int, samples: Sequence[int], purpose: Purpose = Purpose.WEIGHTS) -> Draws:
+    def key(self, step: int, samples: Iterable[int], purpose: Purpose = Purpose.WEIGHTS) -> Key:
         """Name the weight samples of global indices ``samples`` at ``step``."""
+        return Key(self.seed, step, tuple(samples), purpose)
 
     @abstractmethod
-    def draw(self, draws: Draws) -> dict[str, Tensor]:
-        """Return the drawn weights by name, each (S, *shape)."""
+    def sample(self, key: Key) -> Weights:
+        """Return the drawn weights by name, each (S, *shape), a function of ``key`` and the
+        parameters.
+        """
 
-    def forward(self, x: Inputs, draws: Draws, *, views: bool = False) -> Tensor:
+    @abstractmethod
+    def complexity(self) -> Tensor:
+        """Return the complexity term as a float64 scalar: a KL; where parameters are per-sample,
+        the mean of -log prior over the members that this process holds; 0 where there is none.
+        """
+
+    def dropout(self, key: Key, *, examples: int, first_example: int) -> KeyedDropout | None:
+        """Return what replaces the dropout of a training pass of one sample over ``examples`` of
+        the batch, the first of which is ``first_example`` of the global one; None: nothing.
+        """
+        stream = Stream(key.seed, Purpose.DROPOUT, key.step, key.samples[0])
+        return KeyedDropout(stream, examples=examples, first_example=first_example)
+
+    def per_sample(self) -> Iterable[str]:
+        """Return the names of parameters and buffers that have a row for each weight sample."""
+        return ()
+
+    def collect(self, step: int) -> None:
+        """Take up what the optimizer made of the parameters in ``step``."""
+
+    def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
+        """Raise ValueError unless training can draw so many weight samples."""
+        if self.members is not None and samples != self.members:
+            raise ValueError(
+                f"posterior.samples = {samples}: this posterior has {self.members} members, each a "
+                "weight sample of every step"
+            )
+        if not self.names and samples_per_pass > 1:
+            raise ValueError(
+                f"posterior.samples_per_pass = {samples_per_pass}: {type(self).__name__} draws no "
+                "weights, so its samples run one at a time; set samples_per_pass to 1"
+            )
+
+    def prediction_samples(self, wish: int) -> int:
+        """Return how many weight samples there are to predict with, at most ``wish``."""
+        return wish if self.members is None else min(wish, self.members)
+
+    def saved(self) -> dict[str, Tensor | Rows]:
+        """Return parameters and buffers by name, as a checkpoint holds them."""
+        rows = set(self.per_sample())
+        return {
+            name: Rows(tensor, self.own_samples) if name in rows else tensor
+            for name, tensor in self.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def hold(self, samples: range) -> None:
+        """Keep the rows of ``samples`` only, of all that is per-sample.
+
+        Raises
+        ------
+        ValueError
+            If rows of theirs are not held.
+        """
+        rows, own = self.places(samples), self.own_samples
+        if rows == list(range(len(own))):
+            return
+        for name in self.per_sample():
+            path, _, leaf = name.rpartition(".")
+            tensor = getattr(self.get_submodule(path), leaf)
+            tensor.data = tensor.data[rows]
+        self.own_samples = samples
+
+    def places(self, samples: Iterable[int]) -> list[int]:
+        """Return where the rows of ``samples`` are in what is per-sample.
+
+        Raises
+        ------
+        ValueError
+            If they are not held here.
+        """
+        first, count = self.own_samples.start, len(self.own_samples)
+        rows = [sample - first for sample in samples]
+        if rows and not (min(rows) >= 0 and max(rows) < count):
+            raise ValueError(
+                f"weight samples {min(rows) + first} to {max(rows) + first}: this process holds "
+                f"the members {first} to {first + count - 1} of {self.members}"
+            )
+        return rows
+
+    def forward(self, x: Inputs, key: Key, *, views: bool = False) -> Tensor:
         """Return the outputs (S, B, ...) of the module on drawn weights.
 
         ``x`` is a tensor (B, ...), or a tuple, list or dict of such, the same for all samples, or
         with ``views`` (S, B, ...), one view of the batch a sample. Several samples run in one pass
         by ``torch.vmap``; a single one runs as the plain module.
         """
-        return self.apply_weights(x, self.draw(draws), views=views)
+        return self.apply_weights(x, self.sample(key), views=views)
 
     def apply_weights(
         self, x: Inputs, weights: Mapping[str, Tensor], *, views: bool = False
     ) -> Tensor:
-        """Return the outputs (S, B, ...) of the module on ``weights``, as ``draw`` returns them.
+        """Return the outputs (S, B, ...) of the module on ``weights``, as ``sample`` returns them;
+        of none, of one sample.
 
         A module that writes to its input gets a copy.
 
@@ -84,14 +204,15 @@ class Posterior(nn.Module):
         # A module may also put other tensors into the containers of its input.
         own = map_tensors(_itself if pristine else torch.clone, x)
         before = versions(own)
-        if len(next(iter(weights.values()))) == 1:
+        samples = count_samples(weights)
+        if samples == 1:
             single = {name: weight.squeeze(0) for name, weight in weights.items()}
             with self.holding(single):
                 output = self.module(map_tensors(lambda v: v[0], own) if views else own)
             outputs = only_tensor(output).unsqueeze(0)
         else:
             each = (0, 0 if views else None)
-            with in_one_pass(len(next(iter(weights.values())))):
+            with in_one_pass(samples):
                 outputs = torch.vmap(self._run, in_dims=each)(dict(weights), own)
         if before is not None and versions(own) != before:
             if pristine:
@@ -111,7 +232,7 @@ class Posterior(nn.Module):
     @torch.no_grad()
     def check(
         self,
-        draws: Draws,
+        key: Key,
         x: Inputs,
         *,
         gradients: bool,
@@ -122,7 +243,9 @@ class Posterior(nn.Module):
         drawn weights that no output depends on then (``hpc_bnn.bayes.purity``). Prediction does not
         check again.
         """
-        drawn = self.draw(draws)
+        drawn = self.sample(key)
+        if not drawn:  # then the network's own parameters must be all that it computes with
+            drawn = {name: p.detach()[None] for name, p in self.module.named_parameters()}
         unused = []
         if gradients:
             unused = check_pure(self, drawn, x, gradients=True, surroundings=surroundings)
@@ -164,15 +287,15 @@ class Posterior(nn.Module):
             raise ValueError(
                 f"samples = {samples}, samples_per_pass = {samples_per_pass}: must be at least 1"
             )
+        samples_per_pass = samples_per_pass if self.names else 1
         indices = range(first, first + samples)
         outputs: Tensor | None = None
         self._require_its_layers()
         with self._evaluating():
             if check and not self._checked:
-                self.check(self.draws(0, indices[:1], Purpose.PREDICTION), x, gradients=False)
+                self.check(self.key(0, indices[:1], Purpose.PREDICTION), x, gradients=False)
             for i in range(0, samples, samples_per_pass):
-                draws = self.draws(0, indices[i : i + samples_per_pass], Purpose.PREDICTION)
-                part = self(x, draws)
+                part = self(x, self.key(0, indices[i : i + samples_per_pass], Purpose.PREDICTION))
                 if outputs is None:  # filled, not joined at the end, which would hold all twice
                     outputs = part.new_empty((samples, *part.shape[1:]))
                 outputs[i : i + len(part)] = part
@@ -187,7 +310,7 @@ class Posterior(nn.Module):
         Its weights are drawn here, once, for forecasts that apply it many times.
         """
         self._require_its_layers()
-        weights = self.draw(self.draws(0, (sample,), Purpose.PREDICTION))
+        weights = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
 
         @torch.no_grad()
         def run(x: Inputs) -> Tensor:

@@ -123,7 +123,7 @@ def check_pure(
         refuse_other_gradients({k: leaf.grad for k, leaf in leaves.items()}, plain_gradients)
     refuse_mixed_examples(twin, x, surroundings)
     unused = [name for name, leaf in leaves.items() if leaf.grad is None]
-    if len(unused) == len(leaves):
+    if leaves and len(unused) == len(leaves):
         raise ImpureError(
             f"the outputs depend on none of the random weights ({', '.join(unused)}), so nothing "
             f"could be learned: is the input returned as it is, or an output detached? {SWITCH}"
@@ -174,7 +174,7 @@ def _compare_in_place(
     rows = []
     with torch.no_grad():
         try:
-            for sample in range(_count(leaves)):
+            for sample in range(count_samples(leaves)):
                 _load(module, leaves, sample)
                 with surroundings():
                     rows.append(module(map_tensors(torch.clone, x)))
@@ -211,12 +211,12 @@ def _with_weights(
         for name, parameter in posterior.module.named_parameters()
         if name not in leaves
     }
-    if _count(leaves) == 1:
+    if count_samples(leaves) == 1:
         everything |= {name: leaf[0] for name, leaf in leaves.items()}
     with held(places_of(posterior.module, everything), everything):
         with surroundings() as dropout:
             outputs = posterior.apply_weights(x, leaves)
-        with in_one_pass(_count(leaves)):
+        with in_one_pass(count_samples(leaves)):
             _backward(_scalar(outputs), dropout)
     return outputs.detach()
 
@@ -225,7 +225,7 @@ def _as_parameters(
     twin: nn.Module, leaves: Weights, x: Inputs, surroundings: Surroundings
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Return outputs (S, B, ...) and gradients (S, *shape) of the copy, one sample at a time."""
-    samples = _count(leaves)
+    samples = count_samples(leaves)
     outputs: list[Tensor] = []
     gradients: dict[str, list[Tensor]] = {name: [] for name in leaves}
     for name, leaf in leaves.items():  # of a frozen mean the scale is trained all the same
@@ -245,8 +245,9 @@ def _as_parameters(
     return torch.stack(outputs), joined
 
 
-def _count(leaves: Weights) -> int:
-    return len(next(iter(leaves.values())))
+def count_samples(weights: Weights) -> int:
+    """Return S of weights (S, *shape); of none it is 1."""
+    return next((len(weight) for weight in weights.values()), 1)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from hpc_bnn.cli.ingest_command import ingest_command
-from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.check import sample_problems
@@ -20,11 +19,12 @@ from hpc_bnn.fields.report import defects, describe
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import require_writable, write_statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
+from hpc_bnn.group import Group
 
 Answer = tuple[list[str], int]
 
 
-def _check(options: argparse.Namespace, ranks: Ranks) -> Answer:
+def _check(options: argparse.Namespace, ranks: Group) -> Answer:
     """Collective: list what files or a pack hold, and every defect, of files also of a sample of
     the values.
     """
@@ -46,7 +46,7 @@ def _remarks(wrong: Sequence[str], unusable: int) -> list[str]:
     return [*(f"- {one}" for one in wrong), count]
 
 
-def _statistics(options: argparse.Namespace, ranks: Ranks) -> Answer:
+def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:
     """Collective: compute and write the statistics of a pack; files are packed first, once."""
     request = Request(
         options.path,
@@ -105,7 +105,7 @@ def _open(options: argparse.Namespace) -> Pack:
     )
 
 
-def _toy(options: argparse.Namespace, ranks: Ranks) -> Answer:
+def _toy(options: argparse.Namespace, ranks: Group) -> Answer:
     """Collective: write a synthetic atmosphere."""
     written = ranks.on_first(
         lambda: write_toy(
@@ -123,7 +123,7 @@ def _toy(options: argparse.Namespace, ranks: Ranks) -> Answer:
     return [f"{options.folder}: {len(written)} files of a synthetic atmosphere"], 0
 
 
-DATA: dict[str, Callable[[argparse.Namespace, Ranks], Answer]] = {
+DATA: dict[str, Callable[[argparse.Namespace, Group], Answer]] = {
     "data check": _check,
     "data statistics": _statistics,
     "data ingest": ingest_command,

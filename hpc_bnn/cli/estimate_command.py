@@ -1,30 +1,28 @@
 """``hpc-bnn train CONFIG --estimate``: the memory of a rank, for these ranks or for others."""
 
 import argparse
+import os
 
 import torch
 
 from hpc_bnn.config import Settings
-from hpc_bnn.data import Source
-from hpc_bnn.fields.outline import source_without_files
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.data import Source, without_files
+from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
-from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.parallel.launcher import node_name, split_by_node
 from hpc_bnn.train.plan.estimate import GIB, host_bytes, largest, told, verdict
 from hpc_bnn.train.run.build import read_source
 
-NEED_FILES = ("path", "train", "validation", "test", "statistics", "missing", "member", "stale")
-
 
 def estimate_command(
-    options: argparse.Namespace, settings: Settings, channel: Channel
+    options: argparse.Namespace, settings: Settings, all_ranks: Group
 ) -> tuple[list[str], int]:
     """Collective: return the estimate as lines, and status 1 where it does not fit the device."""
-    node = channel.split_by_node().size
-    ranks, per_node = options.ranks or channel.size, options.ranks_per_node
-    per_node = per_node or (node if ranks == channel.size else min(ranks, max(node, 1)))
+    node = split_by_node(all_ranks, node_name(os.environ))[0].size
+    ranks, per_node = options.ranks or all_ranks.size, options.ranks_per_node
+    per_node = per_node or (node if ranks == all_ranks.size else min(ranks, max(node, 1)))
     grids = _grids(settings, ranks, per_node)
-    source = _source(settings, options.points, channel)
+    source = _source(settings, options.points, all_ranks)
     on_gpu = settings.train.device != "cpu" and torch.cuda.is_available()
     gpu = on_gpu or settings.train.device == "cuda" or bool(options.device_memory)
     found, grid = largest(settings, source, grids, gpu=gpu)
@@ -59,16 +57,14 @@ def _grids(settings: Settings, ranks: int, per_node: int) -> list[Grid]:
     return [grid]
 
 
-def _source(settings: Settings, points: tuple[int, int] | None, channel: Channel) -> Source:
+def _source(settings: Settings, points: tuple[int, int] | None, all_ranks: Group) -> Source:
     """Collective: read the data set, or only know its shapes where the grid is given."""
     if points is None:
-        return read_source(settings, ChannelRanks(channel))
-    if settings.data.name != "era5":
-        raise ValueError(
-            f"--points: for data.name = era5, this is {settings.data.name!r}; leave it out"
-        )
-    options = {k: v for k, v in settings.data.options.items() if k not in NEED_FILES}
-    return source_without_files(*points, **options)
+        return read_source(settings, all_ranks)
+    shapes, name = without_files(settings.data.name), settings.data.name
+    if shapes is None:
+        raise ValueError(f"--points: data.name = {name!r} has no shapes without data; leave it out")
+    return shapes(*points, **settings.data.options)
 
 
 def _capacity(given_gib: float | None, *, gpu: bool, on_gpu: bool, per_node: int) -> int:

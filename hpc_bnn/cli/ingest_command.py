@@ -6,21 +6,21 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.fields import times
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.pack.header import is_pack, read_header, refuse_old
 from hpc_bnn.fields.pack.ingest import ingest
 from hpc_bnn.fields.pack.verify import verify
+from hpc_bnn.group import Group
 
 
-def ingest_command(options: argparse.Namespace, ranks: Ranks) -> tuple[list[str], int]:
+def ingest_command(options: argparse.Namespace, ranks: Group) -> tuple[list[str], int]:
     """Collective: write a pack or append to it, or compare it with its checksums and source."""
     return _verify(options, ranks) if options.verify else _ingest(options, ranks)
 
 
-def _ingest(options: argparse.Namespace, ranks: Ranks) -> tuple[list[str], int]:
+def _ingest(options: argparse.Namespace, ranks: Group) -> tuple[list[str], int]:
     folder: Path = options.output
 
     def source() -> Catalogue:
@@ -48,7 +48,7 @@ def _ingest(options: argparse.Namespace, ranks: Ranks) -> tuple[list[str], int]:
     return [line], 0
 
 
-def _verify(options: argparse.Namespace, ranks: Ranks) -> tuple[list[str], int]:
+def _verify(options: argparse.Namespace, ranks: Group) -> tuple[list[str], int]:
     folder: Path = options.output
 
     def source() -> Catalogue | None:

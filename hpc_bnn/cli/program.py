@@ -23,25 +23,15 @@ from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
 from hpc_bnn.fields import times
 from hpc_bnn.fields.forecast_file import require_writable
 from hpc_bnn.fields.request import request_command
-from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import (
-    LaunchError,
-    RankError,
-    abort,
-    connect,
-    fail,
-    launched_size,
-    leave_together,
-    on_first,
-)
-from hpc_bnn.parallel.control import BUG, Word
+from hpc_bnn.group import ALONE, Group, RankError
+from hpc_bnn.parallel.control import BUG, STALLED, Word, leave_note
 from hpc_bnn.parallel.guards import GuardError
-from hpc_bnn.parallel.note import STALLED, leave_note
-from hpc_bnn.parallel.ranks import ChannelRanks
-from hpc_bnn.parallel.world import split
+from hpc_bnn.parallel.launcher import LaunchError, launched_size
+from hpc_bnn.parallel.mpi import abort, connect, fail, leave_together
+from hpc_bnn.parallel.world import start
 from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.train.plan.auto_grid import start_auto
-from hpc_bnn.train.run.build import check_choices
+from hpc_bnn.train.run.build import check_choices, resolved
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
@@ -61,8 +51,7 @@ USER_ERRORS = (
 )
 SAVES_MEMORY = (
     "out of memory: lower train.batch_size or posterior.samples_per_pass, set "
-    "posterior.keep_graphs and posterior.keep_noise to false, or use more data ranks; swin: "
-    "model.recompute=true"
+    "posterior.keep_... to false, or use more data ranks; swin: model.recompute=true"
 )
 
 
@@ -74,40 +63,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     options.began = began
     try:
-        world = _alone(options) if _is_alone(options) else connect()
+        all_ranks = _alone(options) if _is_alone(options) else connect()
     except LaunchError as error:  # each rank is alone, and each says so
         print(f"hpc-bnn {options.command}: {error}", file=sys.stderr, flush=True)
         return 2
-    _log_to_stderr(world)
+    _log_to_stderr(all_ranks)
     try:
-        status = COMMANDS[options.command](options, world)
+        status = COMMANDS[options.command](options, all_ranks)
     except (*USER_ERRORS, RankError) as error:
         # A rank that waited for another; a file system that does not answer has a number.
         is_stall = isinstance(error, TimeoutError) and error.errno is None
         if is_stall:
             leave_note(STALLED)
-        return _explain(error, options.command, world, status=STALLED if is_stall else 2)
+        return _explain(error, options.command, all_ranks, status=STALLED if is_stall else 2)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        return _explain(MemoryError(f"{error}\n{SAVES_MEMORY}"), options.command, world)
+        return _explain(MemoryError(f"{error}\n{SAVES_MEMORY}"), options.command, all_ranks)
     except Unfinished as reason:
-        if world.rank == 0:
+        if all_ranks.rank == 0:
             print(f"hpc-bnn {options.command}: {reason}", file=sys.stderr, flush=True)
-        status = leave_together(world, REQUEUE)
-        if status != REQUEUE and world.rank == 0:  # another rank failed instead
+        status = leave_together(all_ranks, REQUEUE)
+        if status != REQUEUE and all_ranks.rank == 0:  # another rank failed instead
             leave_note(status)
         return status
     except SystemExit as left:
-        if world.native() is None:
+        if all_ranks.size == 1:
             raise
         # A rank that left alone would wait in the end of MPI for the others, and they for it.
         code = left.code if isinstance(left.code, int) and 0 < left.code < 256 else BUG
         text = f"a rank's own code left Python in the midst of the command (SystemExit: {left})"
-        return fail(world, Word(f"hpc-bnn {options.command}", text, code))
+        return fail(all_ranks, Word(f"hpc-bnn {options.command}", text, code))
     except KeyboardInterrupt:  # before or after the steps of a training, which ends in good order
         print(f"hpc-bnn {options.command}: interrupted", file=sys.stderr, flush=True)
-        abort(world, 130)
+        abort(all_ranks, 130)
         return 130
     return status
 
@@ -118,23 +107,23 @@ def _is_alone(options: argparse.Namespace) -> bool:
     return str(options.command) == "data request"
 
 
-def _alone(options: argparse.Namespace) -> Channel:
-    """Return the channel of a command that starts ranks or reads files: it never touches MPI, which
+def _alone(options: argparse.Namespace) -> Group:
+    """Return the group of a command that starts ranks or reads files: it never touches MPI, which
     login nodes may not have.
     """
     variable, size = launched_size(os.environ)
     if size > 1 or variable.startswith(("OMPI", "PMI")):
         raise LaunchError(f"{variable} = {size}: start this command without mpirun or srun")
-    return SOLO
+    return ALONE
 
 
-def _scaling(options: argparse.Namespace, channel: Channel) -> int:
-    return _print(SCALING[options.command](options, channel), channel)
+def _scaling(options: argparse.Namespace, all_ranks: Group) -> int:
+    return _print(SCALING[options.command](options, all_ranks), all_ranks)
 
 
-def _print(result: tuple[Sequence[str], int], channel: Channel) -> int:
+def _print(result: tuple[Sequence[str], int], all_ranks: Group) -> int:
     lines, status = result
-    if channel.rank == 0:
+    if all_ranks.rank == 0:
         for line in lines:
             print(line)
     return status
@@ -145,24 +134,24 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or on_cpu
 
 
-def _explain(error: Exception, command: str, world: Channel, *, status: int = 2) -> int:
+def _explain(error: Exception, command: str, all_ranks: Group, *, status: int = 2) -> int:
     """Print one message where all ranks fail and return the exit status; a rank that fails alone
     prints its own and ends all.
     """
     word = Word(f"hpc-bnn {command}", str(error), status, is_echo=isinstance(error, RankError))
-    return fail(world, word)
+    return fail(all_ranks, word)
 
 
-def _train(options: argparse.Namespace, channel: Channel) -> int:
+def _train(options: argparse.Namespace, all_ranks: Group) -> int:
     settings = _settings(options.config, options.overrides, options.defaults)
     if options.estimate:
-        return _print(estimate_command(options, settings, channel), channel)
+        return _print(estimate_command(options, settings, all_ranks), all_ranks)
     folder, auto = RunFolder(options.run_folder), None
     if settings.grid.mode == "auto":
-        world, auto = start_auto(settings, channel, folder, resume=options.resume)
+        world, auto = start_auto(settings, all_ranks, folder, resume=options.resume)
     else:
-        world = split(
-            channel,
+        world = start(
+            all_ranks,
             sample_ranks=settings.grid.sample_ranks,
             mode=settings.grid.mode,
             device=settings.train.device,
@@ -176,7 +165,7 @@ def _train(options: argparse.Namespace, channel: Channel) -> int:
         # From here on nothing may end a rank before all do: whoever asked may ask again.
         for number in (SIGNAL, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        if channel.rank == 0:
+        if all_ranks.rank == 0:
             leave_note(REQUEUE)
         world.stop()  # Horovod ends before MPI does
         raise
@@ -187,14 +176,14 @@ def _train(options: argparse.Namespace, channel: Channel) -> int:
     return 0
 
 
-def _evaluate(options: argparse.Namespace, channel: Channel) -> int:
+def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     # Here, not above: matplotlib takes half a second that no other command needs, on every rank.
     from hpc_bnn.train.score.evaluate import evaluate, told
 
     folder = RunFolder(options.run_folder)
     settings = folder.settings()
     # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
-    world = split(channel, mode="data", device=settings.train.device)
+    world = start(all_ranks, mode="data", device=settings.train.device)
     result = evaluate(world, folder)
     if world.is_first:
         for line in told(result):
@@ -203,12 +192,12 @@ def _evaluate(options: argparse.Namespace, channel: Channel) -> int:
     return 0
 
 
-def _forecast(options: argparse.Namespace, channel: Channel) -> int:
+def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
     folder = RunFolder(options.run_folder)
     start_s = times.parse(options.start, end=False)
     settings = folder.settings()
-    on_first(channel, lambda: require_writable(options.output), name="output")
-    world = split(channel, mode="data", device=settings.train.device)
+    all_ranks.on_first(lambda: require_writable(options.output), name="output")
+    world = start(all_ranks, mode="data", device=settings.train.device)
     trained = load_trained(world, folder)
     forecast(
         trained,
@@ -226,18 +215,18 @@ def _forecast(options: argparse.Namespace, channel: Channel) -> int:
     return 0
 
 
-def _data(options: argparse.Namespace, channel: Channel) -> int:
-    return _print(DATA[options.command](options, ChannelRanks(channel)), channel)
+def _data(options: argparse.Namespace, all_ranks: Group) -> int:
+    return _print(DATA[options.command](options, all_ranks), all_ranks)
 
 
-def _data_request(options: argparse.Namespace, channel: Channel) -> int:
+def _data_request(options: argparse.Namespace, all_ranks: Group) -> int:
     settings = _settings(options.config, options.overrides)
-    return _print(request_command(options, settings.data.name, settings.data.options), channel)
+    return _print(request_command(options, settings.data.name, settings.data.options), all_ranks)
 
 
-def _doctor(options: argparse.Namespace, channel: Channel) -> int:
-    findings = diagnose(channel, options.run_folder)
-    if channel.rank == 0:
+def _doctor(options: argparse.Namespace, all_ranks: Group) -> int:
+    findings = diagnose(all_ranks, options.run_folder)
+    if all_ranks.rank == 0:
         width = max(len(finding.what) for finding in findings)
         for finding in findings:
             print(f"{'ok ' if finding.good else 'BAD'}  {finding.what:{width}s}  {finding.value}")
@@ -253,21 +242,23 @@ def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = 
     )
     settings = load_settings(path, overrides, defaults=defaults)
     check_choices(settings, f"{path} with the command line" if overrides else str(path))
-    return settings
+    return resolved(settings)
 
 
-def _log_to_stderr(world: Channel) -> None:
+def _log_to_stderr(all_ranks: Group) -> None:
     """INFO from world rank 0, warnings from every rank, one line each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        logging.Formatter(f"%(asctime)s %(levelname)s rank {world.rank} %(message)s", "%H:%M:%S")
+        logging.Formatter(
+            f"%(asctime)s %(levelname)s rank {all_ranks.rank} %(message)s", "%H:%M:%S"
+        )
     )
     root = logging.getLogger("hpc_bnn")
     root.handlers = [handler]
-    root.setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
+    root.setLevel(logging.INFO if all_ranks.rank == 0 else logging.WARNING)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace, Channel], int]] = {
+COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "forecast": _forecast,

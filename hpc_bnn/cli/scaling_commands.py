@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first
-from hpc_bnn.study.collect import collect, read_csv, told, write_csv
-from hpc_bnn.study.exchanges import measure
+from hpc_bnn.files import write_json
+from hpc_bnn.group import Group
+from hpc_bnn.study.collect import collect, format_collection, read_csv, write_csv
+from hpc_bnn.study.doctor import measure
 from hpc_bnn.study.launch import run_plan
 from hpc_bnn.study.outcomes import read_outcomes
 from hpc_bnn.study.plan_file import make_plan, read_plan, table, write_plan
@@ -32,12 +32,11 @@ from hpc_bnn.study.projection_report import (
     warnings,
 )
 from hpc_bnn.study.step_model import Exchange
-from hpc_bnn.train.run.summary import write_json
 
 Answer = tuple[list[str], int]
 
 
-def _plan(options: argparse.Namespace, channel: Channel) -> Answer:
+def _plan(options: argparse.Namespace, all_ranks: Group) -> Answer:
     plan, settings = make_plan(options.study, options.folder)
     write_plan(plan, settings)
     here = f"hpc-bnn scaling run {options.folder}"
@@ -45,7 +44,7 @@ def _plan(options: argparse.Namespace, channel: Channel) -> Answer:
     return [*table(plan), f"run them with {here}, or with {there} on a cluster"], 0
 
 
-def _run(options: argparse.Namespace, channel: Channel) -> Answer:
+def _run(options: argparse.Namespace, all_ranks: Group) -> Answer:
     plan = read_plan(options.folder)
     failed = run_plan(plan, launcher=shlex.split(options.launcher))
     done = len(plan.points) - len(failed)
@@ -53,15 +52,15 @@ def _run(options: argparse.Namespace, channel: Channel) -> Answer:
     return [*lines, *(f"failed: {name}" for name in failed)], 1 if failed else 0
 
 
-def _collect(options: argparse.Namespace, channel: Channel) -> Answer:
+def _collect(options: argparse.Namespace, all_ranks: Group) -> Answer:
     plan = read_plan(options.folder)
     collection = collect(plan, allow_mixed=options.allow_mixed)
     write_csv(plan.csv, collection.rows)
-    lines = [*told(collection), f"{plan.csv}: {len(collection.rows)} rows"]
+    lines = [*format_collection(collection), f"{plan.csv}: {len(collection.rows)} rows"]
     return lines, 1 if collection.absent else 0
 
 
-def _plot(options: argparse.Namespace, channel: Channel) -> Answer:
+def _plot(options: argparse.Namespace, all_ranks: Group) -> Answer:
     # Here, not above: matplotlib takes half a second that no other command needs, on every rank.
     from hpc_bnn.study.scaling_plots import plot_study
 
@@ -70,12 +69,12 @@ def _plot(options: argparse.Namespace, channel: Channel) -> Answer:
     return [f"{path}" for path in plot_study(rows, outcomes, plan.folder)], 0
 
 
-def _project(options: argparse.Namespace, channel: Channel) -> Answer:
+def _project(options: argparse.Namespace, all_ranks: Group) -> Answer:
     """Collective with ``--measure``: rank 0 does the rest."""
     stored = options.folder / "exchanges.json"
     if options.measure:
-        _measure(channel, stored)
-    return on_first(channel, lambda: _projection(options, stored), name="projection")
+        _measure(all_ranks, stored)
+    return all_ranks.on_first(lambda: _projection(options, stored), name="projection")
 
 
 def _projection(options: argparse.Namespace, stored: Path) -> Answer:
@@ -89,24 +88,24 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
         rows, plan.settings(), exchanges=read_exchanges(stored), given=_between(options)
     )
     model = points.fit()
-    fitted = errors(model, points.works, points.times)
+    fitted = errors([model] * len(points.works), points.works, points.times)
     left_out, fits = leave_one_out(points)
     per_node = options.ranks_per_node or usual_ranks_per_node(points)
     sizes = {"ranks_per_node": per_node, "max_ranks": options.max_ranks}
     projected = project(rows, model, fits, **sizes)
     crossing = overtaking(rows, model, **sizes)
-    taken = assumptions(points, model, per_node)
-    told_errors = {"of the fit": fitted, "leaving one point out": left_out}
+    assumed = assumptions(points, model, per_node)
+    errors_of = {"of the fit": fitted, "leaving one point out": left_out}
     if options.hold_out:
-        held = ", ".join(map(str, options.hold_out))
-        told_errors[f"holding out {held} ranks"] = hold_out(points, options.hold_out)
+        ranks = ", ".join(map(str, options.hold_out))
+        errors_of[f"holding out {ranks} ranks"] = hold_out(points, options.hold_out)
     doubts = warnings(rows, model, left_out)
     content = record(
         model,
         projected,
-        errors={name: asdict(found) for name, found in told_errors.items()},
+        errors={name: asdict(found) for name, found in errors_of.items()},
         overtaking=crossing,
-        assumptions=taken,
+        assumptions=assumed,
         warnings=doubts,
         **sizes,
     )
@@ -115,32 +114,37 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
         projected,
         rows,
         plan.folder / "projection.png",
-        title=f"{per_node} ranks a node; error leaving one out: {left_out.shown()}",
+        title=f"{per_node} ranks a node; error leaving one out: {left_out.brief}",
     )
-    lines = [f"error {name}: {found.told()}" for name, found in told_errors.items()]
-    lines += [*coefficients(model), *(f"assumed: {text}" for text in taken)]
-    lines += [f"warning: {text}" for text in doubts]
-    told_ends = ends(projected, options.max_ranks)
-    return [*projection_table(projected), *told_ends, *crossing, *lines, f"{picture}"], 0
+    return [
+        *projection_table(projected),
+        *ends(projected, options.max_ranks),
+        *crossing,
+        *(f"error {name}: {found}" for name, found in errors_of.items()),
+        *coefficients(model),
+        *(f"assumed: {text}" for text in assumed),
+        *(f"warning: {text}" for text in doubts),
+        f"{picture}",
+    ], 0
 
 
-def _measure(channel: Channel, stored: Path) -> None:
+def _measure(all_ranks: Group, stored: Path) -> None:
     """Collective: time exchanges and store them beside the plan, those of this size anew."""
-    on_first(channel, lambda: read_plan(stored.parent), name="plan")
-    if channel.size == 1:
+    all_ranks.on_first(lambda: read_plan(stored.parent), name="plan")
+    if all_ranks.size == 1:
         raise ValueError(
             "--measure times exchanges: start it on several ranks, such as mpirun -n 2 python -m "
             f"mpi4py -m hpc_bnn scaling project {stored.parent} --measure"
         )
-    world, seconds = measure(channel)
-    own = [Exchange(channel.size, world.num_nodes, n, time) for n, time in seconds.items()]
+    world, seconds = measure(all_ranks)
+    own = [Exchange(all_ranks.size, world.num_nodes, n, time) for n, time in seconds.items()]
 
     def store() -> None:
-        place = (channel.size, world.num_nodes)
+        place = (all_ranks.size, world.num_nodes)
         others = [e for e in read_exchanges(stored) if (e.ranks, e.nodes) != place]
         write_json(stored, {"exchanges": [asdict(exchange) for exchange in [*others, *own]]})
 
-    on_first(channel, store, name="exchanges")
+    all_ranks.on_first(store, name="exchanges")
 
 
 def _between(options: argparse.Namespace) -> dict[str, float]:
@@ -153,7 +157,7 @@ def _between(options: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-SCALING: dict[str, Callable[[argparse.Namespace, Channel], Answer]] = {
+SCALING: dict[str, Callable[[argparse.Namespace, Group], Answer]] = {
     "scaling plan": _plan,
     "scaling run": _run,
     "scaling collect": _collect,

@@ -6,7 +6,9 @@ Every error is found at once and names the file, the key, the value and what was
 
 import copy
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from hpc_bnn.config.settings import Settings, SettingsError
 from hpc_bnn.config.yaml_text import MOST_LEVELS, Dumper, TrapError, parse, read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+log = logging.getLogger(__name__)
 
 
 def load_settings(
@@ -71,6 +74,10 @@ def load_settings(
             continue
         overridden.add(key)
 
+    data = content.get("data")
+    if isinstance(data, dict) and data.pop("share", None) is not None:
+        log_gone("data.share", "every rank reads its own batches")
+
     def source(key: str) -> str:
         on_command_line = any(
             f"{key}.".startswith(f"{o}.")
@@ -87,6 +94,12 @@ def load_settings(
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+@cache
+def log_gone(key: str, instead: str) -> None:
+    """Log, once in a process, that a key of older settings does nothing."""
+    log.info("%s is gone and is ignored: %s; remove the key", key, instead)
 
 
 def dump_settings(settings: Settings) -> str:

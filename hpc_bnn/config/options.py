@@ -51,15 +51,17 @@ def check_options(
     options: Mapping[str, Any],
     *,
     given: Collection[str] = (),
+    beside: Collection[str] = (),
 ) -> list[str]:
     """Return what is wrong with ``options`` as keyword arguments of ``function``, one text an
     error.
 
-    ``given`` are the arguments that the program supplies itself. Only parameters that a settings
+    ``given`` are the arguments that the program supplies itself, ``beside`` the keys of the section
+    that are no options. Only parameters that a settings
     file can hold are known: one annotated with a tensor is not.
     """
     target = function.__init__ if inspect.isclass(function) else function
-    hints = get_type_hints(target)
+    hints = get_type_hints(target, include_extras=True)
     known: dict[str, TypeAdapter[Any]] = {}
     required: list[str] = []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -72,7 +74,8 @@ def check_options(
         if parameter.default is inspect.Parameter.empty:
             required.append(name)
     problems = [
-        f"{section}.{key}: unknown key{nearest(key, known)}; known: {', '.join(known) or 'none'}"
+        f"{section}.{key}: unknown key{nearest(key, [*known, *beside])}; "
+        f"known: {', '.join(known) or 'none'}"
         for key in options
         if key not in known
     ]

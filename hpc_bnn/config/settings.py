@@ -1,9 +1,10 @@
 """The settings of a run: what each key means, its type and its default.
 
-The sections ``model``, ``loss`` and ``data`` choose something by ``name``; their other keys are the
-keyword arguments of what was chosen (``options``).
+The sections ``posterior``, ``model``, ``loss`` and ``data`` choose something by ``name``; their
+other keys are the keyword arguments of what was chosen (``options``).
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,6 +21,8 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+
+log = logging.getLogger(__name__)
 
 SEED_LIMIT = 1 << 48
 
@@ -62,7 +65,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class _Choice(_Section):
+class Choice(_Section):
     """A section whose further keys belong to what ``name`` chooses."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -95,35 +98,35 @@ class GridSettings(_Section):
         return self
 
 
-class PosteriorSettings(_Section):
+class PosteriorSettings(Choice):
     """The distribution of the weights."""
 
-    method: Literal["gaussian"] = Field("gaussian", description="form of the posterior")
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    name: str = Field("gaussian", description="the method; its options are further keys")
     samples: PositiveInt = Field(8, description="K, weight samples per step over the whole grid")
     samples_per_pass: PositiveInt = Field(
         1, description="samples in one forward pass by vmap; 1 keeps memory at one network"
     )
-    prior_sigma: PositiveFloat | Literal["fan_in"] = Field(
-        1.0, description="standard deviation of the prior, or 1 / sqrt(fan-in) of each layer"
-    )
-    initial_sigma: PositiveFloat = Field(0.02, description="standard deviation of q at the start")
-    random: list[str] | Literal["layers"] = Field(
-        "layers", description="patterns of parameter names that are random; layers: by layer type"
-    )
-    antithetic: bool = Field(False, description="draw mirrored pairs, mu +- sigma eps")
     keep_graphs: bool = Field(
         False,
         description="joint losses: hold the graphs of all own samples instead of running each "
         "twice: faster, memory of all own samples",
     )
-    keep_noise: bool = Field(False, description="hold the noise for backward: faster, more memory")
-    temperature: PositiveFloat = Field(1.0, description="below 1: cold posterior")
     kl_weight: NonNegativeFloat = Field(1.0, description="factor of the KL in the objective")
     kl_warmup_steps: NonNegativeInt = Field(0, description="steps over which the KL is faded in")
     predict_samples: PositiveInt = Field(64, description="weight samples of a prediction")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _old_name(cls, content: object) -> object:
+        """Read ``method``, the word of version 0.1 for ``name``."""
+        if not isinstance(content, dict) or "method" not in content or "name" in content:
+            return content
+        log.info("posterior.method is called posterior.name now; both are read")
+        return {"name" if key == "method" else key: value for key, value in content.items()}
 
-class LossSettings(_Choice):
+
+class LossSettings(Choice):
     """The data term of the objective."""
 
     exact: bool = Field(True, description="false: joint losses see one rank's samples only")
@@ -135,11 +138,11 @@ class LossSettings(_Choice):
     )
 
 
-class ModelSettings(_Choice):
+class ModelSettings(Choice):
     """The network."""
 
 
-class DataSettings(_Choice):
+class DataSettings(Choice):
     """The data set."""
 
     augmentation: Literal["per_sample", "per_rank", "shared"] = Field(
@@ -148,12 +151,6 @@ class DataSettings(_Choice):
     )
     transform: dict[str, Any] = Field(
         default_factory=dict, description="augmentation by name with its options; {}: none"
-    )
-    share: Literal["auto", "window", "allgather", "each"] = Field(
-        "auto",
-        description="how the sample ranks of a data rank come by their batch: window: each reads a "
-        "part into shared memory of the node; allgather: into an exchange; each: all of it; auto: "
-        "the fastest, measured when a run starts",
     )
 
 

@@ -26,4 +26,22 @@ def data_set(name: str) -> Callable[..., Source]:
     return function
 
 
-__all__ = ["AUGMENTATIONS", "DATA_SETS", "Batches", "Examples", "InMemory", "Source", "data_set"]
+def without_files(name: str) -> Callable[..., Source] | None:
+    """Return the function that knows the shapes of a data set on a grid of ``rows`` x ``columns``
+    without any file, ``NAME_without_files(rows, columns, **options)``; None where there is none.
+    """
+    module = importlib.import_module(DATA_SETS[name])
+    function: Callable[..., Source] | None = getattr(module, f"{name}_without_files", None)
+    return function
+
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATA_SETS",
+    "Batches",
+    "Examples",
+    "InMemory",
+    "Source",
+    "data_set",
+    "without_files",
+]

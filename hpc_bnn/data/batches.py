@@ -1,16 +1,15 @@
 """This rank's part of the global batches, in the keyed order of each epoch."""
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any, Protocol, cast
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hpc_bnn.data.batch_layout import BatchLayout
 from hpc_bnn.data.same_examples import same_examples
 from hpc_bnn.data.sharding import epoch_order, steps_per_epoch
-from hpc_bnn.data.source import DirectExamples, Examples, RolloutExamples
+from hpc_bnn.data.source import Examples, RolloutExamples
+from hpc_bnn.group import Group
 
 
 class Grid(Protocol):
@@ -20,11 +19,14 @@ class Grid(Protocol):
         """Return the positions in the global batch that belong to this rank."""
 
 
-class HasGrid(Protocol):
-    """Anything that stands on a grid, such as the world of ``hb.start``."""
+class Place(Protocol):
+    """Where a rank stands: the world of ``hb.start``."""
 
     @property
     def grid(self) -> Grid: ...
+
+    @property
+    def all_ranks(self) -> Group: ...
 
 
 class Batches:
@@ -66,12 +68,12 @@ class Batches:
         examples: Examples | Dataset[Any],
         *,
         batch_size: int,
-        world: HasGrid,
+        world: Place,
         seed: int = 0,
         rollout: Callable[[int], int] | None = None,
     ) -> None:
         self._own = world.grid.own_examples(batch_size)
-        self._examples = same_examples(examples, getattr(world, "world", None))
+        self._examples = same_examples(examples, world.all_ranks)
         self._batch_size, self._seed, self._rollout = batch_size, seed, rollout
         self.steps_per_epoch = steps_per_epoch(len(self._examples), batch_size)
         self._next_epoch = 0
@@ -99,49 +101,8 @@ class Batches:
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this rank's (x, y) at a training step, counted over all epochs."""
-        return self._read(self.indices(step), step)
-
-    def _read(self, indices: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        indices = self.indices(step)
         if self._rollout is None:
             return self._examples.batch(indices)
         examples = cast(RolloutExamples, self._examples)
         return examples.batch(indices, self._rollout(step // self.steps_per_epoch))
-
-    def stretches(self, steps: range) -> list[range]:
-        """Cut steps where the rollout, and so the shape of batches, changes."""
-        if self._rollout is None or not steps:
-            return [steps]
-        epochs = range(steps[0] // self.steps_per_epoch + 1, steps[-1] // self.steps_per_epoch + 1)
-        cuts = [
-            e * self.steps_per_epoch for e in epochs if self._rollout(e) != self._rollout(e - 1)
-        ]
-        return [range(a, b) for a, b in pairwise([steps.start, *cuts, steps.stop])]
-
-    def layout(self, step: int) -> BatchLayout:
-        """Learn from one example of a step what this rank's batches look like."""
-        x, y = self._read(self.indices(step)[:1], step)
-        return BatchLayout.like(x, y, len(self._own))
-
-    def read_into(self, step: int, part: range, x: Tensor, y: Tensor) -> None:
-        """Fill x and y (len(part), ...) with some examples of this rank's batch at a step.
-
-        Raises
-        ------
-        ValueError
-            If the examples have not the shape and type of x and y.
-        """
-        if not part:
-            return
-        indices = self.indices(step)[part.start : part.stop]
-        if isinstance(self._examples, DirectExamples):
-            self._examples.batch_into(indices, x, y)
-            return
-        for name, out, read in zip("xy", (x, y), self._read(indices, step), strict=True):
-            if read.shape != out.shape or read.dtype != out.dtype:
-                raise ValueError(
-                    f"step {step}: {name} of examples {indices.tolist()} has shape "
-                    f"{tuple(read.shape)} and type {read.dtype}, expected {tuple(out.shape)} and "
-                    f"{out.dtype} as in the first example; set data.share = each for a data set "
-                    "whose batches differ"
-                )
-            out.copy_(read)

@@ -19,7 +19,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,24 +27,11 @@ from torch.utils.data import ConcatDataset, Subset
 
 from hpc_bnn.data.map_style import MapStyle, as_examples, leaves
 from hpc_bnn.data.source import Examples
+from hpc_bnn.group import Group
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 COMPARED = 8  # examples; two random orders agree on all of them with probability N**-8
-
-
-class AllRanks(Protocol):
-    """The channel over all ranks."""
-
-    @property
-    def rank(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def gather_objects(self, value: T, *, name: str) -> list[T]:
-        """Collective: return the value of every rank, in rank order."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +50,18 @@ class _Facts:
     varies: int | None
 
 
-def same_examples(data: Any, channel: AllRanks | None) -> Examples:
+def same_examples(data: Any, all_ranks: Group) -> Examples:
     """Collective: return ``data`` as examples, proved to be the same in the same order on every
     rank.
 
-    Examples that say ``agreed = True`` are not read, their number is compared. One rank alone, or
-    a place on a grid without a channel, proves nothing.
+    Examples that say ``agreed = True`` are not read, their number is compared.
 
     Raises
     ------
     ValueError
         On every rank, if they differ or one cannot read its own.
     """
-    if channel is None or channel.size == 1:
+    if all_ranks.size == 1:
         return as_examples(data)
     failure: Exception | None = None
     mine: _Facts | str
@@ -84,7 +70,7 @@ def same_examples(data: Any, channel: AllRanks | None) -> Examples:
         mine = _facts(examples)
     except Exception as error:  # whatever it is, the other ranks must hear of it
         failure, mine = error, f"{type(error).__name__}: {error}"
-    everyone = channel.gather_objects(mine, name="data set")
+    everyone = all_ranks.gather(mine, name="data set")
     if failure is not None:
         raise failure
     facts: list[_Facts] = []
@@ -103,7 +89,7 @@ def same_examples(data: Any, channel: AllRanks | None) -> Examples:
                 "files, and leave it to hb.Batches to share the examples out"
             )
     varies = next((one.varies for one in facts if one.varies is not None), None)
-    if varies is not None and channel.rank == 0:
+    if varies is not None and all_ranks.rank == 0:
         log.warning(
             "example %d of the data set is another one at every read (random transforms?): the "
             "run is not the same on another grid of ranks or after a resume, and sample ranks "

@@ -8,8 +8,10 @@ Shape letters: B batch, C channels; of fields: F forcing channels, H latitude, W
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,20 +39,6 @@ class RolloutExamples(Examples, Protocol):
         ...
 
 
-@runtime_checkable
-class DirectExamples(Examples, Protocol):
-    """Examples that can be read into given memory, which saves a copy."""
-
-    def batch_into(self, indices: Tensor, x: Tensor, y: Tensor) -> None:
-        """Fill x (B, ...) and y (B, ...) with the examples at `indices` (B,) int64."""
-        ...
-
-
-def in_memory(examples: object) -> bool:
-    """Tell whether examples say, by an attribute `in_memory`, that they read no files."""
-    return bool(getattr(examples, "in_memory", False))
-
-
 @dataclass(frozen=True, eq=False)
 class InMemory:
     """Hold examples as two tensors x (N, ...) and y (N, ...).
@@ -61,7 +49,6 @@ class InMemory:
         If x and y do not hold the same number of examples.
     """
 
-    in_memory: ClassVar[bool] = True
     x: Tensor
     y: Tensor
 
@@ -106,6 +93,10 @@ class Scale:
         """Convert normalised values (..., C) to physical ones (..., C), in float64."""
         mean, std = self.mean.to(normalised.device), self.std.to(normalised.device)
         return mean + std * normalised.double()
+
+    def spread(self, sigma: Tensor) -> Tensor:
+        """Convert standard deviations (..., C) of normalised values to `units`, in float64."""
+        return self.std.to(sigma.device) * sigma.double()
 
 
 class FieldRecord(Protocol):
@@ -205,6 +196,23 @@ class Fields:
         return values.masked_fill_(~self.present.to(states.device), torch.nan)
 
 
+# Means (S, B, ...) of inputs x (B, ...) under S weight samples, and standard deviations if any.
+Forecast = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+
+class Report(Protocol):
+    """What evaluation tells of a data set beyond the scores of its task."""
+
+    def tally(self) -> Any:
+        """Return an empty tally of ``hpc_bnn.verify`` for the test split."""
+
+    def details(self, tally: Any) -> dict[str, Any]:
+        """Return what ``evaluation.json`` holds besides the scores."""
+
+    def draw(self, plots: Path, tally: Any, forecast: Forecast) -> None:
+        """Draw pictures into the folder; ``forecast`` gives normalised values."""
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """Describe what a data set offers to training and verification.
@@ -214,6 +222,7 @@ class Source:
     output_shape: what a network must predict per example: (classes,) or (horizon, channels).
     scale: regression only: the way back to physical units, one mean and std a channel.
     fields: of fields on a grid only, which have no `scale`.
+    report: makes the report of the source; what draws is imported then, not before.
     """
 
     name: str
@@ -225,3 +234,4 @@ class Source:
     output_shape: tuple[int, ...]
     scale: Scale | None
     fields: Fields | None = None
+    report: Callable[[Source], Report] | None = None

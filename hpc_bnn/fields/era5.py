@@ -6,26 +6,30 @@ import logging
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.data.source import FieldChannel, Fields, Source
 from hpc_bnn.fields import times
 from hpc_bnn.fields.calendar_fields import CALENDAR_CHANNELS
 from hpc_bnn.fields.gaps import Gaps
 from hpc_bnn.fields.normalisation import normalisation, positive
+from hpc_bnn.fields.outline import source_without_files
 from hpc_bnn.fields.pack.automatic import LIMIT_GIB, Request, pack_of
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import Missing, PackReader, read
 from hpc_bnn.fields.statistics import Statistics, within_range
 from hpc_bnn.fields.statistics_file import read_statistics
 from hpc_bnn.fields.windows import Atmosphere, ForecastWindows, window_steps
+from hpc_bnn.group import ALONE, Group
 
 logger = logging.getLogger(__name__)
+
+
+OF_FILES = ("path", "train", "validation", "test", "statistics", "missing", "member", "stale")
 
 
 def era5(
@@ -47,7 +51,7 @@ def era5(
     stale: Literal["error", "allow"] = "error",
     pack: str | Path | None = None,
     pack_limit: float = LIMIT_GIB,
-    ranks: Ranks = ALONE,
+    ranks: Group = ALONE,
 ) -> Source:
     """Collective: offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see
     windows.py).
@@ -111,7 +115,7 @@ def source_of(
     calendar: bool = True,
     missing: Literal["error", "mean"] = "error",
     rollout: int = 1,
-    ranks: Ranks = ALONE,
+    ranks: Group = ALONE,
 ) -> Source:
     """Collective: offer a pack, the same on every rank, as a data set; see `era5`."""
     if step_hours < 1 or history < 1 or rollout < 1:
@@ -277,3 +281,9 @@ def _standardised(pack: Pack, static: NDArray[np.float32], missing: str) -> NDAr
         std = float(np.nanstd(field)) or 1.0
         target[...] = np.nan_to_num((field - np.nanmean(field)) / std, nan=0.0)
     return out
+
+
+def era5_without_files(rows: int, columns: int, **options: Any) -> Source:
+    """Return the shapes that `era5` would have with the same options on a global grid."""
+    wanted = {name: value for name, value in options.items() if name not in OF_FILES}
+    return source_without_files(rows, columns, **wanted)

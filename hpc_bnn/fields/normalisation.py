@@ -10,12 +10,12 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.fields import times
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import Missing
 from hpc_bnn.fields.statistics import Statistics
 from hpc_bnn.fields.statistics import statistics as compute_statistics
+from hpc_bnn.group import Group
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def normalisation(
     given: Statistics | None,
     train: tuple[str, str],
     step_hours: int,
-    ranks: Ranks,
+    ranks: Group,
     missing: Missing = "declared",
 ) -> Statistics:
     """Collective: return the statistics of the channels; of the training range if none are given.
@@ -70,7 +70,7 @@ def normalisation(
     return given.select(pack.names, units, f"statistics of {pack.source}")
 
 
-def positive(pack: Pack, std: NDArray[np.float64], what: str, ranks: Ranks) -> NDArray[np.float64]:
+def positive(pack: Pack, std: NDArray[np.float64], what: str, ranks: Group) -> NDArray[np.float64]:
     """Replace standard deviations (C,) of 0 by 1, with one warning."""
     for at in np.flatnonzero(std == 0) if ranks.rank == 0 else ():
         logger.warning(

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpc_bnn.data.disk import refuse_foreign, write_whole
 from hpc_bnn.fields import times
 from hpc_bnn.fields.names import Variable
 from hpc_bnn.fields.selection import known_channels, known_static
+from hpc_bnn.files import refuse_foreign, write_whole
 
 USUAL_HOURS = 6
 

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.fields import times
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import Missing, PackReader
+from hpc_bnn.group import ALONE, Group
 
 KEPT_BYTES = 1 << 31  # fields kept to form differences; beyond it they are read again
 BLOCK = 128  # times counted together, one after the other
@@ -281,7 +281,7 @@ def statistics(
     end: str,
     step_hours: int,
     missing: Missing = "declared",
-    ranks: Ranks = ALONE,
+    ranks: Group = ALONE,
 ) -> Statistics:
     """Collective: compute the statistics of the times from `start` to `end`, both included.
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.disk import refuse_foreign
 from hpc_bnn.fields.files import MARKS, STATISTICS, is_statistics
 from hpc_bnn.fields.ingest.netcdf import library_lock
 from hpc_bnn.fields.statistics import Statistics
+from hpc_bnn.files import refuse_foreign, whole_file
 
 ARRAYS = {
     "mean": "mean over times and grid points",
@@ -57,8 +57,13 @@ def write_statistics(
     """
     path = Path(path)
     require_writable(path, sources)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with library_lock(), netCDF4.Dataset(temporary, "w") as dataset:
+    check = partial(require_writable, path, sources)  # hours may have passed since the first look
+    with whole_file(path, rivals=True, check=check) as file:
+        _write(file.name, statistics)
+
+
+def _write(path: str, statistics: Statistics) -> None:
+    with library_lock(), netCDF4.Dataset(path, "w") as dataset:
         dataset.title = MARKS[STATISTICS][1]
         dataset.Conventions = "CF-1.8"
         dataset.step_hours = np.int32(statistics.step_hours)
@@ -71,8 +76,6 @@ def write_statistics(
             variable = dataset.createVariable(name, "f8", ("channel",), fletcher32=True)
             variable.long_name = long_name
             variable[:] = getattr(statistics, name)
-    require_writable(path, sources)  # hours may have passed since the first look
-    temporary.replace(path)
 
 
 def read_statistics(path: str | Path) -> Statistics:

@@ -14,7 +14,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.losses.axis import SampleAxis
+from hpc_bnn.group import Group
 
 
 class _Forecasts(nn.Module):
@@ -63,7 +63,7 @@ class JointLoss(_Forecasts):
     min_samples = 1
 
     @abstractmethod
-    def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
+    def forward(self, outputs: Tensor, target: Tensor, axis: Group) -> Tensor:
         """Collective over the sample axis: return the loss (B,) from the own ``outputs`` (S, B,
         ...).
 
@@ -102,7 +102,7 @@ def require_loss(loss: object) -> None:
     )
 
 
-def share_parameter(parameter: Tensor, axis: SampleAxis) -> Tensor:
+def share_parameter(parameter: Tensor, axis: Group) -> Tensor:
     """Return ``parameter`` with 1 / size of its gradient.
 
     A joint loss computes its whole value on every rank of the axis. A parameter of the loss itself

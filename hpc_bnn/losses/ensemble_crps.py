@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from hpc_bnn.losses.axis import SampleAxis
+from hpc_bnn.group import Group
 from hpc_bnn.losses.base import JointLoss, flat_points, same_shape, to_float
 from hpc_bnn.losses.weights import checked_weights, point_weights
 
@@ -71,7 +71,7 @@ def pairs(
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, own: Tensor, target: Tensor, weights: Tensor, alpha: float, axis: SampleAxis
+        ctx: Any, own: Tensor, target: Tensor, weights: Tensor, alpha: float, axis: Group
     ) -> Tensor:
         everyone = axis.all_gather(own.contiguous(), name="crps.members")
         score, gradient = pairs(own, everyone, target, axis.rank * len(own), alpha)
@@ -88,7 +88,7 @@ class _Gathered(torch.autograd.Function):
 class _Transposed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, own: Tensor, target: Tensor, weights: Tensor, alpha: float, axis: SampleAxis
+        ctx: Any, own: Tensor, target: Tensor, weights: Tensor, alpha: float, axis: Group
     ) -> Tensor:
         samples, batch, points = own.shape
         part = -(-points // axis.size)
@@ -149,7 +149,7 @@ class CRPS(JointLoss):
         self.min_samples = 1 if alpha == 0.0 else 2
         self.register_buffer("weights", checked_weights(weights, present), persistent=False)
 
-    def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
+    def forward(self, outputs: Tensor, target: Tensor, axis: Group) -> Tensor:
         outputs = to_float(outputs)
         same_shape(outputs[0], target, "crps")
         count = len(outputs) * axis.size

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from hpc_bnn.losses.axis import SampleAxis
+from hpc_bnn.group import Group
 from hpc_bnn.losses.base import (
     JointLoss,
     check_finite_sigma,
@@ -29,7 +29,7 @@ from hpc_bnn.losses.base import (
 from hpc_bnn.losses.weights import checked_weights, share_of, weighted_sum
 
 
-def moments(members: Tensor, axis: SampleAxis) -> tuple[Tensor, Tensor]:
+def moments(members: Tensor, axis: Group) -> tuple[Tensor, Tensor]:
     """Collective over the sample axis: return mean and unbiased variance (B, ...) of all members
     (S, B, ...).
 
@@ -49,7 +49,7 @@ def moments(members: Tensor, axis: SampleAxis) -> tuple[Tensor, Tensor]:
 
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, members: Tensor, axis: SampleAxis) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, members: Tensor, axis: Group) -> tuple[Tensor, Tensor]:
         count = len(members) * axis.size
         mean = axis.all_reduce(members.sum(0), reduction="sum", name="moments.sum") / count
         deviation = members - mean
@@ -103,7 +103,7 @@ class GaussianMoments(JointLoss):
         else:
             self.register_buffer("log_sigma", log_sigma, persistent=False)
 
-    def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
+    def forward(self, outputs: Tensor, target: Tensor, axis: Group) -> Tensor:
         outputs = to_float(outputs)
         same_shape(outputs[0], target, "gaussian_moments")
         # Of the errors: in float32 a mean far from zero is rounded coarser than a small spread.

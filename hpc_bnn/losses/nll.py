@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpc_bnn.losses.axis import SampleAxis
+from hpc_bnn.group import Group
 from hpc_bnn.losses.base import (
     JointLoss,
     Loss,
@@ -187,7 +187,7 @@ class ExpectedNLL(_Likelihood, SeparableLoss):
 class PredictiveNLL(_Likelihood, JointLoss):
     """-log of the mean over weight samples of p(y | x, w_s)."""
 
-    def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
+    def forward(self, outputs: Tensor, target: Tensor, axis: Group) -> Tensor:
         each = torch.stack([self.likelihood(output, target) for output in outputs])
         return -log_mean_exp(each, axis)
 

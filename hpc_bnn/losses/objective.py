@@ -14,7 +14,7 @@ as published implementations do: another objective, which depends on the grid.
 
 from torch import Tensor
 
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.base import JointLoss, SeparableLoss
 from hpc_bnn.losses.each_example import one_number_each, require_apart
 
@@ -40,12 +40,12 @@ def separable_share(
 
 
 def joint_share(
-    loss: JointLoss, outputs: Tensor, target: Tensor, axis: SampleAxis, *, exact: bool = True
+    loss: JointLoss, outputs: Tensor, target: Tensor, axis: Group, *, exact: bool = True
 ) -> Tensor:
     """Collective over the sample axis: return mean_b l_b with the gradient of the own outputs (S,
     B, ...).
     """
-    seen = axis if exact else LocalAxis()
+    seen = axis if exact else ALONE
     require_apart(loss, lambda outputs, target: loss(outputs, target, seen), outputs, target)
     value = one_number_each(loss, loss(outputs, target, seen), outputs[0], target).mean()
     return value if exact else value / axis.size

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hpc_bnn.losses.axis import SampleAxis
+from hpc_bnn.group import Group
 
 
-def log_mean_exp(log_likelihood: Tensor, axis: SampleAxis) -> Tensor:
+def log_mean_exp(log_likelihood: Tensor, axis: Group) -> Tensor:
     """Collective over the sample axis: return (B,) from the own samples' (S, B)."""
     value: Tensor = _LogMeanExp.apply(log_likelihood, axis)  # type: ignore[no-untyped-call]
     return value
@@ -23,7 +23,7 @@ def log_mean_exp(log_likelihood: Tensor, axis: SampleAxis) -> Tensor:
 
 class _LogMeanExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, axis: SampleAxis) -> Tensor:
+    def forward(ctx: Any, own: Tensor, axis: Group) -> Tensor:
         everyone = axis.all_gather(own.contiguous(), name="predictive.log_likelihood")
         # Not exp(own - total): at a log-likelihood of 1e6 the rounding of the total is a percent.
         first = axis.rank * len(own)

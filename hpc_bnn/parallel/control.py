@@ -1,5 +1,5 @@
 """How a job ends where ranks fail or leave: what they say, on a communicator of its own, and what
-becomes of it.
+becomes of it: messages, printed once, and one exit status.
 
 A rank that fails while the others are in an exchange of data must not take part in that exchange:
 a barrier for the end would match a reduction of the others, which then returns numbers that nobody
@@ -10,15 +10,20 @@ Each rank that fails says why and waits a little for the others.
     All come         rank 0 prints each message once, and every rank ends with the same status.
     Some never come  they are in an exchange that will not end. The lowest rank that came prints
                      the messages it has heard of, and ends all ranks.
+
+srun reports the status of the first rank that ends, or of one that it killed for that, so a job
+script cannot rely on it. Where the same command must be run again, the status goes into a file that
+the script has named, before anything ends.
 """
 
+import contextlib
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from pathlib import Path
+from typing import Any
 
 # A rank that fails waits this long for the others to fail too, before it ends them.
 PATIENCE_S = 3.0
@@ -26,6 +31,8 @@ HEAR_S = 0.5  # and then this long for the words of those that did
 SPIN_S = 2e-4  # a rank that waits longer leaves the core to others
 MOST_MESSAGES = 4
 BUG = 1  # exit status of an error that no user can mend: a traceback
+STALLED = 86  # exit status: a rank was stuck; run the same command again
+NOTE = "HPC_BNN_NOTE"  # names the file for the status of a command that must be run again
 
 
 @dataclass(frozen=True)
@@ -84,22 +91,12 @@ class Control:
 
     Parameters
     ----------
-    comm
-        A communicator over all ranks that nothing else uses.
-    gather
-        Collective: return what each rank gives, in rank order; over the same ranks.
-    abort
-        Ends every rank at once with a status.
+    mpi, comm
+        The module ``mpi4py.MPI``, and a communicator over all ranks that nothing else uses.
     """
 
-    def __init__(
-        self,
-        mpi: Any,
-        comm: Any,
-        gather: Callable[[Word], list[Word]],
-        abort: Callable[[int], None],
-    ) -> None:
-        self._mpi, self._comm, self._gather, self._abort = mpi, comm, gather, abort
+    def __init__(self, mpi: Any, comm: Any) -> None:
+        self._mpi, self._comm = mpi, comm
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
         self._sent: list[Any] = []
 
@@ -127,14 +124,14 @@ class Control:
         ranks come in time; else, on the lowest of those that did, all that came.
         """
         if completes(self._comm.Ibarrier(), within_s=within_s):
-            return dict(enumerate(self._gather(word)))
+            return dict(enumerate(self._comm.allgather(word)))
         return self._overhear(word)
 
     def abort(self, status: int) -> None:
         """End every rank at once."""
         sys.stdout.flush()
         sys.stderr.flush()
-        self._abort(status)
+        self._mpi.COMM_WORLD.Abort(status)
 
     def _overhear(self, word: Word) -> dict[int, Word]:
         """Return what those ranks say that came, as far as this one hears of it.
@@ -156,6 +153,14 @@ class Control:
             else:
                 words[status.Get_source()] = message.recv()
         return words
+
+
+def leave_note(status: int, environment: Mapping[str, str] = os.environ) -> None:
+    """Write ``status`` into the file that the job script has named, if it has."""
+    name = environment.get(NOTE)
+    if name:
+        with contextlib.suppress(OSError):  # then the script sees the status of srun
+            Path(name).write_text(f"{status}\n", encoding="utf-8")
 
 
 def completes(request: Any, *, within_s: float) -> bool:

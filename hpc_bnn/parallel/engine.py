@@ -7,17 +7,17 @@ Horovod refuses duplicate sets.
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.losses.axis import Reduction
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import LaunchError, watchdog_of
+from hpc_bnn.group import Reduction
 from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.launcher import LaunchError
 from hpc_bnn.parallel.reducer import RankReducer, Reducer, Stage
+from hpc_bnn.parallel.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,12 @@ class Engine:
 
     Parameters
     ----------
+    comms
+        mpi4py communicators over all ranks, along the sample and along the data axis; None along an
+        axis of one rank.
     stall_timeout_s
         Seconds after which Horovod's warnings name tensor and ranks of a collective that some rank
-        never joined, before the watchdog of ``world`` ends the job; 0: a minute.
+        never joined, before the ``watchdog`` ends the job; 0: a minute.
 
     Raises
     ------
@@ -45,7 +48,7 @@ class Engine:
     """
 
     def __init__(
-        self, grid: Grid, world: Channel, sample: Channel, data: Channel, *, stall_timeout_s: float
+        self, grid: Grid, comms: Sequence[Any], watchdog: Watchdog, *, stall_timeout_s: float
     ) -> None:
         limits = {
             "HOROVOD_STALL_CHECK_TIME_SECONDS": _warn_after(stall_timeout_s),
@@ -56,31 +59,36 @@ class Engine:
                 os.environ[name] = str(seconds)
         hvd = load_horovod(grid.world_size)
         self._hvd = hvd
-        strict = [c for c in (data, sample) if 1 < c.size < world.size]
-        own = {id(c): hvd.ProcessSet(c.native()) for c in strict}
-        hvd.init(comm=world.native(), process_sets=list(own.values()))
+        world, *axes = comms
+        sizes = grid.sample_ranks, grid.data_ranks
+        sets: list[Any] = [hvd.ProcessSet(comm) for comm in axes] if min(sizes) > 1 else []
+        hvd.init(comm=world, process_sets=sets)
         if hvd.size() != grid.world_size or hvd.rank() != grid.world_rank:
             raise LaunchError(
                 f"Horovod is rank {hvd.rank()} of {hvd.size()}, MPI is rank {grid.world_rank} "
                 f"of {grid.world_size}: they "
                 "use different MPI libraries; hpc-bnn doctor shows both"
             )
-        self._grid = grid
-        self._watchdog = watchdog_of(world)
+        self._grid, self._watchdog = grid, watchdog
         whole = hvd.global_process_set
-        self._sample_set = own.get(id(sample), whole if sample.size > 1 else None)
-        self._data_set = own.get(id(data), whole if data.size > 1 else None)
+        self._sample_set, self._data_set = sets or [whole if n > 1 else None for n in sizes]
 
     def stop(self) -> None:
         """Collective: end Horovod, so that another grid can be started in the same processes."""
         self._watchdog.stop()
         self._hvd.shutdown()
 
-    def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
-        """Collective: overwrite the tensors of ``state`` with those of world rank 0.
+    def broadcast_parameters(
+        self, state: dict[str, Tensor], *, axis: Literal["world", "data"] = "world"
+    ) -> None:
+        """Collective: overwrite the tensors of ``state`` with those of the first rank of the axis.
 
         They travel as bytes, so that any dtype does; the ranks' tensors have the same shapes.
         """
+        root = 0 if axis == "world" else self._grid.data_axis[0]
+        ranks = self._hvd.global_process_set if axis == "world" else self._data_set
+        if ranks is None:
+            return
         handles, copies = [], []
         with self._watchdog.watching("broadcast of parameters"):
             for name, tensor in sorted(state.items()):
@@ -91,7 +99,10 @@ class Engine:
                 content = sent.view(-1).view(torch.uint8)
                 handles += [
                     self._hvd.broadcast_async_(
-                        content[first : first + MESSAGE_BYTES], root_rank=0, name=f"{name}.{first}"
+                        content[first : first + MESSAGE_BYTES],
+                        root_rank=root,
+                        name=f"{name}.{first}",
+                        process_set=ranks,
                     )
                     for first in range(0, len(content), MESSAGE_BYTES)
                 ]
@@ -107,6 +118,7 @@ class Engine:
         passes: int,
         reduction: GradientReduction,
         compression: Compression,
+        per_sample: Collection[str] = (),
     ) -> Reducer:
         """Return what reduces the gradients of ``passes`` backward passes a step."""
         hvd = self._hvd
@@ -122,27 +134,31 @@ class Engine:
             stages, scale = [stage for stage in both if stage.process_set is not None], 1.0
         else:
             raise ValueError(f"train.reduction = {reduction!r}: expected world or two_stage")
+        rows = []
+        if self._data_set is not None:
+            rows = [Stage("gradient.rows.", self._data_set, hvd.Average)]
         codec = {"none": hvd.Compression.none, "fp16": hvd.Compression.fp16}[compression]
         named = [(name, p) for name, p in named_parameters if p.requires_grad]
-        return RankReducer(hvd, named, passes, codec, stages, scale, self._watchdog)
+
+        def stages_of(name: str) -> list[Stage]:
+            return rows if name in per_sample else stages
+
+        return RankReducer(hvd, named, passes, codec, stages_of, scale, self._watchdog)
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
         op = self._hvd.Sum if reduction == "sum" else self._hvd.Max
-        with self._watchdog.watching(name):
-            result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
+        result: Tensor = self._hvd.allreduce(x, op=op, name=name, process_set=self._sample_set)
         return result
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching(name):
-            result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
+        result: Tensor = self._hvd.allgather(x, name=name, process_set=self._sample_set)
         return result
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
         """Collective over the sample axis, for tensors on GPUs."""
-        with self._watchdog.watching(name):
-            result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
+        result: Tensor = self._hvd.alltoall(x, name=name, process_set=self._sample_set)
         return result
 
 

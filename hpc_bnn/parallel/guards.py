@@ -1,6 +1,7 @@
 """Guards: one small collective proves that the ranks still do what the contract says.
 
-    parameters     equal on all ranks
+    parameters     equal on all ranks; per-sample ones equal along the data axis, different along
+                   the sample axis
     batch          equal along the sample axis, different along the data axis
     weight draws   different along the sample axis
 
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid
 
 # complex128 counts as two elements.
@@ -69,7 +70,7 @@ def digest(value: object) -> int:
 
 
 def agree(
-    channel: Channel, values: Mapping[str, object], *, name: str, advice: str = _SAME_START
+    group: Group, values: Mapping[str, object], *, name: str, advice: str = _SAME_START
 ) -> None:
     """Collective: prove that every rank holds the same ``values``; the error names key, ranks and
     both values, and ends with ``advice``.
@@ -78,9 +79,9 @@ def agree(
     they are equal.
     """
     mine = torch.tensor([digest(sorted(values.items()))])
-    if bool((channel.all_gather(mine, name=name) == mine).all()):
+    if bool((group.all_gather(mine, name=name) == mine).all()):
         return
-    everyone = channel.gather_objects(dict(values), name=name)
+    everyone = group.gather(dict(values), name=name)
     for rank, other in enumerate(everyone):
         for key in sorted(set(everyone[0]) | set(other)):
             first, here = everyone[0].get(key, "missing"), other.get(key, "missing")
@@ -92,28 +93,28 @@ def agree(
 
 
 def total_of(
-    channel: Channel, value: float, counts: Sequence[int], *, name: str
-) -> tuple[float, list[int], list[bool]]:
-    """Collective: return the sum of ``value`` over all ranks, the sums of ``counts``, and which of
+    group: Group, values: Sequence[float], counts: Sequence[int], *, name: str
+) -> tuple[list[float], list[int], list[bool]]:
+    """Collective: return the sums of ``values`` over all ranks, those of ``counts``, and which of
     the counts are the same on every rank.
 
     The proof rides on the sum, n * sum(c**2) = (sum c)**2 only where all n numbers are equal
     (Cauchy-Schwarz). It is exact for counts below 2**20 on up to 2**13 ranks.
     """
-    mine = [value, *counts, *(count**2 for count in counts)]
-    summed = channel.all_reduce(
+    mine = [*values, *counts, *(count**2 for count in counts)]
+    summed = group.all_reduce(
         torch.tensor(mine, dtype=torch.float64), reduction="sum", name=name
     ).tolist()
+    squared = len(values) + len(counts)
     sums, squares = (
-        [int(total) for total in part]
-        for part in (summed[1 : 1 + len(counts)], summed[1 + len(counts) :])
+        [int(total) for total in part] for part in (summed[len(values) : squared], summed[squared:])
     )
-    same = [channel.size * s == total**2 for total, s in zip(sums, squares, strict=True)]
-    return summed[0], sums, same
+    same = [group.size * s == total**2 for total, s in zip(sums, squares, strict=True)]
+    return summed[: len(values)], sums, same
 
 
 def check(
-    channel: Channel,
+    group: Group,
     grid: Grid,
     *,
     step: int,
@@ -121,31 +122,65 @@ def check(
     batch: Sequence[Tensor],
     draw: Tensor,
     buffers: Mapping[str, Tensor] | None = None,
+    per_sample: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Collective over the world: prove the three guards, or raise GuardError on every rank.
 
     Parameters
     ----------
     parameters
-        All parameters by name.
+        All shared parameters by name.
     batch
         The tensors of this rank's batch, before augmentation.
     draw
         The first weights that this rank drew in this step.
     buffers
         What else the outputs depend on, by name: the same on all ranks, too.
+    per_sample
+        What has rows for the own weight samples, by name.
     """
-    if channel.size == 1:
+    if group.size == 1:
         return
     each = {f"parameter {name}": fingerprint(p) for name, p in parameters.items()}
     each |= {f"buffer {name}": fingerprint(b) for name, b in (buffers or {}).items()}
     mine = [fingerprint_of(each.values()), fingerprint_of(map(fingerprint, batch))]
-    rows = channel.all_gather(torch.tensor([[*mine, fingerprint(draw)]]), name="guards").numpy()
+    rows = group.all_gather(torch.tensor([[*mine, fingerprint(draw)]]), name="guards").numpy()
     if (rows[:, 0] != rows[0, 0]).any():
-        _name_tensor(channel, step, each)
+        _name_tensor(group, step, each)
+    if per_sample:
+        members = {f"parameter {name}": fingerprint(t) for name, t in per_sample.items()}
+        _check_members(group, grid, step, members)
     violation = first_violation(grid, rows[:, 1], rows[:, 2])
     if violation is not None:
         raise GuardError(f"step {step}: {violation}")
+
+
+def _check_members(group: Group, grid: Grid, step: int, each: Mapping[str, int]) -> None:
+    """Collective: prove that per-sample tensors are equal along the data axis and different along
+    the sample axis.
+    """
+    mine = torch.tensor([[fingerprint_of(each.values())]])
+    everyone = group.all_gather(mine, name="guards.members").numpy()
+    ranks_ds = everyone.reshape(grid.data_ranks, grid.sample_ranks)
+    if (ranks_ds != ranks_ds[:1]).any():
+        told = group.gather(dict(each), name="guards.members of each")
+        for rank, other in enumerate(told):
+            first = rank % grid.sample_ranks
+            names = [name for name, value in told[first].items() if other.get(name) != value]
+            if names:
+                raise GuardError(
+                    f"step {step}: {names[0]} differs between world ranks {first} and {rank}, "
+                    "which hold the same members; something changed it on some ranks only (an "
+                    "update outside hb.Step, a load on one rank)"
+                )
+    repeats = _repeats(ranks_ds)
+    if repeats.any():
+        rank = int(repeats[0].argmax())
+        twin = int((ranks_ds[0] == ranks_ds[0, rank]).argmax())
+        raise GuardError(
+            f"step {step}: world ranks {twin} and {rank} hold equal members, but are different "
+            "sample ranks; members must start from weights of their own"
+        )
 
 
 def first_violation(
@@ -196,11 +231,11 @@ def _repeats(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return repeated
 
 
-def _name_tensor(channel: Channel, step: int, each: Mapping[str, int]) -> None:
+def _name_tensor(group: Group, step: int, each: Mapping[str, int]) -> None:
     """Collective: raise GuardError for the first tensor that differs; called by all ranks on the
     same evidence.
     """
-    everyone = channel.gather_objects(dict(each), name="guards.parameters")
+    everyone = group.gather(dict(each), name="guards.parameters")
     for name, value in everyone[0].items():
         for rank, other in enumerate(everyone):
             if other.get(name) != value:

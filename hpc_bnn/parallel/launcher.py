@@ -1,17 +1,24 @@
-"""What a launcher has told this process: the number of its ranks, and whether it is one of them.
+"""What a launcher says to this process: the number of ranks, whether it is one of them, and its
+place on the node.
 
 A launcher may run inside another one's step, whose words its ranks inherit: ``mpirun`` in
 ``srun --pty bash``, ``srun`` in a script that ``mpirun`` started.
 """
 
 import os
+import socket
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+
+from hpc_bnn.group import Group
 
 # What launchers say about the number of ranks they started in this step.
 SLURM_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 LAUNCHER_SIZES = (*SLURM_SIZES, *MPI_SIZES)
+# What they say about the place of a rank on its node.
+NODE_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # What the ranks of one start have in common.
 STEP = ("PMIX_NAMESPACE", "PMI_JOBID", "SLURM_JOB_ID", "SLURM_STEP_ID")
 PROCESS = "HPC_BNN_RANK_PROCESS"
@@ -58,6 +65,44 @@ def refuse_child(environment: Mapping[str, str]) -> None:
             "be one, too. Workers that are spawned run the script again: put what it does under "
             'if __name__ == "__main__":'
         )
+
+
+def node_name(environment: Mapping[str, str]) -> str:
+    """Return what is equal on all ranks of a node, and different on two nodes.
+
+    The running kernel tells machines apart, whatever hosts and containers are called, and Slurm's
+    name tells nodes apart that it keeps on one machine. Not ``MPI_COMM_TYPE_SHARED``: libraries
+    have taken NUMA domains for nodes.
+    """
+    try:
+        kernel = BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        kernel = socket.gethostname()
+    return f"{kernel} {environment.get('SLURMD_NODENAME', '')}"
+
+
+def split_by_node(all_ranks: Group, name: str) -> tuple[Group, list[int]]:
+    """Collective: return the group of the ranks with this rank's ``node_name``, and for every
+    world rank the first one of its node.
+    """
+    names = all_ranks.gather(name, name="nodes")
+    first: dict[str, int] = {}
+    nodes = [first.setdefault(name, rank) for rank, name in enumerate(names)]
+    return all_ranks.split(nodes[all_ranks.rank], all_ranks.rank), nodes
+
+
+def node_rank_of(node: Group, environment: Mapping[str, str]) -> int:
+    """Collective over the node: return this rank's place on it, 0, 1, ...
+
+    The launcher's word, to which it may have bound cores, where those of all ranks of the node
+    number them so; else the order of the ranks.
+    """
+    mine = [environment.get(name, "") for name in NODE_RANKS]
+    everyone = node.gather(mine, name="node rank")
+    for at, words in enumerate(zip(*everyone, strict=True)):
+        if sorted(words) == sorted(map(str, range(node.size))):
+            return int(mine[at])
+    return node.rank
 
 
 def _step(environment: Mapping[str, str]) -> str:

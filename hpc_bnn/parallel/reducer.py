@@ -1,11 +1,12 @@
-"""Gradients become sums over the sample axis and means over the data axis while backward runs.
+"""Gradients become sums over the sample axis and means over the data axis while backward runs; of
+per-sample parameters, means over the data axis only.
 
 A gradient is what all ranks together have: where some ranks have none of a parameter, theirs counts
 as zero; where no rank has one, the parameter is left without, so that the optimizer skips it as
 torch does on one rank.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,9 +16,7 @@ from hpc_bnn.parallel.watchdog import Watchdog
 
 
 class Reducer(Protocol):
-    """Sums gradients over the sample axis and averages them over the data axis while backward still
-    runs.
-    """
+    """Reduces gradients while backward still runs."""
 
     # What a rank must multiply its share of the objective by.
     scale: float
@@ -75,7 +74,7 @@ class RankReducer:
         named: Sequence[tuple[str, nn.Parameter]],
         passes: int,
         codec: Any,
-        stages: Sequence[Stage],
+        stages: Callable[[str], Sequence[Stage]],
         scale: float,
         watchdog: Watchdog,
     ) -> None:
@@ -85,7 +84,7 @@ class RankReducer:
         self._reducing = False
         self._left: dict[str, int] = {}
         self._sums: dict[str, Tensor] = {}  # what is reduced, often the gradient itself
-        self._started: dict[str, tuple[Any, Any]] = {}
+        self._started: dict[str, tuple[Any, Any, int]] = {}
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 lambda p, name=name: self._ready(name, p)
@@ -104,7 +103,7 @@ class RankReducer:
         self._left[name] -= 1
         if self._left[name] == 0:
             self._take_up(name, parameter)
-            self._start(name, self._stages[0])
+            self._start(name, 0)
         elif self._left[name] < 0:
             raise RuntimeError(
                 f"{name}: got more than one gradient in one of {self._passes} backward passes, "
@@ -119,28 +118,32 @@ class RankReducer:
             parameter.grad = parameter.grad.to_dense()
         self._sums[name] = _summable(parameter.grad)
 
-    def _start(self, name: str, stage: Stage) -> None:
+    def _start(self, name: str, number: int) -> None:
+        """Start a stage of a parameter, unless it has fewer."""
+        stages = self._stages(name)
+        if number >= len(stages):
+            return
+        stage = stages[number]
         tensor, context = self._codec.compress(self._sums[name])
         handle = self._hvd.allreduce_async_(
             tensor, name=stage.prefix + name, op=stage.op, process_set=stage.process_set
         )
-        self._started[name] = handle, context
+        self._started[name] = handle, context, number
 
     def wait(self, unused: Collection[str] = ()) -> None:
         self._reducing = False
         used = [(name, parameter) for name, parameter in self._named if name not in unused]
         with self._watchdog.watching("a reduction of gradients"):
             for name, parameter in used:
-                if name not in self._started:
+                if name not in self._sums:
                     self._take_up(name, parameter)
-                    self._start(name, self._stages[0])
-            for following in (*self._stages[1:], None):
-                for name, _ in used:
-                    handle, context = self._started.pop(name)
+                    self._start(name, 0)
+            while self._started:
+                for name in [name for name, _ in used if name in self._started]:
+                    handle, context, number = self._started.pop(name)
                     reduced = self._hvd.synchronize(handle)
                     self._sums[name] = self._codec.decompress(reduced, context)
-                    if following is not None:
-                        self._start(name, following)
+                    self._start(name, number + 1)
         for name, parameter in used:
             _write_back(parameter, self._sums.pop(name))
 
@@ -151,7 +154,7 @@ class RankReducer:
 
     def _finish(self) -> None:
         """End what a step that ended in an error has begun: its names are needed again."""
-        for handle, _ in self._started.values():
+        for handle, *_ in self._started.values():
             self._hvd.synchronize(handle)
         self._started, self._sums = {}, {}
 

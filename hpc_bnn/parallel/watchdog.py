@@ -1,14 +1,22 @@
-"""Notices a wait for other ranks that nothing else would end.
+"""Notices a wait for other ranks that nothing else would end, and ends the job.
 
 A rank that is stuck takes part in nothing: those that wait for it in an exchange, or in a reduction
 of Horovod, would wait for ever. A thread of its own looks at how long this rank has waited, and
-answers other ranks that ask (``roll_call``).
+answers other ranks that ask (``roll_call``). One rank says which is stuck, and all end with a
+status of their own.
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
+
+from hpc_bnn.parallel.control import STALLED, leave_note
+from hpc_bnn.parallel.roll_call import RollCall, State
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 
@@ -35,8 +43,8 @@ class Watchdog:
 
     def __init__(
         self,
-        limit_s: float,
-        expire: Callable[[float], None],
+        limit_s: float = 0.0,
+        expire: Callable[[float], None] = lambda waited: None,
         *,
         also: Callable[[], None] | None = None,
     ) -> None:
@@ -91,3 +99,35 @@ class Watchdog:
             if is_waiting and seconds > self._limit_s and not (self._is_paused or has_expired):
                 has_expired = True
                 self._expire(seconds)
+
+
+def watch(mpi: Any, comm: Any, hosts: list[str], limit_s: float) -> Watchdog:
+    """Collective over ``comm``: return what watches this rank's exchanges; one that takes longer
+    than ``limit_s`` ends the job.
+
+    Parameters
+    ----------
+    mpi
+        The module ``mpi4py.MPI``.
+    hosts
+        Host of each rank.
+    """
+
+    def end(text: str) -> None:
+        log.error(
+            "%s; ending all ranks with status %d. Raise train.stall_timeout if it was only slow",
+            text,
+            STALLED,
+        )
+        leave_note(STALLED)
+        comm.Abort(STALLED)
+
+    call = RollCall(
+        mpi,
+        comm.Dup(),
+        hosts,
+        state=lambda: State(watchdog.count, watchdog.state()[1]),
+        speak=end,
+    )
+    watchdog = Watchdog(limit_s, lambda waited: call.ask(watchdog.name, waited), also=call.turn)
+    return watchdog

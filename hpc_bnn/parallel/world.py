@@ -1,23 +1,23 @@
-"""The world of one run: grid, channels, device and gradient reduction of this rank."""
+"""The world of one run: grid, groups, device and gradient reduction of this rank."""
 
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
-from hpc_bnn.parallel.axis import RankAxis
-from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import LaunchError, connect, limited, require_threads, together
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, load_horovod
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
-from hpc_bnn.parallel.node_rank import node_name, node_rank_of, split_by_node
+from hpc_bnn.parallel.launcher import LaunchError, node_name, node_rank_of, split_by_node
+from hpc_bnn.parallel.mpi import connect
+from hpc_bnn.parallel.mpi_group import MPIGroup
 from hpc_bnn.parallel.reducer import NoReducer, Reducer
+from hpc_bnn.parallel.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,25 @@ class World:
     ----------
     grid
         Sizes of the axes and this rank's place.
-    world, sample, data
-        Host channels over all ranks and along each axis.
-    sample_axis
-        What joint losses exchange through.
+    all_ranks, sample_axis, data_axis
+        The groups that exchange something; joint losses do along the sample axis.
     node_rank, node_size
         This rank's place among the ranks of its node, and their number.
     num_nodes
         Number of nodes of the world.
+    watchdog
+        What limits how long exchanges wait for a rank.
     """
 
     grid: Grid
     device: torch.device
-    world: Channel = SOLO
-    sample: Channel = SOLO
-    data: Channel = SOLO
-    sample_axis: SampleAxis = field(default_factory=LocalAxis)
+    all_ranks: Group = ALONE
+    sample_axis: Group = ALONE
+    data_axis: Group = ALONE
     node_rank: int = 0
     node_size: int = 1
     num_nodes: int = 1
+    watchdog: Watchdog = field(default_factory=Watchdog)
     engine: Engine | None = None
 
     @property
@@ -54,10 +54,12 @@ class World:
         """True on world rank 0, which writes files and log lines."""
         return self.grid.world_rank == 0
 
-    def broadcast_parameters(self, state: dict[str, Tensor]) -> None:
-        """Collective: overwrite the tensors of ``state`` with those of world rank 0."""
+    def broadcast_parameters(
+        self, state: dict[str, Tensor], *, axis: Literal["world", "data"] = "world"
+    ) -> None:
+        """Collective: overwrite the tensors of ``state`` with those of the axis' first rank."""
         if self.engine is not None:
-            self.engine.broadcast_parameters(state)
+            self.engine.broadcast_parameters(state, axis=axis)
 
     def reducer(
         self,
@@ -66,12 +68,20 @@ class World:
         passes: int,
         reduction: GradientReduction = "world",
         compression: Compression = "none",
+        per_sample: Collection[str] = (),
     ) -> Reducer:
-        """Collective: return what reduces gradients over this grid; nothing on one rank."""
+        """Collective: return what reduces gradients over this grid; nothing on one rank.
+
+        ``per_sample``: the names of parameters that other sample ranks hold other rows of.
+        """
         if self.engine is None:
             return NoReducer()
         return self.engine.reducer(
-            named_parameters, passes=passes, reduction=reduction, compression=compression
+            named_parameters,
+            passes=passes,
+            reduction=reduction,
+            compression=compression,
+            per_sample=per_sample,
         )
 
     def stop(self) -> None:
@@ -81,16 +91,19 @@ class World:
 
 
 def start(
+    all_ranks: Group | None = None,
     *,
     sample_ranks: int | Literal["auto"] = "auto",
     mode: Mode = "hybrid",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     stall_timeout_s: float = 0.0,
 ) -> World:
-    """Collective: split COMM_WORLD into the grid's axes, start Horovod and pick this rank's device.
+    """Collective: split the ranks into the grid's axes, start Horovod and pick this rank's device.
 
     Parameters
     ----------
+    all_ranks
+        Ranks that are connected already; None: those of COMM_WORLD are, now.
     sample_ranks
         Number S of sample ranks, a divisor of the world; ``"auto"``: by ``mode``.
     mode
@@ -106,43 +119,42 @@ def start(
     LaunchError
         If ranks do not find each other, Horovod is missing or devices are too few.
     """
-    world = connect()
-    return split(
-        world, sample_ranks=sample_ranks, mode=mode, device=device, stall_timeout_s=stall_timeout_s
-    )
-
-
-def split(
-    world: Channel,
-    *,
-    sample_ranks: int | Literal["auto"] = "auto",
-    mode: Mode = "hybrid",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    stall_timeout_s: float = 0.0,
-) -> World:
-    """Collective: as ``start``, on a world that is already connected."""
-    require_threads(world)
-    world = limited(world, stall_timeout_s)
-    node, nodes = split_by_node(world, node_name(os.environ))
+    all_ranks = connect() if all_ranks is None else all_ranks
+    if isinstance(all_ranks, MPIGroup):
+        all_ranks.require_threads()
+        all_ranks = all_ranks.limited(stall_timeout_s)
+    node, nodes = split_by_node(all_ranks, node_name(os.environ))
     if mode == "hybrid" and sample_ranks == "auto":
         _require_equal_nodes(nodes)
-    chosen = choose_sample_ranks(world.size, node.size, mode=mode, sample_ranks=sample_ranks)
-    grid = Grid(chosen, world.size // chosen, world.rank)
+    size, rank = all_ranks.size, all_ranks.rank
+    sample_ranks = choose_sample_ranks(size, node.size, mode=mode, sample_ranks=sample_ranks)
+    grid = Grid(sample_ranks, size // sample_ranks, rank)
     node_rank = node_rank_of(node, os.environ)
-    picked, uuid = together(
-        world, lambda: _own_device(device, world.rank, node_rank, node.size), name="device"
+    own_device, uuid = all_ranks.together(
+        lambda: _pick_device(device, node_rank, node.size), name="device"
     )
-    _refuse_shared_device(world.gather_objects((nodes[world.rank], uuid), name="device uuids"))
-    together(world, lambda: _use(picked), name="device")
-    if world.size == 1:
-        return World(grid, picked)
-    together(world, lambda: load_horovod(world.size), name="Horovod")
-    sample = world.split(grid.data_rank, grid.sample_rank)
-    data = world.split(grid.sample_rank, grid.data_rank)
-    engine = Engine(grid, world, sample, data, stall_timeout_s=stall_timeout_s)
-    axis: SampleAxis = RankAxis(sample, engine) if sample.size > 1 else LocalAxis()
+    _refuse_shared_device(all_ranks.gather((nodes[rank], uuid), name="device uuids"))
+    all_ranks.together(lambda: _use(own_device), name="device")
+    if not isinstance(all_ranks, MPIGroup):
+        return World(grid, own_device)
+    all_ranks.together(lambda: load_horovod(size), name="Horovod")
+    sample_axis = all_ranks.split(grid.data_rank, grid.sample_rank)
+    data_axis = all_ranks.split(grid.sample_rank, grid.data_rank)
+    comms = [getattr(group, "comm", None) for group in (all_ranks, sample_axis, data_axis)]
+    engine = Engine(grid, comms, all_ranks.watchdog, stall_timeout_s=stall_timeout_s)
+    if isinstance(sample_axis, MPIGroup):
+        sample_axis = sample_axis.through(engine)
     return World(
-        grid, picked, world, sample, data, axis, node_rank, node.size, len(set(nodes)), engine
+        grid,
+        own_device,
+        all_ranks,
+        sample_axis,
+        data_axis,
+        node_rank,
+        node.size,
+        len(set(nodes)),
+        all_ranks.watchdog,
+        engine,
     )
 
 
@@ -173,42 +185,33 @@ def _refuse_shared_device(devices: Sequence[tuple[int, str | None]]) -> None:
             )
 
 
-def _own_device(
-    wish: str, rank: int, node_rank: int, node_size: int
-) -> tuple[torch.device, str | None]:
-    """Return the device of this rank, and its UUID if it is a GPU."""
-    try:
-        device = _pick_device(wish, node_rank, node_size)
-        if device.type == "cpu":
-            return device, None
-        return device, str(torch.cuda.get_device_properties(device).uuid)
-    except LaunchError:
-        raise
-    except Exception as error:  # drivers fail in many ways
-        raise LaunchError(
-            f"device = {wish}: rank {rank} cannot use its GPU on {socket.gethostname()} ({error}); "
-            "look at nvidia-smi there, and leave the node out if the GPU is broken"
-        ) from error
-
-
 def _use(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
-def _pick_device(wish: str, node_rank: int, node_size: int) -> torch.device:
-    """Return the GPU of this rank: the only visible one, or the one of its node rank."""
-    count = torch.cuda.device_count() if wish != "cpu" else 0
-    if count == 0:
-        if wish == "cuda":
-            raise LaunchError(
-                "device = cuda: torch sees no GPU; check CUDA_VISIBLE_DEVICES and hpc-bnn doctor"
-            )
-        return torch.device("cpu")
-    if count > 1 and count <= node_rank:
+def _pick_device(wish: str, node_rank: int, node_size: int) -> tuple[torch.device, str | None]:
+    """Return the GPU of this rank, the only visible one or that of its node rank, and its UUID; or
+    the CPU and None.
+    """
+    try:
+        count = torch.cuda.device_count() if wish != "cpu" else 0
+        if count == 0 and wish != "cuda":
+            return torch.device("cpu"), None
+        if count == 1 or node_rank < count:
+            device = torch.device("cuda", 0 if count == 1 else node_rank)
+            return device, str(torch.cuda.get_device_properties(device).uuid)
+    except Exception as error:  # drivers fail in many ways
         raise LaunchError(
-            f"node rank {node_rank} of {node_size} has no GPU: {count} are visible; start one "
-            "rank per GPU "
-            f"(srun --ntasks-per-node={count})"
+            f"device = {wish}: node rank {node_rank} cannot use its GPU on "
+            f"{socket.gethostname()} ({error}); look at nvidia-smi there, and leave the node out "
+            "if the GPU is broken"
+        ) from error
+    if count == 0:
+        raise LaunchError(
+            "device = cuda: torch sees no GPU; check CUDA_VISIBLE_DEVICES and hpc-bnn doctor"
         )
-    return torch.device("cuda", 0 if count == 1 else node_rank)
+    raise LaunchError(
+        f"node rank {node_rank} of {node_size} has no GPU: {count} are visible; start one rank "
+        f"per GPU (srun --ntasks-per-node={count})"
+    )

@@ -1,44 +1,47 @@
 """What is built and wired here, as a table for a support ticket: one finding a line, each bad one
-with its remedy.
+with its remedy; and how fast the ranks exchange along each axis, by MPI and by Horovod.
 """
 
 import importlib.util
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first
-from hpc_bnn.study.exchanges import REMEDY, exchanges
-from hpc_bnn.study.finding import Finding, told
+import torch
+
+from hpc_bnn.group import Group
+from hpc_bnn.parallel.world import World, start
 from hpc_bnn.study.machine import machine
-from hpc_bnn.study.software import mpirun, software
+from hpc_bnn.study.software import AS_ROOT, Finding, mpirun, probe, software
 from hpc_bnn.train.run.versions import versions
 
+# One exchange of so many bytes: the sum over ranks that came out, and the right one.
+Exchanged = Callable[[int], tuple[float, float]]
+
+SMALL_BYTES, LARGE_BYTES = 8, 64 << 20
+REPEATS = 5
 COLLECTIVE_TIMEOUT_S = 120
-# Two harmless ranks may run as root, in a container; Open MPI 4 reads the first pair, 5 the second.
-AS_ROOT = {
-    f"{layer}_ALLOW_RUN_AS_ROOT{suffix}": "1"
-    for layer in ("OMPI", "PRTE")
-    for suffix in ("", "_CONFIRM")
-}
+REMEDY = "compare the MPI libraries above; start with the launcher of that MPI"
 
 
-def diagnose(channel: Channel, folder: Path) -> list[Finding]:
+def diagnose(all_ranks: Group, folder: Path) -> list[Finding]:
     """Collective over the world: return the findings; on one rank it starts two ranks of its own.
 
     folder: where runs would be written.
     """
-    found = on_first(channel, versions, name="versions")
-    findings = [*software(found), *machine(channel, folder)]
-    if channel.size > 1:
-        return [*findings, *exchanges(channel)]
-    return [*findings, exchange_of_two()]
+    here = all_ranks.on_first(versions, name="versions")
+    findings = [*software(here), *machine(all_ranks, folder)]
+    pair = [exchange_of_two()] if all_ranks.size == 1 else _exchanges(all_ranks)
+    return [*findings, *pair]
 
 
 def exchange_of_two() -> Finding:
-    """Start two ranks with the launcher beside this Python, and tell what they found."""
+    """Start two ranks with the launcher beside this Python, and return what they report."""
     what = "exchange of 2 ranks"
     launcher = mpirun()
     if importlib.util.find_spec("horovod") is None:
@@ -58,12 +61,116 @@ def exchange_of_two() -> Finding:
         )
         lines = [line for line in done.stdout.splitlines() if "Horovod, world" in line]
         if not lines or not lines[0].startswith("ok"):
-            raise RuntimeError(_shortened((done.stderr or done.stdout).strip()))
+            raise RuntimeError(_head_and_tail((done.stderr or done.stdout).strip()))
         return lines[0].partition("Horovod, world")[2].strip()
 
-    return told(what, run, REMEDY)
+    return probe(what, run, REMEDY)
 
 
-def _shortened(text: str, limit: int = 600) -> str:
+def measure(all_ranks: Group) -> tuple[World, dict[int, float]]:
+    """Collective: time Horovod's reduction over the world; return the seconds by number of bytes,
+    of the slowest rank.
+    """
+    world = start(all_ranks, device="auto")
+    try:
+        mine = _seconds(_by_horovod(world))
+    finally:
+        world.stop()
+    everyone = all_ranks.gather(mine, name="times of exchanges")
+    return world, {size: max(times[size] for times in everyone) for size in mine}
+
+
+def _exchanges(all_ranks: Group) -> list[Finding]:
+    """Collective: time exchanges and check their sums."""
+    worlds: list[World] = []
+
+    def start_grid() -> str:
+        worlds.append(start(all_ranks, device="auto"))
+        grid = worlds[0].grid
+        return f"{grid.sample_ranks} sample x {grid.data_ranks} data ranks, {worlds[0].device}"
+
+    findings = [probe("grid (hybrid)", start_grid, REMEDY)]
+    if not worlds:
+        return findings
+    world = worlds[0]
+    axes = {
+        "world": world.all_ranks,
+        "sample axis": world.sample_axis,
+        "data axis": world.data_axis,
+    }
+    for name, axis in axes.items():
+        if axis.size > 1:
+            findings.append(probe(f"MPI, {name}", partial(_timed, _by_mpi(axis)), REMEDY))
+    findings.append(probe("Horovod, world", lambda: _timed(_by_horovod(world)), REMEDY))
+    world.stop()
+    return findings
+
+
+def _by_mpi(axis: Group) -> Exchanged:
+    def run(size: int) -> tuple[float, float]:
+        x = torch.full((max(1, size // 4),), axis.rank + 1.0)
+        total = axis.all_reduce(x, reduction="sum", name="doctor")
+        return float(total[-1]), axis.size * (axis.size + 1) / 2
+
+    return run
+
+
+def _by_horovod(world: World) -> Exchanged:
+    sizes = (SMALL_BYTES, LARGE_BYTES)
+    parameters = {
+        size: torch.nn.Parameter(torch.zeros(max(1, size // 4), device=world.device))
+        for size in sizes
+    }
+    reducers = {
+        size: world.reducer([(f"doctor {size}", parameters[size])], passes=1) for size in sizes
+    }
+    ranks = world.grid.world_size
+    # Summed over the sample axis, averaged over the data axis.
+    expected = ranks * (ranks + 1) / 2 / world.grid.data_ranks
+
+    def run(size: int) -> tuple[float, float]:
+        parameter, reducer = parameters[size], reducers[size]
+        parameter.grad = None
+        reducer.begin()
+        mine = (world.grid.world_rank + 1.0) * reducer.scale
+        torch.autograd.backward(parameter.sum() * mine)
+        reducer.wait()
+        assert parameter.grad is not None
+        return float(parameter.grad[-1]), expected
+
+    return run
+
+
+def _seconds(run: Exchanged) -> dict[int, float]:
+    """Collective: return the median time of a small and of a large exchange, on this rank.
+
+    Raises
+    ------
+    RuntimeError
+        If a sum is wrong; after the last exchange, as it may be right on other ranks.
+    """
+    seconds, sums = {}, []
+    for size in (SMALL_BYTES, LARGE_BYTES):
+        sums.append(run(size))  # connects, and makes buffers
+        times = []
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            sums.append(run(size))
+            times.append(time.perf_counter() - began)
+        seconds[size] = median(times)
+    for total, expected in sums:
+        if abs(total - expected) > 1e-5 * expected:
+            raise RuntimeError(f"a sum over ranks came out as {total}, expected {expected}")
+    return seconds
+
+
+def _timed(run: Exchanged) -> str:
+    """Return what ``_seconds`` measures as text."""
+    seconds = _seconds(run)
+    rate = LARGE_BYTES / seconds[LARGE_BYTES] / 1e9
+    return f"8 B in {seconds[SMALL_BYTES] * 1e6:.0f} us, 64 MB at {rate:.2f} GB/s, sums correct"
+
+
+def _head_and_tail(text: str, limit: int = 600) -> str:
     """Return head and tail of a long message: launchers put the reason first, Python last."""
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hpc_bnn.study.doctor import AS_ROOT
+from hpc_bnn.files import write_json
+from hpc_bnn.progress import Pace
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.points import Point
-from hpc_bnn.study.software import mpirun
-from hpc_bnn.train.run.summary import write_json
+from hpc_bnn.study.software import AS_ROOT, mpirun
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Attempt:
     status
         Exit status; None: it outlived the limit and was ended.
     cores, threads
-        Cores that were there, and threads of a rank.
+        Cores of the host, and threads of a rank.
     """
 
     name: str
@@ -91,23 +91,25 @@ def run_plan(plan: Plan, *, launcher: Sequence[str] = ()) -> list[str]:
         )
     plan.settings()
     words = list(launcher) or _launcher()
-    there, threads = cores(), plan.study.threads
-    crowded = sorted({p.ranks for p in plan.points if p.ranks * threads > there})
+    threads = plan.study.threads
+    crowded = sorted({p.ranks for p in plan.points if p.ranks * threads > cores()})
     if crowded:
+        ranks = ", ".join(map(str, crowded))
         log.warning(
-            "%s ranks of %d thread(s) share %d core(s): these points are oversubscribed and will "
-            "be marked as such",
-            ", ".join(map(str, crowded)),
-            threads,
-            there,
+            f"{ranks} ranks of {threads} thread(s) share {cores()} core(s): "
+            "these points are oversubscribed and will be marked as such"
         )
-    failed = []
+    failed: list[str] = []
+    pace, ended = Pace(sum(not finished(plan, point) for point in plan.points)), 0
     for number, point in enumerate(plan.points, start=1):
+        place = f"{number} of {len(plan.points)}: {point.name}"
         if finished(plan, point):
-            log.info("%d of %d: %s is finished", number, len(plan.points), point.name)
+            log.info("%s is finished", place)
             continue
-        log.info("%d of %d: %s", number, len(plan.points), point.name)
-        attempt = _run(plan, point, words, there)
+        eta = f", ETA {pace.at(ended)[1]}" if ended else ""
+        log.info("%s%s", place, eta)
+        attempt = _run(plan, point, words)
+        ended += 1
         plan.attempt(point).parent.mkdir(parents=True, exist_ok=True)
         write_json(plan.attempt(point), asdict(attempt))
         if attempt.status != 0 or not finished(plan, point):
@@ -140,18 +142,16 @@ def environment(given: Mapping[str, str], *, threads: int) -> dict[str, str]:
 
 
 def _launcher() -> list[str]:
-    found = mpirun()
-    if found is None:
+    path = mpirun()
+    if path is None:
         raise FileNotFoundError(
             "mpirun: not beside this Python and not on PATH; load its module or give --launcher"
         )
-    return [found, *FLAGS]
+    return [path, *FLAGS]
 
 
-def _run(plan: Plan, point: Point, launcher: Sequence[str], there: int) -> Attempt:
-    words = command(plan, point, launcher)
-    threads = plan.study.threads
-    path = plan.log(point)
+def _run(plan: Plan, point: Point, launcher: Sequence[str]) -> Attempt:
+    words, path, threads = command(plan, point, launcher), plan.log(point), plan.study.threads
     path.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with path.open("w", encoding="utf-8") as output:
@@ -177,9 +177,9 @@ def _run(plan: Plan, point: Point, launcher: Sequence[str], there: int) -> Attem
         status=status,
         seconds=time.monotonic() - began,
         command=shlex.join(words),
-        cores=there,
+        cores=cores(),
         threads=threads,
-        oversubscribed=point.ranks * threads > there,
+        oversubscribed=point.ranks * threads > cores(),
         said=path.read_text(encoding="utf-8", errors="replace")[-TAIL:] if status else "",
     )
 

@@ -6,57 +6,74 @@ import shutil
 import socket
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import together
-from hpc_bnn.study.finding import Finding, told
+from hpc_bnn.group import Group
+from hpc_bnn.study.software import Finding, probe
 
-NETWORK_SETTINGS = (
-    "NCCL_",
-    "RCCL_",
-    "UCX_",
-    "FI_",
-    "OMPI_MCA_",
-    "PRTE_MCA_",
-    "HOROVOD_",
-    "HDF5_USE",
-)
-# What launchers tell their ranks is no setting.
+# Prefixes of variables; what launchers tell their ranks is no setting.
+NETWORK = ("NCCL_", "RCCL_", "UCX_", "FI_", "OMPI_MCA_", "PRTE_MCA_", "HOROVOD_", "HDF5_USE")
 NO_SETTINGS = ("PREFIXES", "cpu_type", "initial_wdir", "num_procs", "ess", "PRIVATE")
 INFINIBAND = Path("/sys/class/infiniband")
 INTERFACES = Path("/sys/class/net")
 LOW_SPACE_BYTES = 10 << 30
 
 
-def machine(channel: Channel, folder: Path) -> list[Finding]:
+@dataclass(frozen=True)
+class Place:
+    """Where one rank is.
+
+    Attributes
+    ----------
+    cores
+        Those that the rank may use.
+    gpus
+        UUIDs of the GPUs that it sees.
+    threads
+        Of this rank.
+    node_cores
+        Number of cores of its node.
+    """
+
+    host: str
+    cores: frozenset[int]
+    gpus: frozenset[str]
+    threads: int
+    node_cores: int
+
+
+def machine(all_ranks: Group, folder: Path) -> list[Finding]:
     """Collective: return the findings of all ranks, the same on each."""
-    ranks = channel.gather_objects(together(channel, _here, name="machine"), name="machine")
-    nodes: dict[str, list[int]] = defaultdict(list)
-    for rank, (host, *_) in enumerate(ranks):
-        nodes[host].append(rank)
+    places = all_ranks.gather(all_ranks.together(_place, name="machine"), name="machine")
+    nodes = _ranks_of_nodes(places)
+    listed = "; ".join(f"{host}: {ranges(ranks)}" for host, ranks in nodes.items())
     return [
-        Finding(
-            "ranks",
-            f"{len(ranks)} on {len(nodes)} node(s): "
-            + "; ".join(f"{host}: {ranges(own)}" for host, own in nodes.items()),
-        ),
-        *_cores(nodes, [(own, threads, there) for _, own, _, threads, there in ranks]),
-        *_devices(nodes, [own for _, _, own, _, _ in ranks]),
+        Finding("ranks", f"{len(places)} on {len(nodes)} node(s): {listed}"),
+        *core_findings(places),
+        *gpu_findings(places),
         Finding("network", _network()),
         Finding("network settings", _settings() or "none"),
-        *_folder(folder),
+        *folder_findings(folder),
     ]
 
 
-def _here() -> tuple[str, list[int], list[str], int, int]:
-    """Return host, cores, UUIDs of GPUs, threads of this rank, and the number of cores there."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    devices = [str(torch.cuda.get_device_properties(i).uuid) for i in range(_device_count())]
-    return socket.gethostname(), cores, devices, torch.get_num_threads(), os.cpu_count() or 1
+def _place() -> Place:
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = frozenset(str(torch.cuda.get_device_properties(i).uuid) for i in range(count))
+    threads = torch.get_num_threads()
+    return Place(socket.gethostname(), frozenset(cores), gpus, threads, os.cpu_count() or 1)
+
+
+def _ranks_of_nodes(places: Sequence[Place]) -> dict[str, list[int]]:
+    nodes: dict[str, list[int]] = defaultdict(list)
+    for rank, place in enumerate(places):
+        nodes[place.host].append(rank)
+    return nodes
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -70,26 +87,24 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
 
 
-def _cores(nodes: dict[str, list[int]], ranks: list[tuple[list[int], int, int]]) -> list[Finding]:
-    """Which cores each rank may use, of those of its node; ranks that were given too few stand in
-    each other's way.
-    """
+def core_findings(places: Sequence[Place]) -> list[Finding]:
+    """Say which cores of its node each rank may use: with too few, ranks wait for each other."""
     findings = []
-    for host, own in nodes.items():
-        if not any(ranks[rank][0] for rank in own):
+    for host, ranks in _ranks_of_nodes(places).items():
+        there = [places[rank] for rank in ranks]
+        cores = frozenset[int]().union(*(place.cores for place in there))
+        if not cores:
             continue
-        together = set().union(*(ranks[rank][0] for rank in own))
-        threads = max(ranks[rank][1] for rank in own)
-        fewest = min(len(ranks[rank][0]) for rank in own)
-        shown = "; ".join(f"{rank}: {ranges(ranks[rank][0])}" for rank in own)
-        there = max(ranks[rank][2] for rank in own)
-        enough = len(together) >= min(len(own), there) and fewest >= min(threads, there)
+        threads = max(place.threads for place in there)
+        fewest = min(len(place.cores) for place in there)
+        listed = "; ".join(f"{rank}: {ranges(places[rank].cores)}" for rank in ranks)
+        whole = max(place.node_cores for place in there)
         findings.append(
             Finding(
                 f"cores of {host}",
-                f"{shown} of {there} ({threads} thread(s) a rank)",
-                enough,
-                f"{len(own)} ranks share {len(together)} core(s), the fewest of a rank are "
+                f"{listed} of {whole} ({threads} thread(s) a rank)",
+                len(cores) >= min(len(ranks), whole) and fewest >= min(threads, whole),
+                f"{len(ranks)} ranks share {len(cores)} core(s), the fewest of a rank are "
                 f"{fewest}: set --cpus-per-task and export SRUN_CPUS_PER_TASK, or mpirun "
                 "--bind-to none, and OMP_NUM_THREADS no larger than a rank's cores",
             )
@@ -97,52 +112,43 @@ def _cores(nodes: dict[str, list[int]], ranks: list[tuple[list[int], int, int]])
     return findings
 
 
-def _devices(nodes: dict[str, list[int]], ranks: list[list[str]]) -> list[Finding]:
-    """How many GPUs each rank sees; a node with more ranks than GPUs cannot give each its own."""
-    if not any(ranks):
+def gpu_findings(places: Sequence[Place]) -> list[Finding]:
+    """Say how many GPUs each rank sees: each needs one of its own."""
+    if not any(place.gpus for place in places):
         return []
     findings = []
-    for host, own in nodes.items():
-        different = set().union(*(ranks[rank] for rank in own))
-        shown = "; ".join(f"{rank}: sees {len(ranks[rank])}" for rank in own)
-        findings.append(
-            Finding(
-                f"devices of {host}",
-                f"{len(different)} different, {shown}",
-                len(different) >= len(own),
-                "start one rank per GPU, and let each see its own or all of the node",
-            )
-        )
+    for host, ranks in _ranks_of_nodes(places).items():
+        different = len(frozenset[str]().union(*(places[rank].gpus for rank in ranks)))
+        listed = "; ".join(f"{rank}: sees {len(places[rank].gpus)}" for rank in ranks)
+        remedy = "start one rank per GPU, and let each see its own or all of the node"
+        text = f"{different} different, {listed}"
+        findings.append(Finding(f"devices of {host}", text, different >= len(ranks), remedy))
     return findings
 
 
-def _device_count() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
 def _network() -> str:
-    found = [path.name for path in sorted(INFINIBAND.glob("*"))] if INFINIBAND.is_dir() else []
+    adapters = [path.name for path in sorted(INFINIBAND.glob("*"))]
     up = []
-    for path in sorted(INTERFACES.glob("*")) if INTERFACES.is_dir() else []:
+    for path in sorted(INTERFACES.glob("*")):
         try:
             state = (path / "operstate").read_text(encoding="utf-8").strip()
         except OSError:
             continue
         if state in ("up", "unknown") and path.name != "lo":
             up.append(path.name)
-    return f"InfiniBand {', '.join(found) or 'none'}; interfaces {', '.join(up) or 'none'}"
+    return f"InfiniBand {', '.join(adapters) or 'none'}; interfaces {', '.join(up) or 'none'}"
 
 
 def _settings() -> str:
     return ", ".join(
         f"{name}={value}"
         for name, value in sorted(os.environ.items())
-        if name.startswith(NETWORK_SETTINGS) and not name.endswith(NO_SETTINGS)
+        if name.startswith(NETWORK) and not name.endswith(NO_SETTINGS)
     )
 
 
-def _folder(folder: Path) -> list[Finding]:
-    """Free space and locks where runs would be written."""
+def folder_findings(folder: Path) -> list[Finding]:
+    """Look for free space and locks where runs would be written."""
     if not folder.is_dir():
         remedy = "make it, or name another with --run"
         return [Finding("run folder", f"{folder}: no such folder", False, remedy)]
@@ -159,4 +165,4 @@ def _folder(folder: Path) -> list[Finding]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return "writable, with locks"
 
-    return [space, told("run folder", lock, "choose a folder that may be written and has flock")]
+    return [space, probe("run folder", lock, "choose a folder that may be written and has flock")]

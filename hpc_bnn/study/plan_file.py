@@ -15,11 +15,11 @@ from typing import Any
 
 import hpc_bnn
 from hpc_bnn.config import Settings, SettingsError, dump_settings, load_settings
+from hpc_bnn.files import write_json, write_whole
 from hpc_bnn.study.points import Point, make_points
-from hpc_bnn.study.study_file import ENOUGH_REPEATS, Study, find_file, load_study
+from hpc_bnn.study.study_file import ALONG_DATA, ENOUGH_REPEATS, Study, find_file, load_study
 from hpc_bnn.train.run.build import check_choices
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.summary import write_json
 
 # What the points of a plan may differ in.
 VARIED = (
@@ -139,38 +139,8 @@ def write_plan(plan: Plan, settings: Settings) -> None:
         raise ValueError(f"{plan.folder}: holds another plan; choose another folder with --runs")
     plan.folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     write_json(target, content)
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise ValueError(
-            f"{path}: is no JSON ({error}); expected a plan: it is not overwritten; choose another "
-            "folder with --runs, or remove it"
-        ) from error
-
-
-def _refuse_foreign(plan: Plan, texts: Mapping[Path, str]) -> None:
-    """Refuse a folder without a plan that holds files of the names a study writes.
-
-    What a plan that was broken off wrote is its own: the same texts.
-    """
-    foreign = [
-        p
-        for p, text in texts.items()
-        if p.is_symlink()  # its target would be overwritten
-        or (p.exists() and (not p.is_file() or p.read_bytes() != text.encode()))
-    ]
-    foreign += [p for p in (plan.csv, plan.folder / "projection.json") if p.exists()]
-    foreign += sorted(plan.folder.glob("*.png"))
-    if foreign:
-        raise ValueError(
-            f"{plan.folder}: holds {', '.join(path.name for path in foreign)} but no plan.json, so "
-            "no plan: they are not overwritten; choose another folder with --runs, or remove them"
-        )
 
 
 def read_plan(folder: Path) -> Plan:
@@ -190,24 +160,49 @@ def read_plan(folder: Path) -> Plan:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        points = [
-            Point(
-                **{
-                    **point,
-                    "series": tuple((kind, mode) for kind, mode in point["series"]),
-                    "overrides": tuple(point["overrides"]),
-                }
-            )
-            for point in content["points"]
-        ]
+        points = []
+        for fields in content["points"]:
+            series = tuple((kind, mode) for kind, mode in fields.pop("series"))
+            points.append(Point(series=series, overrides=tuple(fields.pop("overrides")), **fields))
         study = Study.model_validate(content["study"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: cannot be read as a plan ({error}); make it again") from error
     return Plan(folder, study, tuple(points), content["fingerprint"])
 
 
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ValueError(
+            f"{path}: is no JSON ({error}); expected a plan: it is not overwritten; "
+            "choose another folder with --runs, or remove it"
+        ) from error
+
+
+def _refuse_foreign(plan: Plan, texts: Mapping[Path, str]) -> None:
+    """Refuse a folder without a plan that holds files of the names a study writes.
+
+    A plan that was broken off left the same texts: they may be written again.
+    """
+    foreign = [
+        p
+        for p, text in texts.items()
+        if p.is_symlink()  # its target would be overwritten
+        or (p.exists() and (not p.is_file() or p.read_bytes() != text.encode()))
+    ]
+    foreign += [p for p in (plan.csv, plan.folder / "projection.json") if p.exists()]
+    foreign += sorted(plan.folder.glob("*.png"))
+    if foreign:
+        raise ValueError(
+            f"{plan.folder}: holds {', '.join(path.name for path in foreign)} but no plan.json, "
+            "so no plan: they are not overwritten; choose another folder with --runs, "
+            "or remove them"
+        )
+
+
 def table(plan: Plan) -> list[str]:
-    """Return the plan as lines: one for each point, repeats counted."""
+    """Return the plan as lines, one for each point, and what its reader should know before."""
     lines = [f"{'ranks':>5} {'nodes':>5} {'S x D':>9} {'K':>6} {'B':>6} {'runs':>4}  series"]
     for point in [p for p in plan.points if p.repeat == 1]:
         grid = f"{point.sample_ranks} x {point.data_ranks}"
@@ -216,25 +211,20 @@ def table(plan: Plan) -> list[str]:
             f"{point.ranks:5d} {point.nodes:5d} {grid:>9} {point.samples:6d} "
             f"{point.batch_size:6d} {plan.study.repeats:4d}  {series}"
         )
+    study = plan.study
     lines.append(
-        f"{len(plan.points)} runs of {plan.study.steps} steps, in {plan.study.repeats} round(s) "
-        "over all points"
+        f"{len(plan.points)} runs of {study.steps} steps, in {study.repeats} round(s) over all "
+        "points"
     )
-    return [*lines, *remarks(plan.study)]
-
-
-def remarks(study: Study) -> list[str]:
-    """Return what a reader of the numbers should know before they are measured."""
-    found = []
     if study.repeats < ENOUGH_REPEATS:
-        found.append(
+        lines.append(
             f"warning: {study.repeats} repeat(s) say nothing about the spread between runs; "
             f"{ENOUGH_REPEATS} or more do"
         )
-    along = [kind for kind in study.kinds if kind in ("fixed_batch", "growing_batch")]
+    along = [kind for kind in study.kinds if kind in ALONG_DATA]
     if along and study.sizes_of("sample"):
-        found.append(f"{', '.join(along)}: not in mode sample, which has one data rank")
-    return found
+        lines.append(f"{', '.join(along)}: not in mode sample, which has one data rank")
+    return lines
 
 
 def _content(plan: Plan) -> dict[str, Any]:

@@ -6,13 +6,14 @@ that warms up or fills with other jobs does not look like scaling.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from hpc_bnn.config import SettingsError
-from hpc_bnn.study.study_file import ALONG_DATA, KINDS, Kind, Mode, Study
+from hpc_bnn.study.study_file import ALONG_DATA, KINDS, MODES, Kind, Mode, Study
 
-# Numbers that fit every point are told up to this multiple of the number given.
+# Numbers that fit every point are advised up to this multiple of the number of the settings.
 FARTHEST = 64
 
 
@@ -57,6 +58,30 @@ class Size:
         return self.ranks // self.sample_ranks
 
 
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the grid: the setting that it shares, and the kind in which that grows."""
+
+    name: str
+    key: str
+    growing: Kind
+
+    def ranks(self, size: Size) -> int:
+        return size.sample_ranks if self.name == "sample" else size.data_ranks
+
+    def value(self, size: Size, number: int, base: int) -> tuple[int, int]:
+        """Return the setting at a size, ``number`` on ``base`` ranks, and what does not divide."""
+        return scaled(number, size.ranks, base) if size.kind == self.growing else (number, 0)
+
+    def fits(self, size: Size, number: int, base: int) -> bool:
+        value, rest = self.value(size, number, base)
+        return not rest and value % self.ranks(size) == 0
+
+
+SAMPLE_AXIS = Axis("sample", "posterior.samples", "proportional_samples")
+DATA_AXIS = Axis("data", "train.batch_size", "growing_batch")
+
+
 def sizes(study: Study) -> list[Size]:
     """Return every (kind, mode, number of ranks) of a study.
 
@@ -65,34 +90,29 @@ def sizes(study: Study) -> list[Size]:
     SettingsError
         If the sample ranks of mode hybrid do not divide the ranks of a point.
     """
-    found: list[Size] = []
-    problems: list[str] = []
-    for kind in [kind for kind in KINDS if kind in study.kinds]:
-        for mode in ("local", "sample", "data", "hybrid"):
-            if kind in ALONG_DATA and mode == "sample":
-                continue
-            for number in study.sizes_of(mode):
-                nodes = number if study.nodes else 1
-                ranks = number * (study.ranks_per_node or 1)
-                if ranks == 1:
-                    found.append(Size(kind, "local", 1, 1, 1))
-                    continue
-                if mode == "local":
-                    continue
-                wished = study.sample_ranks or study.ranks_per_node or 1
-                sample_ranks = {"sample": ranks, "data": 1}.get(mode, wished)
-                if ranks % sample_ranks:
-                    below, above = _around(ranks, sample_ranks)
-                    problems.append(
-                        f"mode hybrid on {ranks} ranks: the {sample_ranks} sample ranks do not "
-                        f"divide them; {_either(below, above)} ranks would do, or give hybrid its "
-                        "own numbers, such as modes: {hybrid: [4]}"
-                    )
-                    continue
-                found.append(Size(kind, mode, nodes, ranks, sample_ranks))
+    placed: dict[Size, None] = {}
+    problems: dict[str, None] = {}
+    hybrid = study.sample_ranks or study.ranks_per_node or 1
+    for kind, mode in product(KINDS, MODES):
+        if kind not in study.kinds or (kind in ALONG_DATA and mode == "sample"):
+            continue
+        for number in study.sizes_of(mode):
+            ranks = number * (study.ranks_per_node or 1)
+            sample_ranks = {"sample": ranks, "data": 1}.get(mode, hybrid)
+            if ranks == 1:
+                placed[Size(kind, "local", 1, 1, 1)] = None
+            elif mode == "hybrid" and ranks % sample_ranks:
+                below, above = _around(ranks, sample_ranks)
+                problems[
+                    f"mode hybrid on {ranks} ranks: the {sample_ranks} sample ranks do not "
+                    f"divide them; {_either(below, above)} ranks would do, or give hybrid its own "
+                    "numbers, such as modes: {hybrid: [4]}"
+                ] = None
+            elif mode != "local":
+                placed[Size(kind, mode, number if study.nodes else 1, ranks, sample_ranks)] = None
     if problems:
-        raise SettingsError(list(dict.fromkeys(problems)))
-    return list(dict.fromkeys(found))
+        raise SettingsError(list(problems))
+    return list(placed)
 
 
 def make_points(study: Study, *, samples: int, batch_size: int) -> list[Point]:
@@ -107,48 +127,42 @@ def make_points(study: Study, *, samples: int, batch_size: int) -> list[Point]:
     """
     placed = sizes(study)
     base = min(size.ranks for size in placed)
-    problems = [
-        *_problems(placed, base, samples, "posterior.samples", "sample", _samples, _sample_ranks),
-        *_problems(placed, base, batch_size, "train.batch_size", "data", _batch, _data_ranks),
-    ]
+    problems = _problems(placed, base, samples, SAMPLE_AXIS)
+    problems += _problems(placed, base, batch_size, DATA_AXIS)
     if problems:
         raise SettingsError(problems)
-    runs: dict[tuple[int, ...], list[Size]] = {}
+    runs: dict[tuple[int, ...], list[tuple[str, str]]] = {}
     for size in placed:
-        numbers = (_samples(size, samples, base)[0], _batch(size, batch_size, base)[0])
-        key = (size.ranks, size.nodes, size.sample_ranks, *numbers)
-        runs.setdefault(key, []).append(size)
+        k, _ = SAMPLE_AXIS.value(size, samples, base)
+        b, _ = DATA_AXIS.value(size, batch_size, base)
+        key = (size.ranks, size.nodes, size.sample_ranks, k, b)
+        runs.setdefault(key, []).append((size.kind, size.mode))
     return [
-        _point(key, own, repeat, study.steps)
+        _point(*key, series=tuple(series), repeat=repeat, steps=study.steps)
         for repeat in range(1, study.repeats + 1)
-        for key, own in sorted(runs.items())
+        for key, series in sorted(runs.items())
     ]
 
 
-def _point(key: tuple[int, ...], own: Sequence[Size], repeat: int, steps: int) -> Point:
-    ranks, nodes, sample_ranks, samples, batch_size = key
+def _point(
+    ranks: int, nodes: int, sample_ranks: int, samples: int, batch_size: int,
+    *, series: tuple[tuple[str, str], ...], repeat: int, steps: int,
+) -> Point:  # fmt: skip
     data_ranks = ranks // sample_ranks
+    overrides = (
+        "grid.mode=hybrid",  # of which S is the whole meaning
+        f"grid.sample_ranks={sample_ranks}",
+        f"posterior.samples={samples}",
+        f"train.batch_size={batch_size}",
+        f"train.steps={steps}",
+        "train.epochs=0",
+        "train.checkpoint_every=0",
+        "train.validate_every=0",
+        "train.max_time=0.0",
+    )
+    name = f"ranks{ranks}-grid{sample_ranks}x{data_ranks}-K{samples}-B{batch_size}-r{repeat}"
     return Point(
-        name=f"ranks{ranks}-grid{sample_ranks}x{data_ranks}-K{samples}-B{batch_size}-r{repeat}",
-        series=tuple((size.kind, size.mode) for size in own),
-        nodes=nodes,
-        ranks=ranks,
-        repeat=repeat,
-        sample_ranks=sample_ranks,
-        data_ranks=data_ranks,
-        samples=samples,
-        batch_size=batch_size,
-        overrides=(
-            "grid.mode=hybrid",  # of which the given S is the whole meaning
-            f"grid.sample_ranks={sample_ranks}",
-            f"posterior.samples={samples}",
-            f"train.batch_size={batch_size}",
-            f"train.steps={steps}",
-            "train.epochs=0",
-            "train.checkpoint_every=0",
-            "train.validate_every=0",
-            "train.max_time=0.0",
-        ),
+        name, series, nodes, ranks, repeat, sample_ranks, data_ranks, samples, batch_size, overrides
     )
 
 
@@ -157,58 +171,28 @@ def scaled(number: int, ranks: int, base: int) -> tuple[int, int]:
     return divmod(number * ranks, base)
 
 
-def _samples(size: Size, number: int, base: int) -> tuple[int, int]:
-    grows = size.kind == "proportional_samples"
-    return scaled(number, size.ranks, base) if grows else (number, 0)
-
-
-def _batch(size: Size, number: int, base: int) -> tuple[int, int]:
-    return scaled(number, size.ranks, base) if size.kind == "growing_batch" else (number, 0)
-
-
-def _sample_ranks(size: Size) -> int:
-    return size.sample_ranks
-
-
-def _data_ranks(size: Size) -> int:
-    return size.data_ranks
-
-
-def _problems(
-    placed: Sequence[Size],
-    base: int,
-    number: int,
-    key: str,
-    axis: str,
-    grown: Callable[[Size, int, int], tuple[int, int]],
-    along: Callable[[Size], int],
-) -> list[str]:
+def _problems(placed: Sequence[Size], base: int, number: int, axis: Axis) -> list[str]:
     """Return what does not divide along one axis, and which numbers would at every point."""
-
-    def fits(size: Size, tried: int) -> bool:
-        value, rest = grown(size, tried, base)
-        return not rest and value % along(size) == 0
-
-    wrong = [size for size in placed if not fits(size, number)]
-    if not wrong:
+    unshared = [size for size in placed if not axis.fits(size, number, base)]
+    if not unshared:
         return []
-    # A size takes multiples of one number only: n * grown / base must be one of ``along``.
-    needs = [(base * along(s), grown(s, base, base)[0]) for s in placed]
+    # A size takes multiples of one number only: n * grown / base must be a multiple of its ranks.
+    needs = [(base * axis.ranks(size), axis.value(size, base, base)[0]) for size in placed]
     below, next_one = _around(number, math.lcm(*(n // math.gcd(n, g) for n, g in needs)))
     above = next_one if next_one <= FARTHEST * number else None
     advice = (
-        f"set {key} to {_either(below, above)}, the nearest that fit every point"
+        f"set {axis.key} to {_either(below, above)}, the nearest that fit every point"
         if below or above
         else "leave out some numbers of ranks"
     )
     texts = []
-    for size in wrong:
-        value, rest = grown(size, number, base)
+    for size in unshared:
+        value, rest = axis.value(size, number, base)
         grows = f", grown from {number} on {base} ranks" if value != number or rest else ""
         shown = f"{number * size.ranks}/{base}" if rest else str(value)
         texts.append(
-            f"{size.kind}, mode {size.mode}, {size.ranks} ranks: {key} = {shown}{grows}: the "
-            f"{along(size)} {axis} rank(s) do not share it equally; {advice}"
+            f"{size.kind}, mode {size.mode}, {size.ranks} ranks: {axis.key} = {shown}{grows}: "
+            f"the {axis.ranks(size)} {axis.name} rank(s) do not share it equally; {advice}"
         )
     return texts
 

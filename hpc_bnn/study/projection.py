@@ -1,6 +1,6 @@
 """What a study says about more ranks than it measured, and how far that can be believed.
 
-The model (``step_model``) is fitted to the rows of ``scaling.csv``. Its error is told three ways:
+The model (``step_model``) is fitted to the rows of ``scaling.csv``. Its error is given three ways:
 on the points it was fitted to, on each point left out in turn, and on numbers of ranks held out.
 The range of a prediction is that of all fits which leave out one point. What too few points cannot
 tell is NaN here, null in files and ``unknown`` in texts.
@@ -8,11 +8,12 @@ tell is NaN here, null in files and ``unknown`` in texts.
 
 import json
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from hpc_bnn.config import Settings
 from hpc_bnn.losses import LOSSES
@@ -27,7 +28,7 @@ GRADIENT_BYTES = {"float32": 4, "bf16": 4, "float64": 8}
 
 @dataclass(frozen=True)
 class Measured:
-    """The distinct points of a table, and what the model is told about the machine."""
+    """The distinct points of a table, and what is known of the machine."""
 
     works: tuple[Work, ...]
     times: tuple[float, ...]
@@ -37,9 +38,14 @@ class Measured:
 
     def fit(self, keep: Callable[[Work], bool] = lambda work: True) -> StepModel:
         """Fit the points that are kept."""
-        kept = [(w, t) for w, t in zip(self.works, self.times, strict=True) if keep(w)]
-        works, times = [w for w, _ in kept], [t for _, t in kept]
-        return fit(works, times, self.host, exchanges=self.exchanges, given=self.given)
+        points = {w: t for w, t in zip(self.works, self.times, strict=True) if keep(w)}
+        return fit(
+            list(points),
+            list(points.values()),
+            self.host,
+            exchanges=self.exchanges,
+            given=self.given,
+        )
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,13 @@ class Errors:
     worst: str
     count: int
 
-    def shown(self) -> str:
-        """Return them as a short text."""
+    @property
+    def brief(self) -> str:
+        """The median as text."""
         return f"{self.median:.0%} (median)" if self.count else "unknown"
 
-    def told(self) -> str:
-        """Return them as text."""
+    def __str__(self) -> str:
+        """Name median, largest and where that is."""
         if not self.count:
             return "unknown: too few points"
         where = f" ({self.worst})" if self.worst else ""
@@ -103,23 +110,27 @@ def measured(
     return Measured(tuple(times), tuple(times.values()), host, tuple(exchanges), dict(given or {}))
 
 
-def errors(model: StepModel, works: Sequence[Work], times: Sequence[float]) -> Errors:
-    """Compare predictions with measured times."""
-    return _errors([(w, model.predict(w) / t - 1) for w, t in zip(works, times, strict=True)])
+def errors(models: Sequence[StepModel], works: Sequence[Work], times: Sequence[float]) -> Errors:
+    """Compare the prediction of each model with a measured time."""
+    relative = [
+        (abs(model.predict(work) / time - 1), work)
+        for model, work, time in zip(models, works, times, strict=True)
+    ]
+    if not relative:
+        return Errors(math.nan, math.nan, "", 0)
+    largest, worst = max(relative, key=lambda pair: pair[0])
+    name = f"{worst.sample_ranks} x {worst.data_ranks}, K {worst.samples}, B {worst.batch_size}"
+    return Errors(median(size for size, _ in relative), largest, name, len(relative))
 
 
 def leave_one_out(points: Measured) -> tuple[Errors, list[StepModel]]:
-    """Predict each point from all others; return the errors and the fits, none where the others are
-    too few.
+    """Predict each point from all others; return the errors and the fits.
+
+    There are none where the others are too few.
     """
-    if len(points.works) <= FEWEST:
-        return _errors([]), []
-    fits = [points.fit(lambda work, left=work: work != left) for work in points.works]  # type: ignore[misc]
-    found = [
-        (work, model.predict(work) / time - 1)
-        for work, time, model in zip(points.works, points.times, fits, strict=True)
-    ]
-    return _errors(found), fits
+    works = points.works if len(points.works) > FEWEST else ()
+    fits = [points.fit(partial(operator.ne, work)) for work in works]
+    return errors(fits, works, points.times[: len(works)]), fits
 
 
 def hold_out(points: Measured, ranks: Sequence[int]) -> Errors:
@@ -130,13 +141,13 @@ def hold_out(points: Measured, ranks: Sequence[int]) -> Errors:
     ValueError
         If no point has so many ranks, or too few others are left.
     """
-    unknown = sorted(set(ranks) - {work.ranks for work in points.works})
+    counts = {work.ranks for work in points.works}
+    unknown = sorted(set(ranks) - counts)
     if unknown:
-        there = sorted({work.ranks for work in points.works})
-        raise ValueError(f"--hold-out {unknown}: not measured; there are {there} ranks")
+        raise ValueError(f"--hold-out {unknown}: not measured; there are {sorted(counts)} ranks")
     model = points.fit(lambda work: work.ranks not in ranks)
-    held = [i for i, work in enumerate(points.works) if work.ranks in ranks]
-    return errors(model, [points.works[i] for i in held], [points.times[i] for i in held])
+    held = {w: t for w, t in zip(points.works, points.times, strict=True) if w.ranks in ranks}
+    return errors([model] * len(held), list(held), list(held.values()))
 
 
 def project(
@@ -148,9 +159,8 @@ def project(
     max_ranks: int,
 ) -> list[Projected]:
     """Return the best grid for each kind and doubling of ranks, as far as K and B can be shared."""
-    found: list[Projected] = []
-    for kind in _problems(rows):
-        base = min((row for row in rows if row["kind"] == kind), key=lambda row: int(row["ranks"]))
+    projected: list[Projected] = []
+    for kind, base in _smallest(rows).items():
         first: float | None = None
         for ranks in _doublings(base["ranks"], max_ranks):
             works = list(candidates(kind, base, ranks, ranks_per_node))
@@ -161,20 +171,19 @@ def project(
             first = time if first is None else first
             growth = ranks / base["ranks"] if is_fixed(kind) else 1.0
             spread = [time, *(other.predict(best) for other in others)] if others else [math.nan]
-            found.append(
+            projected.append(
                 Projected(
                     kind, ranks, best.nodes, best.sample_ranks, best.data_ranks, best.samples,
                     best.batch_size, time, min(spread), max(spread), first / time / growth,
                     model.parts(best),
                 )
             )  # fmt: skip
-    return found
+    return projected
 
 
 def candidates(kind: str, base: Row, ranks: int, ranks_per_node: int) -> Iterator[Work]:
     """Yield the grids of so many ranks that share K and B equally."""
-    samples, rest = base["samples"], 0
-    batch = base["batch_size"]
+    samples, batch, rest = base["samples"], base["batch_size"], 0
     if kind == "proportional_samples":
         samples, rest = scaled(samples, ranks, base["ranks"])
     if kind == "growing_batch":
@@ -192,8 +201,7 @@ def overtaking(
 ) -> list[str]:
     """Say for each kind where data parallelism overtakes sampling parallelism, if anywhere."""
     texts = []
-    for kind in _problems(rows):
-        base = min((row for row in rows if row["kind"] == kind), key=lambda row: int(row["ranks"]))
+    for kind, base in _smallest(rows).items():
         both, last_sample = [], 0
         for ranks in _doublings(base["ranks"], max_ranks):
             if ranks == 1:
@@ -222,33 +230,29 @@ def read_exchanges(path: Path) -> list[Exchange]:
     """Return the exchanges that ``--measure`` has stored, if any."""
     if not path.is_file():
         return []
-    content: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["exchanges"]
-    return [Exchange(**entry) for entry in content]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return [Exchange(**entry) for entry in content["exchanges"]]
 
 
 def usual_ranks_per_node(points: Measured) -> int:
     """Return the most ranks on a node that were measured without sharing cores."""
     places = points.host.cores / points.host.threads
-    found = {work.ranks_per_node for work in points.works}
-    return int(max([n for n in found if n <= places] or found))
+    counts = {work.ranks_per_node for work in points.works}
+    return int(max([n for n in counts if n <= places] or counts))
 
 
-def _problems(rows: Sequence[Row]) -> list[str]:
-    """Return the kinds; fixed_batch is the same problem as fixed_samples."""
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    return [kind for kind in kinds if kind != "fixed_batch" or "fixed_samples" not in kinds]
+def _smallest(rows: Sequence[Row]) -> dict[str, Row]:
+    """Return the smallest point of each kind; fixed_batch is the same problem as fixed_samples."""
+    smallest: dict[str, Row] = {}
+    for row in rows:
+        if row["ranks"] < smallest.setdefault(row["kind"], row)["ranks"]:
+            smallest[row["kind"]] = row
+    if "fixed_samples" in smallest:
+        smallest.pop("fixed_batch", None)
+    return smallest
 
 
 def _doublings(first: int, last: int) -> Iterator[int]:
     while first <= last:
         yield first
         first *= 2
-
-
-def _errors(found: Sequence[tuple[Work, float]]) -> Errors:
-    sizes = [abs(error) for _, error in found]
-    if not sizes:
-        return Errors(math.nan, math.nan, "", 0)
-    worst, _ = max(found, key=lambda pair: abs(pair[1]))
-    name = f"{worst.sample_ranks} x {worst.data_ranks}, K {worst.samples}, B {worst.batch_size}"
-    return Errors(median(sizes), max(sizes), name, len(sizes))

@@ -1,4 +1,4 @@
-"""What a projection tells its reader: the table, the model, and what is taken for granted."""
+"""A projection as text: the table, the model, and what is taken for granted."""
 
 import math
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ def ends(projected: Sequence[Projected], max_ranks: int) -> list[str]:
 
 def warnings(rows: Sequence[Row], model: StepModel, left_out: Errors) -> list[str]:
     """Return what speaks against believing a projection."""
-    found = []
+    texts = []
     noisy = [row for row in rows if "noisy" in str(row["flags"])]
     if noisy:
-        found.append(f"{len(noisy)} of {len(rows)} rows are noisy: measure on a quiet machine")
+        texts.append(f"{len(noisy)} of {len(rows)} rows are noisy: measure on a quiet machine")
     if not left_out.count:
-        found.append("too few points to leave one out: the error of this projection is unknown")
+        texts.append("too few points to leave one out: the error of this projection is unknown")
     elif left_out.median > GOOD_ERROR:
-        found.append(
+        texts.append(
             f"points left out are predicted with a median error of {left_out.median:.0%}, above "
             f"{GOOD_ERROR:.0%}: the model does not describe this study"
         )
     if model.contention >= CONTENTIONS[-1]:
-        found.append("contention is at its limit: two ranks are slower than one after the other")
-    return found
+        texts.append("contention is at its limit: two ranks are slower than one after the other")
+    return texts
 
 
 def assumptions(points: Measured, model: StepModel, ranks_per_node: int) -> list[str]:
@@ -56,8 +56,7 @@ def assumptions(points: Measured, model: StepModel, ranks_per_node: int) -> list
     widest = max(work.ranks_per_node for work in points.works)
     if ranks_per_node > widest:
         texts.append(f"{ranks_per_node} ranks a node share it as the fit to {widest:g} says")
-    crowded = max(work.ranks_per_node for work in points.works) * points.host.threads
-    if crowded > points.host.cores:
+    if widest * points.host.threads > points.host.cores:
         texts.append(
             f"points of more than {points.host.cores:g} ranks a node share cores: their step is "
             f"slowed by ranks / {points.host.cores:g}, rounded up"

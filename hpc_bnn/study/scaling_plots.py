@@ -44,7 +44,6 @@ TITLES = {
     "fixed_batch": "fixed K and B, data axis (strong)",
     "growing_batch": "B grows with the ranks (weak)",
 }
-NAMES = ("speedup", "efficiency", "memory", "phases")
 # Relative sizes below which a phase is not worth its place in the legend.
 INVISIBLE = 1e-3
 
@@ -78,13 +77,13 @@ def plot_overview(rows: Sequence[Row], kinds: Sequence[str], path: Path) -> Path
     figure = Figure(figsize=(max(5.0, 3.2 * len(kinds)), 6.0), layout="constrained")
     grid = figure.subplots(2, len(kinds), sharex="col", squeeze=False)
     for column, kind in enumerate(kinds):
-        for row, draw in enumerate((_speedup, _efficiency)):
-            clean_axes(grid[row][column])
-            draw(grid[row][column], _series(rows, kind))
+        for axes, draw in zip(grid[:, column], (_speedup, _efficiency), strict=True):
+            clean_axes(axes)
+            draw(axes, _series(rows, kind))
+            if column:
+                axes.set_ylabel("")
         grid[0][column].set_title(TITLES[kind], loc="left", fontsize=10)
         grid[0][column].set_xlabel("")
-        for row in (0, 1) if column else ():
-            grid[row][column].set_ylabel("")
     legend_above(figure, list(grid.flat))
     return save_figure(figure, path)
 
@@ -93,13 +92,12 @@ def plot_phases(rows: Sequence[Row], kinds: Sequence[str], path: Path) -> Path:
     """Draw the phases of a step as stacked bars, one panel a kind."""
     figure, panels = make_panels(len(kinds), 1, height_in=2.6)
     for axes, kind in zip(panels, kinds, strict=True):
-        chosen = [r for r in rows if r["kind"] == kind and r["forward_s"] is not None]
-        places = range(len(chosen))
-        bottom = [0.0] * len(chosen)
+        points = [r for r in rows if r["kind"] == kind and r["forward_s"] is not None]
+        times = [r["step_time_s"] * 1e3 for r in points]
+        places, bottom = range(len(points)), [0.0] * len(points)
         for phase in PHASES:
-            heights = [(r[f"{phase}_s"] or 0.0) * 1e3 for r in chosen]
-            whole = max((r["step_time_s"] * 1e3 for r in chosen), default=0.0)
-            if max(heights, default=0.0) <= INVISIBLE * whole:
+            heights = [(r[f"{phase}_s"] or 0.0) * 1e3 for r in points]
+            if max(heights, default=0.0) <= INVISIBLE * max(times, default=0.0):
                 continue
             label = "communication (exposed)" if phase == "communication" else phase
             axes.bar(
@@ -107,9 +105,8 @@ def plot_phases(rows: Sequence[Row], kinds: Sequence[str], path: Path) -> Path:
                 edgecolor="white", linewidth=0.4,
             )  # fmt: skip
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-        times = [r["step_time_s"] * 1e3 for r in chosen]
         axes.plot(places, times, "_", color=BLACK, markersize=16, label="step (median)")
-        names = [f"{r['mode']}\n{r['sample_ranks']} x {r['data_ranks']}" for r in chosen]
+        names = [f"{r['mode']}\n{r['sample_ranks']} x {r['data_ranks']}" for r in points]
         axes.set_xticks(list(places), names, fontsize=8)
         axes.set_ylabel("time of a step [ms]")
         axes.set_title(TITLES[kind], loc="left", fontsize=10)
@@ -123,19 +120,16 @@ def plot_losses(outcomes: Sequence[Outcome], path: Path) -> Path:
     Points with the largest K and B of the study's smallest one only: others minimise another loss.
     """
     least = min(outcomes, key=lambda o: (o.point.ranks, o.point.samples * o.point.batch_size)).point
-    same = [
-        outcome
-        for outcome in outcomes
-        if (outcome.point.samples, outcome.point.batch_size) == (least.samples, least.batch_size)
-    ]
     groups: dict[tuple[int, int], list[Outcome]] = {}
-    for outcome in same:
-        groups.setdefault((outcome.point.ranks, outcome.point.sample_ranks), []).append(outcome)
+    for outcome in outcomes:
+        point = outcome.point
+        if (point.samples, point.batch_size) == (least.samples, least.batch_size):
+            groups.setdefault((point.ranks, point.sample_ranks), []).append(outcome)
     figure, (steps, times) = make_panels(1, 2, height_in=3.4)
     styles = ("-", "--", ":", "-.")
     colors = (BLACK, BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW)
-    for i, ((ranks, sample_ranks), own) in enumerate(sorted(groups.items())):
-        curve = list(zip(*(outcome.losses for outcome in own), strict=False))
+    for i, ((ranks, sample_ranks), repeats) in enumerate(sorted(groups.items())):
+        curve = list(zip(*(outcome.losses for outcome in repeats), strict=False))
         x = [moment[0][0] for moment in curve]
         wall = [median(entry[3] for entry in moment) for moment in curve]
         y = [median(entry[2] for entry in moment) for moment in curve]
@@ -154,23 +148,18 @@ def plot_projection(
     projected: Sequence[Projected], rows: Sequence[Row], path: Path, *, title: str
 ) -> Path:
     """Draw predicted step time and efficiency with their ranges, and the measured points."""
-    kinds = list(dict.fromkeys(entry.kind for entry in projected))
     figure, (time, efficiency) = make_panels(1, 2, height_in=3.6)
     styles = dict(zip(TITLES, zip((BLUE, ORANGE, GREEN, PURPLE), "osD^", strict=True), strict=True))
-    for kind in kinds:
+    for kind in dict.fromkeys(entry.kind for entry in projected):
         color, marker = styles[kind]
-        own = [entry for entry in projected if entry.kind == kind]
-        ranks = [entry.ranks for entry in own]
-        time.plot(ranks, [e.step_time_s * 1e3 for e in own], color=color, label=TITLES[kind])
-        time.fill_between(
-            ranks, [e.low_s * 1e3 for e in own], [e.high_s * 1e3 for e in own], color=color,
-            alpha=0.2, linewidth=0,
-        )  # fmt: skip
-        efficiency.plot(ranks, [e.efficiency for e in own], color=color)
-        best: dict[int, Row] = {}
-        for row in [r for r in rows if r["kind"] == kind]:
-            if row["ranks"] not in best or row["step_time_s"] < best[row["ranks"]]["step_time_s"]:
-                best[row["ranks"]] = row
+        entries = [entry for entry in projected if entry.kind == kind]
+        ranks = [e.ranks for e in entries]
+        low, high = [e.low_s * 1e3 for e in entries], [e.high_s * 1e3 for e in entries]
+        time.plot(ranks, [e.step_time_s * 1e3 for e in entries], color=color, label=TITLES[kind])
+        time.fill_between(ranks, low, high, color=color, alpha=0.2, linewidth=0)
+        efficiency.plot(ranks, [e.efficiency for e in entries], color=color)
+        slowest_first = sorted(rows, key=lambda r: -float(r["step_time_s"]))
+        best = {r["ranks"]: r for r in slowest_first if r["kind"] == kind}
         time.plot(
             list(best), [r["step_time_s"] * 1e3 for r in best.values()], marker, color=color,
             markersize=5,
@@ -214,14 +203,10 @@ def _by_kind(
 
 def _series(rows: Sequence[Row], kind: str) -> dict[str, Series]:
     """Return the rows of a kind by mode, each with the single rank in front."""
-    own = [row for row in rows if row["kind"] == kind]
-    local = [row for row in own if row["mode"] == "local"]
-    found = {
-        mode: local + sorted((r for r in own if r["mode"] == mode), key=lambda r: int(r["ranks"]))
-        for mode in OF_MODE
-    }
-    found = {mode: series for mode, series in found.items() if len(series) > len(local)}
-    return found or {"sample": local}
+    of_kind = sorted((r for r in rows if r["kind"] == kind), key=lambda r: int(r["ranks"]))
+    of_mode = {mode: [r for r in of_kind if r["mode"] == mode] for mode in ("local", *OF_MODE)}
+    local = of_mode.pop("local")
+    return {m: local + series for m, series in of_mode.items() if series} or {"sample": local}
 
 
 def _speedup(axes: Axes, by_mode: dict[str, Series]) -> None:

@@ -1,4 +1,4 @@
-"""What is built: torch, noise kernels, MPI, Horovod, NCCL, and whether they agree."""
+"""What is built: torch, noise kernels, MPI, Horovod, NCCL, whether they agree; and a finding."""
 
 import importlib.util
 import os
@@ -6,19 +6,43 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from hpc_bnn.bayes.noise import Purpose, Stream, backend, words
-from hpc_bnn.parallel.comms import library_version
 from hpc_bnn.parallel.engine import describe_horovod
-from hpc_bnn.study.finding import Finding
+from hpc_bnn.parallel.mpi import library_version
 
 KNOWN_WORDS = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 MAPS = Path("/proc/self/maps")  # Linux: the libraries that this process has loaded
 VERSION_TIMEOUT_S = 30
+# Two harmless ranks may run as root, in a container; Open MPI 4 reads the first pair, 5 the second.
+AS_ROOT = {
+    f"{layer}_ALLOW_RUN_AS_ROOT{suffix}": "1"
+    for layer in ("OMPI", "PRTE")
+    for suffix in ("", "_CONFIRM")
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table of ``doctor``, and what to do where it is bad."""
+
+    what: str
+    value: str
+    good: bool = True
+    remedy: str = ""
+
+
+def probe(what: str, action: Callable[[], str], remedy: str) -> Finding:
+    """Return what ``action`` reports; a failure is a bad finding."""
+    try:
+        return Finding(what, action())
+    except (RuntimeError, ValueError, OSError, subprocess.TimeoutExpired) as error:
+        return Finding(what, " ".join(str(error).split()), False, remedy)
 
 
 def software(versions: Mapping[str, str]) -> list[Finding]:
@@ -33,7 +57,7 @@ def software(versions: Mapping[str, str]) -> list[Finding]:
         *([_noise(torch.device("cuda"))] if torch.cuda.is_available() else []),
         _mpi(),
         _horovod(versions),
-        _loaded_once("MPI libraries loaded", r"libmpi(?:_cray|_gnu\w*)?\.so"),
+        loaded_once("MPI libraries loaded", r"libmpi(?:_cray|_gnu\w*)?\.so"),
         *([_nccl(versions)] if torch.cuda.is_available() else []),
         launcher(),
     ]
@@ -50,16 +74,16 @@ def launcher() -> Finding:
     if "SLURM_STEP_ID" in os.environ:
         kind = os.environ.get("SLURM_MPI_TYPE", "default")
         return Finding("launcher", f"srun, --mpi={kind}, {_version_of('srun')}")
-    found = mpirun() or shutil.which("srun")
-    if found is None:
+    launcher = mpirun() or shutil.which("srun")
+    if launcher is None:
         return Finding("launcher", "none on PATH")
-    version = _version_of(found)
+    version = _version_of(launcher)
     ours = re.search(r"Open MPI v?([\d.]+)", library_version())
     theirs = re.search(r"Open MPI\)? v?([\d.]+)", version)
     same = not (ours and theirs) or ours[1].split(".")[:2] == theirs[1].split(".")[:2]
     return Finding(
         "launcher",
-        f"{found}, {version}",
+        f"{launcher}, {version}",
         same,
         f"start with the mpirun of {ours[0] if ours else 'the same MPI'}, or rebuild with the "
         "machine's MPI: cmake -D MPI=system",
@@ -76,72 +100,59 @@ def _torch(versions: Mapping[str, str]) -> Finding:
     accelerator = f"ROCm {versions['rocm']}" if "rocm" in versions else cuda
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     shown = f"{len(devices)} x {devices[0]}" if devices else "CPU only"
-    return Finding(
-        "torch",
-        f"{versions['torch']}, {torch.get_num_threads()} thread(s), {accelerator}, {shown}",
-    )
+    threads = f"{torch.get_num_threads()} thread(s)"
+    return Finding("torch", f"{versions['torch']}, {threads}, {accelerator}, {shown}")
 
 
 def _noise(device: torch.device) -> Finding:
     name = f"noise kernel ({device.type})"
     module = getattr(backend(device), "__name__", "").rpartition(".")[2]
-    found = words(Stream(0, Purpose.WEIGHTS), 4, device=device).tolist()
-    if found != KNOWN_WORDS:
+    drawn = words(Stream(0, Purpose.WEIGHTS), 4, device=device).tolist()
+    if drawn != KNOWN_WORDS:
         remedy = "rebuild the package with another compiler"
-        return Finding(name, f"{module}: wrong words {found}", False, remedy)
-    compiled = module != "noise_reference"
-    return Finding(
-        name, module, compiled, "install the package with a C compiler (CPU) or triton (GPU)"
-    )
+        return Finding(name, f"{module}: wrong words {drawn}", False, remedy)
+    remedy = "install the package with a C compiler (CPU) or triton (GPU)"
+    return Finding(name, module, module != "noise_reference", remedy)
 
 
 def _mpi() -> Finding:
     version = library_version()
-    missing = version.startswith("none")
     needed = importlib.util.find_spec("horovod") is not None
-    return Finding(
-        "MPI of mpi4py",
-        version,
-        not (missing and needed),
-        "install an MPI library that mpi4py finds",
-    )
+    good = not (needed and version.startswith("none"))
+    return Finding("MPI of mpi4py", version, good, "install an MPI library that mpi4py finds")
 
 
 def _horovod(versions: Mapping[str, str]) -> Finding:
     if "horovod" not in versions:
         return Finding("Horovod", "not installed: one rank only")
     built, good = describe_horovod()
-    return Finding(
-        "Horovod",
-        f"{versions['horovod']}, {built}",
-        good,
-        "rebuild it with HOROVOD_WITH_MPI=1 (cmake --build build)",
-    )
+    remedy = "rebuild it with HOROVOD_WITH_MPI=1 (cmake --build build)"
+    return Finding("Horovod", f"{versions['horovod']}, {built}", good, remedy)
 
 
 def _nccl(versions: Mapping[str, str]) -> Finding:
     """NCCL of torch, and whether Horovod brought another one into this process."""
-    found = _loaded_once("", r"lib(?:nccl|rccl)\.so")
+    loaded = loaded_once("", r"lib(?:nccl|rccl)\.so")
     return Finding(
         "NCCL",
-        f"torch {versions.get('nccl', 'none')}; loaded: {found.value}",
-        found.good,
+        f"torch {versions.get('nccl', 'none')}; loaded: {loaded.value}",
+        loaded.good,
         "build Horovod against the NCCL that torch loads (HOROVOD_NCCL_HOME)",
     )
 
 
-def _loaded_once(what: str, pattern: str) -> Finding:
+def loaded_once(what: str, pattern: str) -> Finding:
     """Two copies of one library in a process do not see each other's ranks."""
     if not MAPS.is_file():
         return Finding(what, "unknown on this system")
     # address, rights, offset, device, inode, and a path, which may hold spaces
     lines = [line.split(maxsplit=5) for line in MAPS.read_text(errors="replace").splitlines()]
     paths = {words[5].removesuffix(" (deleted)") for words in lines if len(words) == 6}
-    found = sorted({os.path.realpath(path) for path in paths if re.match(pattern, Path(path).name)})
+    copies = sorted({os.path.realpath(p) for p in paths if re.match(pattern, Path(p).name)})
     return Finding(
         what,
-        ", ".join(found) or "none",
-        len(found) <= 1,
+        ", ".join(copies) or "none",
+        len(copies) <= 1,
         "mpi4py, Horovod and torch must use one and the same; rebuild what uses the other, or set "
         "LD_LIBRARY_PATH",
     )

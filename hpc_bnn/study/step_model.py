@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hpc_bnn.study.nonnegative import Array, nonnegative_least_squares
+Array = NDArray[np.float64]
 
 COMPUTE = ("fixed", "examples", "draw", "compute")
 WITHIN = ("latency", "payload")
@@ -64,7 +65,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Host:
-    """What the model is told: cores of a node, threads of a rank, bytes of gradients, the loss."""
+    """What is known of the study: cores of a node, threads of a rank, gradient bytes, the loss."""
 
     cores: float = math.inf
     threads: int = 1
@@ -108,16 +109,16 @@ class StepModel:
 
 def terms(work: Work, host: Host, contention: float) -> dict[str, float]:
     """Return what each coefficient is multiplied by."""
-    own_samples = work.samples / work.sample_ranks
-    own_examples = work.batch_size / work.data_ranks
+    samples = work.samples / work.sample_ranks  # of one rank, as the examples
+    examples = work.batch_size / work.data_ranks
     f = host.slowdown(work.ranks_per_node, contention)
     near, far = work.ranks_per_node, work.nodes
-    shared = work.samples * own_examples * (1 - 1 / work.sample_ranks)
+    shared = work.samples * examples * (1 - 1 / work.sample_ranks)
     return {
         "fixed": f,
-        "examples": f * own_examples,
-        "draw": f * own_samples,
-        "compute": f * own_samples * own_examples,
+        "examples": f * examples,
+        "draw": f * samples,
+        "compute": f * samples * examples,
         **_all_reduce(WITHIN, near, host.gradient_bytes),
         **_all_reduce(BETWEEN, far, host.gradient_bytes),
         "exchange": shared if host.joint else 0.0,
@@ -146,34 +147,39 @@ def fit(
         raise ValueError(
             f"{len(works)} point(s): the model needs at least {FEWEST}; measure more of them"
         )
+    from scipy.optimize import nnls  # type: ignore[import-untyped]  # here: used by nothing else
+
     known = dict(given or {})
-    best: tuple[float, float, Array, list[str], Array] | None = None
-    together = {work.ranks_per_node for work in works}
-    for contention in CONTENTIONS if len(together) > 1 else CONTENTIONS[:1]:
+    seconds = np.array([*times, *(exchange.seconds for exchange in exchanges)])
+    fits: list[tuple[float, float, dict[str, float], Array]] = []
+    crowds = {work.ranks_per_node for work in works}
+    for contention in CONTENTIONS if len(crowds) > 1 else CONTENTIONS[:1]:
         rows = [terms(work, host, float(contention)) for work in works]
-        rows += [_exchanged(exchange) for exchange in exchanges]
+        rows += [_exchange_terms(exchange) for exchange in exchanges]
         names = [n for n in rows[0] if n not in known and any(row[n] for row in rows)]
-        target = np.array([*times, *(exchange.seconds for exchange in exchanges)])
-        fixed = np.array([sum(known[n] * row[n] for n in known) for row in rows])
-        matrix = np.array([[row[n] for n in names] for row in rows]) / target[:, None]
-        x = nonnegative_least_squares(matrix, (target - fixed) / target)
-        error = float(np.linalg.norm(matrix @ x + fixed / target - 1))
-        if best is None or error < best[0] * (1 - 1e-9):
-            best = (error, float(contention), x, names, matrix)
-    assert best is not None
-    _, contention, x, names, matrix = best
-    found = {**dict(zip(names, x.tolist(), strict=True)), **known}
+        rest = seconds - np.array([sum(known[n] * row[n] for n in known) for row in rows])
+        matrix = np.array([[row[n] for n in names] for row in rows]) / seconds[:, None]
+        norms = np.linalg.norm(matrix, axis=0)  # columns differ by a factor of 1e9
+        x, error = nnls(matrix / norms, rest / seconds)
+        fitted = dict(zip(names, (x / norms).tolist(), strict=True))
+        if not fits or error < fits[-1][0] * (1 - 1e-9):
+            fits.append((float(error), float(contention), fitted, matrix / norms))
+    _, contention, fitted, matrix = fits[-1]
+    coefficients = {**fitted, **known}
     for near, far in zip(WITHIN, BETWEEN, strict=True):
-        found.setdefault(far, found.get(near, 0.0))
-    return StepModel(host, found, contention, tuple(_undetermined(matrix, names)))
+        coefficients.setdefault(far, coefficients.get(near, 0.0))
+    undetermined = tuple(_undetermined(matrix, list(fitted)))
+    return StepModel(host, coefficients, contention, undetermined)
 
 
-def _exchanged(exchange: Exchange) -> dict[str, float]:
+def _exchange_terms(exchange: Exchange) -> dict[str, float]:
     """Return the terms of an all-reduce alone."""
     near = exchange.ranks / exchange.nodes
-    found: dict[str, float] = dict.fromkeys((*COMPUTE, "exchange"), 0.0)
-    found |= _all_reduce(WITHIN, near, exchange.bytes)
-    return found | _all_reduce(BETWEEN, exchange.nodes, exchange.bytes)
+    return {
+        **dict.fromkeys((*COMPUTE, "exchange"), 0.0),
+        **_all_reduce(WITHIN, near, exchange.bytes),
+        **_all_reduce(BETWEEN, exchange.nodes, exchange.bytes),
+    }
 
 
 def _all_reduce(names: tuple[str, str], ranks: float, size: float) -> dict[str, float]:
@@ -181,9 +187,8 @@ def _all_reduce(names: tuple[str, str], ranks: float, size: float) -> dict[str, 
 
 
 def _undetermined(matrix: Array, names: Sequence[str]) -> list[str]:
-    """Return the columns that take part in a combination which changes no measured time."""
-    norms = np.linalg.norm(matrix, axis=0)
-    _, sizes, axes = np.linalg.svd(matrix / norms)
+    """Return the columns, of norm 1, that are part of a combination which changes no time."""
+    _, sizes, axes = np.linalg.svd(matrix)
     sizes = np.concatenate([sizes, np.zeros(len(names) - len(sizes))])
     null = axes[sizes < 1e-6 * sizes[0]]
     return [

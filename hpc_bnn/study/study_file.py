@@ -30,6 +30,7 @@ from hpc_bnn.config.yaml_text import read_yaml
 Kind = Literal["fixed_samples", "proportional_samples", "fixed_batch", "growing_batch"]
 Mode = Literal["local", "sample", "data", "hybrid"]
 KINDS: tuple[Kind, ...] = ("fixed_samples", "proportional_samples", "fixed_batch", "growing_batch")
+MODES: tuple[Mode, ...] = ("local", "sample", "data", "hybrid")
 # Their data axis grows, so a mode without one has nothing to show.
 ALONG_DATA: tuple[Kind, ...] = ("fixed_batch", "growing_batch")
 ENOUGH_REPEATS = 3
@@ -85,7 +86,7 @@ class Study(BaseModel):
                 raise ValueError(f"{name} = {numbers}: names something twice")
         if "hybrid" in modes and self.ranks_per_node is None and self.sample_ranks is None:
             raise ValueError("mode hybrid needs sample_ranks, or nodes with ranks_per_node")
-        unknown = sorted({n for own in modes.values() for n in own} - set(self.sizes))
+        unknown = sorted({n for numbers in modes.values() for n in numbers} - set(self.sizes))
         if unknown:
             what = "ranks" if self.ranks else "nodes"
             raise ValueError(f"modes name {unknown}, which {what} = {list(self.sizes)} does not")
@@ -101,10 +102,10 @@ class Study(BaseModel):
         return tuple(sorted(self.ranks or self.nodes))
 
     def sizes_of(self, mode: Mode) -> tuple[int, ...]:
-        """Return the sizes at which a mode runs, () for a mode that is not there."""
+        """Return the sizes at which a mode runs, () for a mode that it has not."""
         if isinstance(self.modes, dict):
-            own = self.modes.get(mode)
-            return () if own is None else tuple(sorted(own or self.sizes))
+            numbers = self.modes.get(mode)
+            return () if numbers is None else tuple(sorted(numbers or self.sizes))
         return self.sizes if mode in self.modes else ()
 
 
@@ -134,11 +135,11 @@ def load_study(path: Path) -> Study:
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        texts = [_told(item) for item in error.errors()]
+        texts = [_explained(item) for item in error.errors()]
         raise SettingsError([f"{path}: {text}" for text in dict.fromkeys(texts)]) from error
 
 
-def _told(item: Any) -> str:
+def _explained(item: Any) -> str:
     parts = [str(part) for part in item["loc"]]
     key = parts[0] if parts else ""
     if item["type"] == "extra_forbidden":

@@ -10,7 +10,6 @@ Shape letters: E examples (panels), H history steps, P horizon steps, K bins.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 from torch import Tensor
 
+from hpc_bnn.files import whole_file
 from hpc_bnn.verify.calibration import Reliability, expected_calibration_error
 
 BLACK, BLUE, ORANGE, GREY = "#000000", "#0072b2", "#d55e00", "#888888"
@@ -259,14 +259,10 @@ def _running_mean(values: Sequence[float], width: int) -> list[float]:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a PNG beside its place and move it there, so that no reader sees half a file."""
+    """Write a PNG so that no reader sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        FigureCanvasAgg(figure)
-        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    FigureCanvasAgg(figure)
+    with whole_file(path, rivals=True) as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
     return path

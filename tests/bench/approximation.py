@@ -29,8 +29,8 @@ from hpc_bnn import losses
 from hpc_bnn.data import Batches
 from hpc_bnn.data.series.synthetic import synthetic_series
 from hpc_bnn.data.source import Source
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses import JointLoss, Loss
-from hpc_bnn.losses.axis import LocalAxis
 from hpc_bnn.models.mlp import MLP
 
 SAMPLES, BATCH = 8, 64
@@ -84,7 +84,7 @@ def exact_loss(posterior: hb.Gaussian, loss: Loss, source: Source) -> float:
     count = min(SCORED_WINDOWS, len(source.validation))
     x, y = source.validation.batch(torch.linspace(0, len(source.validation) - 1, count).long())
     outputs = posterior.predict(x.double(), samples=SCORED_SAMPLES)
-    return float(loss(outputs, y.double(), LocalAxis()).mean())
+    return float(loss(outputs, y.double(), ALONE).mean())
 
 
 def parameter_file(name: str, ranks: int, *, exact: bool) -> Path:

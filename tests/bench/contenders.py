@@ -16,10 +16,6 @@ from hpc_bnn.parallel.grid import Grid
 ALONE = hb.World(Grid(1, 1, 0), torch.device("cpu"))
 
 
-class MissingPeerError(RuntimeError):
-    """A peer library is not installed; the message says how to install it."""
-
-
 def adam(module: nn.Module) -> torch.optim.Optimizer:
     """Return the optimizer of all contenders."""
     return torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
@@ -74,45 +70,3 @@ def hb_step(
     """``hb.Step`` on one process."""
     step = bayesian(task, samples=samples, keep_noise=keep_noise, keep_graphs=keep_graphs)
     return lambda: step(task.x, task.y)
-
-
-def torch_blue(task: Task, *, samples: int, analytical: bool = False) -> Callable[[], object]:
-    """The multilayer perceptron in torch-blue, with its default loss or the ``analytical`` one.
-
-    The loss with the closed-form KL makes its linear layers draw activations instead of weights.
-
-    Raises
-    ------
-    MissingPeerError
-        If torch-blue is not installed.
-    """
-    try:
-        from torch_blue import vi
-        from torch_blue.vi import distributions
-    except ImportError as error:
-        raise MissingPeerError(
-            f"torch-blue cannot be imported ({error}); "
-            "pip install torch-blue==1.1.0 (--no-deps: all it needs is the torch that is here)"
-        ) from error
-    torch.manual_seed(0)
-    layers = [
-        vi.VILinear(layer.in_features, layer.out_features)
-        if isinstance(layer, nn.Linear)
-        else layer
-        for layer in task.network().layers
-    ]
-    network = vi.VISequential(*layers)
-    predictive = distributions.MeanFieldNormal()
-    if analytical:
-        network.return_log_probs = False
-        loss = vi.AnalyticalKullbackLeiblerLoss(network, predictive, dataset_size=NUM_EXAMPLES)
-    else:
-        loss = vi.KullbackLeiblerLoss(predictive, dataset_size=NUM_EXAMPLES)
-    optimizer = adam(network)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss(network(task.x, samples=samples), task.y).backward()
-        optimizer.step()
-
-    return step

@@ -36,7 +36,6 @@ from hpc_bnn.config.load import CONFIGS, load_settings
 from hpc_bnn.data import Batches
 from hpc_bnn.data.source import Examples
 from hpc_bnn.parallel.grid import Grid
-from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.score.scoring import score
 from hpc_bnn.train.step.schedule import learning_rate
@@ -191,7 +190,7 @@ def on_ranks(config: Path, seeds: int, overrides: Sequence[str], folder: Path) -
     world = hb.start(mode="sample", device="cpu")
     for seed in range(seeds):
         settings = load_settings(config, [*overrides, f"seed={seed}"])
-        source = read_source(settings, ChannelRanks(world.world))
+        source = read_source(settings, world.all_ranks)
         for views in VIEWS:
             changed = load_settings(
                 config, [*overrides, f"seed={seed}", f"data.augmentation={views}"]

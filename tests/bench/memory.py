@@ -32,6 +32,7 @@ from pathlib import Path
 import contenders
 import torch
 from networks import TASKS
+from peer_libraries import MissingPeerError, TorchBlue
 from report import Row, Target, publish
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -87,7 +88,7 @@ def build(network: str, kind: str, samples: int) -> Callable[[], object]:
     if kind == "passes":
         return contenders.deterministic(task, samples=samples, passes=samples)
     if kind == "torch-blue":
-        return contenders.torch_blue(task, samples=samples)
+        return TorchBlue(task, samples=samples).step
     return contenders.hb_step(
         task, samples=samples, keep_noise=kind == "keep", keep_graphs=kind == "graphs"
     )
@@ -99,7 +100,7 @@ def child(network: str, kind: str, samples: int, measure: str) -> None:
     load_libraries()
     try:
         step = build(network, kind, samples)
-    except contenders.MissingPeerError as error:
+    except MissingPeerError as error:
         print(error, file=sys.stderr)
         sys.exit(NO_PEER)
     print(resident_peak(step) if measure == "resident" else allocated_peak(step))

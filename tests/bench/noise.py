@@ -15,7 +15,7 @@ from interleave import interleave, spread
 from report import Row, Target, publish
 from torch import Tensor
 
-from hpc_bnn.bayes import noise_cpu
+from hpc_bnn.bayes import noise, noise_cpu
 from hpc_bnn.bayes.noise import Purpose, Stream
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
@@ -35,14 +35,12 @@ def build(count: int, threads: int) -> dict[str, Callable[[], object]]:
         fill = partial(
             noise_cpu.fill, out=out, stream=STREAM, offset=0, level=level, threads=threads
         )
-        built[f"normals, {LEVELS[level]}"] = partial(fill, noise_cpu.NORMALS)
-        built[f"draw, {LEVELS[level]}"] = partial(fill, noise_cpu.DRAW, mu=mu, log_sigma=log_sigma)
+        built[f"normals, {LEVELS[level]}"] = partial(fill, noise.NORMALS)
+        built[f"draw, {LEVELS[level]}"] = partial(fill, noise.DRAW, mu=mu, log_sigma=log_sigma)
         built[f"draw and keep, {LEVELS[level]}"] = partial(
-            fill, noise_cpu.DRAW, mu=mu, log_sigma=log_sigma, keep=keep
+            fill, noise.DRAW, mu=mu, log_sigma=log_sigma, keep=keep
         )
-        built[f"pull, {LEVELS[level]}"] = partial(
-            fill, noise_cpu.PULL, grad=grad, log_sigma=log_sigma
-        )
+        built[f"pull, {LEVELS[level]}"] = partial(fill, noise.PULL, grad=grad, log_sigma=log_sigma)
     return built
 
 

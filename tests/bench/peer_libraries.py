@@ -13,12 +13,16 @@ import math
 from collections.abc import Iterator
 
 import torch
-from contenders import MissingPeerError, adam
+from contenders import adam
 from networks import NUM_EXAMPLES, Task
 from peer_models import INITIAL_SIGMA, OptimizerOf
 from torch import Tensor, nn
 
 from hpc_bnn.losses.nll import CategoricalLikelihood, ExpectedNLL
+
+
+class MissingPeerError(RuntimeError):
+    """A peer library is not installed; the message says how to install it."""
 
 
 class BayesianTorch:

@@ -106,11 +106,11 @@ class HpcBnn:
         self._step.step = 0
 
     def outputs(self, x: Tensor) -> Tensor:
-        parts = [self.module(x, self.module.draws(0, (sample,))) for sample in range(self._samples)]
+        parts = [self.module(x, self.module.key(0, (sample,))) for sample in range(self._samples)]
         return torch.cat(parts)
 
     def kl(self) -> Tensor:
-        return self.module.kl()
+        return self.module.complexity()
 
     def gaussians(self) -> Iterator[tuple[Tensor, Tensor]]:
         for name in self.module.names:

@@ -27,8 +27,8 @@ from report import FOLDER, Row, Target, publish
 
 from hpc_bnn.cli import program as cli
 from hpc_bnn.config.load import CONFIGS, load_settings
-from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.fields.toy_atmosphere import write_toy
+from hpc_bnn.group import ALONE
 from hpc_bnn.train.run.build import read_source
 from hpc_bnn.train.step.schedule import learning_rate
 

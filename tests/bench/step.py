@@ -18,6 +18,7 @@ import contenders
 import torch
 from interleave import interleave, spread
 from networks import TASKS, Task
+from peer_libraries import MissingPeerError, TorchBlue
 from report import Row, Target, publish
 
 BOUND = "deterministic"
@@ -50,11 +51,10 @@ def build(name: str, task: Task, samples: int) -> dict[str, Callable[[], object]
     }
     if name == "mlp":
         try:
-            built[PEER] = contenders.torch_blue(task, samples=samples)
-            built["torch-blue closed-form KL, draws activations"] = contenders.torch_blue(
-                task, samples=samples, analytical=True
-            )
-        except contenders.MissingPeerError as error:
+            built[PEER] = TorchBlue(task, samples=samples).step
+            closed = TorchBlue(task, samples=samples, analytical=True)
+            built["torch-blue closed-form KL, draws activations"] = closed.step
+        except MissingPeerError as error:
             print(f"left out: {error}")
     return built
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpc_bnn.bayes import noise_reference
-from hpc_bnn.bayes.noise import Purpose, Stream
+from hpc_bnn.bayes.noise import DRAW, NORMALS, PULL, WORDS, Purpose, Stream
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
@@ -31,7 +31,7 @@ RANGES = [(0, 4), (3, 1), (1, 3000), (1023, 1026), (2**35 + 2, 2049)]
 def test_words_equal_reference(stream: Stream, offset: int, count: int) -> None:
     out = torch.empty(count, dtype=torch.int32, device=DEVICE)
     expected = torch.empty_like(out)
-    noise_triton.words(out, stream, offset)
+    noise_triton.fill(WORDS, out, stream, offset)
     noise_reference.words(expected, stream, offset)
     assert torch.equal(out, expected)
 
@@ -43,15 +43,15 @@ def test_normals_draw_and_pull_equal_reference(stream: Stream, offset: int, coun
     mu, log_sigma, grad = (torch.randn(count, generator=generator).to(DEVICE) for _ in range(3))
     out, kept, expected, shift = (torch.empty(count, device=DEVICE) for _ in range(4))
 
-    noise_triton.normals(out, stream, offset, -1.0)
+    noise_triton.fill(NORMALS, out, stream, offset, sign=-1.0)
     noise_reference.normals(expected, stream, offset, -1.0)
     torch.testing.assert_close(out, expected, atol=1e-6, rtol=0)
 
-    noise_triton.draw(out, mu, log_sigma, stream, offset, 1.0, kept)
-    noise_reference.draw(expected, mu, log_sigma, stream, offset, 1.0, shift)
+    for backend, result, keep in ((noise_triton, out, kept), (noise_reference, expected, shift)):
+        backend.fill(DRAW, result, stream, offset, mu=mu, log_sigma=log_sigma, keep=keep)
     torch.testing.assert_close(out, expected, atol=1e-6, rtol=2e-6)
     torch.testing.assert_close(kept, shift, atol=1e-6, rtol=2e-6)
 
-    noise_triton.pull(out, grad, log_sigma, stream, offset, 1.0)
-    noise_reference.pull(expected, grad, log_sigma, stream, offset, 1.0)
+    for backend, result in ((noise_triton, out), (noise_reference, expected)):
+        backend.fill(PULL, result, stream, offset, grad=grad, log_sigma=log_sigma)
     torch.testing.assert_close(out, expected, atol=1e-6, rtol=2e-6)

@@ -5,14 +5,9 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.data import Batches
-from hpc_bnn.data.batch_layout import BatchLayout
-from hpc_bnn.parallel.channel import SOLO
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.feed.feed import Feed, OwnFeed
-from hpc_bnn.train.feed.ring import Ring
-from hpc_bnn.train.feed.upload import upload_to
-from hpc_bnn.train.feed.window import SLOTS, WindowFeed
+from hpc_bnn.train.run.feed import Feed, upload_to
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)
@@ -31,22 +26,10 @@ class Large:
         return indices[:, None].float().expand(-1, 1 << 20).contiguous(), indices
 
 
-def feed_of(way: str, batches: Batches) -> Feed:
-    upload = upload_to(WORLD.device)
-    assert upload is not None
-    if way == "each":
-        return OwnFeed(batches, range(STEPS), upload=upload)
-    layout: BatchLayout = batches.layout(0)
-    memory = SOLO.shared_memory(Ring.bytes_needed(layout, ranks=1, slots=SLOTS))
-    ring = Ring(memory, layout, SOLO, slots=SLOTS)
-    return WindowFeed(batches, range(STEPS), ring, upload=upload, stall_timeout_s=60.0)
-
-
-@pytest.mark.parametrize("way", ["each", "window"])
-def test_batches_arrive_whole(way: str) -> None:
+def test_batches_arrive_whole() -> None:
     """The kernels that use a batch are still queued when the next ones are copied."""
     batches = Batches(Large(), batch_size=4, world=WORLD, seed=1)
-    feed = feed_of(way, batches)
+    feed = Feed(batches, range(STEPS), upload=upload_to(WORLD.device))
     busy = torch.randn(2048, 2048, device=WORLD.device)
     sums, labels = [], []
     for _ in range(STEPS):

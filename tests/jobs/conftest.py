@@ -8,7 +8,7 @@ import yaml
 from launch import Ended, run, run_here
 from tiny_job import SETTINGS, Train
 
-from hpc_bnn.parallel.comms import launched_size
+from hpc_bnn.parallel.launcher import launched_size
 
 
 def pytest_configure() -> None:

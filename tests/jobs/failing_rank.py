@@ -81,7 +81,6 @@ def provoke(fault: str, fails: bool) -> None:
         sys.modules["horovod.torch"] = None  # type: ignore[assignment]
     elif fails and fault == "file":
         fail_at(Batches, "at", GONE, call=4)
-        fail_at(Batches, "read_into", GONE, call=4)
     elif fails and fault == "disk":
         fail_at(Metrics, "write", FULL, call=3)
     elif fails and fault == "close":

@@ -25,17 +25,17 @@ import torch
 from mpi4py import MPI
 
 from hpc_bnn.fields.toy_atmosphere import write_toy
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import connect, on_first
+from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, divisors
-from hpc_bnn.parallel.world import World, split
+from hpc_bnn.parallel.mpi import connect
+from hpc_bnn.parallel.world import World, start
 
 # A rank that failed waits this long for the others to finish the same test.
 PATIENCE_S = 15.0
 TEST_LIMIT_S = 120.0
 END_LIMIT_S = 60.0
 
-CHANNEL = connect()
+ALL_RANKS = connect()
 # Outcomes travel on a communicator of their own: a test that fails halfway cannot mix with them.
 OUTCOMES = MPI.COMM_WORLD.Dup()
 
@@ -116,13 +116,13 @@ def _say(item: pytest.Item, text: str) -> None:
     os.write(item.config.stash[STDERR], f"\nrank {OUTCOMES.rank}: {item.nodeid}\n{text}\n".encode())
 
 
-def _world() -> Channel:
+def _world() -> Group:
     """Collective: return all ranks on a communicator that no failed test has put out of step."""
-    return CHANNEL.split(0, CHANNEL.rank)
+    return ALL_RANKS.split(0, ALL_RANKS.rank)
 
 
 @pytest.fixture
-def channel() -> Channel:
+def all_ranks() -> Group:
     """All ranks."""
     return _world()
 
@@ -135,12 +135,12 @@ def solo() -> World:
 
 @pytest.fixture(
     scope="session",
-    params=divisors(CHANNEL.size),
-    ids=lambda sample_ranks: f"{sample_ranks}x{CHANNEL.size // sample_ranks}",
+    params=divisors(ALL_RANKS.size),
+    ids=lambda sample_ranks: f"{sample_ranks}x{ALL_RANKS.size // sample_ranks}",
 )
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Each grid of S sample ranks x D data ranks of this job, one after the other."""
-    started = split(_world(), sample_ranks=request.param, stall_timeout_s=TEST_LIMIT_S)
+    started = start(_world(), sample_ranks=request.param, stall_timeout_s=TEST_LIMIT_S)
     yield started
     # After a failed test Horovod may be down already.
     with contextlib.suppress(RuntimeError):
@@ -153,8 +153,8 @@ def toy_folder() -> Iterator[Path]:
     fields are read, do not divide by three ranks: the transposed CRPS pads. Beside it, in masked/,
     the same year without t2m on a part of the globe.
     """
-    channel = _world()
-    made = Path(on_first(channel, lambda: tempfile.mkdtemp(), name="test folder"))
+    all_ranks = _world()
+    made = Path(all_ranks.on_first(lambda: tempfile.mkdtemp(), name="test folder"))
     toy: dict[str, Any] = {"years": 1, "rows": 7, "columns": 16, "step_hours": 24, "levels": [500]}
 
     def write() -> None:
@@ -163,6 +163,6 @@ def toy_folder() -> Iterator[Path]:
         with netCDF4.Dataset(made / "masked" / "single_levels_2001.nc", "a") as file:
             file["t2m"][:, 2:, :11] = np.ma.masked
 
-    on_first(channel, write, name="test files")
+    all_ranks.on_first(write, name="test files")
     yield made / "whole"
-    on_first(channel, lambda: shutil.rmtree(made), name="test folder")
+    all_ranks.on_first(lambda: shutil.rmtree(made), name="test folder")

@@ -8,8 +8,8 @@ from small_run import Outcome
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Batches, Source
-from hpc_bnn.parallel.comms import connect, together
 from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import build
 from hpc_bnn.train.step.schedule import rollout_steps
@@ -56,8 +56,8 @@ def alone(cases: Iterable[str], run: Callable[[str, World], Outcome]) -> dict[st
     """Collective: return what comes out of each case on one rank. The ranks share the cases, and
     tell each other, so that none works out all.
     """
-    channel, solo = connect(), World(Grid(1, 1, 0), torch.device("cpu"))
-    own = list(cases)[channel.rank :: channel.size]
-    made = together(channel, lambda: {case: run(case, solo) for case in own}, name="references")
-    everyone = channel.gather_objects(made, name="references")
+    all_ranks, solo = connect(), World(Grid(1, 1, 0), torch.device("cpu"))
+    own = list(cases)[all_ranks.rank :: all_ranks.size]
+    made = all_ranks.together(lambda: {case: run(case, solo) for case in own}, name="references")
+    everyone = all_ranks.gather(made, name="references")
     return {case: outcome for part in everyone for case, outcome in part.items()}

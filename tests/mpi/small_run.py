@@ -19,7 +19,8 @@ from hpc_bnn.models.mlp import MLP
 from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.step.step import Step, Views
+from hpc_bnn.train.step.settings import Views
+from hpc_bnn.train.step.step import Step
 
 SAMPLES = 12
 BATCH = 12

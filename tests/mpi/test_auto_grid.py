@@ -12,11 +12,10 @@ import pytest
 from torch import Tensor
 
 from hpc_bnn.config import Settings
-from hpc_bnn.data.ranks import ALONE
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import divisors
 from hpc_bnn.parallel.watchdog import Watchdog
-from hpc_bnn.parallel.world import split
+from hpc_bnn.parallel.world import start
 from hpc_bnn.train.plan import auto_grid
 from hpc_bnn.train.plan.auto_grid import AutoGrid, start_auto
 from hpc_bnn.train.plan.grid_probe import GridProbe
@@ -48,15 +47,15 @@ LOSSES = {
 
 
 @pytest.fixture
-def folder(channel: Channel, tmp_path: Path) -> Iterator[Path]:
+def folder(all_ranks: Group, tmp_path: Path) -> Iterator[Path]:
     """A folder of rank 0 that all ranks use."""
-    yield Path(channel.broadcast(str(tmp_path), name="folder"))
+    yield Path(all_ranks.broadcast(str(tmp_path), name="folder"))
 
 
 def run_auto(
-    channel: Channel, folder: Path, settings: Settings, *, resume: bool = False
+    all_ranks: Group, folder: Path, settings: Settings, *, resume: bool = False
 ) -> tuple[dict[str, Any], AutoGrid]:
-    world, auto = start_auto(settings, channel, RunFolder(folder), resume=resume)
+    world, auto = start_auto(settings, all_ranks, RunFolder(folder), resume=resume)
     try:
         return train(settings, world, RunFolder(folder), resume=resume, auto=auto), auto
     finally:
@@ -64,12 +63,12 @@ def run_auto(
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_run_is_that_of_the_chosen_grid(channel: Channel, folder: Path, loss: str) -> None:
+def test_the_run_is_that_of_the_chosen_grid(all_ranks: Group, folder: Path, loss: str) -> None:
     settings = Settings.model_validate({**CONTENT, "loss": LOSSES[loss]})
-    got, auto = run_auto(channel, folder / "auto", settings)
-    assert len(set(channel.gather_objects(auto.sample_ranks, name="chosen"))) == 1
+    got, auto = run_auto(all_ranks, folder / "auto", settings)
+    assert len(set(all_ranks.gather(auto.sample_ranks, name="chosen"))) == 1
     candidates = [(c.sample_ranks, c.data_ranks) for c in auto.candidates]
-    assert candidates == [(s, channel.size // s) for s in divisors(channel.size)]
+    assert candidates == [(s, all_ranks.size // s) for s in divisors(all_ranks.size)]
     if len(candidates) > 1:
         times = {c.sample_ranks: c.step_time_s for c in auto.candidates}
         assert min(times, key=lambda s: times[s]) == auto.sample_ranks
@@ -79,7 +78,7 @@ def test_the_run_is_that_of_the_chosen_grid(channel: Channel, folder: Path, loss
 
     chosen = {"mode": "hybrid", "sample_ranks": auto.sample_ranks}
     explicit = Settings.model_validate({**CONTENT, "loss": LOSSES[loss], "grid": chosen})
-    world = split(channel, sample_ranks=auto.sample_ranks, device="cpu")
+    world = start(all_ranks, sample_ranks=auto.sample_ranks, device="cpu")
     try:
         expected = train(explicit, world, RunFolder(folder / "explicit"))
     finally:
@@ -89,17 +88,17 @@ def test_the_run_is_that_of_the_chosen_grid(channel: Channel, folder: Path, loss
     assert got["validation"] == pytest.approx(expected["validation"], rel=1e-12, nan_ok=True)
 
 
-def test_resumed_runs_measure_again(channel: Channel, folder: Path) -> None:
+def test_resumed_runs_measure_again(all_ranks: Group, folder: Path) -> None:
     half = {**CONTENT, "train": {**CONTENT["train"], "checkpoint_every": 2}}
     settings = Settings.model_validate(half)
-    whole, _ = run_auto(channel, folder / "whole", settings)
-    first, _ = run_auto(channel, folder / "run", settings)
-    if channel.rank == 0:
+    whole, _ = run_auto(all_ranks, folder / "whole", settings)
+    first, _ = run_auto(all_ranks, folder / "run", settings)
+    if all_ranks.rank == 0:
         # As if the job had ended after step 4.
         (folder / "run" / "summary.json").unlink()
         max((folder / "run" / "checkpoints").iterdir()).unlink()
-    channel.broadcast(0, name="cut")
-    again, auto = run_auto(channel, folder / "run", settings, resume=True)
+    all_ranks.broadcast(0, name="cut")
+    again, auto = run_auto(all_ranks, folder / "run", settings, resume=True)
     assert again["grid"]["mode_auto"] == auto.record()
     assert again["steps"] == whole["steps"] == first["steps"]
     for key, value in whole["parameter_checksum"].items():
@@ -108,10 +107,10 @@ def test_resumed_runs_measure_again(channel: Channel, folder: Path) -> None:
 
 
 def test_a_batch_too_large_for_one_rank_rules_its_grids_out(
-    channel: Channel, folder: Path, monkeypatch: pytest.MonkeyPatch
+    all_ranks: Group, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All ranks leave out the same grids, whichever rank has too little memory, and go on."""
-    settings, last = Settings.model_validate(CONTENT), channel.rank == channel.size - 1
+    settings, last = Settings.model_validate(CONTENT), all_ranks.rank == all_ranks.size - 1
     examples, reads = type(read_source(settings, ALONE).train), []
     read = examples.batch
 
@@ -122,21 +121,21 @@ def test_a_batch_too_large_for_one_rank_rules_its_grids_out(
         return read(self, indices)
 
     monkeypatch.setattr(examples, "batch", limited)
-    world, auto = start_auto(settings, channel, RunFolder(folder / "run"), resume=False)
+    world, auto = start_auto(settings, all_ranks, RunFolder(folder / "run"), resume=False)
     world.stop()
-    if channel.size == 1:
+    if all_ranks.size == 1:
         assert reads == []  # nothing to choose
         return
     times = {c.data_ranks: c.step_time_s for c in auto.candidates}
     assert times.pop(1) == math.inf
     assert all(math.isfinite(time) for time in times.values())
-    assert len(set(channel.gather_objects(auto.sample_ranks, name="chosen"))) == 1
+    assert len(set(all_ranks.gather(auto.sample_ranks, name="chosen"))) == 1
     assert world.grid.data_ranks > 1
     assert reads == [12, 12 // min(times)]
 
 
 def test_reading_is_not_watched_and_measuring_is(
-    channel: Channel, folder: Path, monkeypatch: pytest.MonkeyPatch
+    all_ranks: Group, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each rank takes its own time to open the data and to read the first batch."""
     limited = {**CONTENT, "train": {**CONTENT["train"], "stall_timeout": 60}}
@@ -156,25 +155,25 @@ def test_reading_is_not_watched_and_measuring_is(
     note(Watchdog, "resume", "resume")
     note(auto_grid, "read_source", "open")
     note(examples, "batch", "read")
-    note(GridProbe, "passes", "measure")
-    world, _ = start_auto(settings, channel, RunFolder(folder / "run"), resume=False)
+    note(GridProbe, "accumulation", "measure")
+    world, _ = start_auto(settings, all_ranks, RunFolder(folder / "run"), resume=False)
     world.stop()
     whole = ["pause", "open", "read", "resume", "measure"]
-    assert told[:5] == (whole if channel.size > 1 else [])
-    assert told.count("pause") == (channel.size > 1)
+    assert told[:5] == (whole if all_ranks.size > 1 else [])
+    assert told.count("pause") == (all_ranks.size > 1)
 
 
-def test_no_grid_is_possible(channel: Channel, folder: Path) -> None:
+def test_no_grid_is_possible(all_ranks: Group, folder: Path) -> None:
     odd = {
         **CONTENT,
         "posterior": {"samples": 5},
         "train": {**CONTENT["train"], "batch_size": 7},
     }
     settings = Settings.model_validate(odd)
-    if channel.size == 1:
-        run_auto(channel, folder / "run", settings)
+    if all_ranks.size == 1:
+        run_auto(all_ranks, folder / "run", settings)
         return
     with pytest.raises(ValueError, match=r"posterior\.samples = 5 .* train\.batch_size = 7") as no:
-        start_auto(settings, channel, RunFolder(folder / "run"), resume=False)
-    assert f"{channel.size} ranks" in str(no.value)
+        start_auto(settings, all_ranks, RunFolder(folder / "run"), resume=False)
+    assert f"{all_ranks.size} ranks" in str(no.value)
     assert not (folder / "run").exists()

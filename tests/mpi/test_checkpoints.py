@@ -8,19 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes import Gaussian
+from hpc_bnn.group import Group
 from hpc_bnn.losses import gaussian_nll
 from hpc_bnn.models import MODELS
 from hpc_bnn.parallel import mpi_channel
-from hpc_bnn.parallel.channel import Channel
 from hpc_bnn.train.run.checkpoint import (
     Checkpoint,
     CheckpointError,
     digest,
     load,
-    outline,
-    restore,
     save,
 )
+from hpc_bnn.train.run.state import outline, restore
 
 Parts = tuple[Gaussian, nn.Module, torch.optim.Optimizer]
 
@@ -47,22 +46,22 @@ def content(parts: Parts) -> dict[str, object]:
 
 
 @pytest.fixture
-def folder(channel: Channel, tmp_path: Path) -> Iterator[Path]:
+def folder(all_ranks: Group, tmp_path: Path) -> Iterator[Path]:
     """A folder of rank 0 that all ranks use."""
-    yield Path(channel.broadcast(str(tmp_path), name="folder"))
+    yield Path(all_ranks.broadcast(str(tmp_path), name="folder"))
 
 
 @pytest.fixture
-def saved(channel: Channel, folder: Path) -> tuple[Path, Checkpoint, str]:
+def saved(all_ranks: Group, folder: Path) -> tuple[Path, Checkpoint, str]:
     """A checkpoint that only rank 0 has read, and the digest of its state."""
     path, mine, state = folder / "step-00000003.pt", "", None
-    if channel.rank == 0:
+    if all_ranks.rank == 0:
         parts = trained()
         posterior, loss, optimizer = (part.state_dict() for part in parts)
         save(folder, Checkpoint(3, {}, posterior, loss, optimizer, "", {}), keep=1)
         state, mine = load(path), digest(content(parts))
-    told = channel.broadcast(None if state is None else outline(state), name="outline")
-    expected = channel.broadcast(mine, name="digest")
+    told = all_ranks.broadcast(None if state is None else outline(state), name="outline")
+    expected = all_ranks.broadcast(mine, name="digest")
     assert told is not None
     assert all(tensor.is_meta for tensor in told.posterior.values())
     return path, state or told, expected
@@ -70,7 +69,7 @@ def saved(channel: Channel, folder: Path) -> tuple[Path, Checkpoint, str]:
 
 @pytest.mark.parametrize("part_bytes", [5, 64 << 20])
 def test_every_rank_gets_the_state_of_the_one_that_read_it(
-    channel: Channel,
+    all_ranks: Group,
     saved: tuple[Path, Checkpoint, str],
     part_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -79,16 +78,16 @@ def test_every_rank_gets_the_state_of_the_one_that_read_it(
     path, state, expected = saved
     parts = made()
     memory = [parameter.data_ptr() for parameter in parts[0].parameters()]
-    restore(path, state, *parts, channel)
+    restore(path, state, *parts, all_ranks)
     assert digest(content(parts)) == expected
     assert [parameter.data_ptr() for parameter in parts[0].parameters()] == memory
     # The moments are the optimizer's own, not pages of the file, which may be deleted.
     assert not any(t.is_meta for t in moments(parts))
     kept = digest(content(parts))
-    channel.gather_objects(None, name="restored")
-    if channel.rank == 0:
+    all_ranks.gather(None, name="restored")
+    if all_ranks.rank == 0:
         path.write_bytes(b"\0" * path.stat().st_size)
-    channel.gather_objects(None, name="overwritten")
+    all_ranks.gather(None, name="overwritten")
     assert digest(content(parts)) == kept
 
 
@@ -96,18 +95,18 @@ def moments(parts: Parts) -> list[Tensor]:
     return [t for state in parts[2].state.values() for t in state.values()]
 
 
-def test_without_the_optimizer(channel: Channel, saved: tuple[Path, Checkpoint, str]) -> None:
+def test_without_the_optimizer(all_ranks: Group, saved: tuple[Path, Checkpoint, str]) -> None:
     path, state, _ = saved
     posterior, loss, optimizer = made()
-    restore(path, state, posterior, loss, None, channel)
+    restore(path, state, posterior, loss, None, all_ranks)
     assert not optimizer.state
-    everyone = channel.gather_objects(digest(posterior.state_dict()), name="digests")
+    everyone = all_ranks.gather(digest(posterior.state_dict()), name="digests")
     assert len(set(everyone)) == 1
 
 
 def test_another_network_is_refused_on_every_rank(
-    channel: Channel, saved: tuple[Path, Checkpoint, str]
+    all_ranks: Group, saved: tuple[Path, Checkpoint, str]
 ) -> None:
     path, state, _ = saved
     with pytest.raises(CheckpointError, match=r"posterior\.module\.layers\.0\.weight is \(4, 3\)"):
-        restore(path, state, *made(5), channel)
+        restore(path, state, *made(5), all_ranks)

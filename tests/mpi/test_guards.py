@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.group import Group, RankError
 from hpc_bnn.models.mlp import MLP
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import RankError
 from hpc_bnn.parallel.guards import GuardError, agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.step import Step
@@ -157,12 +156,12 @@ def test_equal_draws(world: World) -> None:
     """A rank that draws the samples of another adds nothing; the loss would not show it."""
     several(world.grid.sample_ranks, "sample")
     posterior, _, step = started(world)
-    draws = posterior.draws
+    key = posterior.key
 
     def same_everywhere(at: int, samples: range, *rest: Any) -> Any:
-        return draws(at, range(len(samples)), *rest)
+        return key(at, range(len(samples)), *rest)
 
-    posterior.draws = same_everywhere  # type: ignore[method-assign]
+    posterior.key = same_everywhere  # type: ignore[method-assign]
     assert_refused(world, step, *own_batch(world), "world ranks 0 and 1 drew the same weights")
 
 
@@ -234,22 +233,22 @@ def test_frozen_parameters_and_buffers_are_those_of_rank_0(world: World) -> None
     optimizer = torch.optim.SGD([p for p in posterior.parameters() if p.requires_grad], lr=1e-3)
     Step(posterior, losses.gaussian_nll(), optimizer, world, samples=SAMPLES, num_examples=50)
     for name, value in network.state_dict().items():
-        everyone = world.world.gather_objects(value.tolist(), name="test.state")
+        everyone = world.all_ranks.gather(value.tolist(), name="test.state")
         assert everyone == [everyone[0]] * world.grid.world_size, name
 
 
-def test_agree_names_key_ranks_and_values(channel: Channel) -> None:
-    if channel.size == 1:
-        agree(channel, {"lr": 0.1}, name="settings")
+def test_agree_names_key_ranks_and_values(all_ranks: Group) -> None:
+    if all_ranks.size == 1:
+        agree(all_ranks, {"lr": 0.1}, name="settings")
         return
-    last = channel.size - 1
-    agree(channel, {"lr": 0.1}, name="settings")
+    last = all_ranks.size - 1
+    agree(all_ranks, {"lr": 0.1}, name="settings")
     with pytest.raises(
         GuardError, match=rf"settings: lr is 0\.1 on world rank 0 and 0\.2 .* {last}"
     ):
-        agree(channel, {"lr": 0.2 if channel.rank == last else 0.1}, name="settings")
+        agree(all_ranks, {"lr": 0.2 if all_ranks.rank == last else 0.1}, name="settings")
     with pytest.raises(GuardError, match=rf"extra is 'missing' .* and 1 on world rank {last}"):
-        agree(channel, {"extra": 1} if channel.rank == last else {}, name="settings")
+        agree(all_ranks, {"extra": 1} if all_ranks.rank == last else {}, name="settings")
 
 
 def test_a_correct_run_passes_all_guards(world: World) -> None:

@@ -13,19 +13,16 @@ from hpc_bnn.fields.pack.reader import read
 from hpc_bnn.fields.pack.verify import verify
 from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.fields.values import Values
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first
-from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.group import Group
 
 BLOCK = 1 << 18
 
 
 @pytest.fixture
-def folder(channel: Channel, tmp_path: Path) -> Path:
+def folder(all_ranks: Group, tmp_path: Path) -> Path:
     """The folder of the first rank, with files of a toy atmosphere."""
-    folder = Path(channel.broadcast(str(tmp_path), name="folder"))
-    on_first(
-        channel,
+    folder = Path(all_ranks.broadcast(str(tmp_path), name="folder"))
+    all_ranks.on_first(
         lambda: write_toy(folder / "source", years=2, rows=8, columns=16, step_hours=24),
         name="toy",
     )
@@ -36,8 +33,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_any_number_of_ranks_writes_the_same_bytes(channel: Channel, folder: Path) -> None:
-    ranks = ChannelRanks(channel)
+def test_any_number_of_ranks_writes_the_same_bytes(all_ranks: Group, folder: Path) -> None:
+    ranks = all_ranks
     files = ranks.on_first(lambda: catalogue(folder / "source"), name="catalogue")
     ingest(files, folder / "together", block_bytes=BLOCK, ranks=ranks)
     ranks.on_first(lambda: ingest(files, folder / "alone", block_bytes=BLOCK), name="alone")
@@ -47,14 +44,14 @@ def test_any_number_of_ranks_writes_the_same_bytes(channel: Channel, folder: Pat
 
     pack = ranks.on_first(lambda: open_pack(folder / "together"), name="pack")
     field = np.empty(pack.shape, np.float32)
-    for step in range(channel.rank, len(pack.times), 37):
+    for step in range(all_ranks.rank, len(pack.times), 37):
         read(pack, step, field)
         want = Values(files).read(range(len(files.channels)), step, step + 1)[0]
         assert np.array_equal(field, want)
 
 
-def test_damage_is_found_by_one_rank_and_known_to_all(channel: Channel, folder: Path) -> None:
-    ranks = ChannelRanks(channel)
+def test_damage_is_found_by_one_rank_and_known_to_all(all_ranks: Group, folder: Path) -> None:
+    ranks = all_ranks
     files = ranks.on_first(lambda: catalogue(folder / "source"), name="catalogue")
     ingest(files, folder / "pack", ranks=ranks)
 
@@ -69,7 +66,7 @@ def test_damage_is_found_by_one_rank_and_known_to_all(channel: Channel, folder: 
 
 
 def test_files_are_packed_by_all_ranks_at_the_start_of_a_run(
-    channel: Channel, folder: Path
+    all_ranks: Group, folder: Path
 ) -> None:
     for _ in range(2):
         source = era5(
@@ -80,8 +77,8 @@ def test_files_are_packed_by_all_ranks_at_the_start_of_a_run(
             train=("2001-01-01", "2001-12-31"),
             validation=("2002-01-01", "2002-01-20"),
             test=("2002-02-01", "2002-12-31"),
-            ranks=ChannelRanks(channel),
+            ranks=all_ranks,
         )
         assert len(source.train) == 364
     assert (folder / "source.pack" / "pack.json").exists()
-    assert verify(folder / "source.pack", ranks=ChannelRanks(channel)) == ()
+    assert verify(folder / "source.pack", ranks=all_ranks) == ()

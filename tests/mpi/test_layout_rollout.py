@@ -14,9 +14,7 @@ from small_run import SAMPLES, Outcome, deviation
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
-from hpc_bnn.data.ranks import ALONE, Ranks
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import start_auto
 from hpc_bnn.train.run.build import read_source
@@ -94,7 +92,7 @@ def settings(folder: Path, case: str, **train: Any) -> Settings:
     )
 
 
-def run(folder: Path, case: str, world: World, ranks: Ranks, **train: Any) -> Outcome:
+def run(folder: Path, case: str, world: World, ranks: Group, **train: Any) -> Outcome:
     chosen = settings(folder, case, **train)
     source: Source = read_source(chosen, ranks)
     assert len(source.train) // BATCH == 2
@@ -113,7 +111,7 @@ def references(toy_folder: Path) -> dict[str, Outcome]:
 def test_every_grid_trains_the_same(
     world: World, toy_folder: Path, references: dict[str, Outcome], case: str
 ) -> None:
-    got = run(toy_folder, case, world, ChannelRanks(world.world))
+    got = run(toy_folder, case, world, world.all_ranks)
     expected = references[case]
     assert got.gradients.shape == expected.gradients.shape
     assert deviation(got.losses, expected.losses) <= TOLERANCE
@@ -131,23 +129,21 @@ def test_the_third_step_is_of_three(
     assert abs(float(plain.losses[2] - rolled.losses[2])) > 1e-3
 
 
-@pytest.mark.parametrize(("case", "share"), [("crps", "window"), ("nll", "allgather")])
+@pytest.mark.parametrize("case", ["crps", "nll"])
 def test_the_grid_is_measured_with_the_first_rollout(
-    channel: Channel, solo: World, toy_folder: Path, tmp_path: Path, case: str, share: str
+    all_ranks: Group, solo: World, toy_folder: Path, tmp_path: Path, case: str
 ) -> None:
-    """And batches that change their shape with the rollout are shared all the same."""
-    own = Path(channel.broadcast(str(tmp_path), name="folder"))
+    """And batches change their shape with the rollout."""
+    own = Path(all_ranks.broadcast(str(tmp_path), name="folder"))
     options: dict[str, Any] = {"rollout": {0: 3, 1: 1}, "schedule": "constant"}
     content = settings(toy_folder, case, **options).model_dump()
-    content["data"]["share"] = share
     chosen = Settings.model_validate({**content, "grid": {"mode": "auto"}})
-    world, auto = start_auto(chosen, channel, RunFolder(own), resume=False)
+    world, auto = start_auto(chosen, all_ranks, RunFolder(own), resume=False)
     try:
         summary = train(chosen, world, RunFolder(own), auto=auto)
     finally:
         world.stop()
     assert summary["steps"] == 3
-    assert summary["data"]["share"] == (share if world.grid.sample_ranks > 1 else "each")
     expected = run(toy_folder, case, solo, ALONE, **options)
     final = float(expected.losses[-1])
     assert summary["final_loss"] == pytest.approx(final, rel=TOLERANCE)

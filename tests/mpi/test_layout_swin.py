@@ -15,11 +15,9 @@ from small_run import SAMPLES, Outcome, deviation
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
-from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.fields.era5 import era5
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid
-from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
 
 BATCH, STEPS = 12, 2
@@ -43,7 +41,7 @@ CASES = {
 }
 
 
-def read(folder: Path, ranks: Ranks) -> Source:
+def read(folder: Path, ranks: Group) -> Source:
     return era5(
         folder,
         variables=["t2m", "u10", "v10", "msl"],
@@ -99,7 +97,7 @@ def reference(folder: Path) -> Outcome:
 @pytest.mark.parametrize("case", CASES)
 def test_every_grid_trains_the_same_swin(world: World, toy_folder: Path, case: str) -> None:
     weather = CASES[case]
-    source = read(toy_folder, ChannelRanks(world.world))
+    source = read(toy_folder, world.all_ranks)
     got, expected = run_settings(settings(weather), source, world), reference(toy_folder)
     assert got.gradients.shape == expected.gradients.shape
     assert deviation(got.losses, expected.losses) <= TOLERANCE
@@ -107,15 +105,15 @@ def test_every_grid_trains_the_same_swin(world: World, toy_folder: Path, case: s
     assert deviation(got.parameters, expected.parameters) <= TOLERANCE
 
 
-def test_ranks_read_the_same_statistics_as_one_alone(channel: Channel, toy_folder: Path) -> None:
+def test_ranks_read_the_same_statistics_as_one_alone(all_ranks: Group, toy_folder: Path) -> None:
     """Bit for bit: 181 times are two blocks, so two ranks count and the others wait."""
-    together, alone = read(toy_folder, ChannelRanks(channel)), read(toy_folder, ALONE)
+    together, alone = read(toy_folder, all_ranks), read(toy_folder, ALONE)
     assert together.fields is not None
     assert alone.fields is not None
     for name in ("state_mean", "state_std", "tendency_std"):
         assert torch.equal(getattr(together.fields, name), getattr(alone.fields, name)), name
 
 
-def test_files_that_cannot_be_read_end_every_rank(channel: Channel, toy_folder: Path) -> None:
+def test_files_that_cannot_be_read_end_every_rank(all_ranks: Group, toy_folder: Path) -> None:
     with pytest.raises((FileNotFoundError, RuntimeError), match="nowhere"):
-        read(toy_folder / "nowhere", ChannelRanks(channel))
+        read(toy_folder / "nowhere", all_ranks)

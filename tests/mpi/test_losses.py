@@ -10,7 +10,7 @@ import torch
 from small_run import LOSSES, OUTPUTS, SAMPLES, deviation
 from torch import Tensor, nn
 
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.base import JointLoss, Loss
 from hpc_bnn.losses.objective import joint_share, separable_share
 from hpc_bnn.parallel.world import World
@@ -35,9 +35,7 @@ def problem(loss: Loss, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return outputs, target.to(torch.float32 if dtype == torch.bfloat16 else dtype)
 
 
-def share(
-    loss: Loss, outputs: Tensor, target: Tensor, axis: SampleAxis, cotangent: Tensor
-) -> Tensor:
+def share(loss: Loss, outputs: Tensor, target: Tensor, axis: Group, cotangent: Tensor) -> Tensor:
     """Return what a rank adds to a weighted sum of the losses of the examples."""
     if isinstance(loss, JointLoss):
         return (loss(outputs, target, axis) * cotangent).sum()
@@ -59,7 +57,7 @@ def test_values_and_gradients(world: World, name: str, dtype: torch.dtype) -> No
     own = world.grid.own_samples(SAMPLES)
 
     everything = outputs.clone().requires_grad_()
-    expected = share(loss, everything, target, LocalAxis(), cotangent)
+    expected = share(loss, everything, target, ALONE, cotangent)
     expected_gradient, *expected_learned = gradients(expected, [everything, *learned])
 
     mine = outputs[own.start : own.stop].clone().requires_grad_()
@@ -68,7 +66,7 @@ def test_values_and_gradients(world: World, name: str, dtype: torch.dtype) -> No
 
     total = got.detach().double().reshape(1)
     if not isinstance(loss, JointLoss):
-        total = world.sample.all_reduce(total, reduction="sum", name="test.value")
+        total = world.sample_axis.all_reduce(total, reduction="sum", name="test.value")
     # A half-precision gradient is itself rounded to 8 bits.
     tolerance = TOLERANCE[real]
     rounding = 2.0**-8 if dtype == torch.bfloat16 else tolerance
@@ -76,7 +74,9 @@ def test_values_and_gradients(world: World, name: str, dtype: torch.dtype) -> No
     assert deviation(gradient, expected_gradient[own.start : own.stop]) <= rounding
     # The gradients of the ranks sum to the gradient: also of what the loss itself learns.
     for shared, whole in zip(got_learned, expected_learned, strict=True):
-        summed = world.sample.all_reduce(shared.reshape(1), reduction="sum", name="test.learned")
+        summed = world.sample_axis.all_reduce(
+            shared.reshape(1), reduction="sum", name="test.learned"
+        )
         assert deviation(summed, whole) <= tolerance
 
 
@@ -88,8 +88,8 @@ def test_value_of_a_joint_loss_is_the_same_on_every_rank(world: World, name: str
     outputs, target = problem(loss, name, torch.float64)
     own = world.grid.own_samples(SAMPLES)
     value = loss(outputs[own.start : own.stop], target, world.sample_axis)
-    everyone = world.sample.gather_objects(value.tolist(), name="test.values")
-    assert everyone == [everyone[0]] * world.sample.size
+    everyone = world.sample_axis.gather(value.tolist(), name="test.values")
+    assert everyone == [everyone[0]] * world.sample_axis.size
 
 
 @pytest.mark.parametrize("name", ["gaussian predictive fixed", "fair crps gather"])
@@ -101,10 +101,10 @@ def test_inexact_loss_sees_one_rank_only(world: World, name: str) -> None:
     own = world.grid.own_samples(SAMPLES)
     mine = outputs[own.start : own.stop]
     got = joint_share(loss, mine, target, world.sample_axis, exact=False)
-    expected = loss(mine, target, LocalAxis()).mean() / world.grid.sample_ranks
+    expected = loss(mine, target, ALONE).mean() / world.grid.sample_ranks
     assert deviation(got, expected) <= 1e-12
-    total = world.sample.all_reduce(got.reshape(1), reduction="sum", name="test.inexact")
-    exact = loss(outputs, target, LocalAxis()).mean()
+    total = world.sample_axis.all_reduce(got.reshape(1), reduction="sum", name="test.inexact")
+    exact = loss(outputs, target, ALONE).mean()
     assert (deviation(total, exact) <= 1e-12) == (world.grid.sample_ranks == 1)
 
 
@@ -113,6 +113,6 @@ def test_separable_shares_sum_to_the_mean(world: World) -> None:
     outputs, target = problem(loss, "categorical expected", torch.float64)
     own = world.grid.own_samples(SAMPLES)
     mine = separable_share(loss, outputs[own.start : own.stop], target, SAMPLES)
-    total = world.sample.all_reduce(mine.reshape(1), reduction="sum", name="test.shares")
+    total = world.sample_axis.all_reduce(mine.reshape(1), reduction="sum", name="test.shares")
     expected = torch.stack([loss(output, target) for output in outputs]).mean()
     assert deviation(total, expected) <= 1e-12

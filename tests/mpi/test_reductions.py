@@ -125,7 +125,7 @@ def test_gradient_of_a_step_is_that_of_the_objective(
     sigma = torch.tensor(0.7, dtype=torch.float64)
     data_terms = []
     for s in range(SAMPLES):
-        mean = posterior(x, posterior.draws(0, [s]))[0]
+        mean = posterior(x, posterior.key(0, [s]))[0]
         normal = torch.distributions.Normal(mean, sigma)
         data_terms.append(-normal.log_prob(y).sum(1).mean())
     weights = [

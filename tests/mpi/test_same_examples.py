@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, rand
 
 import hpc_bnn as hb
 from hpc_bnn.data import InMemory
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid
 
 N = 60
@@ -54,10 +54,10 @@ class Fails(Views):
         raise OSError(f"image_{index}.png is not there")
 
 
-def batches(data: Any, channel: Channel, *, sample_ranks: int = 1) -> hb.Batches:
-    grid = Grid(sample_ranks, channel.size // sample_ranks, channel.rank)
-    world = hb.World(grid, torch.device("cpu"), channel)
-    return hb.Batches(data, batch_size=channel.size * 2, world=world)
+def batches(data: Any, all_ranks: Group, *, sample_ranks: int = 1) -> hb.Batches:
+    grid = Grid(sample_ranks, all_ranks.size // sample_ranks, all_ranks.rank)
+    world = hb.World(grid, torch.device("cpu"), all_ranks)
+    return hb.Batches(data, batch_size=all_ranks.size * 2, world=world)
 
 
 def shuffled(seed: int) -> list[int]:
@@ -95,75 +95,75 @@ DIFFERENT: dict[str, Callable[[int], Any]] = {
 
 
 @pytest.mark.parametrize("kind", DIFFERENT)
-def test_every_rank_hears_that_the_data_sets_differ(channel: Channel, kind: str) -> None:
-    if channel.size == 1:
-        batches(DIFFERENT[kind](0), channel)
+def test_every_rank_hears_that_the_data_sets_differ(all_ranks: Group, kind: str) -> None:
+    if all_ranks.size == 1:
+        batches(DIFFERENT[kind](0), all_ranks)
         return
     with pytest.raises(ValueError, match="the examples of equal index differ between ranks"):
-        batches(DIFFERENT[kind](channel.rank), channel)
+        batches(DIFFERENT[kind](all_ranks.rank), all_ranks)
 
 
-def test_the_example_and_the_ranks_are_named(channel: Channel) -> None:
-    if channel.size == 1:
+def test_the_example_and_the_ranks_are_named(all_ranks: Group) -> None:
+    if all_ranks.size == 1:
         pytest.skip("one rank cannot differ from another")
-    odd = channel.rank == 1
+    odd = all_ranks.rank == 1
     with pytest.raises(ValueError, match=r"example 0 of 60 .* world rank 1 than on world rank 0"):
-        batches(Batched(torch.arange(N).flip(0) if odd else torch.arange(N)), channel)
+        batches(Batched(torch.arange(N).flip(0) if odd else torch.arange(N)), all_ranks)
     with pytest.raises(ValueError, match="world rank 0 holds 60 of them, world rank 1 7"):
-        batches(TensorDataset(X[:7], Y[:7]) if odd else WHOLE, channel)
+        batches(TensorDataset(X[:7], Y[:7]) if odd else WHOLE, all_ranks)
 
 
-def test_a_rank_that_cannot_read_is_named_on_all(channel: Channel) -> None:
-    last = channel.size - 1
-    data = Fails(shuffled(0), float) if channel.rank == last else WHOLE
-    if channel.size == 1:
+def test_a_rank_that_cannot_read_is_named_on_all(all_ranks: Group) -> None:
+    last = all_ranks.size - 1
+    data = Fails(shuffled(0), float) if all_ranks.rank == last else WHOLE
+    if all_ranks.size == 1:
         with pytest.raises(OSError, match="image_"):
-            batches(data, channel).at(0)
+            batches(data, all_ranks).at(0)
         return
     error, words = (
         (OSError, "image_0.png")
-        if channel.rank == last
+        if all_ranks.rank == last
         else (ValueError, f"world rank {last} cannot be read: OSError: image_0.png is not there")
     )
     with pytest.raises(error, match=words):
-        batches(data, channel)
+        batches(data, all_ranks)
 
 
 @pytest.mark.parametrize("sample_ranks", [1, 2])
 def test_equal_data_sets_are_accepted_and_generators_stay(
-    channel: Channel, sample_ranks: int
+    all_ranks: Group, sample_ranks: int
 ) -> None:
-    if channel.size % sample_ranks:
+    if all_ranks.size % sample_ranks:
         pytest.skip("no such grid")
-    torch.manual_seed(channel.rank)
-    np.random.seed(channel.rank)  # noqa: NPY002
-    random.seed(channel.rank)
+    torch.manual_seed(all_ranks.rank)
+    np.random.seed(all_ranks.rank)  # noqa: NPY002
+    random.seed(all_ranks.rank)
     before = states()
     for data in (WHOLE, random_split(WHOLE, [48, 12], generator(0))[0], Batched(torch.arange(N))):
-        assert len(batches(data, channel, sample_ranks=sample_ranks)) > 0
+        assert len(batches(data, all_ranks, sample_ranks=sample_ranks)) > 0
     for draw in (random.random, np.random.rand, lambda: float(torch.rand(()))):
-        batches(Views(shuffled(0), draw), channel, sample_ranks=sample_ranks)
+        batches(Views(shuffled(0), draw), all_ranks, sample_ranks=sample_ranks)
     assert states() == before
 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_random_views_are_told_once(
-    channel: Channel, caplog: pytest.LogCaptureFixture, own: bool
+    all_ranks: Group, caplog: pytest.LogCaptureFixture, own: bool
 ) -> None:
     """Drawn from torch's generator or from one of the data set's own."""
-    numbers = np.random.default_rng(channel.rank)
+    numbers = np.random.default_rng(all_ranks.rank)
     draw = numbers.random if own else lambda: float(torch.rand(()))
     with caplog.at_level(logging.WARNING):
-        batches(Views(shuffled(0), draw), channel)
+        batches(Views(shuffled(0), draw), all_ranks)
     told = [r.getMessage() for r in caplog.records]
-    assert len(told) == (channel.size > 1 and channel.rank == 0)
+    assert len(told) == (all_ranks.size > 1 and all_ranks.rank == 0)
     assert all("example 0 of the data set is another one at every read" in text for text in told)
 
 
-def test_an_order_is_seen_beside_random_views(channel: Channel) -> None:
+def test_an_order_is_seen_beside_random_views(all_ranks: Group) -> None:
     """Labels tell it where no seed makes the views equal."""
-    if channel.size == 1:
+    if all_ranks.size == 1:
         pytest.skip("one rank cannot differ from another")
-    numbers = np.random.default_rng(channel.rank)
+    numbers = np.random.default_rng(all_ranks.rank)
     with pytest.raises(ValueError, match="the examples of equal index differ"):
-        batches(Views(shuffled(channel.rank), numbers.random), channel)
+        batches(Views(shuffled(all_ranks.rank), numbers.random), all_ranks)

@@ -69,7 +69,7 @@ def test_scores_equal_those_of_one_rank(
 
 def test_scores_are_the_same_on_every_rank(world: World) -> None:
     sums = tally("mixtures", world, num_examples=37).sums.tolist()
-    everyone = world.world.gather_objects(sums, name="test.sums")
+    everyone = world.all_ranks.gather(sums, name="test.sums")
     assert everyone == [everyone[0]] * world.grid.world_size
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from hpc_bnn.config import Settings
-from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import RankError
+from hpc_bnn.group import ALONE, Group, RankError
 from hpc_bnn.parallel.grid import divisors
-from hpc_bnn.parallel.world import split
+from hpc_bnn.parallel.world import start
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
@@ -27,13 +26,13 @@ STILL = 1e-300  # a learning rate that moves nothing
 
 
 @pytest.fixture
-def folder(channel: Channel, tmp_path: Path) -> Iterator[Path]:
+def folder(all_ranks: Group, tmp_path: Path) -> Iterator[Path]:
     """A folder of rank 0 that all ranks use."""
-    yield Path(channel.broadcast(str(tmp_path), name="folder"))
+    yield Path(all_ranks.broadcast(str(tmp_path), name="folder"))
 
 
 def run(
-    channel: Channel,
+    all_ranks: Group,
     folder: Path,
     *,
     content: dict[str, Any] = CONTENT,
@@ -41,42 +40,42 @@ def run(
     **changes: Any,
 ) -> dict[str, Any]:
     settings = {**content, "train": {**content["train"], **changes}}
-    world = split(channel, sample_ranks=sample_ranks, device="cpu")
+    world = start(all_ranks, sample_ranks=sample_ranks, device="cpu")
     try:
         return train(Settings.model_validate(settings), world, RunFolder(folder))
     finally:
         world.stop()
 
 
-def test_weights_of_another_run(channel: Channel, folder: Path) -> None:
-    first = run(channel, folder / "first")
+def test_weights_of_another_run(all_ranks: Group, folder: Path) -> None:
+    first = run(all_ranks, folder / "first")
     taken = str(folder / "first")
-    same = run(channel, folder / "same", start_from=taken, lr=STILL, steps=1)
+    same = run(all_ranks, folder / "same", start_from=taken, lr=STILL, steps=1)
     assert same["parameter_checksum"] == pytest.approx(first["parameter_checksum"], rel=1e-15)
     file = str(folder / "first" / "checkpoints" / "step-00000004.pt")
     expected = None
-    if channel.rank == 0:
-        expected = run(SOLO, folder / "alone", start_from=taken, lr=0.01)
-    expected = channel.broadcast(expected, name="expected")
+    if all_ranks.rank == 0:
+        expected = run(ALONE, folder / "alone", start_from=taken, lr=0.01)
+    expected = all_ranks.broadcast(expected, name="expected")
     assert expected is not None
     assert expected["parameter_checksum"] != first["parameter_checksum"]
-    for ranks in divisors(channel.size):
+    for ranks in divisors(all_ranks.size):
         own = folder / f"{ranks}"
-        got = run(channel, own, sample_ranks=ranks, start_from=file, lr=0.01)
+        got = run(all_ranks, own, sample_ranks=ranks, start_from=file, lr=0.01)
         assert got["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-10)
         scale = expected["parameter_checksum"]["sum_of_squares"]
         for key, value in expected["parameter_checksum"].items():
             assert got["parameter_checksum"][key] == pytest.approx(value, abs=1e-10 * scale)
 
 
-def test_nothing_to_start_from(channel: Channel, folder: Path) -> None:
-    expected = CheckpointError if channel.rank == 0 else RankError
+def test_nothing_to_start_from(all_ranks: Group, folder: Path) -> None:
+    expected = CheckpointError if all_ranks.rank == 0 else RankError
     with pytest.raises(expected, match=r"train\.start_from = .*missing: .*checkpoint file"):
-        run(channel, folder / "run", start_from=str(folder / "missing"))
-    run(channel, folder / "other", steps=1)
+        run(all_ranks, folder / "run", start_from=str(folder / "missing"))
+    run(all_ranks, folder / "other", steps=1)
     settings = {**CONTENT, "model": {"name": "mlp", "hidden": [9]}}
     settings["train"] = {**CONTENT["train"], "start_from": str(folder / "other")}
-    world = split(channel, sample_ranks=1, device="cpu")
+    world = start(all_ranks, sample_ranks=1, device="cpu")
     try:
         with pytest.raises(
             CheckpointError, match=r"step-00000001\.pt: checkpoint of another model: post"

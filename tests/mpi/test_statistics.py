@@ -13,9 +13,7 @@ from hpc_bnn.fields.pack.pack import open_pack
 from hpc_bnn.fields.statistics import Statistics, statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.fields.values import Values
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first
-from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.group import Group
 
 STEP_HOURS = 12
 VARIABLES = {"variables": ["t2m", "msl", "z"], "levels": [500.0]}
@@ -30,9 +28,9 @@ def states(path: Path) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("format", ["new", "legacy"])
 def test_any_number_of_ranks_gives_the_numbers_of_numpy(
-    channel: Channel, tmp_path: Path, format: Any
+    all_ranks: Group, tmp_path: Path, format: Any
 ) -> None:
-    folder, ranks = Path(channel.broadcast(str(tmp_path), name="folder")), ChannelRanks(channel)
+    folder, ranks = Path(all_ranks.broadcast(str(tmp_path), name="folder")), all_ranks
 
     def make() -> None:
         write_toy(
@@ -41,7 +39,7 @@ def test_any_number_of_ranks_gives_the_numbers_of_numpy(
         ingest(catalogue(folder / "source"), folder / "all")
         ingest(catalogue(folder / "source", **VARIABLES), folder / "some")
 
-    on_first(channel, make, name="files")
+    all_ranks.on_first(make, name="files")
     found: list[Statistics] = []
     for name in ("all", "some"):
         made = ranks.on_first(lambda name=name: open_pack(folder / name, **VARIABLES), name="pack")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import hpc_bnn as hb
-from hpc_bnn.parallel.comms import RankError
+from hpc_bnn.group import RankError
 from hpc_bnn.parallel.world import World
 
 

@@ -141,14 +141,14 @@ def test_ranks_meet_once_more_only_where_they_differ(world: World) -> None:
     """The decision rides on the exchange of the loss."""
     run = Run(world, guard_every=0)
     calls: list[str] = []
-    all_reduce = world.world.all_reduce
+    all_reduce = world.all_ranks.all_reduce
 
     def counted(x: Tensor, *, reduction: Any, name: str) -> Tensor:
         calls.append(name)
         return all_reduce(x, reduction=reduction, name=name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.world, "all_reduce", counted, raising=False)
+        patch.setattr(world.all_ranks, "all_reduce", counted, raising=False)
         for i in range(3):
             by_turns(run, i)
             run.one(i)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from site_files import JOBS, render, shape, site_names, slurm_sites
 
-from hpc_bnn.parallel.note import STALLED, VARIABLE
+from hpc_bnn.parallel.control import NOTE, STALLED
 from hpc_bnn.train.run.stop import REQUEUE, SIGNAL
 
 ALL = sorted([*(f"{job}.sbatch" for job in JOBS), "scaling.sh"])
@@ -121,7 +121,7 @@ def test_training_ends_and_goes_on_as_the_program_does(rendered: dict[str, Path]
     assert "#SBATCH --requeue" in text
     assert f"kill -{SIGNAL.name.removeprefix('SIG')} " in text
     assert f'trap "" {SIGNAL.name.removeprefix("SIG")} TERM' in text
-    assert f"export {VARIABLE}=" in text
+    assert f"export {NOTE}=" in text
     for status in (REQUEUE, STALLED):
         assert f"{status}) echo {status} >" in text
         assert f"  {status}) why=" in text

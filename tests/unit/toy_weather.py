@@ -7,9 +7,8 @@ import torch
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
-from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.fields.toy_atmosphere import write_toy
-from hpc_bnn.parallel.channel import Channel
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import build, read_source
@@ -64,7 +63,7 @@ def toy_settings(folder: Path, **changes: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def toy_source(folder: Path, ranks: Ranks = ALONE, **changes: dict[str, Any]) -> Source:
+def toy_source(folder: Path, ranks: Group = ALONE, **changes: dict[str, Any]) -> Source:
     return read_source(Settings.model_validate(toy_settings(folder, **changes)), ranks)
 
 
@@ -74,10 +73,10 @@ def toy_trained(folder: Path, source: Source, **changes: dict[str, Any]) -> Trai
     return Trained(settings, build(settings, source), 0)
 
 
-def data_world(channel: Channel) -> World:
+def data_world(all_ranks: Group) -> World:
     """Return the grid on which runs are evaluated: one sample rank."""
-    grid = Grid(1, channel.size, channel.rank)
-    return World(grid, torch.device("cpu"), channel, data=channel)
+    grid = Grid(1, all_ranks.size, all_ranks.rank)
+    return World(grid, torch.device("cpu"), all_ranks, data_axis=all_ranks)
 
 
 ALONE_WORLD = World(Grid(1, 1, 0), torch.device("cpu"))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ class ByteImages:
     mean, std: (C,) float32, in units of a byte.
     """
 
-    in_memory: ClassVar[bool] = True
     images: Tensor
     labels: Tensor
     rows: Tensor

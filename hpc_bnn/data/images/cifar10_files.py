@@ -86,12 +86,15 @@ def read_cifar10(path: Path, *, verify: bool) -> tuple[Part, Part]:
     ValueError
         If a file is damaged or, with ``verify``, not the official one.
     """
-    form, place = _find(path)
+    form, place = _locate(path)
     parts: dict[str, Part] = {}
     for name, origin, content in _contents(form, place, verify):
         read = _binary_batch if form is BINARY else _python_batch
         parts[name] = read(content, origin, exact=verify)
-    train = _joined([parts[name] for name in form.names[:-1]])
+    training = [parts[name] for name in form.names[:-1]]
+    train = Part(
+        torch.cat([part.images for part in training]), torch.cat([part.labels for part in training])
+    )
     test = parts[form.names[-1]]
     if verify:
         for what, part in (("training", train), ("test", test)):
@@ -99,7 +102,7 @@ def read_cifar10(path: Path, *, verify: bool) -> tuple[Part, Part]:
     return train, test
 
 
-def _find(path: Path) -> tuple[_Form, Path]:
+def _locate(path: Path) -> tuple[_Form, Path]:
     """Return the form and the archive or folder of batches that a path stands for."""
     advice = (
         f"get {BINARY.archive} from {PAGE} (nothing is downloaded here) and set data.path to it, "
@@ -126,40 +129,34 @@ def _find(path: Path) -> tuple[_Form, Path]:
     for form in (BINARY, PYTHON):
         if (path / form.archive).is_file():
             return form, path / form.archive
-    found = "; ".join(incomplete) or f"{path}: holds no CIFAR-10"
-    raise FileNotFoundError(f"{found}; {advice}")
+    raise FileNotFoundError(f"{'; '.join(incomplete) or f'{path}: holds no CIFAR-10'}; {advice}")
 
 
 def _contents(form: _Form, place: Path, verify: bool) -> Iterator[tuple[str, str, bytes]]:
     """Yield name, origin for messages, and bytes of each batch."""
     if place.is_file():
         if verify:
-            with place.open("rb") as file:
-                digest = hashlib.file_digest(file, _md5).hexdigest()
-            _require_official(str(place), place.name, digest, place.stat().st_size)
+            _require_official(place)
         yield from _members(form, place)
         return
     for name in form.names:
         path = place / name
-        size = path.stat().st_size
-        _require_size(str(path), size)
-        content = path.read_bytes()
+        _require_size(str(path), path.stat().st_size)
         if verify and name in MD5:
-            digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-            _require_official(str(path), name, digest, size)
-        yield name, str(path), content
+            _require_official(path)
+        yield name, str(path), path.read_bytes()
 
 
 def _members(form: _Form, archive: Path) -> Iterator[tuple[str, str, bytes]]:
     """Read the batches of an archive; whatever else it holds is left alone."""
-    wanted = {f"{form.folder}/{name}": name for name in form.names}
+    names = {f"{form.folder}/{name}": name for name in form.names}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
-                name = wanted.get(str(PurePosixPath(member.name)))
-                if name is None or not member.isfile():
+                path = str(PurePosixPath(member.name))
+                if path not in names or not member.isfile():
                     continue
-                del wanted[f"{form.folder}/{name}"]
+                name = names.pop(path)
                 origin = f"{archive}: {member.name}"
                 _require_size(origin, member.size)
                 file = tar.extractfile(member)
@@ -168,12 +165,12 @@ def _members(form: _Form, archive: Path) -> Iterator[tuple[str, str, bytes]]:
                     yield name, origin, file.read()
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
-            f"{archive}: cannot be read as a tar.gz archive ({error}); a download that was cut off "
-            f"looks like this; get it again from {PAGE}"
+            f"{archive}: cannot be read as a tar.gz archive ({error}); "
+            f"a download that was cut off looks like this; get it again from {PAGE}"
         ) from error
-    if wanted:
+    if names:
         raise ValueError(
-            f"{archive}: holds no {', '.join(wanted)}; get the official archive from {PAGE}"
+            f"{archive}: holds no {', '.join(names)}; get the official archive from {PAGE}"
         )
 
 
@@ -219,19 +216,14 @@ def _part(pixels: Tensor, labels: Tensor, origin: str) -> Part:
     return Part(pixels.reshape(-1, *IMAGE_SHAPE), labels)
 
 
-def _joined(parts: list[Part]) -> Part:
-    return Part(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
-
-
-def _md5() -> hashlib._Hash:
-    return hashlib.md5(usedforsecurity=False)
-
-
-def _require_official(origin: str, name: str, digest: str, size: int) -> None:
-    if digest != MD5[name]:
+def _require_official(path: Path) -> None:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if digest != MD5[path.name]:
         raise ValueError(
-            f"{origin}: MD5 {digest} of {size} bytes, expected {MD5[name]} of the official file; "
-            f"get it again from {PAGE}, or set data.verify=false for files of your own"
+            f"{path}: MD5 {digest} of {path.stat().st_size} bytes, expected {MD5[path.name]} of "
+            f"the official file; get it again from {PAGE}, or set data.verify=false for files of "
+            "your own"
         )
 
 

@@ -23,14 +23,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from hpc_bnn.data.calendar import Feature, calendar_features
 from hpc_bnn.data.series.scale import training_scale
-from hpc_bnn.data.source import Source
+from hpc_bnn.data.source import Report, Source
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,6 @@ class Windows:
     zone: of the clocks, where it is known and one; then times are UTC.
     """
 
-    in_memory: ClassVar[bool] = True
     values: Tensor
     times: Tensor
     starts: Tensor
@@ -209,7 +207,14 @@ def windowed_source(
         input_shape=parts["training"].input_shape,
         output_shape=(horizon, len(channels)),
         scale=scale,
+        report=_report,
     )
+
+
+def _report(source: Source) -> Report:
+    from hpc_bnn.data.series.report import SeriesReport  # draws: only evaluation pays for it
+
+    return SeriesReport(source)
 
 
 def rows_needed(history: int, horizon: int, fractions: tuple[float, float, float]) -> int:

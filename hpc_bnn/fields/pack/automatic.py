@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpc_bnn.data.ranks import Ranks
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.pack.header import HEADER, header_of, is_pack, refuse_old
 from hpc_bnn.fields.pack.ingest import ingest
 from hpc_bnn.fields.pack.pack import Pack, Stale, ingest_command, open_pack
 from hpc_bnn.fields.pack.sources import absolute
+from hpc_bnn.group import Group
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Request:
         )
 
 
-def pack_of(request: Request, ranks: Ranks) -> Pack:
+def pack_of(request: Request, ranks: Group) -> Pack:
     """Collective: open the pack of a path; all ranks write it first where there is none.
 
     Raises

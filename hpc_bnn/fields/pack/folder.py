@@ -21,7 +21,6 @@ from typing import IO
 
 import numpy as np
 
-from hpc_bnn.data.disk import sync_folder, unwritable, write_whole
 from hpc_bnn.fields import times
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.pack.header import (
@@ -36,6 +35,7 @@ from hpc_bnn.fields.pack.header import (
     to_json,
 )
 from hpc_bnn.fields.pack.sources import changes, fingerprints, listed
+from hpc_bnn.files import sync_folder, unwritable, write_whole
 
 logger = logging.getLogger(__name__)
 

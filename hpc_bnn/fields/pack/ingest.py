@@ -22,16 +22,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.disk import unwritable, write_whole
-from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.pack.folder import Done, Place, Plan, begin, clear
 from hpc_bnn.fields.pack.header import HEADER, STATIC, Header, load_header, to_json
-from hpc_bnn.fields.pack.progress import Progress
 from hpc_bnn.fields.pack.sources import changes, listed, touched
 from hpc_bnn.fields.possible import impossible
 from hpc_bnn.fields.values import Values, chunk_steps
+from hpc_bnn.files import unwritable, write_whole
+from hpc_bnn.group import ALONE, Group
+from hpc_bnn.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def ingest(
     *,
     member: int | None = None,
     block_bytes: int = BLOCK_BYTES,
-    ranks: Ranks = ALONE,
+    ranks: Group = ALONE,
 ) -> Header:
     """Collective: write the fields of a catalogue, the same on every rank, into a pack.
 
@@ -77,7 +77,7 @@ class _Job:
     """The work of one rank."""
 
     def __init__(
-        self, catalogue: Catalogue, folder: Path, plan: Plan, block_bytes: int, ranks: Ranks
+        self, catalogue: Catalogue, folder: Path, plan: Plan, block_bytes: int, ranks: Group
     ) -> None:
         self._catalogue, self._folder, self._plan = catalogue, folder, plan
         self._block_bytes, self._ranks = block_bytes, ranks

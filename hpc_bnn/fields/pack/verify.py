@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.ranks import ALONE, Ranks
 from hpc_bnn.fields import times
 from hpc_bnn.fields.catalogue import Catalogue, levels_in_words, some
 from hpc_bnn.fields.pack.header import STATIC, header_of, read_year
 from hpc_bnn.fields.pack.ingest import BLOCK_BYTES, Span, share, spans, step_crc32
 from hpc_bnn.fields.pack.pack import Pack, open_pack, year_path
-from hpc_bnn.fields.pack.progress import Progress
 from hpc_bnn.fields.pack.reader import PackReader
 from hpc_bnn.fields.values import Values, chunk_steps
+from hpc_bnn.group import ALONE, Group
+from hpc_bnn.progress import Progress
 
 
 def describe(pack: Pack) -> list[str]:
@@ -60,7 +60,7 @@ def defects(pack: Pack) -> list[str]:
 
 
 def verify(
-    folder: Path, *, source: Catalogue | None = None, ranks: Ranks = ALONE
+    folder: Path, *, source: Catalogue | None = None, ranks: Group = ALONE
 ) -> tuple[str, ...]:
     """Collective: read all of a pack and compare it; return what is wrong, the same on every rank.
 
@@ -104,7 +104,7 @@ def _same(pack: Pack, source: Catalogue) -> Catalogue:
     return kept
 
 
-def _damaged(pack: Pack, ranks: Ranks) -> list[str]:
+def _damaged(pack: Pack, ranks: Group) -> list[str]:
     """Compare this rank's steps with their checksums, and on rank 0 the static fields."""
     header, found = pack.header, []
     if ranks.rank == 0:
@@ -128,7 +128,7 @@ def _damaged(pack: Pack, ranks: Ranks) -> list[str]:
     return found
 
 
-def _different(pack: Pack, source: Catalogue, ranks: Ranks) -> list[str]:
+def _different(pack: Pack, source: Catalogue, ranks: Group) -> list[str]:
     """Compare this rank's share of the source, as it is now, with the pack."""
     header, found = pack.header, []
     step_bytes = len(header.channels) * header.field_bytes

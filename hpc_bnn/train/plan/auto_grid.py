@@ -2,14 +2,13 @@
 
     T(S, D) = passes(K/S, B/D) + loss(K/S, B/D) + exchange(S) + update + reduction
 
-The passes of a rank (forward and backward of min(K/S, ``posterior.samples_per_pass``) samples, the
-last one of what is left) are timed for each grid, one of each size, on real examples, by all ranks
-at once, so that they share memory and cores as in the run; ``update`` is KL and optimizer,
-``reduction`` that of the gradients, not hidden; both are the same on every grid. A joint loss is
-computed on outputs of the right shape, its exchanges are counted and priced by two timed ones. A
-grid for which the memory of some rank is too small takes infinitely long. What is measured with is
-thrown away: parameters, optimizer and noise of the run are made afterwards, as without, and since
-the answer does not depend on the grid, neither does it depend on the choice.
+For each grid the control flow of a step (``accumulate``) runs on real examples, on all ranks at
+once, so that they share memory and cores as in the run; of passes of one length, one runs and
+stands for all. ``update`` is KL and optimizer, ``reduction`` that of the gradients, not hidden;
+both are the same on every grid. The exchanges of a joint loss are counted and priced by two timed
+ones. A grid for which the memory of some rank is too small takes infinitely long. What is measured
+with is thrown away: parameters, optimizer and noise of the run are made afterwards, as without, and
+since the answer does not depend on the grid, neither does it depend on the choice.
 """
 
 import gc
@@ -24,14 +23,11 @@ import torch
 
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Source
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import on_first, together, watchdog_of
-from hpc_bnn.parallel.grid import fitting_grids
+from hpc_bnn.group import Group
+from hpc_bnn.parallel.grid import Grid, fitting_grids
 from hpc_bnn.parallel.guards import agree
-from hpc_bnn.parallel.ranks import ChannelRanks
-from hpc_bnn.parallel.world import World, split
-from hpc_bnn.train.plan.counting_axis import CountingAxis
-from hpc_bnn.train.plan.grid_probe import GridProbe
+from hpc_bnn.parallel.world import World, start
+from hpc_bnn.train.plan.grid_probe import TOO_LARGE, Accumulation, GridProbe
 from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.run.folder import RunFolder
 
@@ -70,7 +66,7 @@ class AutoGrid:
 
 
 def start_auto(
-    settings: Settings, channel: Channel, folder: RunFolder, *, resume: bool
+    settings: Settings, all_ranks: Group, folder: RunFolder, *, resume: bool
 ) -> tuple[World, AutoGrid]:
     """Collective: measure the grids of this job and start the world on the fastest.
 
@@ -80,31 +76,31 @@ def start_auto(
         If no grid shares K and B, or the folder holds another run.
     """
     samples, batch_size = settings.posterior.samples, settings.train.batch_size
-    grids = fitting_grids(channel.size, samples=samples, batch_size=batch_size)
-    agree(channel, {"settings": dump_settings(settings)}, name="settings")
-    on_first(channel, lambda: folder.check(settings, resume=resume), name="run folder")
+    grids = fitting_grids(all_ranks.size, samples=samples, batch_size=batch_size)
+    agree(all_ranks, {"settings": dump_settings(settings)}, name="settings")
+    all_ranks.on_first(lambda: folder.check(settings, resume=resume), name="run folder")
     # Most samples apart first: where that is what is chosen, Horovod is not started twice.
-    world = _start(settings, channel, grids[-1][0])
+    world = _start(settings, all_ranks, grids[-1][0])
     if len(grids) == 1:
         only = AutoGrid(grids[0][0], (Candidate(*grids[0]),), 0.0)
         log.info("grid.mode = auto: %d x %d is the only grid that shares K and B", *grids[0])
         return world, only
-    watchdog_of(world.world).pause()  # each rank takes its own time to read
-    source = read_source(settings, ChannelRanks(world.world))
-    parts = together(world.world, lambda: build(settings, source), name="building the model")
+    world.watchdog.pause()  # each rank takes its own time to read
+    source = read_source(settings, world.all_ranks)
+    parts = world.all_ranks.together(lambda: build(settings, source), name="building the model")
     began = time.perf_counter()
     found = _measured(settings, world, parts, grids)
     del parts
     _forget(world.device)
     best = min(found, key=lambda candidate: candidate.step_time_s)
-    chosen = channel.broadcast(best.sample_ranks, name="grid")
+    chosen = all_ranks.broadcast(best.sample_ranks, name="grid")
     if not math.isfinite(best.step_time_s):
         raise RuntimeError(
             "grid.mode = auto: can't allocate memory for a batch and one pass over it on any grid"
         )
     if chosen != world.grid.sample_ranks:
         world.stop()
-        world = _start(settings, channel, chosen)
+        world = _start(settings, all_ranks, chosen)
     choice = AutoGrid(chosen, tuple(found), time.perf_counter() - began, source)
     for candidate in found:
         log.info(
@@ -117,9 +113,9 @@ def start_auto(
     return world, choice
 
 
-def _start(settings: Settings, channel: Channel, sample_ranks: int) -> World:
-    return split(
-        channel,
+def _start(settings: Settings, all_ranks: Group, sample_ranks: int) -> World:
+    return start(
+        all_ranks,
         sample_ranks=sample_ranks,
         device=settings.train.device,
         stall_timeout_s=settings.train.stall_timeout,
@@ -130,19 +126,24 @@ def _measured(
     settings: Settings, world: World, parts: Parts, grids: list[tuple[int, int]]
 ) -> list[Candidate]:
     """Collective: return the candidates with the times of the slowest rank."""
-    probe, samples = GridProbe(settings, world, parts), settings.posterior.samples
+    probe = GridProbe(settings, world, parts)
     # Fewest data ranks first: theirs is the most that has to be read.
-    timed = {grid: _on_grid(probe, world.world, samples, *grid) for grid in reversed(grids)}
+    timed = {(s, d): _on_grid(probe, world, Grid(s, d, 0)) for s, d in reversed(grids)}
     probe.release()
-    update = together(world.world, probe.update, name="update")
+    update = world.all_ranks.together(probe.update, name="update")
     latency, rate = probe.exchanges()
     reduction = probe.reduction()  # last: its hooks stay on the parameters
-    rows = []
+    rows, sizes = [], probe.sizes()
     for s, d in grids:
-        passes, loss, axis = timed[s, d]
-        exchange = axis.calls * latency * math.log2(s) + axis.received_bytes * rate
-        rows.append([passes, loss, exchange, update, reduction])
-    slowest = world.world.all_reduce(
+        found = timed[s, d]
+        shared, per_sample = sizes[0] / sum(sizes), sizes[1] / sum(sizes) / s  # of the measured
+        exchange = found.exchanges * latency * math.log2(s) + found.received_bytes * rate
+        rest = [
+            update * (shared + per_sample),
+            reduction * (shared + (per_sample if d > 1 else 0.0)),
+        ]
+        rows.append([found.passes_s, found.loss_s, exchange, *rest])
+    slowest = world.all_ranks.all_reduce(
         torch.tensor(rows, dtype=torch.float64), reduction="max", name="candidates"
     )
     return [
@@ -151,21 +152,18 @@ def _measured(
     ]
 
 
-def _on_grid(
-    probe: GridProbe, channel: Channel, samples: int, sample_ranks: int, data_ranks: int
-) -> tuple[float, float, CountingAxis]:
-    """Collective: return the seconds of passes and loss on a grid, and the exchanges of the loss;
-    infinite seconds on every rank where one cannot hold its part of a batch.
+def _on_grid(probe: GridProbe, world: World, grid: Grid) -> Accumulation:
+    """Collective: return what passes and loss take on a grid, ``TOO_LARGE`` on every rank where one
+    cannot hold its part of a batch.
     """
-    held = together(channel, partial(probe.hold, data_ranks), name="a batch")
-    fits = all(channel.gather_objects(held, name="memory of a batch"))
-    watchdog_of(channel).resume()  # all have read the largest part of a batch
+    all_ranks = world.all_ranks
+    held = all_ranks.together(partial(probe.hold, grid.data_ranks), name="a batch")
+    fits = all(all_ranks.gather(held, name="memory of a batch"))
+    world.watchdog.resume()  # all have read the largest part of a batch
     if not fits:
         probe.release()
-        return math.inf, 0.0, CountingAxis(sample_ranks)
-    passes = together(channel, partial(probe.passes, samples // sample_ranks), name="passes")
-    loss, axis = together(channel, partial(probe.loss, sample_ranks), name="loss")
-    return passes, loss, axis
+        return TOO_LARGE
+    return all_ranks.together(partial(probe.accumulation, grid), name="passes")
 
 
 def _forget(device: torch.device) -> None:

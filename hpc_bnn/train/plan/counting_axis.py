@@ -1,21 +1,19 @@
-"""A sample axis on one process that tells what its exchanges would move."""
+"""A sample axis on one process that counts what its exchanges would move."""
 
 import torch
 from torch import Tensor
 
-from hpc_bnn.losses.axis import Reduction
+from hpc_bnn.group import Alone, Reduction
 
 
-class CountingAxis:
+class CountingAxis(Alone):
     """A sample axis of ``size`` ranks that moves nothing and counts what it would.
 
     Attributes
     ----------
     calls, received_bytes
-        Exchanges, and the bytes that each rank would receive in them.
+        Exchanges of tensors, and the bytes that each rank would receive in them.
     """
-
-    rank = 0
 
     def __init__(self, size: int) -> None:
         self.size, self.calls, self.received_bytes = size, 0, 0.0

@@ -39,7 +39,7 @@ SLURM_MIB = (("SLURM_MEM_PER_NODE",), ("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"
 LOST = 3  # one part in so many of a step's memory lies between tensors in glibc's heap
 SMALLER = (
     "use more data ranks or a smaller train.batch_size, posterior.samples_per_pass = 1, "
-    "posterior.keep_graphs and keep_noise = false, train.precision = bf16, or model.recompute = "
+    "posterior.keep_... = false, train.precision = bf16, or model.recompute = "
     "true where the model has it"
 )
 
@@ -99,6 +99,7 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
     _load_libraries()
     process = resident_bytes()
     parts = build(settings, source)
+    parts.posterior.hold(grid.own_samples(settings.posterior.samples))
     every = [*parts.posterior.parameters(), *parts.loss.parameters()]
     trained = sum(p.numel() * p.element_size() for p in every if p.requires_grad)
     buffers = [*parts.posterior.buffers(), *parts.loss.buffers()]

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -11,22 +11,35 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings
-from hpc_bnn.losses.axis import LocalAxis
-from hpc_bnn.losses.base import JointLoss, SeparableLoss
-from hpc_bnn.losses.objective import joint_share, separable_share
+from hpc_bnn.losses.base import JointLoss
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.counting_axis import CountingAxis
-from hpc_bnn.train.run.build import Parts
+from hpc_bnn.train.plan.few_passes import FewPasses
+from hpc_bnn.train.run.build import Parts, step_settings
+from hpc_bnn.train.step.accumulate import Share, accumulate
 from hpc_bnn.train.step.parameters import named_parameters
-from hpc_bnn.train.step.passes import Passes, cut
-from hpc_bnn.train.step.phases import Phases
 
 T = TypeVar("T")
 
 REPEATS = 3
 PASSES_S = 0.1  # for small networks, whose passes are short
 SMALL, LARGE = 2, 1 << 18  # floats of the two timed exchanges
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """Seconds of all passes of a rank, forward and backward, and of the loss between them; the
+    exchanges of the loss, and the bytes that the rank receives in them.
+    """
+
+    passes_s: float = math.inf
+    loss_s: float = 0.0
+    exchanges: int = 0
+    received_bytes: float = 0.0
+
+
+TOO_LARGE = Accumulation()
 
 
 class GridProbe:
@@ -37,17 +50,15 @@ class GridProbe:
 
     def __init__(self, settings: Settings, world: World, parts: Parts) -> None:
         self._settings, self._world, self._parts = settings, world, parts
-        self._joint = isinstance(parts.loss, JointLoss)
+        self._step = step_settings(settings, parts)
         parts.posterior.to(world.device)
         parts.loss.to(world.device)
         self._read: tuple[Tensor, Tensor] | None = None
-        self._outputs: Tensor | None = None
-        self._x = self._y = torch.empty(0)
+        self._batch: tuple[Tensor, Tensor] | None = None
 
     def release(self) -> None:
         """Let go of the batch."""
-        self._read, self._outputs = None, None
-        self._x = self._y = torch.empty(0)
+        self._read = self._batch = None
 
     def hold(self, data_ranks: int) -> bool:
         """Put on the device what a rank has of a batch among so many data ranks; False: memory is
@@ -55,106 +66,57 @@ class GridProbe:
         """
         train = self._parts.source.train
         size = min(self._settings.train.batch_size // data_ranks, len(train))
-        self._outputs = None
-        self._x = self._y = torch.empty(0)
+        self._batch = None
 
         def put() -> bool:
             if self._read is None or len(self._read[0]) < size:
                 self._read = None
                 self._read = train.batch(torch.arange(size))
-            x, y = (tensor[:size].to(self._world.device) for tensor in self._read)
-            unroll = self._parts.unroll
-            if unroll is not None:
-                x, y = unroll.lengthened(x, y, self._settings.train.rollout[0])
-                y = unroll.targets(y)
-            if self._settings.train.precision == "float64":
-                x = x.double() if x.is_floating_point() else x
-                y = y.double() if y.is_floating_point() else y
-            self._x, self._y = x, y
+            x, y = (tensor[:size] for tensor in self._read)
+            if self._parts.unroll is not None:
+                steps = self._settings.train.rollout[0]
+                x, y = self._parts.unroll.lengthened(x, y, steps)
+            self._batch = self._step.place(x, y, self._world.device)
             return True
 
         return _within_memory(put, otherwise=False)
 
-    def passes(self, samples: int) -> float:
-        """Return the seconds of forward and backward of all passes over so many own samples on the
-        batch that is held, infinite where memory is too small for one.
+    def accumulation(self, grid: Grid) -> Accumulation:
+        """Return what passes and loss of a rank of ``grid`` take on the batch that is held;
+        infinitely many seconds where memory is too small, or the loss needs more own samples.
         """
-        chosen = self._settings.posterior
-        parts = Counter(map(len, cut(range(samples), chosen.samples_per_pass)))
-        # As hb.Step: outputs of several passes are joined before any goes backward.
-        again = self._joint and not chosen.keep_graphs and parts.total() > 1
+        loss, own = self._parts.loss, len(grid.own_samples(self._step.samples))
+        if isinstance(loss, JointLoss) and not self._step.exact and own < loss.min_samples:
+            return TOO_LARGE
         try:
-            return _within_memory(
-                lambda: sum(count * self._pass(size, again) for size, count in parts.items()),
-                otherwise=math.inf,
-            )
+            return _within_memory(lambda: self._accumulation(grid), otherwise=TOO_LARGE)
         finally:
             self._clear()
 
-    def _pass(self, samples: int, again: bool) -> float:
-        """Return the seconds of one pass, with ``again`` after one without gradients."""
-        chosen = self._settings.posterior
-        alone = World(Grid(1, 1, 0), self._world.device)
-        passes = Passes(
-            self._parts.posterior,
-            alone,
-            samples=samples,
-            samples_per_pass=samples,
-            augment=self._parts.augment,
-            views=self._settings.data.augmentation,
-            precision=self._settings.train.precision,
-            phases=Phases(alone.device),
-            unroll=self._parts.unroll,
-        )
-        part = passes.parts[0]
+    def _accumulation(self, grid: Grid) -> Accumulation:
+        assert self._batch is not None
+        world = World(grid, self._world.device)
+        passes = FewPasses(self._parts.posterior, world, self._step, real=1)
+        zero = torch.zeros((), device=world.device, requires_grad=True)  # ``update`` has the KL
+        share = Share(*self._batch, 0, 1.0, lambda: zero)
+        runs: list[Accumulation] = []
 
         def run() -> None:
-            if again:
-                with torch.no_grad():
-                    passes.run(self._x, 0, part)
-            one = passes.run(self._x, 0, part)
-            outputs = one.outputs
-            self._outputs = outputs.detach()
-            if isinstance(self._parts.loss, SeparableLoss):
-                share = separable_share(self._parts.loss, outputs, self._y, chosen.samples)
-            else:
-                share = outputs.sum()
-            one.backward(share)
+            axis, all_s, spent_s = CountingAxis(grid.sample_ranks), passes.all_s, passes.spent_s
+            began = passes.now()
+            accumulate(self._parts.loss, passes, axis, share)
+            loss_s = passes.now() - began - (passes.spent_s - spent_s)
+            runs.append(Accumulation(passes.all_s - all_s, loss_s, axis.calls, axis.received_bytes))
 
-        return self._timed(run, at_least_s=PASSES_S)
+        self._timed(run, at_least_s=PASSES_S)
+        return min(runs[1:], key=lambda each: each.passes_s + each.loss_s)
 
-    def loss(self, sample_ranks: int) -> tuple[float, CountingAxis]:
-        """Return the seconds of a joint loss on outputs of a grid's shape, infinite where memory is
-        too small for them, and its exchanges.
-        """
-        axis = CountingAxis(sample_ranks)
-        loss, made = self._parts.loss, self._outputs
-        own = self._settings.posterior.samples // sample_ranks
-        if not isinstance(loss, JointLoss) or made is None:
-            return 0.0, axis
-        if not self._settings.loss.exact and own < loss.min_samples:
-            return math.inf, axis
-        try:
-            seconds = _within_memory(
-                lambda: self._joint_loss(loss, made, own, axis), otherwise=math.inf
-            )
-        finally:
-            self._clear()
-        axis.calls //= REPEATS + 1
-        axis.received_bytes /= REPEATS + 1
-        return seconds, axis
-
-    def _joint_loss(self, loss: JointLoss, made: Tensor, own: int, axis: CountingAxis) -> float:
-        repeated = made.repeat(math.ceil(own / len(made)), *[1] * (made.dim() - 1))[:own]
-        # Not equal to one another, as equal members may be a special case of a score.
-        outputs = (repeated + torch.rand_like(repeated) * 1e-3).requires_grad_()
-        over = axis if self._settings.loss.exact else LocalAxis()
-
-        def run() -> None:
-            outputs.grad = None
-            torch.autograd.backward(joint_share(loss, outputs, self._y, over))
-
-        return self._timed(run)
+    def sizes(self) -> tuple[int, int]:
+        """Return the elements of all shared parameters, and of all rows of per-sample ones."""
+        per_sample = set(self._parts.posterior.per_sample())
+        sizes = {name: p.numel() for name, p in self._parts.posterior.named_parameters()}
+        rows = sum(size for name, size in sizes.items() if name in per_sample)
+        return sum(sizes.values()) - rows, rows
 
     def update(self) -> float:
         """Return the seconds of KL and optimizer."""
@@ -162,7 +124,7 @@ class GridProbe:
 
         def run() -> None:
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(self._parts.posterior.kl() * 1e-12)
+            torch.autograd.backward(self._parts.posterior.complexity() * 1e-12)
             optimizer.step()
 
         return self._timed(run)
@@ -172,7 +134,7 @@ class GridProbe:
         and a byte received.
         """
         axis, size = self._world.sample_axis, self._world.grid.sample_ranks
-        if size == 1 or not self._joint:
+        if size == 1 or not isinstance(self._parts.loss, JointLoss):
             return 0.0, 0.0
         seconds = {}
         for count in (SMALL, LARGE):

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hpc_bnn.bayes.noise import Purpose
 from hpc_bnn.config import Settings
 from hpc_bnn.data.source import Scale
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.plan.counting_axis import CountingAxis
 from hpc_bnn.train.plan.live_memory import LiveMemory
-from hpc_bnn.train.plan.traced_step import drawn, forget_numbers
+from hpc_bnn.train.plan.traced_step import forget_numbers
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.score.dealing import deal, own_part, slices
 from hpc_bnn.train.score.scoring import as_input, as_points, own_examples_at_once, physical
@@ -46,6 +47,7 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     source, posterior, loss = parts.source, parts.posterior, parts.loss
     samples = settings.posterior.samples
     own = len(grid.own_samples(samples))
+    posterior.hold(grid.own_samples(samples))
     at_once = own_examples_at_once(
         posterior,
         loss,
@@ -63,16 +65,17 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     posterior.eval()
     scale = None if source.scale is None else _without_numbers(source.scale, mode)
     tally = TALLIES[source.task]()
-    axis: SampleAxis = CountingAxis(grid.sample_ranks) if grid.sample_ranks > 1 else LocalAxis()
+    axis: Group = CountingAxis(grid.sample_ranks) if grid.sample_ranks > 1 else ALONE
     known = [*posterior.parameters(), *posterior.buffers(), *loss.parameters(), *loss.buffers()]
     with mode, torch.no_grad(), LiveMemory(known) as live:
         x, y = (torch.empty((at_once, *one.shape[1:]), dtype=one.dtype) for one in (one_x, one_y))
         x = as_input(posterior, x, torch.device("cpu"))
-        member = posterior.apply_weights(x, drawn(posterior, 1))
+        key = posterior.key(0, grid.own_samples(samples)[:1], Purpose.PREDICTION)
+        member = posterior(x, key)
         outputs = member.new_empty((own, *member.shape[1:]))
         del member
         if own > 1:  # the others are held while one is computed
-            posterior.apply_weights(x, drawn(posterior, 1))
+            posterior(x, key)
         whole = physical(*loss.forecast(outputs), y, scale)
         del x, outputs
         mean, sigma, y = whole if tally.whole_examples else as_points(*whole)

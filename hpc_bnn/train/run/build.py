@@ -2,27 +2,30 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes import POSTERIORS, Gaussian
-from hpc_bnn.config import Settings, SettingsError, check_options, choose
+from hpc_bnn.bayes import POSTERIORS
+from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.config import Choice, Settings, SettingsError, check_options, choose
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
-from hpc_bnn.data.ranks import Ranks
+from hpc_bnn.data.augment import Augmentation
 from hpc_bnn.data.source import Fields
+from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
-from hpc_bnn.train.step.passes import Augment
+from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
 
 log = logging.getLogger(__name__)
 
 GIVEN_TO_DATA = ("ranks", "rollout")
+GIVEN_TO_POSTERIORS = ("module", "samples", "seed")
 GIVEN_TO_MODELS = ("input_shape", "output_shape")
 
 
@@ -31,9 +34,9 @@ class Parts:
     """What a run is made of; the same on every rank before the first step."""
 
     source: Source
-    posterior: Gaussian
+    posterior: Posterior
     loss: Loss
-    augment: Augment | None
+    augment: Augmentation | None
     unroll: Unroll | None = None
 
     def optimizer(self, lr: float) -> torch.optim.Adam:
@@ -52,15 +55,19 @@ def check_choices(settings: Settings, origin: str) -> None:
     """
     problems: list[str] = []
     data_sets = {name: data_set(name) for name in DATA_SETS if name == settings.data.name}
-    sections: tuple[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]], ...] = (
-        ("loss", settings.loss.name, settings.loss.options, LOSSES, ()),
-        ("model", settings.model.name, settings.model.options, MODELS, GIVEN_TO_MODELS),
-        ("data", settings.data.name, settings.data.options, data_sets, GIVEN_TO_DATA),
+    sections: tuple[tuple[str, Choice, Mapping[str, Any], tuple[str, ...]], ...] = (
+        ("posterior", settings.posterior, POSTERIORS, GIVEN_TO_POSTERIORS),
+        ("loss", settings.loss, LOSSES, ()),
+        ("model", settings.model, MODELS, GIVEN_TO_MODELS),
+        ("data", settings.data, data_sets, GIVEN_TO_DATA),
     )
-    for section, name, options, choices, given in sections:
+    for section, choice, choices, given in sections:
+        name, keys = choice.name, type(choice).model_fields
         wrong = choose(section, name, DATA_SETS if section == "data" else choices)
         problems += (
-            [wrong] if wrong else check_options(section, choices[name], options, given=given)
+            [wrong]
+            if wrong
+            else check_options(section, choices[name], choice.options, given=given, beside=keys)
         )
     transform = dict(settings.data.transform)
     if transform:
@@ -79,7 +86,19 @@ def check_choices(settings: Settings, origin: str) -> None:
         raise SettingsError([f"{origin}: {problem}" for problem in problems])
 
 
-def read_source(settings: Settings, ranks: Ranks) -> Source:
+def resolved(settings: Settings) -> Settings:
+    """Return settings that hold every option of the posterior, the defaults of its method too."""
+    method = POSTERIORS.get(settings.posterior.name)
+    parameters = {} if method is None else inspect.signature(method).parameters
+    options = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if name not in GIVEN_TO_POSTERIORS
+    } | settings.posterior.options
+    return settings.model_copy(update={"posterior": settings.posterior.model_copy(update=options)})
+
+
+def read_source(settings: Settings, ranks: Group) -> Source:
     """Collective over the ranks: read the data set.
 
     Raises
@@ -108,22 +127,39 @@ def build(settings: Settings, source: Source) -> Parts:
     if settings.train.precision == "float64":
         network, loss = network.double(), loss.double()
     chosen = settings.posterior
-    posterior = POSTERIORS[chosen.method](
-        network,
-        prior_sigma=chosen.prior_sigma,
-        initial_sigma=chosen.initial_sigma,
-        random=None if chosen.random == "layers" else chosen.random,
-        antithetic=chosen.antithetic,
-        keep_noise=chosen.keep_noise,
-        temperature=chosen.temperature,
-        seed=settings.seed,
-    )
+    method, options = POSTERIORS[chosen.name], {"seed": settings.seed, **chosen.options}
+    if _takes(method, "samples"):
+        options["samples"] = chosen.samples
+    posterior = method(network, **options)
     transform = dict(settings.data.transform)
     augment = AUGMENTATIONS[transform.pop("name")](**transform) if transform else None
     unroll = None
     if settings.train.longest_rollout > 1 and source.fields is not None:
         unroll = Unroll(source.fields)
     return Parts(source, posterior, loss, augment, unroll)
+
+
+def step_settings(settings: Settings, parts: Parts) -> StepSettings:
+    """Return what the settings say of a training step."""
+    posterior, chosen = settings.posterior, settings.train
+    return StepSettings(
+        samples=posterior.samples,
+        num_examples=len(parts.source.train),
+        kl_weight=posterior.kl_weight,
+        kl_warmup_steps=posterior.kl_warmup_steps,
+        samples_per_pass=posterior.samples_per_pass,
+        keep_graphs=posterior.keep_graphs,
+        augment=parts.augment,
+        views=settings.data.augmentation,
+        unroll=parts.unroll,
+        clip_norm=chosen.clip_norm or None,
+        precision=chosen.precision,
+        exact=settings.loss.exact,
+        reduction=chosen.reduction,
+        compression=chosen.compression,
+        guard_every=chosen.guard_every,
+        check=chosen.check,
+    )
 
 
 def _takes(function: Callable[..., object], parameter: str) -> bool:

@@ -9,27 +9,24 @@ A file appears by rename after fsync, so it is whole or absent. Resume takes the
 One rank reads it, the others get tensor by tensor from it: nobody holds a second copy of all of it.
 """
 
-import contextlib
 import hashlib
 import logging
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hpc_bnn.data.disk import free_space, sync_folder
-from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import together
-from hpc_bnn.train.run.lock import LockError
+from hpc_bnn.files import free_space, whole_file
+from hpc_bnn.lock import LockError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # which names what is per-sample
+READS = (1, 2)
 PATTERN = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -54,6 +51,9 @@ class Checkpoint:
         The resolved settings as YAML.
     versions
         Versions of what wrote the file.
+    per_sample
+        Tensors of ``posterior`` with a row for each weight sample, by its global index. The moments
+        of such parameters have the same rows.
     """
 
     step: int
@@ -63,6 +63,7 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
     settings: str
     versions: Mapping[str, str]
+    per_sample: Sequence[str] = ()
 
 
 def save(
@@ -84,24 +85,15 @@ def save(
         are.
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     if require_own is not None:
         require_own()
     content = {"format": FORMAT, **vars(checkpoint)}
     content["sha256"] = digest(content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with whole_file(path, rivals=True, check=require_own) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if require_own is not None:
-            require_own()
-        partial.replace(path)
-        sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        with contextlib.suppress(OSError):  # what broke the write may break this too
-            partial.unlink()
         if isinstance(error, LockError):
             raise
         raise CheckpointError(
@@ -163,14 +155,15 @@ def load(path: Path) -> Checkpoint:
     if not isinstance(content, dict) or "sha256" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of hpc_bnn")
     expected = content.pop("sha256")
-    if content.get("format") != FORMAT:
+    if content.get("format") not in READS:
         raise CheckpointError(
-            f"{path}: format {content.get('format')!r}, this version reads {FORMAT}; use the "
-            "version that wrote it"
+            f"{path}: format {content.get('format')!r}, this version reads "
+            f"{' and '.join(map(str, READS))}; use the version that wrote it"
         )
     if digest(content) != expected:
         raise CheckpointError(f"{path}: damaged checkpoint (its sha256 does not match its content)")
-    del content["format"]
+    if content.pop("format") == 1:  # which knew no per-sample parameters
+        content["per_sample"] = []
     names = {field.name for field in fields(Checkpoint)}
     for what, keys in (("lacks", names - set(content)), ("has unknown", set(content) - names)):
         if keys:
@@ -180,101 +173,6 @@ def load(path: Path) -> Checkpoint:
                 "that wrote it"
             )
     return Checkpoint(**content)
-
-
-def outline(checkpoint: Checkpoint) -> Checkpoint:
-    """Return what a checkpoint is without what its tensors hold: they are on the meta device."""
-
-    def emptied(tensor: Tensor) -> Tensor:
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-
-    content = {name: _mapped(value, emptied) for name, value in vars(checkpoint).items()}
-    return Checkpoint(**content)
-
-
-def restore(
-    path: Path,
-    checkpoint: Checkpoint,
-    posterior: nn.Module,
-    loss: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    channel: Channel = SOLO,
-) -> None:
-    """Collective: put a checkpoint's state into a run's parts; None: not the optimizer's.
-
-    checkpoint: whole on rank 0, its outline suffices elsewhere.
-
-    Raises
-    ------
-    CheckpointError
-        If it belongs to another model; the message names the first tensor that does not fit.
-    """
-    parts = (
-        ("posterior", posterior, checkpoint.posterior),
-        ("loss", loss, checkpoint.loss),
-    )
-
-    def require_same_model() -> None:
-        for part, module, state in parts:
-            problem = _mismatch(module.state_dict(), state)
-            if problem:
-                raise CheckpointError(
-                    f"{path}: checkpoint of another model: {part}.{problem}; use the settings it "
-                    "was trained with (config.yaml beside its folder) or another run folder"
-                )
-
-    together(channel, require_same_model, name="restoring the checkpoint")
-    for part, module, state in parts:
-        for name, tensor in module.state_dict().items():
-            _receive(channel, tensor, state[name], name=f"checkpoint: {part}.{name}")
-    if optimizer is None:
-        return
-
-    def received(tensor: Tensor) -> Tensor:
-        own = torch.empty(tensor.shape, dtype=tensor.dtype)
-        _receive(channel, own, tensor, name="checkpoint: optimizer")
-        return own
-
-    moments = _mapped(checkpoint.optimizer, received)
-
-    def put() -> None:
-        try:
-            optimizer.load_state_dict(moments)
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: checkpoint of another optimizer ({error}); use the settings it was "
-                "trained with (config.yaml beside its folder) or another run folder"
-            ) from error
-
-    together(channel, put, name="restoring the optimizer")
-
-
-@torch.no_grad()
-def _receive(channel: Channel, target: Tensor, source: Tensor, *, name: str) -> None:
-    """Collective: overwrite ``target`` with the ``source`` of rank 0, an outline elsewhere.
-
-    A target on the CPU is filled in place, without a copy.
-    """
-    if channel.rank == 0:
-        channel.broadcast_tensor(source.contiguous(), name=name)
-        target.copy_(source)
-        return
-    in_place = target.device.type == "cpu" and target.is_contiguous()
-    content = target if in_place else torch.empty(target.shape, dtype=target.dtype)
-    channel.broadcast_tensor(content, name=name)
-    if not in_place:
-        target.copy_(content)
-
-
-def _mapped(value: Any, action: Callable[[Tensor], Tensor]) -> Any:
-    """Return nested containers with ``action`` done to every tensor, in their order."""
-    if isinstance(value, Tensor):
-        return action(value)
-    if isinstance(value, Mapping):
-        return {key: _mapped(item, action) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_mapped(item, action) for item in value)
-    return value
 
 
 def digest(content: object) -> str:
@@ -299,15 +197,3 @@ def _feed(hasher: Any, value: object) -> None:
             _feed(hasher, item)
     else:
         hasher.update(repr(value).encode())
-
-
-def _mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    for name, tensor in wanted.items():
-        if name not in found:
-            return f"{name} is missing from it"
-        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
-            return (
-                f"{name} is {tuple(found[name].shape)} {found[name].dtype} in it, "
-                f"{tuple(tensor.shape)} {tensor.dtype} here"
-            )
-    return next((f"{name} has no place here" for name in found if name not in wanted), "")

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
-from hpc_bnn.train.run.lock import Lock, LockError, hold, require_lock_file
+from hpc_bnn.files import whole_file
+from hpc_bnn.lock import Lock, LockError, hold, require_lock_file
+from hpc_bnn.train.run.build import resolved
 
 # May change when a run is resumed: none of them changes the answer.
 RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
-    "posterior.keep_graphs", "posterior.keep_noise", "posterior.predict_samples",
-    "posterior.samples_per_pass", "train.max_time", "data.share", "data.stale",
+    "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
-RESUMABLE_SECTIONS = ("grid.", "evaluation.")
+RESUMABLE_PREFIXES = ("grid.", "evaluation.", "posterior.keep_")
 
 
 class RunFolder:
@@ -61,8 +62,8 @@ class RunFolder:
         if self.config.is_file():
             changed = {
                 key: values
-                for key, values in difference(self.settings(), settings).items()
-                if key not in RESUMABLE and not key.startswith(RESUMABLE_SECTIONS)
+                for key, values in difference(resolved(self.settings()), resolved(settings)).items()
+                if key not in RESUMABLE and not key.startswith(RESUMABLE_PREFIXES)
             }
             if changed:
                 raise SettingsError(
@@ -106,9 +107,8 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
             for leftover in self.checkpoints.glob("*.partial"):
                 leftover.unlink(missing_ok=True)
-            partial = self.config.with_suffix(".partial")
-            partial.write_text(dump_settings(settings), encoding="utf-8")
-            partial.replace(self.config)
+            with whole_file(self.config) as file:
+                file.write(dump_settings(settings).encode())
         except LockError:
             raise
         except OSError as error:

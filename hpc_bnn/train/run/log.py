@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from typing import Any
 from tqdm import tqdm
 
 from hpc_bnn.config import Settings
+from hpc_bnn.files import write_whole
 from hpc_bnn.parallel.world import World
+from hpc_bnn.progress import Pace
 from hpc_bnn.train.run.build import Parts
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,7 @@ class Metrics:
     def __init__(self, path: Path, *, first_step: int) -> None:
         kept = [line for line in _lines(path) if _step_of(line) < first_step]
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, "".join(f"{line}\n" for line in kept).encode())
         self._file = path.open("a", encoding="utf-8", buffering=1)  # a line
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -95,7 +94,7 @@ def tell_start(
         world.num_nodes,
         world.device,
     )
-    random = sum(p.numel() for p in posterior.log_sigma.parameters())
+    random = sum(posterior.module.get_parameter(name).numel() for name in posterior.names)
     log.info(
         "%d random weights in %d tensors, %d samples a step (%d a rank), %d training examples",
         random,
@@ -111,15 +110,15 @@ def tell_start(
         log.info("rollouts of %d from epoch %d (step %d) on%s", longer, epoch, at, never)
 
 
-class Progress:
+class StepProgress:
     """A tqdm bar where standard error is a terminal, else one log line with an ETA every
     ``log_every`` steps.
     """
 
     def __init__(self, *, total: int, first: int, log_every: int, is_first_rank: bool) -> None:
-        self._total, self._first, self._log_every = total, first, log_every
+        self._total, self._log_every = total, log_every
         self._speaks = is_first_rank
-        self._began = time.perf_counter()
+        self._pace = Pace(total, done=first)
         terminal = is_first_rank and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=first, unit="step") if terminal else None
 
@@ -129,26 +128,20 @@ class Progress:
             self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             self._bar.update(1)
         elif self._speaks and (done % self._log_every == 0 or done == self._total):
-            each = (time.perf_counter() - self._began) / max(1, done - self._first)
+            each, left = self._pace.at(done)
             log.info(
                 "step %d of %d, loss %.5g, %.3g s/step, ETA %s",
                 done,
                 self._total,
                 loss,
                 each,
-                _clock(each * (self._total - done)),
+                left,
             )
 
     def close(self) -> None:
         """End the bar."""
         if self._bar is not None:
             self._bar.close()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 def _lines(path: Path) -> list[str]:

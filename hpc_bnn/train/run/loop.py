@@ -7,18 +7,15 @@ from typing import Any
 
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.data import Batches
-from hpc_bnn.data.source import in_memory
-from hpc_bnn.parallel.comms import on_first, together, watchdog_of
+from hpc_bnn.lock import release
 from hpc_bnn.parallel.guards import agree
-from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.feed.sharing import Sharing
 from hpc_bnn.train.plan.auto_grid import AutoGrid
-from hpc_bnn.train.run.build import Parts, build, read_source
+from hpc_bnn.train.run.build import Parts, build, read_source, step_settings
 from hpc_bnn.train.run.energy import Energy, EnergyMeter
+from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.lock import release
-from hpc_bnn.train.run.log import Progress, tell_start
+from hpc_bnn.train.run.log import StepProgress, tell_start
 from hpc_bnn.train.run.record import Record
 from hpc_bnn.train.run.restarts import TakenUp, take_up, tell_restart
 from hpc_bnn.train.run.snapshots import Snapshots
@@ -61,7 +58,7 @@ def train(
         If a signal or ``train.max_time`` ended the run early, after a checkpoint.
     """
     began = time.monotonic() if began is None else began
-    with Stop(world.world, max_time_s=settings.train.max_time, began=began) as stop:
+    with Stop(world.all_ranks, max_time_s=settings.train.max_time, began=began) as stop:
         return _train(settings, world, folder, stop, auto, resume=resume, began=began)
 
 
@@ -75,18 +72,17 @@ def _train(
     resume: bool,
     began: float,
 ) -> dict[str, Any]:
-    watchdog_of(world.world).pause()
-    agree(world.world, {"settings": dump_settings(settings), "resume": resume}, name="settings")
+    world.watchdog.pause()
+    agree(world.all_ranks, {"settings": dump_settings(settings), "resume": resume}, name="settings")
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
-    on_first(world.world, lambda: folder.check(settings, resume=resume), name="run folder")
+    world.all_ranks.on_first(lambda: folder.check(settings, resume=resume), name="run folder")
     source = auto.source if auto else None
-    source = source or read_source(settings, ChannelRanks(world.world))
-    parts = together(world.world, lambda: build(settings, source), name="building the model")
+    source = source or read_source(settings, world.all_ranks)
+    parts = world.all_ranks.together(lambda: build(settings, source), name="building the model")
     run = _Run(settings, world, folder, parts, stop, began, auto)
     # Claimed last: settings that failed so far do not bind the folder.
-    lock = together(
-        world.world,
+    lock = world.all_ranks.together(
         lambda: folder.claim(settings, resume=resume) if world.is_first else None,
         name="run folder",
     )
@@ -124,15 +120,8 @@ class _Run:
             seed=settings.seed,
             rollout=None if parts.unroll is None else self._rollout,
         )
-        self._sharing = Sharing(
-            world,
-            self._batches,
-            asked=settings.data.share,
-            reads_files=not in_memory(parts.source.train),
-            stall_timeout_s=chosen.stall_timeout,
-        )
         per_epoch = self._batches.steps_per_epoch
-        agree(world.world, {"batches per epoch": per_epoch}, name="data")
+        agree(world.all_ranks, {"batches per epoch": per_epoch}, name="data")
         self._total = chosen.steps or chosen.epochs * per_epoch
         parts.posterior.to(world.device)
         parts.loss.to(world.device)
@@ -143,22 +132,7 @@ class _Run:
             parts.loss,
             self._optimizer,
             world,
-            samples=settings.posterior.samples,
-            num_examples=len(parts.source.train),
-            kl_weight=settings.posterior.kl_weight,
-            kl_warmup_steps=settings.posterior.kl_warmup_steps,
-            samples_per_pass=settings.posterior.samples_per_pass,
-            keep_graphs=settings.posterior.keep_graphs,
-            augment=parts.augment,
-            views=settings.data.augmentation,
-            unroll=parts.unroll,
-            clip_norm=chosen.clip_norm or None,
-            precision=chosen.precision,
-            exact=settings.loss.exact,
-            reduction=chosen.reduction,
-            compression=chosen.compression,
-            guard_every=chosen.guard_every,
-            check=chosen.check,
+            step_settings(settings, parts),
         )
 
     def train(self, *, resume: bool) -> dict[str, Any]:
@@ -169,8 +143,7 @@ class _Run:
         first, per_epoch = self._step.step, self._batches.steps_per_epoch
         if chosen.start_from and first == 0:
             log.info("weights of %s", self._snapshots.start_from(Path(chosen.start_from)))
-        finished = on_first(
-            world.world,
+        finished = world.all_ranks.on_first(
             lambda: read_summary(self._folder.summary) if first >= self._total else None,
             name="summary",
         )
@@ -179,9 +152,8 @@ class _Run:
             return finished
         steps = range(first, self._total)
         tell_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
-        self._sharing.choose(steps)
-        ahead = self._sharing.open(steps)
-        progress = Progress(
+        feed = Feed(self._batches, steps, upload=upload_to(world.device))
+        progress = StepProgress(
             total=self._total, first=first, log_every=chosen.log_every, is_first_rank=world.is_first
         )
         reports: list[Report] = []
@@ -201,7 +173,7 @@ class _Run:
                     self._optimizer, step, total_steps=self._total, chosen=chosen
                 )
                 began = time.perf_counter()
-                x, y = next(ahead)
+                x, y = next(feed)
                 fetched = time.perf_counter()
                 waits.append(fetched - began)
                 if step == first:
@@ -227,27 +199,21 @@ class _Run:
                     raise Unfinished(reason, done=done, total=self._total)
                 if self._validates_after(done):
                     validation = self._validate(done)
-        except Unfinished:  # on all ranks, which end MPI together
-            ahead.close()
-            self._sharing.free()
-            raise
         finally:
-            ahead.close()
+            feed.close()
             progress.close()
             self._record.close()
-        self._sharing.free()
         return write_summary(
             world,
             self._folder,
             self._settings,
             steps=self._step.step,
-            parameters=self._parts.posterior.parameters(),
+            posterior=self._parts.posterior,
             reports=reports,
             data_waits=waits,
             validation=validation,
             energy=energy,
-            sharing=self._sharing,
-            reads=ahead.reads,
+            bytes_read=feed.bytes_read,
             auto=self._auto,
         )
 
@@ -255,8 +221,8 @@ class _Run:
         """Collective: until here ranks may wait for one that reads its data, from now on no longer
         than ``train.stall_timeout``.
         """
-        self._world.world.gather_objects(None, name="first batch")
-        watchdog_of(self._world.world).resume()
+        self._world.all_ranks.gather(None, name="first batch")
+        self._world.watchdog.resume()
 
     def _save(self, done: int) -> None:
         """Collective: write a checkpoint, unless the newest is of this step."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hpc_bnn.parallel.comms import on_first, together
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import Metrics, is_validated
@@ -36,13 +35,13 @@ class Record:
                 self._folder.require_own()  # what it cuts off may be a successor's
                 return Metrics(self._path, first_step=first_step)
 
-            self._metrics = together(self._world.world, begin, name="metrics")
+            self._metrics = self._world.all_ranks.together(begin, name="metrics")
             self._is_open = True
 
     def has_validation(self, done: int) -> bool:
         """Collective: tell whether the scores after so many steps are on file."""
-        return on_first(
-            self._world.world, lambda: is_validated(self._path, done - 1), name="metrics"
+        return self._world.all_ranks.on_first(
+            lambda: is_validated(self._path, done - 1), name="metrics"
         )
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
@@ -31,7 +30,7 @@ def take_up(world: World, folder: RunFolder, snapshots: Snapshots) -> TakenUp | 
     """
     found = snapshots.restore(to_train=True)
     step = 0 if found is None else found[1]
-    lost = on_first(world.world, lambda: lost_steps(folder.metrics, step), name="metrics")
+    lost = world.all_ranks.on_first(lambda: lost_steps(folder.metrics, step), name="metrics")
     if found is not None:
         log.info("resumed from %s at step %d", *found)
         return TakenUp(step, lost)
@@ -45,7 +44,7 @@ def tell_restart(world: World, folder: RunFolder, taken_up: TakenUp, *, began: f
     began: start of the command, ``time.monotonic()``.
     """
     elapsed = time.monotonic() - began
-    row = on_first(world.world, lambda: _add(folder, taken_up, elapsed), name="restarts")
+    row = world.all_ranks.on_first(lambda: _add(folder, taken_up, elapsed), name="restarts")
     log.info(
         "restart %d at step %d: %d steps lost, %.1f s from the start of the command to the end of "
         "the first step",

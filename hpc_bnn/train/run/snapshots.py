@@ -1,19 +1,20 @@
 """What a run saves and how it comes back: the collective side of checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from hpc_bnn.config import Settings, dump_settings
-from hpc_bnn.parallel.comms import on_first
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run import checkpoint
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError, digest
 from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.state import gather_optimizer, gather_posterior, outline, restore
 from hpc_bnn.train.run.versions import versions
 
 
@@ -36,17 +37,21 @@ class Snapshots:
     def save(self, step: int, *, steps_per_epoch: int) -> None:
         """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
 
+        posterior = gather_posterior(self._parts.posterior, self._world.sample_axis)
+        moments = gather_optimizer(self._optimizer, self._parts.posterior, self._world.sample_axis)
+
         def write() -> Path:
-            self._require_finite(step)
+            self._require_finite(step, posterior)
             epoch, cursor = divmod(step, steps_per_epoch)
             state = Checkpoint(
                 step=step,
                 position={"epoch": epoch, "cursor": cursor, **self._order()},
-                posterior=self._parts.posterior.state_dict(),
+                posterior=posterior,
                 loss=self._parts.loss.state_dict(),
-                optimizer=self._optimizer.state_dict(),
+                optimizer=moments,
                 settings=dump_settings(self._settings),
                 versions=self._versions,
+                per_sample=list(self._parts.posterior.per_sample()),
             )
             return checkpoint.save(
                 self._folder.checkpoints,
@@ -55,7 +60,7 @@ class Snapshots:
                 require_own=self._folder.require_own,
             )
 
-        on_first(self._world.world, write, name="checkpoint")
+        self._world.all_ranks.on_first(write, name="checkpoint")
 
     def restore(self, *, to_train: bool = False) -> tuple[Path, int] | None:
         """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
@@ -109,20 +114,23 @@ class Snapshots:
                 return None
             path, state = found
             whole.append(state if optimizer else replace(state, optimizer={}))
-            return path, checkpoint.outline(whole[0])
+            return path, outline(whole[0])
 
-        found = on_first(self._world.world, read_outline, name="reading the checkpoint")
+        found = self._world.all_ranks.on_first(read_outline, name="reading the checkpoint")
         if found is None:
             return None
-        path, outline = found
+        path, outlined = found
         posterior, loss = self._parts.posterior, self._parts.loss
-        state = whole[0] if whole else outline
-        checkpoint.restore(path, state, posterior, loss, optimizer, self._world.world)
+        state = whole[0] if whole else outlined
+        restore(path, state, posterior, loss, optimizer, self._world.all_ranks)
         restored = {"posterior": posterior.state_dict(), "loss": loss.state_dict()}
         if optimizer is not None:
             restored["optimizer"] = optimizer.state_dict()
-        agree(self._world.world, {"checkpoint": digest(restored)}, name="restored state")
-        return path, outline.step
+        # Where members are spread over the sample axis, the same ones are on a data axis.
+        spread = posterior.own_samples != range(posterior.members or 0)
+        ranks = self._world.data_axis if spread else self._world.all_ranks
+        agree(ranks, {"checkpoint": digest(restored)}, name="restored state")
+        return path, outlined.step
 
     def _order(self) -> dict[str, int]:
         """Return what the order of the examples follows from."""
@@ -146,9 +154,9 @@ class Snapshots:
                 "the data and settings it was made with, or start in another run folder"
             )
 
-    def _require_finite(self, step: int) -> None:
-        for name, parameter in self._parts.posterior.named_parameters():
-            if not torch.isfinite(parameter).all():
+    def _require_finite(self, step: int, posterior: Mapping[str, Tensor]) -> None:
+        for name, _ in self._parts.posterior.named_parameters():
+            if not torch.isfinite(posterior[name]).all():
                 raise FloatingPointError(
                     f"step {step}: parameter {name} is not finite; the checkpoint was not written "
                     "and the one before is kept"

@@ -20,9 +20,8 @@ from types import FrameType
 
 import torch
 
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import RankError
-from hpc_bnn.train.run.lock import LockError
+from hpc_bnn.group import Group, RankError
+from hpc_bnn.lock import LockError
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +59,8 @@ class Stop:
         Wall-clock budget, counted from ``began`` (``time.monotonic()``); 0: none.
     """
 
-    def __init__(self, channel: Channel, *, max_time_s: float = 0.0, began: float) -> None:
-        self._channel, self._max_time_s, self._began = channel, max_time_s, began
+    def __init__(self, all_ranks: Group, *, max_time_s: float = 0.0, began: float) -> None:
+        self._all_ranks, self._max_time_s, self._began = all_ranks, max_time_s, began
         self._asked = 0
         self._longest_step_s = self._longest_checkpoint_s = 0.0
         self._require_own: Callable[[], None] | None = None
@@ -109,7 +108,7 @@ class Stop:
         problem = self._look(now)
         seen = [float(self._asked), float(self._is_late(now)), float(problem is not None)]
         mine = torch.tensor(seen, dtype=torch.float64)
-        asked, late, lost = self._channel.all_reduce(mine, reduction="max", name="stop").tolist()
+        asked, late, lost = self._all_ranks.all_reduce(mine, reduction="max", name="stop").tolist()
         if problem is not None:
             raise problem
         if lost:

@@ -5,21 +5,17 @@ import logging
 import math
 import platform
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings
-from hpc_bnn.data.disk import write_whole
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.feed.feed import Reads
-from hpc_bnn.train.feed.report import data_report
-from hpc_bnn.train.feed.sharing import Sharing
 from hpc_bnn.train.plan.auto_grid import AutoGrid
 from hpc_bnn.train.run.energy import Energy, total
 from hpc_bnn.train.run.folder import RunFolder
@@ -33,13 +29,18 @@ log = logging.getLogger(__name__)
 WARMUP_STEPS = 2  # the first steps allocate memory and connect ranks
 
 
-def parameter_checksum(parameters: Iterable[Tensor]) -> dict[str, float]:
-    """Return the float64 sum and sum of squares of all parameters."""
-    total, squares = 0.0, 0.0
-    for parameter in parameters:
+def parameter_checksum(posterior: Posterior, world: World) -> dict[str, float]:
+    """Collective over the sample axis where there are per-sample parameters: return the float64 sum
+    and sum of squares of all parameters, with the rows of all ranks.
+    """
+    per_sample = set(posterior.per_sample())
+    sums = torch.zeros(2, 2, dtype=torch.float64)  # shared and per-sample: values and squares
+    for name, parameter in posterior.named_parameters():
         values = parameter.detach().double()
-        total += float(values.sum())
-        squares += float(values.square().sum())
+        sums[int(name in per_sample)] += torch.stack([values.sum(), values.square().sum()]).cpu()
+    if per_sample:
+        sums[1] = world.sample_axis.all_reduce(sums[1], reduction="sum", name="checksum of members")
+    total, squares = sums.sum(0).tolist()
     return {"sum": total, "sum_of_squares": squares}
 
 
@@ -69,13 +70,12 @@ def write_summary(
     settings: Settings,
     *,
     steps: int,
-    parameters: Iterable[Tensor],
+    posterior: Posterior,
     reports: Sequence[Report],
     data_waits: Sequence[float],
     validation: dict[str, float],
     energy: Energy | None,
-    sharing: Sharing,
-    reads: Reads,
+    bytes_read: int,
     auto: AutoGrid | None,
 ) -> dict[str, Any]:
     """Collective over the world: write the summary of a run that has ended and return it.
@@ -87,30 +87,28 @@ def write_summary(
         final loss is the newest on file.
     energy
         What this rank's meter read.
+    bytes_read
+        What the training batches of this rank took of files, in the chunks that they are stored in.
     """
     samples, batch_size = settings.posterior.samples, settings.train.batch_size
     if reports:
         final_loss = reports[-1].loss
     else:
-        final_loss = on_first(world.world, lambda: last_loss(folder.metrics), name="last loss")
+        final_loss = world.all_ranks.on_first(lambda: last_loss(folder.metrics), name="last loss")
     warm = WARMUP_STEPS if len(reports) > WARMUP_STEPS else 0
     timed, waits = reports[warm:], data_waits[warm:]
     # Before the checksum, which takes memory.
     figures = _figures(world, timed, waits, energy)
-    data = data_report(
-        world,
-        sharing,
-        reads,
-        batch_size=batch_size,
-        samples=samples,
-        times_s=[report.step_time_s for report in timed],
-        waits_s=waits,
-    )
-    restarts = on_first(world.world, lambda: read_metrics(folder.restarts), name="restarts")
+    data = {
+        "bytes_read": _sum(world, bytes_read),
+        "wait_share": figures["data_wait_share"],
+        **_rates(world, timed, waits, batch_size=batch_size, samples=samples),
+    }
+    restarts = world.all_ranks.on_first(lambda: read_metrics(folder.restarts), name="restarts")
     summary = {
         "steps": steps,
         "final_loss": final_loss,
-        "parameter_checksum": parameter_checksum(parameters),
+        "parameter_checksum": parameter_checksum(posterior, world),
         "grid": {
             "sample_ranks": world.grid.sample_ranks,
             "data_ranks": world.grid.data_ranks,
@@ -122,7 +120,7 @@ def write_summary(
         **figures,
         "examples_per_s": data["examples_per_s"],
         "validation": validation,
-        "versions": on_first(world.world, versions, name="versions"),
+        "versions": world.all_ranks.on_first(versions, name="versions"),
         "data": data,
         "restarts": len(restarts),
         "lost_steps": sum(row["lost_steps"] for row in restarts),
@@ -132,8 +130,32 @@ def write_summary(
         folder.require_own()
         write_json(folder.summary, summary)
 
-    on_first(world.world, write, name="summary")
+    world.all_ranks.on_first(write, name="summary")
     return summary
+
+
+def _sum(world: World, count: int) -> int:
+    """Collective over the world: return the sum over its ranks."""
+    total = world.all_ranks.all_reduce(torch.tensor(count), reduction="sum", name="data report")
+    return int(total)
+
+
+def _rates(
+    world: World,
+    timed: Sequence[Report],
+    waits_s: Sequence[float],
+    *,
+    batch_size: int,
+    samples: int,
+) -> dict[str, float]:
+    """Collective over the world: return the rates of the slowest rank, its wait for data included;
+    NaN where no step was timed.
+    """
+    seconds = sum(report.step_time_s for report in timed) + sum(waits_s)
+    mean = torch.tensor(seconds / len(timed) if timed else math.nan, dtype=torch.float64)
+    slowest = world.all_ranks.all_reduce(mean, reduction="max", name="data report")
+    examples_per_s = batch_size / float(slowest)
+    return {"examples_per_s": examples_per_s, "samples_per_s": samples * examples_per_s}
 
 
 def _figures(
@@ -161,16 +183,16 @@ def _figures(
         ],
         dtype=torch.float64,
     )
-    middle, high, share, memory, data_share = world.world.all_reduce(
+    middle, high, share, memory, data_share = world.all_ranks.all_reduce(
         mine, reduction="max", name="summary"
     ).tolist()
     middles = torch.tensor(
         [median(each) if each else math.nan for each in phases.values()], dtype=torch.float64
     )
-    summed = world.world.all_reduce(middles, reduction="sum", name="summary of phases")
+    summed = world.all_ranks.all_reduce(middles, reduction="sum", name="summary of phases")
     phases_s = dict(zip(phases, (summed / world.grid.world_size).tolist(), strict=True))
     role = "first of its node" if world.node_rank == 0 else world.device.type
-    machines = world.world.gather_objects(
+    machines = world.all_ranks.gather(
         (platform.node(), device_name(world.device), role, energy), name="summary of machines"
     )
     firsts, others = (
@@ -211,22 +233,5 @@ def read_summary(path: Path) -> dict[str, Any] | None:
     return {**summary, **said}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that it is whole or absent; what is not finite is null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
-
-
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)  # null was written for NaN
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import hpc_bnn
-from hpc_bnn.parallel.comms import library_version
+from hpc_bnn.parallel.mpi import library_version
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GIT_TIMEOUT_S = 10

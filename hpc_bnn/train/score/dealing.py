@@ -13,12 +13,12 @@ of this rank's part.
 from torch import Tensor
 from torch.nn import functional
 
-from hpc_bnn.losses.axis import SampleAxis
+from hpc_bnn.group import Group
 
 SLICE_BYTES = 1 << 24  # of all members of a rank's part; scoring takes about nine times that
 
 
-def slices(own: Tensor, axis: SampleAxis) -> list[slice]:
+def slices(own: Tensor, axis: Group) -> list[slice]:
     """Cut the points of own members (S, points, ...) into slices.
 
     All members of a rank's part of one have at most ``SLICE_BYTES``; a part has at least one point.
@@ -29,7 +29,7 @@ def slices(own: Tensor, axis: SampleAxis) -> list[slice]:
     return [slice(first, min(first + step, points)) for first in range(0, points, step)]
 
 
-def own_part(points: int, axis: SampleAxis) -> slice:
+def own_part(points: int, axis: Group) -> slice:
     """Return this rank's part of a slice: the same number for all but the last ones, which may have
     none.
     """
@@ -37,7 +37,7 @@ def own_part(points: int, axis: SampleAxis) -> slice:
     return slice(min(points, axis.rank * size), min(points, (axis.rank + 1) * size))
 
 
-def deal(own: Tensor, axis: SampleAxis, *, name: str) -> Tensor:
+def deal(own: Tensor, axis: Group, *, name: str) -> Tensor:
     """Collective over the sample axis: return all members (K, n, ...) of this rank's part from the
     own members (S, N, ...) of all points.
     """

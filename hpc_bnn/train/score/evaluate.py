@@ -3,17 +3,15 @@
 import logging
 from typing import Any
 
-from hpc_bnn.config import Settings
+from torch import Tensor
+
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
-from hpc_bnn.train.run.summary import write_json
-from hpc_bnn.train.score.scoring import score
-from hpc_bnn.train.score.series_report import draw_series, series_details, series_tally
+from hpc_bnn.train.score.scoring import as_input, score
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table
 from hpc_bnn.verify.plots import plot_loss, plot_pit, plot_reliability
@@ -37,6 +35,8 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
     if trained.parts.source.fields is not None:
         return report_weather(world, folder, trained)
     settings, source = trained.settings, trained.parts.source
+    samples = trained.predict_samples
+    report = None if source.report is None else source.report(source)
 
     def scored(examples: Examples) -> ClassificationTally | RegressionTally:
         return score(
@@ -47,9 +47,9 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
             task=source.task,
             output_shape=source.output_shape,
             scale=source.scale,
-            samples=settings.posterior.predict_samples,
+            samples=samples,
             batch_size=settings.train.batch_size,
-            tally=series_tally(source),
+            tally=None if report is None else report.tally(),
         )
 
     tally = scored(source.test)
@@ -57,20 +57,27 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         "data": source.name,
         "split": "test",
         "step": trained.step,
-        "samples": settings.posterior.predict_samples,
+        "samples": samples,
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
-        **series_details(source, tally),
+        **({} if report is None else report.details(tally)),
     }
     if isinstance(tally, ClassificationTally):
         foreign = {name: scored(made(source.test)) for name, made in FOREIGN.items()}
         result["foreign"] = {name: _told_apart(tally, of) for name, of in foreign.items()}
 
+    def forecast(x: Tensor) -> tuple[Tensor, Tensor | None]:
+        posterior = trained.parts.posterior
+        x = as_input(posterior, x, world.device)
+        return trained.parts.loss.forecast(posterior.predict(x, samples=samples))
+
     def write() -> None:
         write_json(folder.evaluation, result)
-        _draw(folder, settings, trained.parts, tally, world)
+        _draw(folder, tally)
+        if report is not None:
+            report.draw(folder.plots, tally, forecast)
 
-    on_first(world.world, write, name="evaluation")
+    world.all_ranks.on_first(write, name="evaluation")
     return result
 
 
@@ -99,21 +106,12 @@ def _told_apart(
     }
 
 
-def _draw(
-    folder: RunFolder,
-    settings: Settings,
-    parts: Parts,
-    tally: ClassificationTally | RegressionTally,
-    world: World,
-) -> None:
+def _draw(folder: RunFolder, tally: ClassificationTally | RegressionTally) -> None:
     folder.plots.mkdir(parents=True, exist_ok=True)
     rows = read_metrics(folder.metrics)
     if rows:
         plot_loss(rows, folder.plots / "loss.png")
     if isinstance(tally, ClassificationTally):
         plot_reliability(tally.reliability(), folder.plots / "reliability.png")
-        return
-    if "pit_chi_square" in tally.result():
+    elif "pit_chi_square" in tally.result():
         plot_pit(tally.pit_counts(), folder.plots / "pit.png")
-    samples = settings.posterior.predict_samples
-    draw_series(folder.plots, parts, tally, world, samples=samples)

@@ -16,7 +16,6 @@ from hpc_bnn.fields.forecast_file import (
     finish,
     require_writable,
 )
-from hpc_bnn.parallel.comms import on_first, together
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.score.rollout import Rollout
 from hpc_bnn.train.score.trained import Trained
@@ -41,10 +40,10 @@ def forecast(
         file then has the final name.
     """
     sources = () if trained.parts.source.fields is None else trained.parts.source.fields.files
-    on_first(world.world, lambda: require_writable(path, sources), name="output")
-    rollout = together(world.world, lambda: Rollout(trained.parts, world.device), name="rollout")
+    world.all_ranks.on_first(lambda: require_writable(path, sources), name="output")
+    rollout = world.all_ranks.together(lambda: Rollout(trained.parts, world.device), name="rollout")
     fields, starts = rollout.fields, torch.tensor([start_s])
-    first = together(world.world, lambda: rollout.history(starts), name="start of the forecast")
+    first = world.all_ranks.together(lambda: rollout.history(starts), name="start of the forecast")
     lead_hours = [fields.step_hours * (lead + 1) for lead in range(steps)]
 
     def create() -> None:
@@ -59,7 +58,7 @@ def forecast(
             attributes=_attributes(trained),
         )
 
-    on_first(world.world, create, name="forecast file")
+    world.all_ranks.on_first(create, name="forecast file")
     own = in_turn(members, data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
 
     present = None if fields.present is None else fields.present.numpy()
@@ -74,13 +73,13 @@ def forecast(
                     file.write(member, lead, state.cpu().numpy())
                 log.info("member %d of %d is written", member, members)
 
-    together(world.world, write, name="forecast")
+    world.all_ranks.together(write, name="forecast")
 
     def end() -> None:
         require_writable(path, sources)  # hours may have passed since the first look
         finish(path)
 
-    on_first(world.world, end, name="forecast file")
+    world.all_ranks.on_first(end, name="forecast file")
 
 
 def _attributes(trained: Trained) -> dict[str, str]:

@@ -35,7 +35,7 @@ class Rollout:
     def __init__(self, parts: Parts, device: torch.device) -> None:
         if parts.source.fields is None:
             raise ValueError(
-                f"{parts.source.name}: forecasts are rolled out on data sets of fields (era5) only"
+                f"{parts.source.name}: forecasts are rolled out on data sets of fields only"
             )
         self.fields: Fields = parts.source.fields
         self._posterior, self._loss, self._device = parts.posterior, parts.loss, device

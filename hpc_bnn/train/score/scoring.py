@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes import Gaussian
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.data.source import Examples, Scale
+from hpc_bnn.group import Group
 from hpc_bnn.losses import Loss
-from hpc_bnn.losses.axis import SampleAxis
 from hpc_bnn.losses.base import same_shape
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
@@ -27,7 +27,7 @@ MEMBER_BYTES = 1 << 27  # of the forecasts of all members that a rank holds toge
 
 
 def score(
-    posterior: Gaussian,
+    posterior: Posterior,
     loss: Loss,
     examples: Examples,
     world: World,
@@ -72,7 +72,7 @@ def score(
         if len(part):  # else no more than on other data ranks: the whole sample axis has none
             # Not held by a name: it would live on while the next one is made.
             add_dealt(tally, *forecast(part), world.sample_axis)
-    tally.sums = world.world.all_reduce(tally.sums, reduction="sum", name="scoring.sums")
+    tally.sums = world.all_ranks.all_reduce(tally.sums, reduction="sum", name="scoring.sums")
     return tally
 
 
@@ -85,7 +85,7 @@ def examples_at_once(example_bytes: int, most: int) -> int:
 
 
 def own_examples_at_once(
-    posterior: Gaussian,
+    posterior: Posterior,
     loss: Loss,
     output_shape: tuple[int, ...],
     grid: Grid,
@@ -106,7 +106,7 @@ def add_dealt(
     mean: Tensor,
     sigma: Tensor | None,
     target: Tensor,
-    axis: SampleAxis,
+    axis: Group,
 ) -> None:
     """Collective over the sample axis: add forecasts of the own members (S, B, ...) to the tallies
     of all ranks, each of which scores all members of a part of the points.
@@ -134,7 +134,7 @@ def as_points(
     return mean.flatten(1), None if sigma is None else sigma.flatten(1), target.flatten()
 
 
-def as_input(posterior: Gaussian, x: Tensor, device: torch.device) -> Tensor:
+def as_input(posterior: Posterior, x: Tensor, device: torch.device) -> Tensor:
     """Return ``x`` on the device and in the floating type of the weights."""
     dtype = next(posterior.parameters()).dtype
     return x.to(device, dtype) if x.is_floating_point() else x.to(device)
@@ -150,9 +150,5 @@ def physical(
     sigma = None if sigma is None else sigma.detach()
     if scale is None:
         return mean, sigma, target
-    std = scale.std.to(mean.device)
-    return (
-        scale.physical(mean),
-        None if sigma is None else sigma.double() * std,
-        scale.physical(target),
-    )
+    spread = None if sigma is None else scale.spread(sigma)
+    return scale.physical(mean), spread, scale.physical(target)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 
 from hpc_bnn.config import Settings
-from hpc_bnn.parallel.comms import on_first, together
-from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.run.checkpoint import CheckpointError
@@ -20,6 +18,11 @@ class Trained:
     parts: Parts
     step: int
 
+    @property
+    def predict_samples(self) -> int:
+        """Number of weight samples of a prediction."""
+        return self.parts.posterior.prediction_samples(self.settings.posterior.predict_samples)
+
 
 def load_trained(world: World, folder: RunFolder) -> Trained:
     """Collective over the world: read the run of a folder onto this world's devices.
@@ -31,9 +34,9 @@ def load_trained(world: World, folder: RunFolder) -> Trained:
     CheckpointError
         If it holds no usable checkpoint.
     """
-    settings = on_first(world.world, folder.settings, name="settings")
-    source = read_source(settings, ChannelRanks(world.world))
-    parts = together(world.world, lambda: build(settings, source), name="building the model")
+    settings = world.all_ranks.on_first(folder.settings, name="settings")
+    source = read_source(settings, world.all_ranks)
+    parts = world.all_ranks.together(lambda: build(settings, source), name="building the model")
     parts.posterior.to(world.device)
     parts.loss.to(world.device)
     snapshots = Snapshots(settings, world, folder, parts, parts.optimizer(settings.train.lr))

@@ -16,7 +16,6 @@ from torch import Tensor
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.losses.cell_area import cell_area
-from hpc_bnn.parallel.comms import together
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.score.rollout import HOUR_S, Rollout
 from hpc_bnn.train.score.scoring import examples_at_once
@@ -64,7 +63,7 @@ def score_weather(trained: Trained, world: World) -> WeatherScores:
         If the test split has no forecast of as many steps as asked for.
     """
     settings, rollout = trained.settings, Rollout(trained.parts, world.device)
-    fields, members = rollout.fields, settings.posterior.predict_samples
+    fields, members = rollout.fields, trained.predict_samples
     starts, steps = _starts(
         fields.test_times, rollout.step_s, settings.evaluation.steps, settings.evaluation.starts
     )
@@ -92,9 +91,9 @@ def score_weather(trained: Trained, world: World) -> WeatherScores:
             pictures.extend(_score(trained, rollout, tally, climatology, part, steps, drawn))
             log.info("forecast %d of %d start times of this rank", i * size + len(part), len(own))
 
-    together(world.world, score, name="forecasts")
-    tally.sums = world.world.all_reduce(tally.sums, reduction="sum", name="scores")
-    gathered = world.world.gather_objects(pictures, name="pictures")
+    world.all_ranks.together(score, name="forecasts")
+    tally.sums = world.all_ranks.all_reduce(tally.sums, reduction="sum", name="scores")
+    gathered = world.all_ranks.gather(pictures, name="pictures")
     lead_hours = tuple(fields.step_hours * (lead + 1) for lead in range(steps))
     return WeatherScores(tally, lead_hours, starts, tuple(p for each in gathered for p in each))
 
@@ -181,9 +180,9 @@ def _climatology(
         for part in torch.split(chosen[turn], READ_AT_ONCE) if len(turn) else ():
             sums.add(part, rollout.states(part).cpu())
 
-    together(world.world, add, name="climatology")
+    world.all_ranks.together(add, name="climatology")
     for name in ("gram", "cross", "squares"):
-        total = world.world.all_reduce(
+        total = world.all_ranks.all_reduce(
             getattr(sums, name), reduction="sum", name=f"climatology.{name}"
         )
         setattr(sums, name, total)

@@ -3,11 +3,10 @@
 import math
 from typing import Any
 
-from hpc_bnn.parallel.comms import on_first
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
-from hpc_bnn.train.run.summary import write_json
 from hpc_bnn.train.score.rollout import time_text
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, score_weather
@@ -24,13 +23,13 @@ from hpc_bnn.verify.weather_plots import (
 def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[str, Any]:
     """Collective over the world: score the forecasts of a run, write scores and pictures."""
     scored = score_weather(trained, world)
-    fields, settings = trained.parts.source.fields, trained.settings
+    fields = trained.parts.source.fields
     assert fields is not None
     result = {
         "data": trained.parts.source.name,
         "split": "test",
         "step": trained.step,
-        "members": settings.posterior.predict_samples,
+        "members": trained.predict_samples,
         "starts": len(scored.starts),
         "first_start": time_text(int(scored.starts[0])),
         "last_start": time_text(int(scored.starts[-1])),
@@ -43,7 +42,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
         write_json(folder.evaluation, result)
         _draw(folder, trained, scored, result)
 
-    on_first(world.world, write, name="evaluation")
+    world.all_ranks.on_first(write, name="evaluation")
     return result
 
 

@@ -4,39 +4,42 @@ finite.
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import JointLoss, Loss
+from hpc_bnn.train.step.settings import StepSettings
 
 
 def check_sizes(
-    posterior: Gaussian,
-    loss: Loss,
-    *,
-    samples: int,
-    own_samples: int,
-    exact: bool,
-    num_examples: int,
+    posterior: Posterior, loss: Loss, settings: StepSettings, parts: Sequence[range]
 ) -> None:
     """Raise ValueError unless posterior and loss can do with so many samples and examples.
 
-    Of the samples, a joint loss that is not exact sees the own ones only.
+    Of the samples, a joint loss that is not exact sees only the own ones, those of ``parts``.
     """
+    samples, num_examples = settings.samples, settings.num_examples
     if num_examples < 1:
         raise ValueError(f"num_examples = {num_examples}: must be the size of the training set")
-    seen = samples if exact else own_samples
+    posterior.check_samples(samples, samples_per_pass=len(parts[0]))
+    seen = samples if settings.exact else sum(map(len, parts))
     if isinstance(loss, JointLoss) and seen < loss.min_samples:
         raise ValueError(
             f"posterior.samples = {samples}: {type(loss).__name__} needs at least "
-            f"{loss.min_samples} weight samples" + ("" if exact else " on each rank")
+            f"{loss.min_samples} weight samples" + ("" if settings.exact else " on each rank")
         )
-    if posterior.antithetic and samples % 2:
-        raise ValueError(f"posterior.samples = {samples}: antithetic pairs need an even number")
+    for name in posterior.names if len(parts[0]) > 1 else ():
+        layer = posterior.module.get_submodule(name.rpartition(".")[0])
+        if getattr(layer, "sparse", False) is True:
+            raise ValueError(
+                f"posterior.samples_per_pass = {len(parts[0])}: {name} is random and has sparse "
+                "gradients, which torch.vmap cannot take; set sparse=False in its layer, or "
+                "samples_per_pass to 1"
+            )
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -49,8 +52,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         )
     if isinstance(optimizer, torch.optim.SparseAdam):
         raise ValueError(
-            "the optimizer is SparseAdam, which takes sparse gradients only; those of log_sigma "
-            "are dense, and hb.Step makes all of them dense: use Adam"
+            "the optimizer is SparseAdam, which takes sparse gradients only; hb.Step "
+            "makes all of them dense: use Adam"
         )
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
@@ -60,20 +63,15 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def check_sparse(posterior: Gaussian, *, samples_per_pass: int) -> None:
-    """Raise ValueError where ``torch.vmap`` would meet the sparse gradient of a random weight."""
-    for name in posterior.names if samples_per_pass > 1 else ():
-        layer = posterior.module.get_submodule(name.rpartition(".")[0])
-        if getattr(layer, "sparse", False) is True:
-            raise ValueError(
-                f"posterior.samples_per_pass = {samples_per_pass}: {name} is random and has sparse "
-                "gradients, which torch.vmap cannot take; set sparse=False in its layer, or "
-                "samples_per_pass to 1"
-            )
-
-
-def check_inputs(x: Inputs) -> None:
-    """Raise ValueError for a batch without examples, or one that wants a gradient of its own."""
+def check_batch(x: Inputs, y: object) -> None:
+    """Raise ValueError for a batch without examples, without one tensor of targets, or with inputs
+    that want a gradient of their own.
+    """
+    if not isinstance(y, Tensor):
+        raise ValueError(
+            f"y is a {type(y).__name__}: a loss takes one tensor of targets (B, ...); make one of "
+            "it in the data set"
+        )
     if count_examples(x) == 0:
         raise ValueError("x holds no examples: every rank must get equally many, at least one")
     if any(tensor.requires_grad for tensor in tensors_of(x)):

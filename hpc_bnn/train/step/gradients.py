@@ -5,18 +5,34 @@ all ranks. Both ride as digests on the exchange of the loss; only where they dif
 exchange more.
 """
 
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.parallel import guards
-from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.reducer import NoReducer, Reducer
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.parameters import TrainingWatch, named_parameters, shape_of
+from hpc_bnn.train.step.settings import StepSettings
 
 _PART_BITS = 20  # what ``guards.total_of`` takes
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Norms of the reduced gradient: ``shared`` of what is shared, ``rows`` (S,) of the own members
+    where there are any, and ``whole``, the root of the square of the former and the mean square of
+    the latter over all members; not finite where any part of the gradient is not.
+    """
+
+    shared: Tensor
+    rows: Tensor | None
+    whole: float
 
 
 class Gradients:
@@ -32,18 +48,16 @@ class Gradients:
 
     def __init__(
         self,
-        posterior: Gaussian,
+        posterior: Posterior,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         world: World,
+        settings: StepSettings,
         *,
         passes: int,
-        reduction: GradientReduction,
-        compression: Compression,
     ) -> None:
         self._posterior, self._loss, self._optimizer = posterior, loss, optimizer
-        self._world, self._passes = world, passes
-        self._reduction, self._compression = reduction, compression
+        self._world, self._settings, self._passes = world, settings, passes
         self._refusal: ValueError | None = None
         self._reducer: Reducer = NoReducer()
         self.named: dict[str, nn.Parameter] = {}
@@ -65,19 +79,27 @@ class Gradients:
     def _prepare(self) -> None:
         before = {id(p) for p in self.named.values()}
         self.named = named_parameters(self._posterior, self._loss, self._optimizer)
+        per_sample = set(self._posterior.per_sample())
+        self._rows = [name for name in self.named if name in per_sample]
+        self._shared = [name for name in self.named if name not in per_sample]
         self._reducer.close()
         self._watch = TrainingWatch((self._posterior, self._loss), self._optimizer)
         self._reducer = self._world.reducer(
             self.named.items(),
             passes=self._passes,
-            reduction=self._reduction,
-            compression=self._compression,
+            reduction=self._settings.reduction,
+            compression=self._settings.compression,
+            per_sample=self._rows,
         )
         self.scale = self._reducer.scale
         self._names = sorted(self.named)
         self._trained: dict[str, object] = {k: shape_of(self.named[k]) for k in self._names}
         if before and self._world.grid.world_size > 1:  # at the start values are broadcast
-            new = [name for name in self._names if id(self.named[name]) not in before]
+            new = [
+                name
+                for name in self._names
+                if id(self.named[name]) not in before and name not in per_sample
+            ]
             self._trained |= {f"values of {k}": guards.fingerprint(self.named[k]) for k in new}
         self._digest = _parts(guards.digest(self._trained))
 
@@ -100,7 +122,8 @@ class Gradients:
         return [self.named[name].grad is None for name in self._names]
 
     def reduce(self, step: int, same: list[bool]) -> None:
-        """Collective: sum over the sample axis, average over the data axis.
+        """Collective: sum over the sample axis, average over the data axis; a row of what is
+        per-sample gets the gradient that its member would have alone.
 
         ``same``: which of ``digests`` are the same on every rank.
 
@@ -114,7 +137,7 @@ class Gradients:
         trained, absent = all(same[: len(self._digest)]), self._absent()
         if not trained:
             guards.agree(
-                self._world.world,
+                self._world.all_ranks,
                 self._facts(),
                 name=f"step {step}: trained parameters",
                 advice="freeze, thaw and add parameters on all ranks before the same step, new "
@@ -124,25 +147,54 @@ class Gradients:
             raise self._refusal
         if not all(same[len(self._digest) :]):
             used = torch.tensor(absent).logical_not().to(torch.uint8)
-            used = self._world.world.all_reduce(used, reduction="max", name="gradients")
+            used = self._world.all_ranks.all_reduce(used, reduction="max", name="gradients")
             absent = used.logical_not().tolist()
         self._reducer.wait({name for name, none in zip(self._names, absent, strict=True) if none})
         for p in self.named.values():
             if p.grad is not None and p.grad.layout != torch.strided:
                 p.grad = p.grad.to_dense()
+        # Alone, the share of a member in the objective would be K times what it is among K.
+        members = (self._posterior.members or 1) / self.scale
+        for grad in self._gradients_of(self._rows):
+            grad.mul_(members)
 
-    def norm(self) -> Tensor:
-        """Return the norm of the reduced gradient: also what shows that all of it is finite."""
-        gradients = [p.grad for p in self.named.values() if p.grad is not None]
-        # In float32 at least: of float16, the norm of finite gradients would be infinite.
-        half = [g for g in gradients if g.dtype in (torch.float16, torch.bfloat16)]
-        norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in half]
-        rest = [g for g in gradients if g.dtype not in (torch.float16, torch.bfloat16)]
-        return torch.nn.utils.get_total_norm([*norms, *rest])
+    def norms(self) -> Norms:
+        """Return the norms of the reduced gradient; collective over the sample axis where there are
+        per-sample parameters.
+        """
+        shared = _norm(self._gradients_of(self._shared))
+        gradients = self._gradients_of(self._rows)
+        if not gradients:
+            return Norms(shared, None, float(shared))
+        squares = torch.stack([g.flatten(1).double().square().sum(1) for g in gradients]).sum(0)
+        total = self._world.sample_axis.all_reduce(
+            squares.sum().cpu().reshape(1), reduction="sum", name="norms of members"
+        )
+        mean = float(total) / (self._posterior.members or 1)
+        return Norms(shared, squares.sqrt(), math.sqrt(float(shared) ** 2 + mean))
 
-    def clip(self, max_norm: float, norm: Tensor) -> None:
-        """Scale the gradient of this norm to one of ``max_norm`` where it is longer."""
-        torch.nn.utils.clip_grads_with_norm_(self.named.values(), max_norm, norm)
+    def clip(self, max_norm: float, norms: Norms) -> None:
+        """Scale what is longer than ``max_norm`` to it: the gradient of what is shared, and that of
+        each member.
+        """
+        shared = [self.named[name] for name in self._shared]
+        torch.nn.utils.clip_grads_with_norm_(shared, max_norm, norms.shared)
+        if norms.rows is not None:
+            factors = (max_norm / (norms.rows + 1e-6)).clamp(max=1.0)  # as torch does
+            for grad in self._gradients_of(self._rows):
+                grad.mul_(factors.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1)))
+
+    def _gradients_of(self, names: Iterable[str]) -> list[Tensor]:
+        gradients = (self.named[name].grad for name in names)
+        return [gradient for gradient in gradients if gradient is not None]
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    # In float32 at least: of float16, the norm of finite gradients would be infinite.
+    half = [g for g in gradients if g.dtype in (torch.float16, torch.bfloat16)]
+    norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in half]
+    rest = [g for g in gradients if g.dtype not in (torch.float16, torch.bfloat16)]
+    return torch.nn.utils.get_total_norm([*norms, *rest])
 
 
 def _parts(digest: int) -> list[int]:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.dropout import KeyedDropout
-from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.outputs import in_one_pass
+from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.bayes.purity import count_samples
 
 _REENTRANT = "CheckpointFunctionBackward"  # torch.utils.checkpoint, use_reentrant=True
 
@@ -47,7 +48,7 @@ class Pass:
 
     def __init__(
         self,
-        posterior: Gaussian,
+        posterior: Posterior,
         drawn: dict[str, Tensor],
         dropout: KeyedDropout | None,
         *,
@@ -85,7 +86,7 @@ class Pass:
     @contextlib.contextmanager
     def _again(self) -> Iterator[None]:
         """Put in place what parts of the network need that run again."""
-        samples = len(next(iter(self.weights.values())))
+        samples = count_samples(self.weights)
         single = {k: v.squeeze(0) for k, v in self.weights.items()} if samples == 1 else {}
         dropout = contextlib.nullcontext() if self.dropout is None else self.dropout.in_backward()
         with self._posterior.holding(single), dropout, in_one_pass(samples):

@@ -1,18 +1,18 @@
 """The tensors and settings of the parts of a step, by name: what ranks must agree on."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import Loss
 
 
 def named_parameters(
-    posterior: Gaussian, loss: Loss, optimizer: torch.optim.Optimizer
+    posterior: Posterior, loss: Loss, optimizer: torch.optim.Optimizer
 ) -> dict[str, nn.Parameter]:
     """Return what is trained by name, having checked that the optimizer holds each of that once,
     and nothing that belongs to neither posterior nor loss.
@@ -49,7 +49,7 @@ def named_parameters(
     return named
 
 
-def _all_parameters(posterior: Gaussian, loss: Loss) -> Iterable[tuple[str, nn.Parameter]]:
+def _all_parameters(posterior: Posterior, loss: Loss) -> Iterable[tuple[str, nn.Parameter]]:
     """Return every parameter once, under its first name."""
     of_loss = (("loss." + name, p) for name, p in loss.named_parameters())
     first: dict[int, tuple[str, nn.Parameter]] = {}
@@ -85,17 +85,26 @@ class TrainingWatch:
         )
 
 
-def all_tensors(posterior: Gaussian, loss: Loss) -> dict[str, Tensor]:
+def all_tensors(posterior: Posterior, loss: Loss) -> dict[str, Tensor]:
     """Return parameters and buffers by name."""
     return {**parameters_of(posterior, loss), **buffers_of(posterior, loss)}
 
 
-def parameters_of(posterior: Gaussian, loss: Loss) -> dict[str, Tensor]:
+def by_kind(
+    posterior: Posterior, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors that are shared, and those that are per-sample."""
+    per_sample = set(posterior.per_sample())
+    shared = {name: tensor for name, tensor in tensors.items() if name not in per_sample}
+    return shared, {name: tensor for name, tensor in tensors.items() if name in per_sample}
+
+
+def parameters_of(posterior: Posterior, loss: Loss) -> dict[str, Tensor]:
     """Return what is trained and what is frozen, by name."""
     return {name: p.detach() for name, p in _all_parameters(posterior, loss)}
 
 
-def buffers_of(posterior: Gaussian, loss: Loss) -> dict[str, Tensor]:
+def buffers_of(posterior: Posterior, loss: Loss) -> dict[str, Tensor]:
     """Return the buffers by name; of sparse ones, indices and values."""
     of_loss = (("loss." + name, b) for name, b in loss.named_buffers())
     named = chain(posterior.named_buffers(), of_loss)
@@ -118,7 +127,7 @@ def _dense(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def settings_of(
-    posterior: Gaussian, loss: Loss, named: dict[str, nn.Parameter]
+    posterior: Posterior, loss: Loss, named: dict[str, nn.Parameter]
 ) -> dict[str, object]:
     """Return what posterior and loss were set to, and the shapes of what is trained and of what is
     not.

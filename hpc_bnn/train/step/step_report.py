@@ -17,7 +17,8 @@ class Report:
     kl
         The complexity term, KL(q || p) at temperature 1.
     gradient_norm
-        Norm of the reduced gradient before clipping.
+        Norm of the reduced gradient before clipping; where members have gradients of their own, the
+        root of their mean square counts.
     step_time_s
         Duration on this rank.
     phases_s

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 import hpc_bnn as hb
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.predictive import log_mean_exp
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
@@ -161,7 +161,7 @@ def test_temperature_scales_the_variance_and_not_the_mean(temperature: float) ->
 def log_weights(posterior: hb.Gaussian, x: Tensor, count: int) -> Tensor:
     """Return log p(y | w) + log p(w) - log q(w) (count,) of drawn weights."""
     posterior.requires_grad_(False)
-    ((name, weights),) = posterior.draw(posterior.draws(0, range(count))).items()
+    ((name, weights),) = posterior.sample(posterior.key(0, range(count))).items()
     weights = weights.squeeze(1)  # (count, features)
     mu, (log_sigma,) = posterior.module.get_parameter(name), posterior.log_sigma.values()
     fit = Normal(weights @ x.T, math.sqrt(S2)).log_prob(Y).sum(1)
@@ -188,7 +188,7 @@ def test_bounds_are_ordered_and_tighten_with_the_number_of_samples() -> None:
     bounds = []
     for k in (1, 2, 4, 16, 64, 256):
         # K samples to a bound: (K, count / K); the bound of one sample is the ELBO
-        values = log_mean_exp(terms.reshape(-1, k).T, LocalAxis())
+        values = log_mean_exp(terms.reshape(-1, k).T, ALONE)
         bounds.append(values.mean().item())
         error = values.std() / math.sqrt(len(values))
         assert bounds[-1] < LOG_EVIDENCE + 5 * error

@@ -1,11 +1,14 @@
 """Small tensors taken together: which, and that nothing changes by it."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.draw import Draws, draw, draw_together
+from hpc_bnn.bayes.draw import draw_together
 from hpc_bnn.bayes.flat import SMALL, TOGETHER, flatten, groups, unflatten
+from hpc_bnn.bayes.noise import Key
 
 
 def cut(counts: list[int], kinds: list[object] | None = None) -> list[tuple[int, int]]:
@@ -56,10 +59,11 @@ def test_tensors_drawn_together_are_those_drawn_alone(
     shapes = [(3, 5), (7,), (2, 3, 4)]
     mus = [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
     log_sigmas = [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
-    draws = Draws(3, 8, (2, 3), antithetic=antithetic, keep=keep)
-    together = draw_together(mus, log_sigmas, draws, 11)
+    draw = partial(draw_together, key=Key(3, 8, (2, 3)), antithetic=antithetic, keep=keep)
+    together = draw(mus, log_sigmas, offset=11)
     offsets = [11, 11 + 15, 11 + 15 + 7]
-    alone = [draw(*leaf, draws, at) for *leaf, at in zip(mus, log_sigmas, offsets, strict=True)]
+    pairs = zip(mus, log_sigmas, offsets, strict=True)
+    alone = [draw([mu], [log_sigma], offset=at)[0] for mu, log_sigma, at in pairs]
     assert all(map(torch.equal, together, alone))
     leaves = [*mus, *log_sigmas]
 

@@ -141,7 +141,7 @@ def test_outputs_and_gradients_are_those_of_plain_autograd(name: str) -> None:
     posterior, x, _ = build(name)
     posterior.double()
     x, samples = x.double(), (0, 1, 5)
-    got = torch.cat([posterior(x, posterior.draws(4, (s,))) for s in samples])
+    got = torch.cat([posterior(x, posterior.key(4, (s,))) for s in samples])
     expected = torch.stack(
         [functional_call(posterior.module, weights_of(posterior, 4, s), (x,)) for s in samples]
     )
@@ -158,8 +158,8 @@ def test_outputs_and_gradients_are_those_of_plain_autograd(name: str) -> None:
 def test_one_pass_of_many_samples_equals_the_loop(name: str, keep: bool, antithetic: bool) -> None:
     posterior, x, _ = build(name, keep_noise=keep, antithetic=antithetic)
     samples = (2, 3, 4, 5)
-    together = posterior(x, posterior.draws(1, samples))
-    loop = [posterior(x, posterior.draws(1, (s,))) for s in samples]
+    together = posterior(x, posterior.key(1, samples))
+    loop = [posterior(x, posterior.key(1, (s,))) for s in samples]
     assert torch.allclose(together, torch.cat(loop), rtol=0, atol=1e-5)
     one_by_one = [gradients(posterior, out.pow(2).mean()) for out in loop]
     mean = {key: sum(g[key] for g in one_by_one) / len(samples) for key in one_by_one[0]}
@@ -169,7 +169,7 @@ def test_one_pass_of_many_samples_equals_the_loop(name: str, keep: bool, antithe
 def test_gradient_of_a_tied_weight_is_the_sum_over_its_uses() -> None:
     posterior, x, _ = build("tied")
     assert posterior.names == ("encode.weight",)
-    together = gradients(posterior, posterior(x, posterior.draws(0, (0,))).pow(2).sum())
+    together = gradients(posterior, posterior(x, posterior.key(0, (0,))).pow(2).sum())
     weight = weights_of(posterior, 0, 0)["encode.weight"]
     loss = (torch.tanh(x @ weight.T) @ weight.T).pow(2).sum()
     assert_same(together, gradients(posterior, loss), 1e-5)
@@ -181,17 +181,17 @@ def test_recurrent_weights_are_drawn_and_the_module_keeps_its_own() -> None:
     twin = Recurrent()
     twin.load_state_dict({n: w.detach() for n, w in weights_of(posterior, 0, 3).items()})
     before = posterior.module(x)
-    assert torch.allclose(posterior(x, posterior.draws(0, (3,)))[0], twin(x), atol=1e-6)
+    assert torch.allclose(posterior(x, posterior.key(0, (3,)))[0], twin(x), atol=1e-6)
     assert torch.equal(posterior.module(x), before)
 
 
 def test_views_give_every_sample_its_own_batch() -> None:
     posterior, x, _ = build("mlp")
     views = torch.stack([x, 2 * x, x - 1])
-    together = posterior(views, posterior.draws(0, (0, 1, 2)), views=True)
+    together = posterior(views, posterior.key(0, (0, 1, 2)), views=True)
     for s, view in enumerate(views):
-        alone = posterior(view.unsqueeze(0), posterior.draws(0, (s,)), views=True)
-        assert torch.equal(alone, posterior(view, posterior.draws(0, (s,))))
+        alone = posterior(view.unsqueeze(0), posterior.key(0, (s,)), views=True)
+        assert torch.equal(alone, posterior(view, posterior.key(0, (s,))))
         assert torch.allclose(together[s], alone[0], atol=1e-6)
 
 
@@ -200,22 +200,22 @@ def test_noise_of_a_tensor_starts_where_the_one_before_ended() -> None:
     for layer in network:
         nn.init.zeros_(layer.weight)
     posterior = Gaussian(network, initial_sigma=1.0, seed=2)
-    weights = posterior.draw(posterior.draws(7, (4,)))
+    weights = posterior.sample(posterior.key(7, (4,)))
     expected = noise.normals(Stream(2, Purpose.WEIGHTS, 7, 4), (18,))
     assert torch.allclose(torch.cat([w.flatten() for w in weights.values()]), expected, atol=1e-6)
 
 
 def test_double_precision_and_copies_after_construction_are_followed() -> None:
     posterior, x, _ = build("mlp")
-    single = posterior(x, posterior.draws(0, (0,)))
+    single = posterior(x, posterior.key(0, (0,)))
     twin = copy.deepcopy(posterior).double()
-    double = twin(x.double(), twin.draws(0, (0,)))
+    double = twin(x.double(), twin.key(0, (0,)))
     assert double.dtype == torch.float64
     assert torch.allclose(double.float(), single, atol=1e-5)
     with torch.no_grad():
         twin.module.get_parameter("0.weight").add_(1.0)
-    assert not torch.allclose(twin(x.double(), twin.draws(0, (0,))), double, atol=1e-2)
-    assert torch.equal(posterior(x, posterior.draws(0, (0,))), single)
+    assert not torch.allclose(twin(x.double(), twin.key(0, (0,))), double, atol=1e-2)
+    assert torch.equal(posterior(x, posterior.key(0, (0,))), single)
 
 
 def test_state_dict_round_trip() -> None:
@@ -229,7 +229,7 @@ def test_state_dict_round_trip() -> None:
     torch.manual_seed(99)
     other = Gaussian(Attention(), seed=11)
     other.load_state_dict(state)
-    draws = posterior.draws(3, (1, 2))
+    draws = posterior.key(3, (1, 2))
     assert torch.equal(other(x, draws), posterior(x, draws))
     # The network alone stays a network: its own state holds the means and nothing else.
     Attention().load_state_dict(posterior.module.state_dict())
@@ -252,9 +252,9 @@ def test_prediction_is_the_same_network_whenever_it_is_asked_for() -> None:
 def test_prediction_is_by_the_prediction_stream() -> None:
     posterior, x, _ = build("mlp")
     got = posterior.predict(x, samples=2, first=1)
-    expected = posterior(x, posterior.draws(0, (1, 2), Purpose.PREDICTION))
+    expected = posterior(x, posterior.key(0, (1, 2), Purpose.PREDICTION))
     assert torch.allclose(got, expected, atol=1e-6)
-    training = posterior(x, posterior.draws(0, (1, 2)))
+    training = posterior(x, posterior.key(0, (1, 2)))
     assert not torch.allclose(got, training, atol=1e-2)
 
 

@@ -49,8 +49,8 @@ def test_a_shared_weight_is_drawn_once_a_sample(
 @pytest.mark.parametrize("make", [one_layer_twice, Tied])
 def test_its_gradient_is_that_of_both_places(make: type[nn.Module]) -> None:
     posterior = Gaussian(make(), initial_sigma=0.1)
-    draws = posterior.draws(0, (0,))
-    (weight,) = posterior.draw(draws).values()
+    draws = posterior.key(0, (0,))
+    (weight,) = posterior.sample(draws).values()
     torch.autograd.backward(posterior(torch.full((1, 1), 3.0), draws).sum())
     mu = posterior.module.get_parameter(posterior.names[0])
     assert mu.grad is not None

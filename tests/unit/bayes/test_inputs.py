@@ -44,7 +44,7 @@ def test_structured_inputs_give_the_members_of_their_tensors(
     first, second, x = STRUCTURES[kind]
     torch.manual_seed(2)
     posterior = Gaussian(Two(first, second), initial_sigma=0.3)
-    weights = posterior.draw(posterior.draws(0, range(3)))
+    weights = posterior.sample(posterior.key(0, range(3)))
     outputs = posterior.apply_weights(x, weights)
     for sample in range(3):
         expected = X @ weights["a.weight"][sample].T + weights["a.bias"][sample]

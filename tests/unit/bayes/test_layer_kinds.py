@@ -130,9 +130,9 @@ def test_all_weights_are_random_and_used_as_drawn(kind: str) -> None:
     expected = {name for name, _ in module.named_parameters() if "norm" not in name}
     posterior = hb.Gaussian(module, initial_sigma=0.5, seed=1)
     assert set(posterior.names) == expected
-    draws = posterior.draws(0, (0, 1))
-    weights = posterior.draw(draws)
-    one_by_one = torch.cat([posterior(x, posterior.draws(0, (s,))) for s in (0, 1)])
+    draws = posterior.key(0, (0, 1))
+    weights = posterior.sample(draws)
+    one_by_one = torch.cat([posterior(x, posterior.key(0, (s,))) for s in (0, 1)])
     for s in (0, 1):
         copied = network(kind)
         with torch.no_grad():
@@ -289,4 +289,4 @@ def test_a_copy_draws_the_same() -> None:
     posterior = hb.Gaussian(network("weight_norm"), seed=2)
     x = random_input("weight_norm")
     other = copy.deepcopy(posterior)
-    assert torch.equal(posterior(x, posterior.draws(0, (0,))), other(x, other.draws(0, (0,))))
+    assert torch.equal(posterior(x, posterior.key(0, (0,))), other(x, other.key(0, (0,))))

@@ -23,7 +23,7 @@ sys.meta_path.insert(0, Blocker())
 
 import torch
 from hpc_bnn.bayes import noise
-from hpc_bnn.bayes.draw import Draws, draw
+from hpc_bnn.bayes.draw import draw_together
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -32,7 +32,7 @@ with warnings.catch_warnings(record=True) as caught:
     normals = noise.normals(stream, (9,), offset=2).tolist()
     mu = torch.zeros(5, requires_grad=True)
     log_sigma = torch.zeros(5, requires_grad=True)
-    weights = draw(mu, log_sigma, Draws(17, 3, (1, 2)), 2)
+    (weights,) = draw_together([mu], [log_sigma], noise.Key(17, 3, (1, 2)), 2)
     weights.sum().backward()
 print(json.dumps({
     "backend": noise.backend(torch.device("cpu")).__name__,

@@ -45,7 +45,7 @@ def close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
 def test_kernel_equals_reference(level: int, sign: float) -> None:
     stream = Stream(2**47 + 999, Purpose.WEIGHTS, step=2**31 + 5, sample=2**32 - 2)
     for offset, count in itertools.product(OFFSETS, COUNTS):
-        got = kernel(noise_cpu.NORMALS, stream, offset, count, sign=sign, level=level)
+        got = kernel(noise.NORMALS, stream, offset, count, sign=sign, level=level)
         assert close(got, reference(stream, offset, count, sign), 1e-6), (offset, count)
 
 
@@ -61,7 +61,7 @@ FIRST_4096 = "543c271777032ac1369f036ffc378879d4a953ceb6738c133d7919e717d839cf"
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_bits_of_the_kernel_never_change(level: int) -> None:
-    values = kernel(noise_cpu.NORMALS, Stream(0, Purpose.WEIGHTS), 0, 4096, level=level)
+    values = kernel(noise.NORMALS, Stream(0, Purpose.WEIGHTS), 0, 4096, level=level)
     assert hashlib.sha256(values.numpy().astype("<f4").tobytes()).hexdigest() == FIRST_4096
 
 
@@ -76,12 +76,10 @@ def test_results_are_bit_identical_for_every_level_and_number_of_threads(offset:
         how = {"level": level, "threads": threads, "sign": -1.0}
         keep = torch.empty(count)
         drawn = kernel(
-            *(noise_cpu.DRAW, stream, offset, count), mu=mu, log_sigma=log_sigma, keep=keep, **how
+            *(noise.DRAW, stream, offset, count), mu=mu, log_sigma=log_sigma, keep=keep, **how
         )
-        pulled = kernel(
-            noise_cpu.PULL, stream, offset, count, grad=grad, log_sigma=log_sigma, **how
-        )
-        return [kernel(noise_cpu.NORMALS, stream, offset, count, **how), drawn, keep, pulled]
+        pulled = kernel(noise.PULL, stream, offset, count, grad=grad, log_sigma=log_sigma, **how)
+        return [kernel(noise.NORMALS, stream, offset, count, **how), drawn, keep, pulled]
 
     expected = everything(0, 1)
     for level, threads in itertools.product(LEVELS, (1, 2, 3, 4)):
@@ -101,21 +99,24 @@ def test_draw_and_pull_equal_reference(level: int, sign: float) -> None:
         log_sigma = noise.uniforms(Stream(6, Purpose.ORDER), (count,)) * 90 - 80  # up to e^10
         sigma = log_sigma.exp()
         kept, kept_expected, expected = (torch.empty(count) for _ in range(3))
-        noise_reference.draw(expected, mu, log_sigma, stream, offset, sign, kept_expected)
-        inputs = {"sign": sign, "level": level, "log_sigma": log_sigma}
-        got = kernel(noise_cpu.DRAW, stream, offset, count, mu=mu, keep=kept, **inputs)
+        terms = {"sign": sign, "log_sigma": log_sigma}
+        noise_reference.fill(
+            *(noise.DRAW, expected, stream, offset), mu=mu, keep=kept_expected, **terms
+        )
+        inputs = {"level": level, **terms}
+        got = kernel(noise.DRAW, stream, offset, count, mu=mu, keep=kept, **inputs)
         assert torch.all((got - expected).abs() <= 1e-6 * (mu.abs() + sigma))
         assert torch.all((kept - kept_expected).abs() <= 1e-6 * sigma)
-        noise_reference.pull(expected, grad, log_sigma, stream, offset, sign)
-        got = kernel(noise_cpu.PULL, stream, offset, count, grad=grad, **inputs)
+        noise_reference.fill(noise.PULL, expected, stream, offset, grad=grad, **terms)
+        got = kernel(noise.PULL, stream, offset, count, grad=grad, **inputs)
         assert torch.all((got - expected).abs() <= 1e-6 * grad.abs() * sigma)
 
 
 def test_draw_without_keep_is_the_draw_with_keep() -> None:
     stream, count = Stream(5, Purpose.WEIGHTS), 700
     mu, log_sigma, keep = torch.ones(count), torch.full((count,), -1.0), torch.empty(count)
-    kept = kernel(noise_cpu.DRAW, stream, 1, count, mu=mu, log_sigma=log_sigma, keep=keep)
-    bare = kernel(noise_cpu.DRAW, stream, 1, count, mu=mu, log_sigma=log_sigma)
+    kept = kernel(noise.DRAW, stream, 1, count, mu=mu, log_sigma=log_sigma, keep=keep)
+    bare = kernel(noise.DRAW, stream, 1, count, mu=mu, log_sigma=log_sigma)
     assert torch.equal(kept, bare)
     assert torch.equal(mu + keep, kept)
 
@@ -124,10 +125,10 @@ def test_sigma_of_zero_draws_the_mean_and_nan_stays_visible() -> None:
     stream, mu = Stream(5, Purpose.WEIGHTS), torch.linspace(-1, 1, 300)
     for value in (-200.0, -math.inf):
         log_sigma = torch.full((300,), value)
-        drawn = kernel(noise_cpu.DRAW, stream, 0, 300, mu=mu, log_sigma=log_sigma)
+        drawn = kernel(noise.DRAW, stream, 0, 300, mu=mu, log_sigma=log_sigma)
         assert torch.allclose(drawn, mu, rtol=0, atol=1e-36)
     log_sigma[17] = math.nan
-    drawn = kernel(noise_cpu.DRAW, stream, 0, 300, mu=mu, log_sigma=log_sigma)
+    drawn = kernel(noise.DRAW, stream, 0, 300, mu=mu, log_sigma=log_sigma)
     assert drawn.isnan().nonzero().tolist() == [[17]]
 
 
@@ -183,7 +184,7 @@ def test_extreme_words_give_the_normals_of_the_definition(level: int) -> None:
         radius, angle = math.sqrt(-2 * math.log(u)), 2 * math.pi * y / 2**32
         expected = torch.tensor([radius * math.cos(angle), radius * math.sin(angle)])
         for got in (
-            kernel(noise_cpu.NORMALS, stream, offset, 2, level=level),
+            kernel(noise.NORMALS, stream, offset, 2, level=level),
             reference(stream, offset, 2),
         ):
             assert torch.isfinite(got).all()

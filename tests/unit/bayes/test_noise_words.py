@@ -39,7 +39,7 @@ def signed(bits: int) -> int:
 
 def kernel_words(stream: Stream, offset: int, count: int, *, level: int, threads: int) -> Tensor:
     out = torch.full((count,), -1, dtype=torch.int32)
-    noise_cpu.fill(noise_cpu.WORDS, out, stream, offset, level=level, threads=threads)
+    noise_cpu.fill(noise.WORDS, out, stream, offset, level=level, threads=threads)
     return out
 
 
@@ -57,7 +57,7 @@ def test_kernel_gives_the_known_answers(
     out = torch.empty(4, dtype=torch.int32)
     block, both = counter[0] | counter[1] << 32, key[0] | key[1] << 32
     _noise.fill(
-        *(noise_cpu.WORDS, out.data_ptr(), 0, 0, 0, 0, 4, both, counter[2], counter[3]),
+        *(noise.WORDS, out.data_ptr(), 0, 0, 0, 0, 4, both, counter[2], counter[3]),
         *(block, 0, 1.0, 1, level),
     )
     assert tuple((out.long() & ALL).tolist()) == answer

@@ -25,7 +25,7 @@ def test_a_network_in_half_precision_has_scales_in_float32(
         Gaussian(module, initial_sigma=0.3, keep_noise=keep_noise) for module in (rounded, exact)
     ]
     assert {p.dtype for p in posteriors[0].log_sigma.values()} == {torch.float32}
-    drawn = [p.draw(p.draws(3, (0, 1))) for p in posteriors]
+    drawn = [p.sample(p.key(3, (0, 1))) for p in posteriors]
     for name, weight in drawn[1].items():
         assert drawn[0][name].dtype == dtype
         assert torch.equal(drawn[0][name], weight.to(dtype)), "drawn in float32, rounded once"
@@ -35,7 +35,7 @@ def test_a_network_in_half_precision_has_scales_in_float32(
         assert a.grad is not None and b.grad is not None and a.grad.dtype == a.dtype
         eps = torch.finfo(dtype).eps
         assert torch.allclose(a.grad.float(), b.grad, rtol=4 * eps, atol=4 * eps)
-    kls = [p.kl() for p in posteriors]
+    kls = [p.complexity() for p in posteriors]
     assert float(kls[0].detach()) == pytest.approx(float(kls[1].detach()), rel=1e-6)
 
 
@@ -56,10 +56,10 @@ def test_means_in_float64_beside_scales_in_float32_keep_their_digits() -> None:
     weight = posterior.module.get_parameter("0.weight")
     with torch.no_grad():
         weight += 1e-9
-    drawn = posterior.draw(posterior.draws(0, (0,)))["0.weight"][0]
+    drawn = posterior.sample(posterior.key(0, (0,)))["0.weight"][0]
     assert drawn.dtype == torch.float64
     assert 0 < float((drawn - weight).detach().abs().max()) < 1e-8
-    torch.autograd.backward(drawn.sum() + posterior.kl())
+    torch.autograd.backward(drawn.sum() + posterior.complexity())
     assert weight.grad is not None and weight.grad.dtype == torch.float64
 
 
@@ -80,7 +80,7 @@ def test_complex_weights_are_refused_by_name_and_may_stay_deterministic() -> Non
     with pytest.raises(ValueError, match=r"modes.*complex64"):
         Gaussian(Spectral(), random=["*"])
     posterior = Gaussian(Spectral(), random=["head.*"])
-    draws = posterior.draws(0, (0,))
+    draws = posterior.key(0, (0,))
     assert posterior.check(draws, torch.randn(4, 3), gradients=True) == []
 
 

@@ -40,7 +40,7 @@ def check(network: nn.Module, x: Inputs | None = None, *, samples: int = 1) -> l
     names = [name for name, _ in network.named_parameters() if name != "scale"]
     posterior = Gaussian(network, initial_sigma=0.3, random=names)
     x = torch.randn(B, 4) if x is None else x
-    return posterior.check(posterior.draws(0, range(samples)), x, gradients=True)
+    return posterior.check(posterior.key(0, range(samples)), x, gradients=True)
 
 
 def running_mean(own: Own, h: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from tiny_run import hpc_bnn
 
-from hpc_bnn.parallel.channel import SOLO
+from hpc_bnn.group import ALONE
 from hpc_bnn.study import doctor, machine, software
 from hpc_bnn.study.doctor import diagnose
-from hpc_bnn.study.finding import Finding
+from hpc_bnn.study.machine import Place
+from hpc_bnn.study.software import Finding
 
 LISTED = ("hpc_bnn", "torch", "noise kernel (cpu)", "MPI", "Horovod", "ranks", "run folder")
 
@@ -67,27 +68,32 @@ def test_a_bad_finding_is_shown_with_its_remedy_and_status_one(
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_launcher(monkeypatch, tmp_path)
     monkeypatch.setattr(software, "KNOWN_WORDS", [1, 2, 3, 4])
-    (bad,) = [finding for finding in diagnose(SOLO, tmp_path) if not finding.good]
+    (bad,) = [finding for finding in diagnose(ALONE, tmp_path) if not finding.good]
     assert bad.what == "noise kernel (cpu)"
     assert "wrong words" in bad.value
     assert "rebuild" in bad.remedy
 
 
+def place(host: str, cores: set[int], threads: int, node_cores: int) -> Place:
+    return Place(host, frozenset(cores), frozenset(), threads, node_cores)
+
+
 def test_ranks_on_too_few_cores_are_found() -> None:
-    nodes = {"n1": [0, 1], "n2": [2, 3]}
-    good, bad = machine._cores(nodes, [([0, 1], 1, 8), ([2, 3], 1, 8), ([0], 1, 8), ([0], 1, 8)])
+    places = [place("n1", {0, 1}, 1, 8), place("n1", {2, 3}, 1, 8), *[place("n2", {0}, 1, 8)] * 2]
+    good, bad = machine.core_findings(places)
     assert good.good and "0: 0-1; 1: 2-3 of 8" in good.value
     assert not bad.good and "2 ranks share 1 core(s)" in bad.remedy
-    (all_there_are,) = machine._cores({"n1": [0, 1, 2]}, [([0, 1], 1, 2)] * 3)
-    assert all_there_are.good
-    (few,) = machine._cores({"n1": [0, 1]}, [([0], 8, 64), ([0, 1, 2, 3], 8, 64)])
-    assert not few.good
+    (whole_node,) = machine.core_findings([place("n1", {0, 1}, 1, 2)] * 3)
+    assert whole_node.good
+    few = [place("n1", {0}, 8, 64), place("n1", {0, 1, 2, 3}, 8, 64)]
+    assert not machine.core_findings(few)[0].good
 
 
 def test_a_node_with_more_ranks_than_devices_is_found() -> None:
-    (bad,) = machine._devices({"n1": [0, 1]}, [["a"], ["a"]])
+    one, both = (Place("n1", frozenset(), frozenset(gpus), 1, 8) for gpus in ("a", "ab"))
+    (bad,) = machine.gpu_findings([one, one])
     assert not bad.good and "1 different" in bad.value
-    (good,) = machine._devices({"n1": [0, 1]}, [["a", "b"], ["a", "b"]])
+    (good,) = machine.gpu_findings([both, both])
     assert good.good
 
 
@@ -96,9 +102,9 @@ def test_two_copies_of_a_library_are_found(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(software, "MAPS", maps)
     line = "7f00-7f01 r-xp 00000000 08:01 1 {}\n"
     maps.write_text(line.format("/a/libmpi.so.40") * 3)
-    assert software._loaded_once("MPI", r"libmpi\.so").good
+    assert software.loaded_once("MPI", r"libmpi\.so").good
     maps.write_text(line.format("/a/libmpi.so.40") + line.format("/b/libmpi.so.12"))
-    found = software._loaded_once("MPI", r"libmpi\.so")
+    found = software.loaded_once("MPI", r"libmpi\.so")
     assert not found.good and found.value == "/a/libmpi.so.40, /b/libmpi.so.12"
 
 
@@ -121,13 +127,13 @@ def test_an_environment_whose_path_holds_a_space(
     library = beside.parent / "lib" / "libmpi.so.40"
     maps.write_text(line.format(" " * 20, library) + line.format(" ", f"{library} (deleted)"))
     monkeypatch.setattr(software, "MAPS", maps)
-    assert software._loaded_once("MPI", r"libmpi\.so").value == str(library)
+    assert software.loaded_once("MPI", r"libmpi\.so").value == str(library)
 
 
 def test_a_folder_that_cannot_hold_runs_is_found(tmp_path: Path) -> None:
-    (absent,) = machine._folder(tmp_path / "nowhere")
+    (absent,) = machine.folder_findings(tmp_path / "nowhere")
     assert not absent.good and "no such folder" in absent.value
-    assert machine._folder(tmp_path)[1].value == "writable, with locks"
+    assert machine.folder_findings(tmp_path)[1].value == "writable, with locks"
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,10 @@ def test_an_estimate_of_samples_that_fit_one_of_the_grids(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mlp_series.yaml", "--points", "8x16"], "--points: for data.name = era5"),
+        (
+            ["mlp_series.yaml", "--points", "8x16"],
+            "--points: data.name = 'synthetic_series' has no",
+        ),
         ([*WEATHER, "--points", "16x32", "--ranks", "3"], "posterior.samples = 16: must be a"),
         ([*WEATHER, "data.variables=[tp]", "--points", "16x32"], "'tp' is a sum"),
     ],

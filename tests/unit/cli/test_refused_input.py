@@ -9,8 +9,8 @@ from tiny_run import SERIES, checkpoints, hpc_bnn, metrics, written
 
 import hpc_bnn as hb
 from hpc_bnn.config import CONFIGS
+from hpc_bnn.lock import hold
 from hpc_bnn.train.run.checkpoint import load
-from hpc_bnn.train.run.lock import hold
 
 
 @pytest.fixture

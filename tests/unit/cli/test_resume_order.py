@@ -12,6 +12,7 @@ from tiny_run import SERIES, Stopped, hpc_bnn, stopping_at, written
 
 from hpc_bnn.data import Batches
 from hpc_bnn.data.sharding import steps_per_epoch
+from hpc_bnn.group import ALONE
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.run.checkpoint import load
 
@@ -132,7 +133,7 @@ class Somewhere:
     """A place on a grid."""
 
     def __init__(self, sample_ranks: int, data_ranks: int, rank: int) -> None:
-        self.grid = Grid(sample_ranks, data_ranks, rank)
+        self.grid, self.all_ranks = Grid(sample_ranks, data_ranks, rank), ALONE
 
 
 def test_data_ranks_share_the_order_of_one_rank() -> None:

@@ -14,12 +14,12 @@ from tiny_run import SERIES, assert_equal_runs, checkpoints, hpc_bnn, metrics, r
 
 from hpc_bnn.cli import program as cli
 from hpc_bnn.config import Settings
+from hpc_bnn.lock import hold
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run import stop
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.lock import hold
-from hpc_bnn.train.run.log import Progress
+from hpc_bnn.train.run.log import StepProgress
 from hpc_bnn.train.run.loop import train
 from hpc_bnn.train.run.stop import Stop, Unfinished
 
@@ -93,14 +93,14 @@ def test_a_run_that_loses_its_folder(
     looks: bool,
 ) -> None:
     folder = tmp_path / "run"
-    tell = Progress.tell
+    tell = StepProgress.tell
 
-    def taking(self: Progress, done: int, loss: float) -> None:
+    def taking(self: StepProgress, done: int, loss: float) -> None:
         tell(self, done, loss)
         if done == 3:
             take_away(what, folder)
 
-    monkeypatch.setattr(Progress, "tell", taking)
+    monkeypatch.setattr(StepProgress, "tell", taking)
     monkeypatch.setattr(stop, "LOOK_S", 0.0 if looks else 1e9)
     config = written(tmp_path / "tiny.yaml", SERIES)
     assert hpc_bnn("train", config, "--run", folder) == 2

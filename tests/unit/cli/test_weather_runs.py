@@ -193,7 +193,7 @@ def test_only_fields_can_be_forecast(tmp_path: Path, told: Any) -> None:
     config = written(tmp_path / "series.yaml", SERIES)
     assert hpc_bnn("train", config, "train.steps=1", "--run", tmp_path / "run") == 0
     message = told("forecast", tmp_path / "run", *START, *ONE, "-o", tmp_path / "out.nc")
-    assert "forecasts are rolled out on data sets of fields (era5) only" in message
+    assert "forecasts are rolled out on data sets of fields only" in message
     assert not list(tmp_path.glob("out*"))
 
 

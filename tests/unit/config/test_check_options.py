@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor, nn
 
 from hpc_bnn.config import CONFIGS, SettingsError, check_options, choose, load_settings
-from hpc_bnn.train.run.build import check_choices
+from hpc_bnn.train.run.build import check_choices, resolved
 
 
 def chosen(
@@ -117,6 +117,16 @@ def wrong_choices(*overrides: str) -> list[str]:
         ("data.transform={pixels: 1}", "data.transform.name = '': expected one of "),
         ("data.transform={name: shift}", "data.transform.pixels: missing"),
         ("data.transform={name: shift, pixels: far}", "data.transform.pixels = 'far'"),
+        ("posterior.name=gausian", "posterior.name = 'gausian': expected one of gaussian; did you"),
+        ("posterior.method=gausian", "posterior.name = 'gausian': expected one of "),
+        ("posterior.sampels=4", "posterior.sampels: unknown key; did you mean samples?"),
+        ("posterior.seed=4", "posterior.seed: unknown key"),
+        ("posterior.temperature=0", "posterior.temperature = 0: input should be greater than 0"),
+        ("posterior.initial_sigma=.inf", "posterior.initial_sigma = inf: input should be less"),
+        ("posterior.antithetic=1", "posterior.antithetic = 1: input should be a valid boolean"),
+        ("posterior.random=[1, 2]", "posterior.random = [1, 2]: "),
+        ("posterior.random=everything", "posterior.random = 'everything': "),
+        ("posterior.prior_sigma=fan-in", "posterior.prior_sigma = 'fan-in': input should be 'fan_"),
         ("model.hiden=[1]", "model.hiden: unknown key; did you mean hidden?"),
         ("model.hidden=wide", "model.hidden = 'wide'"),
         ("model.input_shape=[3]", "model.input_shape: unknown key"),
@@ -129,6 +139,19 @@ def wrong_choices(*overrides: str) -> list[str]:
 def test_names_and_options_of_a_run(override: str, told: str) -> None:
     (problem,) = wrong_choices(override)
     assert problem.startswith(told)
+
+
+def test_posterior_options_are_read_and_resolved() -> None:
+    """Those of version 0.1 were written out in full."""
+    old = ["method=gaussian", "random=layers", "prior_sigma=fan_in", "initial_sigma=0.02"]
+    overrides = [f"posterior.{key}" for key in (*old, "antithetic=false", "temperature=1.0")]
+    written = load_settings(CONFIGS / "mlp_series.yaml", [*overrides, "posterior.keep_noise=false"])
+    check_choices(written, "my.yaml")
+    bare = load_settings(CONFIGS / "mlp_series.yaml")
+    assert bare.posterior.options == {"prior_sigma": "fan_in", "initial_sigma": 0.02}
+    assert resolved(bare).posterior == resolved(written).posterior
+    assert resolved(bare).posterior.options["temperature"] == 1.0
+    assert set(resolved(bare).posterior.options) == set(written.posterior.options)
 
 
 def test_problems_of_all_sections_come_together() -> None:

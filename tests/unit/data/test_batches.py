@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import hpc_bnn as hb
 from hpc_bnn.data import Batches, InMemory
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid
 
 
@@ -18,6 +19,7 @@ class Place:
     """What ``Batches`` asks of a world."""
 
     grid: Grid
+    all_ranks: Group = ALONE
 
 
 def examples(count: int) -> InMemory:
@@ -181,56 +183,3 @@ def test_rollouts_change_with_the_epoch_and_nothing_else() -> None:
         x, y = rolled.at(step)
         assert torch.equal(x, one.at(step)[0])
         assert y.tolist() == [1 + step // 2] * 2
-
-
-@dataclass(frozen=True)
-class Halves:
-    """Examples that note what they were asked for."""
-
-    asked: list[list[int]]
-    width: int = 2
-
-    def __len__(self) -> int:
-        return 12
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        self.asked.append(indices.tolist())
-        return indices[:, None].expand(-1, self.width) / 2, indices
-
-
-class IntoHalves(Halves):
-    """The same, read into given memory."""
-
-    def batch_into(self, indices: Tensor, x: Tensor, y: Tensor) -> None:
-        read_x, read_y = self.batch(indices)
-        x[...], y[...] = read_x, read_y
-
-
-@pytest.mark.parametrize("kind", [Halves, IntoHalves])
-def test_parts_make_the_batch(kind: type[Halves]) -> None:
-    """Parts of different sizes, an empty one among them, read nothing but their own examples."""
-    asked: list[list[int]] = []
-    own = Batches(kind(asked), batch_size=6, world=Place(Grid(1, 2, 1)), seed=3)
-    layout = own.layout(4)
-    assert layout.examples == 3 and layout.shapes == ((2,), ())
-    assert asked.pop() == own.indices(4)[:1].tolist()
-    x, y = layout.empty(3)
-    for part in (range(2), range(2, 2), range(2, 3)):
-        own.read_into(4, part, x[part.start : part.stop], y[part.start : part.stop])
-    whole = own.indices(4).tolist()
-    assert asked == [whole[:2], whole[2:]]
-    expected = own.at(4)
-    assert torch.equal(x, expected[0]) and torch.equal(y, expected[1])
-
-
-@pytest.mark.parametrize(
-    ("width", "dtype", "named"),
-    [(3, torch.float32, r"x of examples .* \(1, 3\)"), (2, torch.float64, "x .*float64")],
-)
-def test_a_part_of_another_shape_or_type_is_refused(
-    width: int, dtype: torch.dtype, named: str
-) -> None:
-    """Copying would broadcast or round it without a word."""
-    own = Batches(Halves([], width), batch_size=6, world=Place(Grid(1, 1, 0)))
-    with pytest.raises(ValueError, match=f"step 0: {named}.*data.share = each"):
-        own.read_into(0, range(1), torch.empty(1, 2, dtype=dtype), torch.empty(1).long())

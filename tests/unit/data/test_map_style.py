@@ -2,7 +2,6 @@
 
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,19 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from hpc_bnn.data import Batches
 from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.world import World
 
-
-@dataclass(frozen=True)
-class Place:
-    """What ``Batches`` asks of a world."""
-
-    grid: Grid
-
-
+WORLD = World(Grid(1, 1, 0), torch.device("cpu"))
 Pair = namedtuple("Pair", ["image", "label"])
 X = torch.arange(48.0).reshape(8, 6)
 
 
 def first(data: Any, batch_size: int = 4) -> tuple[Any, Tensor]:
-    batches = Batches(data, batch_size=batch_size, world=Place(Grid(1, 1, 0)), seed=1)
+    batches = Batches(data, batch_size=batch_size, world=WORLD, seed=1)
     return next(iter(batches))
 
 
-ORDER = Batches(TensorDataset(X, X), batch_size=4, world=Place(Grid(1, 1, 0)), seed=1).indices(0)
+ORDER = Batches(TensorDataset(X, X), batch_size=4, world=WORLD, seed=1).indices(0)
 
 PAIRS: dict[str, Callable[[int], Any]] = {
     "tuple": lambda i: (X[i], i),

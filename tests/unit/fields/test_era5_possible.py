@@ -12,12 +12,12 @@ import torch
 from era5_files import START, field, hours, write_legacy, write_new
 
 from hpc_bnn.cli.data_commands import DATA
-from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.fields import check as module
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.check import sample_problems
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.names import VARIABLES, possible_range
+from hpc_bnn.group import ALONE
 
 BAD = 7  # the state that holds it
 WHEN = "2017-01-02T18:00"

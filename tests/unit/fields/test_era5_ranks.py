@@ -4,10 +4,8 @@ Ranks are threads of one process here, so the files are netCDF-3: HDF5 2.2.0 cra
 with texts in it (expver) is open twice, the first of both is closed, and it is opened once more.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +13,17 @@ import torch
 from era5_files import HOUR, START, hours, write_legacy
 from numpy.typing import NDArray
 from packs import packed
-from thread_channel import on_world, outcomes
+from thread_group import on_ranks, outcomes
 
 from hpc_bnn.data import Source
-from hpc_bnn.data.ranks import ALONE, Ranks
+from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import read
 from hpc_bnn.fields.statistics import BLOCK, Statistics, statistics
-from hpc_bnn.parallel.comms import RankError
-from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.group import ALONE, Group, RankError
 
-T = TypeVar("T")
 TIMES = 3 * BLOCK + 20  # four blocks, the last of them shorter
 SECOND = 2 * BLOCK + 5  # first time of the second file, within a block
 
@@ -40,11 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def on_ranks(size: int, work: Callable[[Ranks], T]) -> list[T]:
-    return on_world(size, lambda channel: work(ChannelRanks(channel)))
-
-
-def whole(made: Pack, ranks: Ranks) -> Statistics:
+def whole(made: Pack, ranks: Group) -> Statistics:
     return statistics(made, start="2017-01-01", end="2017-12-31", step_hours=12, ranks=ranks)
 
 
@@ -81,7 +74,7 @@ def test_statistics_are_the_same_bit_for_bit(
     assert (alone.count == states[:, 0].size).all()
 
 
-def source(path: Path, ranks: Ranks) -> Source:
+def source(path: Path, ranks: Group) -> Source:
     return era5(
         path,
         variables=["t2m", "msl"],
@@ -110,21 +103,17 @@ def test_every_rank_gets_the_same_source(folder: Path, size: int) -> None:
         assert torch.equal(y, want_y)
 
 
-def test_headers_are_read_by_one_rank(folder: Path) -> None:
-    calls: list[int] = []
-    lock = Lock()
+def test_headers_are_read_by_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_legacy(tmp_path / "a.nc", hours(TIMES), ["t2m", "msl"])
+    reads: list[Path] = []
 
-    class Told(ChannelRanks):
-        def on_first(self, action: Callable[[], T], *, name: str) -> T:
-            def told() -> T:
-                with lock:
-                    calls.append(self.rank)
-                return action()
+    def counted(path: Path, **options: Any) -> Catalogue:
+        reads.append(path)
+        return catalogue(path, **options)
 
-            return super().on_first(told, name=name)
-
-    on_world(3, lambda channel: source(folder, Told(channel)))
-    assert set(calls) == {0}
+    monkeypatch.setattr("hpc_bnn.fields.pack.automatic.catalogue", counted)
+    on_ranks(3, lambda ranks: source(tmp_path, ranks))
+    assert reads == [tmp_path]
 
 
 def test_a_file_that_is_gone_ends_every_rank(tmp_path: Path) -> None:
@@ -133,10 +122,10 @@ def test_a_file_that_is_gone_ends_every_rank(tmp_path: Path) -> None:
     made = packed(tmp_path / "a.nc")
     made.path(-1).unlink()
 
-    def work(ranks: Ranks) -> Statistics:
+    def work(ranks: Group) -> Statistics:
         return statistics(made, start="2016-01-01", end="2017-12-31", step_hours=6, ranks=ranks)
 
-    ended = outcomes(4, lambda channel: work(ChannelRanks(channel)))
+    ended = outcomes(4, work)
     assert all(isinstance(error, Exception) for error in ended)
     assert type(ended[0]) is RankError
     assert [isinstance(error, RankError) for error in ended[2:]] == [False, False]
@@ -145,7 +134,7 @@ def test_a_file_that_is_gone_ends_every_rank(tmp_path: Path) -> None:
 
 
 def test_files_that_only_the_first_rank_cannot_use_end_every_rank(tmp_path: Path) -> None:
-    ended = outcomes(3, lambda channel: source(tmp_path / "none", ChannelRanks(channel)))
+    ended = outcomes(3, lambda all_ranks: source(tmp_path / "none", all_ranks))
     assert isinstance(ended[0], FileNotFoundError)
     assert [type(error) for error in ended[1:]] == [RankError, RankError]
     assert all(str(tmp_path / "none") in str(error) for error in ended)
@@ -154,8 +143,8 @@ def test_files_that_only_the_first_rank_cannot_use_end_every_rank(tmp_path: Path
 def test_a_range_without_times_is_an_error_on_every_rank(pack: Pack) -> None:
     ended = outcomes(
         3,
-        lambda channel: statistics(
-            pack, start="2018-01-01", end="2018-02-01", step_hours=6, ranks=ChannelRanks(channel)
+        lambda ranks: statistics(
+            pack, start="2018-01-01", end="2018-02-01", step_hours=6, ranks=ranks
         ),
     )
     for error in ended:

@@ -14,7 +14,6 @@ from packs import fingerprint_of, packed
 
 from hpc_bnn.config import check_options
 from hpc_bnn.data import Source, data_set
-from hpc_bnn.data.source import DirectExamples
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.calendar_fields import calendar
 from hpc_bnn.fields.era5 import era5, source_of
@@ -93,19 +92,6 @@ def test_a_batch_reads_each_time_once(folder: Path, monkeypatch: pytest.MonkeyPa
     for k, index in enumerate(chosen.tolist()):
         assert torch.equal(x[k], alone[index][0][0])
         assert torch.equal(y[k], alone[index][1][0])
-
-
-def test_windows_are_read_into_given_memory(folder: Path) -> None:
-    """Also where it is a part of a larger batch and holds something."""
-    train = source(folder, history=2).train
-    chosen = torch.tensor([3, 0, 2])
-    x, y = train.batch(chosen)
-    into = torch.full((5, *x.shape[1:]), 7.0), torch.full((5, *y.shape[1:]), 7.0)
-    assert isinstance(train, DirectExamples)
-    train.batch_into(chosen, into[0][1:4], into[1][1:4])
-    for got, expected in zip(into, (x, y), strict=True):
-        assert torch.equal(got[1:4], expected)
-        assert bool((got[[0, 4]] == 7).all())
 
 
 def test_windows_never_cross_a_gap_or_a_range(folder: Path) -> None:

@@ -10,14 +10,13 @@ import pytest
 import torch
 from broken_off import content
 from era5_files import START, hours, write_legacy, write_new
-from thread_channel import on_world
+from thread_group import on_ranks
 
 from hpc_bnn.config import check_options
 from hpc_bnn.data import Source, data_set
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.pack.automatic import default_folder
 from hpc_bnn.fields.pack.header import read_header
-from hpc_bnn.parallel.ranks import ChannelRanks
 
 OPTIONS: dict[str, Any] = {
     "variables": ["t2m"],
@@ -139,7 +138,7 @@ def test_all_ranks_pack_together(tmp_path: Path) -> None:
         write_legacy(tmp_path / name / "a.nc", hours(40))
         os.utime(tmp_path / name / "a.nc", (START, START))
     source(tmp_path / "alone")
-    made = on_world(3, lambda channel: source(tmp_path / "together", ranks=ChannelRanks(channel)))
+    made = on_ranks(3, lambda ranks: source(tmp_path / "together", ranks=ranks))
     assert len(made) == 3
     for name in ("2017.f32", "2017.json", "static.f32"):
         assert (tmp_path / "together.pack" / name).read_bytes() == (

@@ -13,7 +13,7 @@ from broken_off import content, killed_at, small_disk
 from cache_files import same
 from era5_files import START, hours, write_legacy
 from packs import everything
-from thread_channel import on_world, outcomes
+from thread_group import on_ranks, outcomes
 
 from hpc_bnn.cli.program import main
 from hpc_bnn.fields.assemble import catalogue
@@ -22,8 +22,7 @@ from hpc_bnn.fields.pack.ingest import ingest
 from hpc_bnn.fields.pack.pack import open_pack
 from hpc_bnn.fields.pack.verify import verify
 from hpc_bnn.fields.values import Values
-from hpc_bnn.parallel.comms import RankError
-from hpc_bnn.parallel.ranks import ChannelRanks
+from hpc_bnn.group import RankError
 
 BLOCK = 3000  # two steps
 
@@ -181,15 +180,13 @@ def test_every_number_of_ranks_gives_the_same_bytes(
     make(source, tmp_path / "whole")
     files, folder = catalogue(source), tmp_path / "pack"
     assert killed_at(lambda: make(source, folder), 18)
-    headers = on_world(
+    headers = on_ranks(
         size,
-        lambda channel: ingest(files, folder, block_bytes=BLOCK, ranks=ChannelRanks(channel)),
+        lambda ranks: ingest(files, folder, block_bytes=BLOCK, ranks=ranks),
     )
     assert all(header == headers[0] for header in headers)
     assert content(folder) == content(tmp_path / "whole")
-    found = on_world(
-        size, lambda channel: verify(folder, source=files, ranks=ChannelRanks(channel))
-    )
+    found = on_ranks(size, lambda ranks: verify(folder, source=files, ranks=ranks))
     assert found == [()] * size
 
 
@@ -197,9 +194,7 @@ def test_a_rank_that_fails_ends_all_and_nothing_is_lost(source: Path, tmp_path: 
     files, kept = catalogue(source), (source / "p.nc").read_bytes()
     state = (source / "p.nc").stat()
     (source / "p.nc").write_bytes(kept[:-8])
-    ended = outcomes(
-        3, lambda channel: ingest(files, tmp_path / "pack", ranks=ChannelRanks(channel))
-    )
+    ended = outcomes(3, lambda ranks: ingest(files, tmp_path / "pack", ranks=ranks))
     assert all(isinstance(error, ValueError | RankError) for error in ended)
     assert all("p.nc" in str(error) for error in ended)
     assert not (tmp_path / "pack" / "pack.json").exists()

@@ -192,4 +192,4 @@ def test_progress_is_told_with_what_is_left(
     write_new(tmp_path / "a.nc", hours(4))
     with caplog.at_level(logging.INFO):
         packed(tmp_path / "a.nc")
-    assert "a.pack: pack: 0.0 of 0.0 MB of this rank" in caplog.text and "left" in caplog.text
+    assert "a.pack: pack: 0.0 of 0.0 MB of this rank" in caplog.text and "ETA" in caplog.text

@@ -10,12 +10,12 @@ from cache_files import same
 from era5_files import START, hours, write_new
 from packs import everything, packed
 
-from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.pack.automatic import Request, pack_of
 from hpc_bnn.fields.pack.ingest import ingest
 from hpc_bnn.fields.pack.pack import open_pack
 from hpc_bnn.fields.pack.verify import defects, describe, verify
+from hpc_bnn.group import ALONE
 
 
 @pytest.fixture

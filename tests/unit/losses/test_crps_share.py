@@ -4,20 +4,20 @@ from math import prod
 
 import pytest
 import torch
-from thread_axis import on_ranks, own
+from thread_group import on_ranks, own
 from torch import Tensor
 
 from hpc_bnn import losses
-from hpc_bnn.losses.axis import Reduction, SampleAxis
+from hpc_bnn.group import Alone, Group, Reduction
 
 MEMBERS, BATCH, POINTS = 12, 3, (5, 7, 8)  # 280 points: not a multiple of 3
 FIELD = BATCH * prod(POINTS)
 
 
-class Sized:
-    """An axis that notes how many numbers it takes and gives."""
+class Sized(Alone):
+    """A group that notes how many numbers it takes and gives."""
 
-    def __init__(self, axis: SampleAxis) -> None:
+    def __init__(self, axis: Group) -> None:
         self._axis, self.rank, self.size = axis, axis.rank, axis.size
         self.numbers: dict[str, int] = {}
 
@@ -48,7 +48,7 @@ def exchanged(layout: str, ranks: int) -> list[tuple[dict[str, int], int]]:
     truth = torch.randn(BATCH, *POINTS, generator=generator)
     weights = torch.rand(POINTS[1], 1, generator=generator)
 
-    def work(axis: SampleAxis) -> tuple[dict[str, int], int]:
+    def work(axis: Group) -> tuple[dict[str, int], int]:
         sized, mine = Sized(axis), own(members, axis)
         loss = losses.almost_fair_crps(layout=layout, weights=weights)  # type: ignore[arg-type]
         score = loss(mine, truth, sized)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from thread_axis import on_ranks, own
+from thread_group import on_ranks, own
 from torch import Tensor, nn
 
 import hpc_bnn as hb
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses import JointLoss, SeparableLoss
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
 from hpc_bnn.losses.base import require_loss
 from hpc_bnn.losses.objective import joint_share, separable_share
 from hpc_bnn.parallel.grid import Grid
@@ -41,7 +41,7 @@ class OwnJoint(JointLoss):
         super().__init__()
         self.function = function
 
-    def forward(self, outputs: Tensor, target: Tensor, axis: SampleAxis) -> Tensor:
+    def forward(self, outputs: Tensor, target: Tensor, axis: Group) -> Tensor:
         total = axis.all_reduce(outputs.detach().sum(0), reduction="sum", name="own")
         mean = total / (len(outputs) * axis.size)
         return self.function(mean + (outputs - outputs.detach()).mean(0), target)
@@ -52,7 +52,7 @@ def share(function: Callable[[Tensor, Tensor], Tensor], given: Tensor, target: T
 
 
 def joint(function: Callable[[Tensor, Tensor], Tensor], given: Tensor, target: Tensor) -> Tensor:
-    return joint_share(OwnJoint(function), given, target, LocalAxis())
+    return joint_share(OwnJoint(function), given, target, ALONE)
 
 
 def squares(output: Tensor, target: Tensor) -> Tensor:

@@ -5,16 +5,16 @@ import math
 
 import pytest
 import torch
-from thread_axis import ThreadAxis, cotangent, on_ranks, own
+from thread_group import ThreadGroup, cotangent, on_ranks, own
 from torch import Tensor
 
 from hpc_bnn import losses
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.ensemble_crps import CRPS, TRANSPOSE_BYTES
 from hpc_bnn.verify.scores import crps_ensemble
 
 sr = pytest.importorskip("scoringrules", reason="independent implementation of the CRPS")
-LOCAL = LocalAxis()
+LOCAL = ALONE
 ALPHAS = (0.0, 0.5, 0.95, 1.0)
 LAYOUTS = ("gather", "transposed")
 
@@ -187,7 +187,7 @@ def test_layouts_agree_for_points_that_do_not_divide(ranks: int, points: int) ->
     members, target = ensemble(12, 3, points)
     weights = 1 + torch.arange(points, dtype=torch.float64)
 
-    def work(axis: SampleAxis) -> list[tuple[Tensor, Tensor]]:
+    def work(axis: Group) -> list[tuple[Tensor, Tensor]]:
         results = []
         for layout in LAYOUTS:
             mine = own(members, axis)
@@ -205,9 +205,8 @@ def test_layouts_agree_for_points_that_do_not_divide(ranks: int, points: int) ->
 def exchanges(loss: CRPS, members: Tensor, target: Tensor) -> tuple[list[str], list[str]]:
     """Return the collectives of forward and of backward on two ranks."""
 
-    def work(axis: SampleAxis) -> tuple[list[str], list[str]]:
+    def work(axis: ThreadGroup) -> tuple[list[str], list[str]]:
         value = loss(own(members, axis), target, axis)
-        assert isinstance(axis, ThreadAxis)
         forward = list(axis.calls)
         value.sum().backward()
         return forward, axis.calls[len(forward) :]

@@ -1,7 +1,7 @@
 """Distributed equals local: every loss on 1, 2, 3 and 4 ranks against one that holds all samples.
 
 Compared are the value on every rank, the gradient to every member, and the gradient to the loss's
-own parameters summed over the ranks, in float64 to 1e-12. The ranks are threads (``thread_axis``).
+own parameters summed over the ranks, in float64 to 1e-12. The ranks are threads (``thread_group``).
 """
 
 import copy
@@ -10,11 +10,11 @@ from functools import partial
 
 import pytest
 import torch
-from thread_axis import ThreadAxis, cotangent, on_ranks, own
+from thread_group import ThreadGroup, cotangent, on_ranks, own
 from torch import Tensor
 
 from hpc_bnn import losses
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss, share_parameter
 from hpc_bnn.losses.objective import joint_share, separable_share
 
@@ -91,7 +91,7 @@ Result = tuple[Tensor, Tensor, list[Tensor]]
 
 
 def joint_result(
-    loss: Loss, outputs: Tensor, target: Tensor, axis: SampleAxis, weights: Tensor
+    loss: Loss, outputs: Tensor, target: Tensor, axis: Group, weights: Tensor
 ) -> Result:
     """Return value (B,), gradient to the own outputs, and to the parameters of the loss."""
     assert isinstance(loss, JointLoss)
@@ -112,7 +112,7 @@ def test_every_loss_of_the_registry_is_here() -> None:
 def test_joint_loss_on_ranks_equals_local(name: str, ranks: int) -> None:
     make, (outputs, target), parameters = JOINT[name]
     loss, weights = build(make, parameters), cotangent((B,))
-    value, gradient, own_gradients = joint_result(loss, outputs, target, LocalAxis(), weights)
+    value, gradient, own_gradients = joint_result(loss, outputs, target, ALONE, weights)
     assert len(own_gradients) == parameters
     results = on_ranks(ranks, lambda axis: joint_result(loss, outputs, target, axis, weights))
     for rank_value, _, _ in results:
@@ -128,8 +128,8 @@ def test_only_the_transposed_form_communicates_in_backward(name: str) -> None:
     make, (outputs, target), parameters = JOINT[name]
     loss = build(make, parameters)
 
-    def work(axis: SampleAxis) -> None:
-        assert isinstance(axis, ThreadAxis) and isinstance(loss, JointLoss)
+    def work(axis: ThreadGroup) -> None:
+        assert isinstance(loss, JointLoss)
         value = copy.deepcopy(loss)(own(outputs, axis), target, axis).sum()
         forward = len(axis.calls)
         assert forward > 0
@@ -146,7 +146,7 @@ def test_shares_of_a_separable_loss_sum_to_the_objective(name: str, ranks: int) 
     loss = build(make, parameters)
     assert isinstance(loss, SeparableLoss)
 
-    def result(axis: SampleAxis) -> Result:
+    def result(axis: Group) -> Result:
         mine, twin = own(outputs, axis), copy.deepcopy(loss)
         assert isinstance(twin, SeparableLoss)
         share = separable_share(twin, mine, target, K)
@@ -174,10 +174,10 @@ def test_exact_share_of_a_joint_loss_is_its_batch_mean(name: str, ranks: int) ->
     loss = build(make, parameters)
     assert isinstance(loss, JointLoss)
     everything = outputs.clone().requires_grad_()
-    objective = loss(everything, target, LocalAxis()).mean()
+    objective = loss(everything, target, ALONE).mean()
     (wanted,) = torch.autograd.grad(objective, everything)
 
-    def result(axis: SampleAxis) -> tuple[Tensor, Tensor]:
+    def result(axis: Group) -> tuple[Tensor, Tensor]:
         twin = copy.deepcopy(loss)
         assert isinstance(twin, JointLoss)
         mine = own(outputs, axis)
@@ -199,13 +199,13 @@ def test_inexact_share_is_the_average_of_the_losses_of_each_rank(name: str, rank
     loss = build(make, parameters)
     assert isinstance(loss, JointLoss)
     everything = outputs.clone().requires_grad_()
-    parts = [loss(part, target, LocalAxis()).mean() for part in everything.chunk(ranks)]
+    parts = [loss(part, target, ALONE).mean() for part in everything.chunk(ranks)]
     average = torch.stack(parts).mean()
     wanted = torch.autograd.grad(average, [everything, *loss.parameters()])
 
-    def result(axis: SampleAxis) -> Result:
+    def result(axis: ThreadGroup) -> Result:
         mine, twin = own(outputs, axis), copy.deepcopy(loss)
-        assert isinstance(twin, JointLoss) and isinstance(axis, ThreadAxis)
+        assert isinstance(twin, JointLoss)
         share = joint_share(twin, mine, target, axis, exact=False)
         share.backward()
         assert mine.grad is not None and axis.calls == []
@@ -218,7 +218,7 @@ def test_inexact_share_is_the_average_of_the_losses_of_each_rank(name: str, rank
     for i, expected in enumerate(wanted[1:]):
         summed = sum((gradients[i] for _, _, gradients in results), torch.zeros(()).double())
         assert close(summed, expected)
-    exact = loss(outputs, target, LocalAxis()).mean()
+    exact = loss(outputs, target, ALONE).mean()
     if ranks > 1:
         assert abs(total.item() - exact.item()) > 1e-4
 
@@ -233,7 +233,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 
     def value(x: Tensor, *values: Tensor) -> Tensor:
         changed = dict(zip(names, values, strict=True))
-        out: Tensor = torch.func.functional_call(loss, changed, (x, target, LocalAxis()))
+        out: Tensor = torch.func.functional_call(loss, changed, (x, target, ALONE))
         return out
 
     assert torch.autograd.gradcheck(value, (few, *own_parameters), eps=1e-7, atol=1e-6)
@@ -242,7 +242,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 def test_shared_parameter_keeps_its_value_and_splits_its_gradient() -> None:
     parameter = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
 
-    def work(axis: SampleAxis) -> tuple[Tensor, Tensor]:
+    def work(axis: Group) -> tuple[Tensor, Tensor]:
         leaf = parameter.detach().clone().requires_grad_()
         shared = share_parameter(leaf, axis)
         (gradient,) = torch.autograd.grad(3 * shared, leaf)
@@ -252,7 +252,7 @@ def test_shared_parameter_keeps_its_value_and_splits_its_gradient() -> None:
         results = on_ranks(ranks, work)
         assert all(close(value, parameter.detach()) for value, _ in results)
         assert sum(gradient.item() for _, gradient in results) == pytest.approx(3.0, rel=1e-14)
-    assert share_parameter(parameter, LocalAxis()) is parameter
+    assert share_parameter(parameter, ALONE) is parameter
 
 
 # Half precision
@@ -267,7 +267,7 @@ def test_joint_losses_score_half_precision_in_float32(name: str, dtype: torch.dt
     target = target.float() if target.is_floating_point() else target
     half = outputs.to(dtype).requires_grad_()
     single = half.detach().float().requires_grad_()
-    value, expected = (loss(x, target, LocalAxis()) for x in (half, single))
+    value, expected = (loss(x, target, ALONE) for x in (half, single))
     assert value.dtype in (torch.float32, torch.float64)  # sums over points are in float64
     assert torch.equal(value, expected)
     value.sum().backward()

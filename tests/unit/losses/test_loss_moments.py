@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from thread_axis import ThreadAxis, cotangent, on_ranks, own
+from thread_group import ThreadGroup, cotangent, on_ranks, own
 from torch import Tensor
 from torch.distributions import Normal
 
 from hpc_bnn import losses
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.moments import moments
 
-LOCAL = LocalAxis()
+LOCAL = ALONE
 
 
 def members(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -46,7 +46,7 @@ def test_small_spread_on_a_large_offset_survives_float32(ranks: int) -> None:
     x = 1e4 + 0.05 * members(16, 300, dtype=torch.float32)
     exact = x.double().numpy()
 
-    def work(axis: SampleAxis) -> tuple[Tensor, Tensor]:
+    def work(axis: Group) -> tuple[Tensor, Tensor]:
         return moments(own(x, axis), axis)
 
     for mean, variance in on_ranks(ranks, work):
@@ -113,7 +113,7 @@ def test_one_sample_in_all_is_refused_and_one_a_rank_is_not() -> None:
         losses.gaussian_moments()(members(1, 3, 2), members(3, 2), LOCAL)
     x = members(2, 3)
 
-    def work(axis: SampleAxis) -> Tensor:
+    def work(axis: Group) -> Tensor:
         return moments(own(x, axis), axis)[1]
 
     for variance in on_ranks(2, work):
@@ -129,9 +129,8 @@ def test_shapes_that_would_broadcast_are_refused(target: tuple[int, ...]) -> Non
 def test_two_reductions_in_forward_and_none_in_backward() -> None:
     x = members(6, 4)
 
-    def work(axis: SampleAxis) -> list[str]:
+    def work(axis: ThreadGroup) -> list[str]:
         mean, variance = moments(own(x, axis), axis)
-        assert isinstance(axis, ThreadAxis)
         before = list(axis.calls)
         (mean + variance).sum().backward()
         assert axis.calls == before

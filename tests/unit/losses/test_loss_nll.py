@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from hpc_bnn import losses
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
 
 metrics = pytest.importorskip("sklearn.metrics", reason="independent implementation of log loss")
-LOCAL = LocalAxis()
+LOCAL = ALONE
 K, B = 5, 20
 
 

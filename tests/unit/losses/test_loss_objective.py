@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
-from thread_axis import on_ranks
+from thread_group import on_ranks
 from torch import Tensor, nn
 
 from hpc_bnn import losses
 from hpc_bnn.bayes import Gaussian
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.base import JointLoss, Loss
 from hpc_bnn.losses.objective import joint_share, kl_factor, separable_share
 
@@ -48,18 +48,16 @@ def posterior() -> Gaussian:
     return Gaussian(network, initial_sigma=0.2, seed=3).double()
 
 
-def share_and_gradients(
-    start: Gaussian, loss: Loss, axis: SampleAxis
-) -> tuple[Tensor, list[Tensor]]:
+def share_and_gradients(start: Gaussian, loss: Loss, axis: Group) -> tuple[Tensor, list[Tensor]]:
     """Return a rank's share of the objective for its part of the K samples, and its gradient."""
     q, count = copy.deepcopy(start), K // axis.size
     samples = range(axis.rank * count, (axis.rank + 1) * count)
-    outputs = torch.cat([q(X, q.draws(6, (s,))) for s in samples])
+    outputs = torch.cat([q(X, q.key(6, (s,))) for s in samples])
     if isinstance(loss, JointLoss):
         share = joint_share(loss, outputs, TARGET, axis)
     else:
         share = separable_share(loss, outputs, TARGET, K)
-    objective = share + FACTOR * q.kl() / axis.size
+    objective = share + FACTOR * q.complexity() / axis.size
     return share.detach(), list(torch.autograd.grad(objective, list(q.parameters())))
 
 
@@ -69,7 +67,7 @@ def test_gradients_of_the_shares_sum_to_that_of_the_objective(name: str, ranks: 
     """To the weights: through the draw, the network, the loss and its exchange, and the KL."""
     loss = LOSSES[name]
     start = posterior()  # here, not on the ranks: threads share torch's generator
-    value, expected = share_and_gradients(start, loss, LocalAxis())
+    value, expected = share_and_gradients(start, loss, ALONE)
     results = on_ranks(ranks, lambda axis: share_and_gradients(start, loss, axis))
     shares = [share.item() for share, _ in results]
     if isinstance(loss, JointLoss):
@@ -85,9 +83,9 @@ def test_gradients_of_the_shares_sum_to_that_of_the_objective(name: str, ranks: 
 def test_objective_is_the_negative_elbo_per_example() -> None:
     """-ELBO / N with N = B examples: mean_b mean_s -log p(y_b | w_s) + KL / N."""
     q = posterior()
-    outputs = torch.cat([q(X, q.draws(0, (s,))) for s in range(K)])
+    outputs = torch.cat([q(X, q.key(0, (s,))) for s in range(K)])
     share = separable_share(losses.gaussian_nll(sigma=1.0).double(), outputs, TARGET, K)
-    objective = share + kl_factor(0, kl_weight=1.0, warmup_steps=0, num_examples=B) * q.kl()
+    objective = share + kl_factor(0, kl_weight=1.0, warmup_steps=0, num_examples=B) * q.complexity()
     log_likelihood = (-0.5 * (outputs - TARGET).square() - 0.5 * math.log(2 * math.pi)).sum((1, 2))
-    elbo = log_likelihood.mean() - q.kl()
+    elbo = log_likelihood.mean() - q.complexity()
     assert objective.item() == pytest.approx(-elbo.item() / B, rel=1e-12)

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from thread_axis import ThreadAxis, cotangent, on_ranks, own
+from thread_group import ThreadGroup, cotangent, on_ranks, own
 
-from hpc_bnn.losses.axis import LocalAxis, SampleAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.predictive import log_mean_exp
 
-LOCAL = LocalAxis()
+LOCAL = ALONE
 
 
 def test_value_and_gradient_are_those_of_the_definition() -> None:
@@ -67,9 +67,8 @@ def test_more_samples_never_loosen_the_bound_on_average() -> None:
 def test_backward_communicates_nothing() -> None:
     x = torch.randn(6, 4, dtype=torch.float64)
 
-    def work(axis: SampleAxis) -> list[str]:
+    def work(axis: ThreadGroup) -> list[str]:
         value = log_mean_exp(own(x, axis), axis)
-        assert isinstance(axis, ThreadAxis)
         before = list(axis.calls)
         value.sum().backward()
         assert axis.calls == before

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn import losses
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import Loss, SeparableLoss
 
 S, B, C, H, W = 3, 2, 2, 4, 5
@@ -54,7 +54,7 @@ def value_of(loss: Loss, outputs: Tensor, target: Tensor) -> tuple[Tensor, list[
     if isinstance(loss, SeparableLoss):
         value = torch.stack([loss(output, target) for output in outputs]).mean(0)
     else:
-        value = loss(outputs, target, LocalAxis())
+        value = loss(outputs, target, ALONE)
     # Another weight for each example, so that they cannot be exchanged.
     (value * torch.arange(1.0, B + 1)).sum().backward()
     assert outputs.grad is not None

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from hpc_bnn import losses
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import JointLoss, Loss
 
-LOCAL = LocalAxis()
+LOCAL = ALONE
 MAKERS = {
     "almost_fair_crps": losses.almost_fair_crps,
     "gaussian_nll": losses.gaussian_nll,

@@ -58,8 +58,8 @@ def test_rolling_is_exact_with_two_threads_and_drawn_weights() -> None:
     torch.set_num_threads(2)
     try:
         with torch.no_grad():
-            rolled = posterior(x.roll(period, -1), posterior.draws(0, [0])).roll(-period, -1)
-            assert torch.equal(rolled, posterior(x, posterior.draws(0, [0])))
+            rolled = posterior(x.roll(period, -1), posterior.key(0, [0])).roll(-period, -1)
+            assert torch.equal(rolled, posterior(x, posterior.key(0, [0])))
     finally:
         torch.set_num_threads(before)
 
@@ -146,7 +146,7 @@ def test_recomputed_blocks_use_the_drawn_weights() -> None:
     )
     x = fields(16, 32)
     for posterior in (kept, again):
-        posterior(x, posterior.draws(3, [1])).square().sum().backward()
+        posterior(x, posterior.key(3, [1])).square().sum().backward()
     for (name, p), q in zip(kept.named_parameters(), again.parameters(), strict=True):
         assert p.grad is not None and q.grad is not None
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-14, msg=name)
@@ -154,8 +154,8 @@ def test_recomputed_blocks_use_the_drawn_weights() -> None:
 
 def test_several_samples_in_one_pass_equal_one_at_a_time() -> None:
     posterior, x = Gaussian(swin(16, 32, window=(2, 4))), fields(16, 32, batch=2)
-    together = posterior(x, posterior.draws(0, [0, 1, 2]))
-    alone = torch.cat([posterior(x, posterior.draws(0, [s])) for s in range(3)])
+    together = posterior(x, posterior.key(0, [0, 1, 2]))
+    alone = torch.cat([posterior(x, posterior.key(0, [s])) for s in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
 
 

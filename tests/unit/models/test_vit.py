@@ -135,9 +135,9 @@ def test_runs_on_given_weights() -> None:
 def test_samples_in_one_pass_equal_one_at_a_time() -> None:
     """Outputs and gradients under drawn weights, with one view of the batch a sample."""
     posterior, x = Gaussian(vit(patch=4), initial_sigma=0.05), images(3, 2, 3, 8, 12)
-    together = posterior(x, posterior.draws(0, range(3)), views=True)
+    together = posterior(x, posterior.key(0, range(3)), views=True)
     grads = torch.autograd.grad(together.square().sum(), list(posterior.parameters()))
-    alone = torch.cat([posterior(x[s], posterior.draws(0, [s])) for s in range(3)])
+    alone = torch.cat([posterior(x[s], posterior.key(0, [s])) for s in range(3)])
     torch.testing.assert_close(together, alone, **TIGHT)
     expected = torch.autograd.grad(alone.square().sum(), list(posterior.parameters()))
     torch.testing.assert_close(grads, expected, rtol=1e-9, atol=1e-9)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from thread_channel import on_world, outcomes
+from thread_group import ThreadGroup, on_ranks, outcomes
 from torch import Tensor
 
-from hpc_bnn.parallel.channel import SOLO, Channel
+from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.guards import (
     GuardError,
@@ -156,18 +156,18 @@ Break = Callable[[Grid, dict[str, Tensor], list[Tensor], list[Tensor]], None]
 def guarded(sample_ranks: int, data_ranks: int, spoil: Break) -> list[Exception | None]:
     """Run the guard on threads in the state that a good run is in, changed by ``spoil``."""
 
-    def work(channel: Channel) -> None:
-        grid = Grid(sample_ranks, data_ranks, channel.rank)
+    def work(group: Group) -> None:
+        grid = Grid(sample_ranks, data_ranks, group.rank)
         parameters = {name: some(torch.float32) * k for k, name in enumerate("abc", start=1)}
         batch = [some(torch.float32) + grid.data_rank, torch.arange(4) + 4 * grid.data_rank]
         draw = [some(torch.float32) + grid.sample_rank]
         spoil(grid, parameters, batch, draw)
-        check(channel, grid, step=7, parameters=parameters, batch=batch, draw=draw[0])
+        check(group, grid, step=7, parameters=parameters, batch=batch, draw=draw[0])
 
     return outcomes(sample_ranks * data_ranks, work)
 
 
-def told(results: list[Exception | None]) -> str:
+def common_message(results: list[Exception | None]) -> str:
     """Return the message that every rank raised."""
     assert all(isinstance(error, GuardError) for error in results), results
     (message,) = {str(error) for error in results}
@@ -194,7 +194,7 @@ def test_a_parameter_that_differs_is_named_with_its_rank(bad_rank: int) -> None:
             parameters["c"][0] += 1
             parameters["b"][3] = torch.nextafter(parameters["b"][3], torch.tensor(1e9))
 
-    message = told(guarded(2, 2, spoil))
+    message = common_message(guarded(2, 2, spoil))
     assert message.startswith("step 7: parameter b differs between world ranks 0 and ")
     assert f"ranks 0 and {bad_rank or 1};" in message
 
@@ -207,7 +207,7 @@ def test_different_batches_on_one_data_rank(part: int) -> None:
         if grid.world_rank == 3:  # sample rank 1 of data rank 1
             batch[part] = batch[part] + 100
 
-    message = told(guarded(2, 2, spoil))
+    message = common_message(guarded(2, 2, spoil))
     assert "step 7: world ranks 2 and 3 hold different batches" in message
     assert "sample ranks 0 and 1 of data rank 1" in message
     assert "shard by data_rank, not by world_rank" in message
@@ -220,7 +220,7 @@ def test_the_same_batch_on_two_data_ranks() -> None:
         if grid.data_rank == 2:
             batch[0], batch[1] = batch[0] - 1, batch[1] - 4
 
-    message = told(guarded(2, 3, spoil))
+    message = common_message(guarded(2, 3, spoil))
     assert "step 7: world ranks 2 and 4 hold the same batch" in message
     assert "data ranks 1 and 2" in message
 
@@ -232,7 +232,7 @@ def test_the_same_draws_on_two_sample_ranks() -> None:
         if grid.sample_rank == 2:
             draw[0] -= 1
 
-    message = told(guarded(3, 1, spoil))
+    message = common_message(guarded(3, 1, spoil))
     assert "step 7: world ranks 1 and 2 drew the same weights" in message
     assert "of data rank 0" in message
 
@@ -250,48 +250,48 @@ def test_mirrored_draws_of_zero_means_are_different() -> None:
 
 def test_one_rank_has_nothing_to_compare() -> None:
     grid = Grid(1, 1, 0)
-    check(SOLO, grid, step=0, parameters={}, batch=[], draw=torch.zeros(1))
+    check(ALONE, grid, step=0, parameters={}, batch=[], draw=torch.zeros(1))
 
 
 def test_the_guard_is_one_small_collective() -> None:
-    def work(channel: Channel) -> list[str]:
-        grid = Grid(2, 1, channel.rank)
+    def work(group: ThreadGroup) -> list[str]:
+        grid = Grid(2, 1, group.rank)
         draw = torch.full((3,), float(grid.sample_rank))
-        check(channel, grid, step=0, parameters={"a": draw * 0}, batch=[draw * 0], draw=draw)
-        calls: list[str] = channel.calls  # type: ignore[attr-defined]
-        return calls
+        check(group, grid, step=0, parameters={"a": draw * 0}, batch=[draw * 0], draw=draw)
+        return group.calls
 
-    assert on_world(2, work) == [["guards"]] * 2
+    assert on_ranks(2, work) == [["guards"]] * 2
 
 
 def test_agree_names_key_ranks_and_both_values() -> None:
-    def work(channel: Channel) -> None:
-        values = {"seed": 1, "samples": 8 if channel.rank < 2 else 4}
-        agree(channel, values, name="settings")
+    def work(group: Group) -> None:
+        values = {"seed": 1, "samples": 8 if group.rank < 2 else 4}
+        agree(group, values, name="settings")
 
-    message = told(outcomes(3, work))
+    message = common_message(outcomes(3, work))
     assert message.startswith(
         "settings: samples is 8 on world rank 0 and 4 on world rank 2; all ranks must start"
     )
 
 
 def test_agree_sees_keys_that_one_rank_lacks() -> None:
-    def work(channel: Channel) -> None:
-        agree(channel, {"a": 1} if channel.rank else {"a": 1, "b": 2}, name="settings")
+    def work(group: Group) -> None:
+        agree(group, {"a": 1} if group.rank else {"a": 1, "b": 2}, name="settings")
 
-    assert "b is 2 on world rank 0 and 'missing' on world rank 1" in told(outcomes(2, work))
+    assert "b is 2 on world rank 0 and 'missing' on world rank 1" in common_message(
+        outcomes(2, work)
+    )
 
 
 def test_agree_passes_where_all_agree() -> None:
     """One number a rank travels, whatever the order and the size of the values."""
 
-    def work(channel: Channel) -> list[str]:
+    def work(group: ThreadGroup) -> list[str]:
         values = {"a": (1, 2.5), "b": "x" * 10_000}
-        agree(channel, dict(sorted(values.items(), reverse=channel.rank == 1)), name="settings")
-        calls: list[str] = channel.calls  # type: ignore[attr-defined]
-        return calls
+        agree(group, dict(sorted(values.items(), reverse=group.rank == 1)), name="settings")
+        return group.calls
 
-    assert on_world(3, work) == [["settings"]] * 3
+    assert on_ranks(3, work) == [["settings"]] * 3
 
 
 def pair_by_pair(grid: Grid, batches: list[int], draws: list[int]) -> str | None:
@@ -351,31 +351,29 @@ def test_sums_that_prove_equality(size: int) -> None:
     """The largest number that may be given, and one that differs by one on one rank."""
     largest = 2**20 - 1
 
-    def work(channel: Channel) -> tuple[float, list[int], list[bool]]:
-        counts = [largest, largest - (channel.rank == size - 1), 0]
-        return total_of(channel, 0.5 + channel.rank, counts, name="loss")
+    def work(group: Group) -> tuple[list[float], list[int], list[bool]]:
+        counts = [largest, largest - (group.rank == size - 1), 0]
+        return total_of(group, [0.5 + group.rank], counts, name="loss")
 
     sums = [size * largest, size * largest - 1, 0]
-    expected = (sum(0.5 + r for r in range(size)), sums, [True, size == 1, True])
-    assert on_world(size, work) == [expected] * size
+    expected = ([sum(0.5 + r for r in range(size))], sums, [True, size == 1, True])
+    assert on_ranks(size, work) == [expected] * size
 
 
 def test_an_infinite_sum_does_not_spoil_the_proof() -> None:
-    total, sums, same = total_of(SOLO, float("nan"), [3], name="loss")
+    (total,), sums, same = total_of(ALONE, [float("nan")], [3], name="loss")
     assert math.isnan(total)
     assert (sums, same) == ([3], [True])
 
 
 def test_buffers_are_guarded_too() -> None:
-    def work(channel: Channel) -> None:
-        grid = Grid(2, 1, channel.rank)
+    def work(group: Group) -> None:
+        grid = Grid(2, 1, group.rank)
         draw = torch.full((3,), float(grid.sample_rank))
-        buffers = {"mask": torch.tensor([True, channel.rank == 0])}
+        buffers = {"mask": torch.tensor([True, group.rank == 0])}
         same = draw * 0
-        check(
-            channel, grid, step=3, parameters={"a": same}, batch=[same], draw=draw, buffers=buffers
-        )
+        check(group, grid, step=3, parameters={"a": same}, batch=[same], draw=draw, buffers=buffers)
 
-    assert told(outcomes(2, work)).startswith(
+    assert common_message(outcomes(2, work)).startswith(
         "step 3: buffer mask differs between world ranks 0 and 1;"
     )

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 import hpc_bnn as hb
-from hpc_bnn.parallel.channel import SOLO
+from hpc_bnn.group import ALONE
 from hpc_bnn.parallel.grid import Mode
-from hpc_bnn.parallel.world import split
+from hpc_bnn.parallel.world import start
 
 
 @pytest.mark.parametrize("mode", ["local", "sample", "data", "hybrid"])
 def test_one_process_is_a_grid_of_one_in_every_mode(mode: Mode) -> None:
-    world = split(SOLO, mode=mode, device="cpu")
+    world = start(ALONE, mode=mode, device="cpu")
     assert (world.grid.sample_ranks, world.grid.data_ranks, world.grid.world_rank) == (1, 1, 0)
     assert world.is_first
     assert (world.node_rank, world.node_size, world.num_nodes) == (0, 1, 1)
@@ -32,7 +32,7 @@ def test_more_sample_ranks_than_ranks() -> None:
 
 
 def test_gradients_of_one_rank_are_left_alone() -> None:
-    world = split(SOLO, device="cpu")
+    world = start(ALONE, device="cpu")
     parameter = nn.Parameter(torch.ones(3))
     reducer = world.reducer([("p", parameter)], passes=2)
     for _ in range(2):

@@ -1,5 +1,6 @@
 """Studies whose runs were never made: what each run folder holds is a function of its point."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,12 @@ def ideal(point: Point) -> float:
     return 1e-3 * (point.samples / point.sample_ranks) * (point.batch_size / point.data_ranks)
 
 
+@functools.cache
+def settings_text(file: Path, fingerprint: str, overrides: tuple[str, ...]) -> str:
+    """Resolve the settings that the repeats of a point share."""
+    return dump_settings(load_settings(file, overrides))
+
+
 def make_run(
     made: Plan,
     point: Point,
@@ -63,8 +70,8 @@ def make_run(
     """Write the run folder of a point; ``summary`` overrides what summary.json says."""
     folder = made.run_folder(point)
     folder.path.mkdir(parents=True)
-    settings = load_settings(made.settings_file, point.overrides)
-    folder.config.write_text(dump_settings(settings), encoding="utf-8")
+    text = settings_text(made.settings_file, made.fingerprint, point.overrides)
+    folder.config.write_text(text, encoding="utf-8")
     rows = []
     for step in range(made.study.steps):
         warm = 10.0 if step < made.study.warmup_steps else 1.0

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fabricated import ideal, make_run, make_runs, plan
 
-from hpc_bnn.study.collect import COLUMNS, Row, collect, read_csv, told, write_csv
+from hpc_bnn.files import write_json
+from hpc_bnn.study.collect import COLUMNS, Row, collect, format_collection, read_csv, write_csv
 from hpc_bnn.study.launch import Attempt
 from hpc_bnn.study.points import Point
-from hpc_bnn.train.run.summary import write_json
 
 
 def row_of(rows: Any, kind: str, mode: str, ranks: int) -> Row:
@@ -106,7 +106,7 @@ def test_missing_failed_and_unfinished_points_are_named(tmp_path: Path) -> None:
         short.name: "unfinished",
         damaged.name: "unfinished",
     }
-    text = "\n".join(told(found))
+    text = "\n".join(format_collection(found))
     assert f"missing: {missing.name}: " in text
     assert f"failed: {failed.name}: status 2, output in " in text
     assert f"failed: {ended.name}: timed out" in text

@@ -11,7 +11,8 @@ import pytest
 from fabricated import make_runs, plan
 
 from hpc_bnn.cli import scaling_commands as commands
-from hpc_bnn.parallel.channel import SOLO
+from hpc_bnn.files import write_json
+from hpc_bnn.group import ALONE
 from hpc_bnn.study import scaling_plots
 from hpc_bnn.study.collect import Row, collect, write_csv
 from hpc_bnn.study.plan_file import Plan
@@ -35,7 +36,6 @@ from hpc_bnn.study.projection_report import (
     warnings,
 )
 from hpc_bnn.study.step_model import Exchange, Host, StepModel, Work
-from hpc_bnn.train.run.summary import write_json
 
 COEFFICIENTS = {"fixed": 2e-3, "examples": 1e-4, "draw": 1e-3, "compute": 1e-4, "latency": 2e-4}
 MACHINE = StepModel(Host(), COEFFICIENTS, 0.0)
@@ -89,7 +89,7 @@ def test_too_few_points_have_no_error_and_no_range(study: Plan, tmp_path: Path) 
     found, fits = leave_one_out(points)
     assert fits == []
     assert found.count == 0 and math.isnan(found.median) and math.isnan(found.largest)
-    assert found.told() == "unknown: too few points" and found.shown() == "unknown"
+    assert str(found) == "unknown: too few points" and found.brief == "unknown"
     model = points.fit()
     assert "unknown" in " ".join(warnings(rows, model, found))
     projected = project(rows, model, fits, ranks_per_node=4, max_ranks=8)
@@ -118,7 +118,7 @@ def test_what_is_unknown_is_said_wherever_it_is_told(
     monkeypatch.setattr(scaling_plots, "plot_projection", draw)
     asked = {"folder": made.folder, "measure": False, "max_ranks": 8, "ranks_per_node": None}
     options = argparse.Namespace(**asked, hold_out=None, latency_us=None, bandwidth_gbs=None)
-    lines, status = commands.SCALING["scaling project"](options, SOLO)
+    lines, status = commands.SCALING["scaling project"](options, ALONE)
     assert status == 0
     assert "error leaving one point out: unknown: too few points" in lines
     assert [line for line in lines if line.startswith("warning: too few points")]
@@ -130,8 +130,8 @@ def test_what_is_unknown_is_said_wherever_it_is_told(
 
 def test_errors_as_text() -> None:
     found = Errors(0.031, 0.12, "2 x 1", 9)
-    assert found.shown() == "3% (median)"
-    assert found.told() == "median 3.1%, largest 12.0% (2 x 1), 9 points"
+    assert found.brief == "3% (median)"
+    assert str(found) == "median 3.1%, largest 12.0% (2 x 1), 9 points"
 
 
 def test_projected_grids_are_the_best_and_fit(study: Plan) -> None:

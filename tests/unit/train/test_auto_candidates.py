@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from thread_axis import on_ranks
+from thread_group import on_ranks
 
 from hpc_bnn import losses
 from hpc_bnn.config import Settings

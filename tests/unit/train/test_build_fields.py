@@ -8,7 +8,7 @@ from field_source import field_source
 from torch import Tensor
 
 from hpc_bnn.config import Settings, SettingsError
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import JointLoss, SeparableLoss
 from hpc_bnn.models.swin import Swin
 from hpc_bnn.train.run.build import Parts, build, check_choices
@@ -85,7 +85,7 @@ def test_weights_reach_the_crps(
     expected = ((error - gaps) * point_weights(channels, rows)).mean((1, 2, 3))
     loss = made({"name": "fair_crps", "layout": layout, **options}).loss
     assert isinstance(loss, JointLoss)
-    torch.testing.assert_close(loss(members, truth, LocalAxis()), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss(members, truth, ALONE), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_weights_reach_the_likelihood() -> None:
@@ -108,7 +108,7 @@ def test_points_without_values_have_no_weight() -> None:
     weights = (point_weights([1.0, 4.0], area()) * present).flatten()
     errors = (members - truth).abs().mean(0) - (members[0] - members[1]).abs() / 4
     expected = (errors.flatten(1) * weights).sum(1) / weights.sum()
-    torch.testing.assert_close(loss(members, truth, LocalAxis()), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss(members, truth, ALONE), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_losses_that_count_every_point_are_refused() -> None:

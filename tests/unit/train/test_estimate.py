@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from hpc_bnn.config import CONFIGS, Settings, load_settings
-from hpc_bnn.data.ranks import ALONE
 from hpc_bnn.data.source import InMemory, Source
 from hpc_bnn.fields.outline import source_without_files
+from hpc_bnn.group import ALONE
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.estimate import GIB, Estimate, estimate, host_bytes, told, verdict
 from hpc_bnn.train.plan.live_memory import LiveMemory
 from hpc_bnn.train.plan.traced_step import step_bytes
 from hpc_bnn.train.plan.traced_validation import Validation
-from hpc_bnn.train.run.build import build, read_source
+from hpc_bnn.train.run.build import build, read_source, step_settings
 from hpc_bnn.train.step.step import Step
 
 MIB = 1 << 20
@@ -51,23 +51,8 @@ def source_of(settings: Settings) -> Source:
 def measured(settings: Settings, source: Source) -> int:
     """Return the most that the tensors of a second step take: the first makes Adam's state."""
     parts = build(settings, source)
-    chosen = settings.posterior
-    step = Step(
-        parts.posterior,
-        parts.loss,
-        parts.optimizer(1e-3),
-        World(Grid(1, 1, 0), torch.device("cpu")),
-        samples=chosen.samples,
-        num_examples=len(source.train),
-        samples_per_pass=chosen.samples_per_pass,
-        keep_graphs=chosen.keep_graphs,
-        augment=parts.augment,
-        views=settings.data.augmentation,
-        unroll=parts.unroll,
-        precision=settings.train.precision,
-        exact=settings.loss.exact,
-        guard_every=0,
-    )
+    world, optimizer = World(Grid(1, 1, 0), torch.device("cpu")), parts.optimizer(1e-3)
+    step = Step(parts.posterior, parts.loss, optimizer, world, step_settings(settings, parts))
     x, y = source.train.batch(torch.arange(settings.train.batch_size))
     if parts.unroll is not None:
         x, y = parts.unroll.lengthened(x, y, settings.train.longest_rollout)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
-from thread_channel import on_world, outcomes
+from thread_group import on_ranks, outcomes
 from toy_weather import (
     ALONE_WORLD,
     STEP_HOURS,
@@ -23,8 +23,7 @@ from hpc_bnn.bayes.noise import Purpose, Stream, normals
 from hpc_bnn.data import Source
 from hpc_bnn.fields import times
 from hpc_bnn.fields.forecast_file import partial_path
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import RankError
+from hpc_bnn.group import Group, RankError
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.score import forecast as module
 from hpc_bnn.train.score.forecast import forecast
@@ -82,10 +81,10 @@ def test_any_number_of_ranks_writes_the_same_bytes(
     for size in (2, 3, 4):
         path = tmp_path / f"{size}.nc"
 
-        def work(channel: Channel, path: Path = path) -> None:
-            make(data_world(channel), path, folder, case, members)
+        def work(all_ranks: Group, path: Path = path) -> None:
+            make(data_world(all_ranks), path, folder, case, members)
 
-        on_world(size, work)
+        on_ranks(size, work)
         assert path.read_bytes() == alone.read_bytes()
         assert not partial_path(path).exists()
 
@@ -140,11 +139,11 @@ def test_values_equal_a_rollout_by_hand(
 def test_a_start_that_is_not_there_is_an_error_on_every_rank(
     tmp_path: Path, folder: Path, case: tuple[dict[str, Any], Source]
 ) -> None:
-    def work(channel: Channel) -> None:
+    def work(all_ranks: Group) -> None:
         with ONE_AT_A_TIME:
             trained = toy_trained(folder, case[1], **case[0])
         path = tmp_path / "forecast.nc"
-        forecast(trained, data_world(channel), path, start_s=START_S + 3600, steps=1, members=2)
+        forecast(trained, data_world(all_ranks), path, start_s=START_S + 3600, steps=1, members=2)
 
     for error in outcomes(3, work):
         assert isinstance(error, ValueError)
@@ -157,14 +156,14 @@ def test_a_member_that_blows_up_ends_every_rank_and_names_itself(
 ) -> None:
     path = tmp_path / "forecast.nc"
 
-    def work(channel: Channel) -> None:
+    def work(all_ranks: Group) -> None:
         with ONE_AT_A_TIME:
             trained = toy_trained(folder, case[1], **case[0])
-        if channel.rank == 1:
+        if all_ranks.rank == 1:
             with torch.no_grad():
                 for parameter in trained.parts.posterior.module.parameters():
                     parameter.mul_(1e30)
-        forecast(trained, data_world(channel), path, start_s=START_S, steps=STEPS, members=4)
+        forecast(trained, data_world(all_ranks), path, start_s=START_S, steps=STEPS, members=4)
 
     ended = outcomes(2, work)
     assert isinstance(ended[1], ValueError)
@@ -181,7 +180,7 @@ def test_a_partial_file_is_in_the_way_of_every_rank(
 ) -> None:
     path = tmp_path / "forecast.nc"
     partial_path(path).write_bytes(b"")
-    ended = outcomes(3, lambda channel: make(data_world(channel), path, folder, case, 2))
+    ended = outcomes(3, lambda all_ranks: make(data_world(all_ranks), path, folder, case, 2))
     assert isinstance(ended[0], FileExistsError)
     for error in ended:
         assert str(partial_path(path)) in str(error)

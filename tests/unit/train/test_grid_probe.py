@@ -1,7 +1,7 @@
 """What ``grid.mode: auto`` times on each grid, on one rank and with a clock that counts work."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings
-from hpc_bnn.data.ranks import ALONE
+from hpc_bnn.group import ALONE
 from hpc_bnn.parallel.grid import Grid, fitting_grids
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.plan import auto_grid
+from hpc_bnn.train.plan import auto_grid, few_passes
 from hpc_bnn.train.plan.auto_grid import Candidate
-from hpc_bnn.train.plan.grid_probe import GridProbe
 from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.step.passes import Passes
 
@@ -54,13 +53,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         done[0] += PASS + len(x) * len(part)
         return run(self, x, step, part)
 
-    def timed(self: GridProbe, run: Callable[[], object], **_: float) -> float:
-        before = done[0]
-        run()
-        return done[0] - before
-
     monkeypatch.setattr(Passes, "run", counted)
-    monkeypatch.setattr(GridProbe, "_timed", timed)
+    monkeypatch.setattr(few_passes.time, "perf_counter", lambda: done[0])
     yield
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_bnn.train.run.log import Metrics, Progress, read_metrics
+from hpc_bnn.train.run.log import Metrics, StepProgress, read_metrics
 
 
 def written(path: Path, steps: range, *, first_step: int = 0) -> None:
@@ -120,7 +120,7 @@ class Terminal(io.StringIO):
 
 def told(caplog: pytest.LogCaptureFixture, *, first: int = 0, speaks: bool = True) -> list[str]:
     caplog.set_level(logging.INFO, logger="hpc_bnn")
-    progress = Progress(total=10, first=first, log_every=4, is_first_rank=speaks)
+    progress = StepProgress(total=10, first=first, log_every=4, is_first_rank=speaks)
     for done in range(first + 1, 11):
         progress.tell(done, 0.5)
     progress.close()
@@ -148,9 +148,9 @@ def test_the_eta_counts_the_steps_of_this_job_only(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 102.0, 107.0])
-    monkeypatch.setattr("hpc_bnn.train.run.log.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hpc_bnn.progress.time.perf_counter", lambda: next(clock))
     caplog.set_level(logging.INFO, logger="hpc_bnn")
-    progress = Progress(total=5000, first=1000, log_every=1, is_first_rank=True)
+    progress = StepProgress(total=5000, first=1000, log_every=1, is_first_rank=True)
     progress.tell(1001, 0.5)
     progress.tell(1002, 0.5)
     lines = [record.getMessage() for record in caplog.records]

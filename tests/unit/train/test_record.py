@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_folder import settings
 
+from hpc_bnn.lock import LockError, release
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.lock import LockError, release
 from hpc_bnn.train.run.record import Record
 
 WORLD = World(Grid(1, 1, 0), torch.device("cpu"))

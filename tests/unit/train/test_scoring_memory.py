@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from thread_channel import on_world
+from thread_group import on_ranks
 from torch import Tensor, nn
 
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.data.source import InMemory
+from hpc_bnn.group import Group
 from hpc_bnn.losses.base import Loss
-from hpc_bnn.parallel.comms import Channel
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.counting_axis import CountingAxis
@@ -139,16 +139,16 @@ def test_one_example_at_a_time_and_its_scores_in_slices(kind: str) -> None:
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize(("sample_ranks", "data_ranks"), [(4, 1), (2, 2)])
 def test_no_rank_holds_all_members(kind: str, sample_ranks: int, data_ranks: int) -> None:
-    def work(channel: Channel) -> tuple[Tensor, int, list[int]]:
-        grid = Grid(sample_ranks, data_ranks, channel.rank)
-        sample = channel.split(grid.data_rank, grid.sample_rank)
-        data = channel.split(grid.sample_rank, grid.data_rank)
-        world = World(grid, CPU, channel, sample, data, sample_axis=sample)
+    def work(all_ranks: Group) -> tuple[Tensor, int, list[int]]:
+        grid = Grid(sample_ranks, data_ranks, all_ranks.rank)
+        sample = all_ranks.split(grid.data_rank, grid.sample_rank)
+        data = all_ranks.split(grid.sample_rank, grid.data_rank)
+        world = World(grid, CPU, all_ranks, sample, data)
         return scored(kind, world, batch_size=4)
 
     expected = at_once(kind)
     outputs = {"members": 1, "mixtures": 1, "predicted": 4}[kind]
-    for sums, peak, sizes in on_world(4, work):
+    for sums, peak, sizes in on_ranks(4, work):
         assert same(sums, expected)
         assert set(sizes) == {1}
         assert peak < (outputs / sample_ranks + 0.5) * ENSEMBLE + 20 * SLICE
@@ -159,13 +159,13 @@ def test_weights_follow_the_points_to_their_rank() -> None:
     weights = torch.arange(FIELD[0] * FIELD[1], dtype=torch.float64).reshape(*FIELD[:2], 1)
     weights = weights.expand(FIELD)
 
-    def work(channel: Channel) -> Tensor:
+    def work(all_ranks: Group) -> Tensor:
         loss, data = losses.almost_fair_crps(), examples()
         return score(
             posterior_of(loss),
             loss,
             data,
-            World(Grid(4, 1, channel.rank), CPU, channel, channel, sample_axis=channel),
+            World(Grid(4, 1, all_ranks.rank), CPU, all_ranks, all_ranks),
             task="regression",
             output_shape=FIELD,
             scale=None,
@@ -177,7 +177,7 @@ def test_weights_follow_the_points_to_their_rank() -> None:
     loss, data, whole = losses.almost_fair_crps(), examples(), RegressionTally(weights=weights)
     whole.add(posterior_of(loss).predict(data.x, samples=SAMPLES), None, data.y)
     assert whole.sums[0] == EXAMPLES * (weights > 0).sum()
-    for sums in on_world(4, work):
+    for sums in on_ranks(4, work):
         assert same(sums, whole.sums)
 
 

@@ -15,12 +15,13 @@ from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data.augment import Jitter
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import SeparableLoss
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.passes import Passes
 from hpc_bnn.train.step.phases import Phases
+from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.step import Step
 
 
@@ -28,13 +29,13 @@ def direct(toy: Toy, samples: int, x: Tensor, y: Tensor, *, kl_weight: float = 1
     """Compute the objective at step 0 with plain autograd: every sample's weights written out."""
     posterior, outputs = toy.posterior, []
     for sample in range(samples):
-        drawn = posterior.draw(posterior.draws(0, [sample]))
+        drawn = posterior.sample(posterior.key(0, [sample]))
         weights = {name: weight[0] for name, weight in drawn.items()}
         outputs.append(functional_call(posterior.module, weights, (x,)))
     if isinstance(toy.loss, SeparableLoss):
         data = torch.stack([toy.loss(output, y).mean() for output in outputs]).mean()
     else:
-        data = toy.loss(torch.stack(outputs), y, LocalAxis()).mean()
+        data = toy.loss(torch.stack(outputs), y, ALONE).mean()
     kl = torch.zeros((), dtype=x.dtype)
     for name in posterior.names:
         mu = posterior.module.get_parameter(name)
@@ -65,7 +66,7 @@ def test_the_gradient_of_looped_samples_is_the_mean_of_their_own() -> None:
     x, y = doubled(*batch())
     each = []
     for sample in range(4):
-        drawn = toy.posterior.draw(toy.posterior.draws(0, [sample]))
+        drawn = toy.posterior.sample(toy.posterior.key(0, [sample]))
         weights = {name: weight[0] for name, weight in drawn.items()}
         value = toy.loss(functional_call(toy.posterior.module, weights, (x,)), y).mean()
         each.append(torch.autograd.grad(value, toy.parameters))
@@ -255,7 +256,7 @@ def test_views_of_the_batch(views: str) -> None:
     for sample in range(3):
         stream = Stream(4, Purpose.AUGMENTATION, 0, sample if views == "per_sample" else 0)
         view = Jitter(sigma)(x, uniforms(stream, (BATCH, 3)))
-        drawn = toy.posterior.draw(toy.posterior.draws(0, [sample]))
+        drawn = toy.posterior.sample(toy.posterior.key(0, [sample]))
         weights = {name: weight[0] for name, weight in drawn.items()}
         values.append(toy.loss(functional_call(toy.posterior.module, weights, (view,)), y).mean())
     (found,) = toy.run(1)
@@ -276,16 +277,11 @@ def passes_on(grid: Grid, views: str, *, dropout: float = 0.0) -> Passes:
 
 
 def passes_of(posterior: Gaussian, grid: Grid, **options: Any) -> Passes:
-    given: dict[str, Any] = {"augment": None, "views": "shared", **options}
-    return Passes(
-        posterior,
-        World(grid, torch.device("cpu")),
-        samples=6,
-        samples_per_pass=1,
-        **given,
-        precision="float64",
-        phases=Phases(torch.device("cpu")),
+    settings = StepSettings(
+        samples=6, num_examples=10, precision="float64", **{"views": "shared", **options}
     )
+    cpu = torch.device("cpu")
+    return Passes(posterior, World(grid, cpu), settings, Phases(cpu))
 
 
 @pytest.mark.parametrize("grid", [(2, 1), (1, 2), (3, 2), (6, 3)])
@@ -450,7 +446,7 @@ def test_a_local_joint_loss_is_the_exact_one_on_one_rank(loss: str) -> None:
 
 def test_antithetic_pairs_mirror_the_draws() -> None:
     toy = Toy(samples=2, posterior={"antithetic": True})
-    draws = toy.posterior.draw(toy.posterior.draws(0, [0, 1]))
+    draws = toy.posterior.sample(toy.posterior.key(0, [0, 1]))
     for name, weight in draws.items():
         mu = toy.posterior.module.get_parameter(name)
         assert torch.allclose(weight[0] - mu, mu - weight[1], rtol=1e-9, atol=1e-14)

@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from thread_channel import on_world, outcomes
+from thread_group import on_ranks, outcomes
 
 from hpc_bnn.config.settings import TrainSettings
-from hpc_bnn.parallel.channel import SOLO, Channel
-from hpc_bnn.parallel.comms import RankError
-from hpc_bnn.train.run.lock import LockError, hold
+from hpc_bnn.group import ALONE, Group, RankError
+from hpc_bnn.lock import LockError, hold
 from hpc_bnn.train.run.log import Metrics
 from hpc_bnn.train.run.restarts import lost_steps
 from hpc_bnn.train.run.stop import SIGNAL, Interrupted, Stop
@@ -26,7 +25,7 @@ from hpc_bnn.train.run.stop import SIGNAL, Interrupted, Stop
 def test_a_signal_to_this_process_is_noted_until_the_end(name: str) -> None:
     number = signal.Signals[name]
     before = signal.getsignal(number)
-    with Stop(SOLO, began=time.monotonic()) as stop:
+    with Stop(ALONE, began=time.monotonic()) as stop:
         assert stop.due() == ""
         stop.check()
         os.kill(os.getpid(), number)
@@ -41,7 +40,7 @@ def killed_by(signals: list[signal.Signals]) -> int:
     """Return how a process ends that gets signals while it listens: the signal, 0 if it goes on."""
     child = os.fork()
     if child == 0:
-        with Stop(SOLO, began=time.monotonic()):
+        with Stop(ALONE, began=time.monotonic()):
             for number in signals:
                 os.kill(os.getpid(), number)
         os._exit(0)
@@ -59,7 +58,7 @@ def test_who_lets_us_ignore_an_interrupt_is_obeyed() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         assert killed_by([signal.SIGINT, signal.SIGINT]) == 0
-        with Stop(SOLO, began=time.monotonic()) as stop:
+        with Stop(ALONE, began=time.monotonic()) as stop:
             os.kill(os.getpid(), signal.SIGINT)
             assert stop.due() == ""
     finally:
@@ -68,29 +67,29 @@ def test_who_lets_us_ignore_an_interrupt_is_obeyed() -> None:
 
 @pytest.mark.parametrize("asked", range(3))
 def test_what_one_rank_saw_all_ranks_decide(asked: int) -> None:
-    def run(channel: Channel) -> list[str]:
-        stop = Stop(channel, began=time.monotonic())
+    def run(all_ranks: Group) -> list[str]:
+        stop = Stop(all_ranks, began=time.monotonic())
         first = stop.due()
-        if channel.rank == asked:
+        if all_ranks.rank == asked:
             stop._note(SIGNAL, None)  # handlers run in the main thread only
         return [first, stop.due()]
 
-    assert on_world(3, run) == [["", f"signal {SIGNAL.name}"]] * 3
+    assert on_ranks(3, run) == [["", f"signal {SIGNAL.name}"]] * 3
 
 
 def test_the_clock_of_one_rank_stops_all() -> None:
-    def run(channel: Channel) -> str:
+    def run(all_ranks: Group) -> str:
         now = time.monotonic()
-        return Stop(channel, max_time_s=3600, began=now - 3590 * (channel.rank == 1)).due()
+        return Stop(all_ranks, max_time_s=3600, began=now - 3590 * (all_ranks.rank == 1)).due()
 
-    assert on_world(2, run) == ["train.max_time"] * 2
+    assert on_ranks(2, run) == ["train.max_time"] * 2
 
 
 @pytest.mark.parametrize(
     ("elapsed", "late"), [(0.0, False), (3500.0, False), (3545.0, True), (5000.0, True)]
 )
 def test_the_clock_leaves_time_for_a_checkpoint(elapsed: float, late: bool) -> None:
-    stop = Stop(SOLO, max_time_s=3600, began=time.monotonic() - elapsed)
+    stop = Stop(ALONE, max_time_s=3600, began=time.monotonic() - elapsed)
     assert (stop.due() != "") == late
 
 
@@ -100,7 +99,7 @@ def test_the_clock_leaves_time_for_the_longest_step_and_checkpoint(
     """But the start, in which data are read, says nothing about the steps."""
     clock = [400.0]
     monkeypatch.setattr("hpc_bnn.train.run.stop.time.monotonic", lambda: clock[0])
-    stop = Stop(SOLO, max_time_s=1000, began=0.0)
+    stop = Stop(ALONE, max_time_s=1000, began=0.0)
 
     def last_moment() -> float:
         """Return the last second at which the run goes on."""
@@ -123,12 +122,12 @@ def test_the_clock_leaves_time_for_the_longest_step_and_checkpoint(
 
 def test_a_short_budget_is_not_all_margin() -> None:
     now = time.monotonic()
-    assert Stop(SOLO, max_time_s=10, began=now - 7).due() == ""
-    assert Stop(SOLO, max_time_s=10, began=now - 8.1).due() == "train.max_time"
+    assert Stop(ALONE, max_time_s=10, began=now - 7).due() == ""
+    assert Stop(ALONE, max_time_s=10, began=now - 8.1).due() == "train.max_time"
 
 
 def test_no_budget_never_ends() -> None:
-    assert Stop(SOLO, began=time.monotonic() - 1e9).due() == ""
+    assert Stop(ALONE, began=time.monotonic() - 1e9).due() == ""
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_what_is_no_time_limit_is_refused(given: float | str) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from hpc_bnn.train.run.lock import hold
+from hpc_bnn.lock import hold
 held = hold(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
@@ -217,9 +216,9 @@ def test_the_rank_that_writes_finds_it_and_all_end() -> None:
     def gone() -> None:
         raise LockError("lock is gone")
 
-    def run(channel: Channel) -> None:
-        stop = Stop(channel, began=time.monotonic())
-        if channel.rank == 0:
+    def run(all_ranks: Group) -> None:
+        stop = Stop(all_ranks, began=time.monotonic())
+        if all_ranks.rank == 0:
             stop.watch(gone)
         stop.due()
 
@@ -241,7 +240,7 @@ def test_a_lock_that_cannot_be_read_for_a_moment(
         raise answers.pop(0)
 
     monkeypatch.setattr("hpc_bnn.train.run.stop.LOOK_S", 0.0)
-    stop = Stop(SOLO, began=time.monotonic())
+    stop = Stop(ALONE, began=time.monotonic())
     stop.watch(ask)
     with caplog.at_level(logging.WARNING, logger="hpc_bnn"):
         assert stop.due() == ""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc_bnn.train.run.summary import read_summary, write_json
+from hpc_bnn.files import write_json
+from hpc_bnn.train.run.summary import read_summary
 
 
 def test_null_is_nan(tmp_path: Path) -> None:

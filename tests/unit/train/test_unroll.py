@@ -18,13 +18,13 @@ from toy_step import alone
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.data.source import Fields
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.models.swin import Swin
 from hpc_bnn.train.plan.live_memory import LiveMemory
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.score.rollout import Rollout
-from hpc_bnn.train.step.passes import Precision
+from hpc_bnn.train.step.settings import Precision
 from hpc_bnn.train.step.step import Step
 from hpc_bnn.train.step.unroll import Unroll
 
@@ -160,7 +160,7 @@ MASKED: dict[str, Callable[[Tensor | None], Loss]] = {
 
 def plain_objective(toy: Toy, x: Tensor, y: Tensor, steps: int, history: int) -> Tensor:
     """Return the objective by plain autograd: the mean over lead times of the loss of one step."""
-    weights = toy.posterior.draw(toy.posterior.draws(0, range(SAMPLES)))
+    weights = toy.posterior.sample(toy.posterior.key(0, range(SAMPLES)))
     outputs = torch.stack(
         [
             written_out(
@@ -181,9 +181,9 @@ def plain_objective(toy: Toy, x: Tensor, y: Tensor, steps: int, history: int) ->
         if isinstance(toy.loss, losses.SeparableLoss):
             values = torch.stack([toy.loss(member, truth) for member in members]).mean(0)
         else:
-            values = toy.loss(members, truth, LocalAxis())
+            values = toy.loss(members, truth, ALONE)
         total = total + values.mean() / steps
-    return total + toy.posterior.kl() / NUM_EXAMPLES
+    return total + toy.posterior.complexity() / NUM_EXAMPLES
 
 
 @pytest.mark.parametrize("samples_per_pass", [1, 3, SAMPLES])

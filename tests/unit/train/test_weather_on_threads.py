@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from thread_channel import on_world, outcomes
+from thread_group import on_ranks, outcomes
 from torch import Tensor
 from toy_weather import (
     ALONE_WORLD,
@@ -24,10 +24,8 @@ from toy_weather import (
 from hpc_bnn.bayes.noise import Purpose, Stream, normals, uniforms
 from hpc_bnn.data import Source
 from hpc_bnn.data.source import FieldRecord
+from hpc_bnn.group import Group, RankError
 from hpc_bnn.losses.cell_area import cell_area
-from hpc_bnn.parallel.channel import Channel
-from hpc_bnn.parallel.comms import RankError
-from hpc_bnn.parallel.ranks import ChannelRanks
 from hpc_bnn.train.score.rollout import Rollout
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, _climatology, _spread, _starts, score_weather
@@ -50,13 +48,13 @@ def source(folder: Path) -> Source:
 
 
 def scored_on(size: int, folder: Path, **changes: dict[str, Any]) -> list[WeatherScores]:
-    def work(channel: Channel) -> WeatherScores:
-        source = toy_source(folder, ChannelRanks(channel), **changes)
+    def work(all_ranks: Group) -> WeatherScores:
+        source = toy_source(folder, all_ranks, **changes)
         with ONE_AT_A_TIME:
             trained = toy_trained(folder, source, **changes)
-        return score_weather(trained, data_world(channel))
+        return score_weather(trained, data_world(all_ranks))
 
-    return on_world(size, work)
+    return on_ranks(size, work)
 
 
 def by_hand(trained: Trained, starts: Tensor, steps: int) -> tuple[WeatherTally, Tensor]:
@@ -198,11 +196,11 @@ def test_a_rank_that_cannot_read_ends_every_rank(folder: Path, source: Source, w
         last = int(_starts(source.fields.test_times, STEP_S, 1, 5)[0][-1]) + STEP_S
     broken = replace(source.fields, record=Failing(source.fields.record, last))
 
-    def work(channel: Channel) -> WeatherScores:
+    def work(all_ranks: Group) -> WeatherScores:
         with ONE_AT_A_TIME:
             changed = replace(source, fields=broken)
             trained = toy_trained(folder, changed, evaluation={"steps": 1})
-        return score_weather(trained, data_world(channel))
+        return score_weather(trained, data_world(all_ranks))
 
     ended = outcomes(3, work)
     assert isinstance(ended[2], OSError)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn import losses
-from hpc_bnn.losses.axis import LocalAxis
+from hpc_bnn.group import ALONE
 from hpc_bnn.verify import scores
 from hpc_bnn.verify.calibration import flatness
 from hpc_bnn.verify.pit import covered, ensemble_pit, pit_counts
@@ -180,7 +180,7 @@ def test_crps(members: int) -> None:
     for alpha, expected in theirs.items():
         ours = scores.crps_ensemble(x, y, alpha)
         assert ours.numpy() == pytest.approx(expected, rel=1e-10, abs=1e-10)
-        loss = losses.almost_fair_crps(alpha=alpha)(x[:, None, :99], y[None, :99], LocalAxis())
+        loss = losses.almost_fair_crps(alpha=alpha)(x[:, None, :99], y[None, :99], ALONE)
         assert float(loss) == pytest.approx(float(expected[:99].mean()), rel=1e-10)
     of_fields = weather(x, y)
     assert of_fields["crps"] == pytest.approx([float(theirs[0.0].mean())], rel=1e-10)

@@ -1,0 +1,144 @@
+"""What ``evaluate`` tells of time series beyond the scores of all points: by level, channel and
+lead time, beside naive forecasts, and pictures.
+
+Letters: S samples, B windows, P rows of the horizon, C channels.
+"""
+
+import textwrap
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.data.series.windows import Windows
+from hpc_bnn.data.source import Forecast, Source
+from hpc_bnn.verify.naive import seasonal_naive
+from hpc_bnn.verify.plots import plot_forecast
+from hpc_bnn.verify.scores import ensemble_quantile, mixture_quantile
+from hpc_bnn.verify.series_plots import plot_lead_scores
+from hpc_bnn.verify.tally import PointScores, RegressionTally
+
+# Of the pinball loss: from the 5th to the 95th percentile in nine steps.
+LEVELS = tuple(round(0.05 + 0.1 * k, 2) for k in range(10))
+DRAWN = (0.05, 0.25, 0.5, 0.75, 0.95)
+EXAMPLES_DRAWN = 4
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+# Of a naive forecast; None: one row.
+SEASONS = {"last_value": None, "day_before": DAY, "week_before": 7 * DAY}
+WINDOWS_AT_ONCE = 1024
+
+
+class SeriesReport:
+    """The report of a source whose test split are windows of a series."""
+
+    def __init__(self, source: Source) -> None:
+        assert isinstance(source.test, Windows) and source.scale is not None
+        self._windows, self._scale = source.test, source.scale
+        self._shape = source.output_shape
+
+    def tally(self) -> RegressionTally:
+        """Return an empty tally that keeps points and levels apart."""
+        return RegressionTally(points=self._shape, levels=LEVELS)
+
+    def details(self, tally: RegressionTally) -> dict[str, Any]:
+        """Return what ``evaluation.json`` holds besides the scores.
+
+        ``pinball``: the loss at each level, over all channels and lead times. ``channels``: by
+        name, the scores over all lead times, and as lists over ``lead_time_h``, hours; of one
+        member without coverage. ``naive``: the same of seasonal naive forecasts whose season the
+        history holds; the CRPS of a single value is its absolute error.
+        """
+        points = tally.by_point()
+        lists = {"rmse": points.rmse, "crps": points.crps, "pinball": points.pinball}
+        if "coverage_90" in tally.result():
+            lists["coverage_90"] = points.coverage_90
+        steps = range(1, self._windows.horizon + 1)
+        return {
+            "pinball": {"levels": list(tally.levels), "loss": tally.pinball()},
+            "lead_time_h": [step * (self._windows.step / HOUR) for step in steps],
+            "channels": self._by_channel(lists),
+            "naive": {
+                season: {
+                    "rmse": float(scores.rmse.square().mean().sqrt()),
+                    "crps": float(scores.crps.mean()),
+                    "channels": self._by_channel({"rmse": scores.rmse, "crps": scores.crps}),
+                }
+                for season, scores in self.naive_scores().items()
+            },
+        }
+
+    def naive_scores(self) -> dict[str, PointScores]:
+        """Return RMSE and CRPS (P, C) of the naive forecasts of the test split."""
+        windows, scores = self._windows, {}
+        for name, length in SEASONS.items():
+            season, rest = (1, 0) if length is None else divmod(length, windows.step)
+            if rest or not 1 <= season <= windows.history or (length and season == 1):
+                continue
+            tally = RegressionTally(points=self._shape)
+            for part in torch.split(torch.arange(len(windows)), WINDOWS_AT_ONCE):
+                x, y = windows.batch(part)
+                forecast = seasonal_naive(
+                    windows.histories(x), horizon=windows.horizon, season=int(season)
+                )
+                tally.add(self._scale.physical(forecast[None]), None, self._scale.physical(y))
+            scores[name] = tally.by_point()
+        return scores
+
+    def _by_channel(self, lists: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return scores (P, C) by channel: over all lead times, and as lists."""
+        channels = {}
+        for c, name in enumerate(self._scale.channels):
+            total = {key: float(values[:, c].mean()) for key, values in lists.items()}
+            total["rmse"] = float(lists["rmse"][:, c].square().mean().sqrt())
+            by_lead_time = {key: values[:, c].tolist() for key, values in lists.items()}
+            channels[name] = {**total, "by_lead_time": by_lead_time}
+        return channels
+
+    def draw(self, plots: Path, tally: RegressionTally, forecast: Forecast) -> None:
+        """Draw the scores over lead time, and a few forecasts of the first channel, evenly spaced
+        over the test split.
+        """
+        windows, scale = self._windows, self._scale
+        unit, letter = (HOUR, "h") if windows.step < DAY else (DAY, "d")
+        step, label = windows.step / unit, f"lead time [{letter}]"
+        horizon = windows.horizon
+        plot_lead_scores(
+            tally.by_point(),
+            [step * (p + 1) for p in range(horizon)],
+            scale.channels,
+            plots / "scores.png",
+            time_label=label,
+            units=scale.units,
+            naive=self.naive_scores(),
+        )
+        drawn = torch.linspace(0, len(windows) - 1, min(EXAMPLES_DRAWN, len(windows))).long()
+        x, y = windows.batch(drawn)
+        mean, sigma = forecast(x)
+        mean, sigma = scale.physical(mean), None if sigma is None else scale.spread(sigma)
+        shown = min(windows.history, 3 * horizon)
+        quantiles = {q: _quantile(mean, sigma, q)[..., 0].cpu() for q in DRAWN}
+        named = textwrap.fill(scale.channels[0], 26)
+        plot_forecast(
+            step * torch.arange(-shown + 1, horizon + 1),
+            scale.physical(windows.histories(x))[:, -shown:, 0].cpu(),
+            scale.physical(y)[..., 0].cpu(),
+            quantiles,
+            plots / "forecast.png",
+            time_label=label,
+            value_label=named + (f"\n[{scale.units}]" if scale.units else ""),
+            titles=[_title(windows, i) for i in drawn.tolist()],
+        )
+
+
+def _title(windows: Windows, index: int) -> str:
+    """Return the time of the first target, with the name of its zone where that is known."""
+    return f"from {windows.clock_times(index)[0]:%Y-%m-%d %H:%M %Z}".rstrip()
+
+
+def _quantile(mean: Tensor, sigma: Tensor | None, probability: float) -> Tensor:
+    if sigma is None:
+        return ensemble_quantile(mean, probability)
+    return mixture_quantile(mean, sigma, probability)

@@ -1,0 +1,111 @@
+"""What a training step is set to: one record for the step, its guards, the estimate of its memory
+and the probe of its time.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hpc_bnn.bayes.inputs import Inputs, map_tensors
+from hpc_bnn.data.augment import Augmentation
+from hpc_bnn.losses.objective import kl_factor
+from hpc_bnn.parallel.engine import Compression, GradientReduction
+from hpc_bnn.train.step.unroll import Unroll
+
+Views = Literal["per_sample", "per_rank", "shared"]
+Precision = Literal["float32", "bf16", "float64"]
+OF_ONE_RANK = ("samples_per_pass", "keep_graphs", "unroll")  # neither objective nor exchanges
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """The options of ``hb.Step``.
+
+    Attributes
+    ----------
+    samples
+        K, weight samples per step over the whole grid.
+    num_examples
+        N, size of the training set, which scales the KL.
+    kl_weight, kl_warmup_steps
+        Factor of the KL, reached linearly over the first steps.
+    samples_per_pass
+        Weight samples that share one forward pass by ``torch.vmap``; 1 keeps memory at one network.
+    keep_graphs
+        Joint losses only: hold the graphs of all own samples instead of running them twice; faster,
+        memory of all own samples.
+    augment
+        An augmentation of ``hpc_bnn.data.augment``.
+    views
+        ``per_sample``: every weight sample sees its own random view of the batch; ``per_rank``: the
+        samples of a sample rank share one, so the run depends on the grid; ``shared``: all do.
+    unroll
+        Fields: runs the network along the steps of a forecast that a batch has targets for; None:
+        inputs are of one step.
+    clip_norm
+        Largest norm of the reduced gradient; None: no clipping.
+    precision
+        ``bf16`` runs the network under autocast; parameters, KL and accumulators stay float32.
+    exact
+        False: joint losses see one rank's samples only (``hpc_bnn.losses.objective``).
+    reduction, compression
+        How gradients are exchanged (``hpc_bnn.parallel.engine``).
+    guard_every
+        Steps between guards; they also run at the first step. 0: at the first step only.
+    check
+        Prove at the first step that the network is a pure function of its weights and input, each
+        example by itself (``hpc_bnn.bayes.purity``): about three passes, once.
+    """
+
+    samples: int
+    num_examples: int
+    kl_weight: float = 1.0
+    kl_warmup_steps: int = 0
+    samples_per_pass: int = 1
+    keep_graphs: bool = False
+    augment: Augmentation | None = None
+    views: Views = "per_sample"
+    unroll: Unroll | None = None
+    clip_norm: float | None = None
+    precision: Precision = "float32"
+    exact: bool = True
+    reduction: GradientReduction = "world"
+    compression: Compression = "none"
+    guard_every: int = 100
+    check: bool = True
+
+    def kl_factor(self, step: int) -> float:
+        """Return the factor of the KL at ``step``."""
+        return kl_factor(
+            step,
+            kl_weight=self.kl_weight,
+            warmup_steps=self.kl_warmup_steps,
+            num_examples=self.num_examples,
+        )
+
+    def place(self, x: Inputs, y: Tensor, device: torch.device) -> tuple[Inputs, Tensor]:
+        """Return a batch as passes and loss take it: on the device, in the precision of the run,
+        the targets of each lead time as examples of their own.
+        """
+
+        def placed(tensor: Tensor) -> Tensor:
+            tensor = tensor.to(device, non_blocking=True)
+            wider = self.precision == "float64" and tensor.is_floating_point()
+            return tensor.double() if wider else tensor
+
+        y = placed(y)
+        return map_tensors(placed, x), y if self.unroll is None else self.unroll.targets(y)
+
+    def guards_at(self, step: int) -> bool:
+        """Tell whether the guards run at ``step``."""
+        return step == 0 or bool(self.guard_every and step % self.guard_every == 0)
+
+    def of_all_ranks(self) -> dict[str, object]:
+        """Return, as plain values, what ranks may not differ in: they would differ in the objective
+        or in the order of their exchanges.
+        """
+        names = [field.name for field in fields(self) if field.name not in OF_ONE_RANK]
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "augment": type(self.augment).__name__}

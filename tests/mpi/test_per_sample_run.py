@@ -1,0 +1,139 @@
+"""A run of a posterior with members, as ``hpc-bnn`` trains, saves, resumes and scores it: on every
+grid what it is on one rank, also where another grid goes on with it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from members import Members
+
+from hpc_bnn.bayes import POSTERIORS
+from hpc_bnn.config import Settings, dump_settings
+from hpc_bnn.group import ALONE, Group
+from hpc_bnn.parallel.grid import Grid, divisors
+from hpc_bnn.parallel.world import split
+from hpc_bnn.train.plan.estimate import estimate
+from hpc_bnn.train.run.build import check_choices, read_source, resolved
+from hpc_bnn.train.run.checkpoint import load, newest_good
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.loop import train
+from hpc_bnn.train.score.evaluate import evaluate
+from hpc_bnn.train.score.trained import load_trained
+
+K = 12
+CONTENT: dict[str, Any] = {
+    "seed": 3,
+    "posterior": {"name": "members", "samples": K, "samples_per_pass": 5},
+    "loss": {"name": "gaussian_nll", "variance": "predicted", "predictive": True},
+    "model": {"name": "mlp", "hidden": [8]},
+    "data": {"name": "synthetic_series", "length": 300, "history": 12, "horizon": 4},
+    "train": {
+        "steps": 4,
+        "batch_size": 12,
+        "lr": 0.01,
+        "clip_norm": 0.5,
+        "precision": "float64",
+        "device": "cpu",
+        "guard_every": 1,
+        "checkpoint_every": 2,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method is one file and one line."""
+    monkeypatch.setitem(POSTERIORS, "members", Members)
+
+
+@pytest.fixture
+def folder(all_ranks: Group, tmp_path: Path) -> Iterator[Path]:
+    """A folder of rank 0 that all ranks use."""
+    yield Path(all_ranks.broadcast(str(tmp_path), name="folder"))
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings.model_validate({**CONTENT, "train": {**CONTENT["train"], **changes}})
+
+
+def run(
+    all_ranks: Group, folder: Path, sample_ranks: int = 1, *, resume: bool = False
+) -> dict[str, Any]:
+    world = split(all_ranks, sample_ranks=sample_ranks, device="cpu")
+    try:
+        return train(settings(), world, RunFolder(folder), resume=resume)
+    finally:
+        world.stop()
+
+
+def test_the_method_is_known_by_its_name_and_options() -> None:
+    check_choices(settings(), "my.yaml")
+    assert resolved(settings()).posterior.options == {}
+    assert "name: members" in dump_settings(settings())
+
+
+def test_one_run_on_every_grid_and_from_one_to_another(all_ranks: Group, folder: Path) -> None:
+    expected = all_ranks.on_first(lambda: run(ALONE, folder / "alone"), name="alone")
+    whole = load(folder / "alone" / "checkpoints" / "step-00000004.pt")
+    assert set(whole.per_sample) == {name for name in whole.posterior if name.startswith("rows.")}
+    assert all(len(whole.posterior[name]) == K for name in whole.per_sample)
+    for ranks in divisors(all_ranks.size):
+        place = folder / f"{ranks}"
+        results = [run(all_ranks, place, ranks)]
+        newest = place / "checkpoints" / "step-00000004.pt"
+        assert_same(newest, whole)
+        # From step 2 on, on each grid of this job.
+        for other in divisors(all_ranks.size):
+            all_ranks.on_first(newest.unlink, name="newest")
+            all_ranks.on_first((place / "summary.json").unlink, name="summary")
+            results.append(run(all_ranks, place, other, resume=True))
+            assert_same(newest, whole)
+        for result in results:
+            assert result["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-10)
+            for key in ("sum", "sum_of_squares"):
+                wanted = expected["parameter_checksum"][key]
+                assert result["parameter_checksum"][key] == pytest.approx(wanted, rel=1e-9)
+            assert result["validation"] == pytest.approx(expected["validation"], rel=1e-6)
+
+
+def assert_same(path: Path, whole: Any) -> None:
+    found = load(path)
+    for name, tensor in whole.posterior.items():
+        assert torch.allclose(found.posterior[name], tensor, rtol=0, atol=1e-10), name
+    for number, moments in whole.optimizer["state"].items():
+        for key, value in moments.items():
+            got = found.optimizer["state"][number][key]
+            assert got.shape == value.shape
+            assert torch.allclose(got, value, rtol=0, atol=1e-10), key
+
+
+def test_prediction_has_every_member_on_every_rank(all_ranks: Group, folder: Path) -> None:
+    all_ranks.on_first(lambda: run(ALONE, folder / "alone"), name="alone")
+    world = split(all_ranks, mode="data", device="cpu")
+    try:
+        trained = load_trained(world, RunFolder(folder / "alone"))
+        assert trained.predict_samples == K  # of the 64 that were asked for
+        assert trained.parts.posterior.own_samples == range(K)
+        found = newest_good(folder / "alone" / "checkpoints")
+        assert found is not None
+        state = trained.parts.posterior.state_dict()
+        assert all(torch.equal(state[name], saved) for name, saved in found[1].posterior.items())
+        x = torch.zeros(2, *trained.parts.source.input_shape, dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"weight samples 12 to 12: .* members 0 to 11 of 12"):
+            trained.parts.posterior.predict(x, samples=K + 1)
+        result = evaluate(world, RunFolder(folder / "alone"))
+        assert result["samples"] == K
+    finally:
+        world.stop()
+
+
+def test_the_estimate_counts_own_rows_only() -> None:
+    source = read_source(settings(), ALONE)
+    alone, spread = (estimate(settings(), source, Grid(s, 1, s - 1)) for s in (1, 4))
+    fixed = estimate(settings(), source, Grid(12, 1, 0)).parameters
+    network = (alone.parameters - fixed) / 11  # of one member
+    assert spread.parameters == pytest.approx(fixed + 2 * network)
+    assert spread.optimizer == alone.optimizer // 4
