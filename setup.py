@@ -64,7 +64,7 @@ setup(
     package_data={"hpc_bnn": ["configs/*.yaml"]},
     ext_modules=KERNELS,
     zip_safe=False,
-    entry_points={"console_scripts": ["hpc-bnn = hpc_bnn.cli.program:main"]},
+    entry_points={"console_scripts": ["hpc-bnn = hpc_bnn.__main__:main"]},
     install_requires=[
         "torch>=2.4",
         "numpy",
@@ -84,6 +84,7 @@ setup(
             "hypothesis",
             "scikit-learn",
             "scoringrules",
+            "triton; sys_platform == 'linux'",
             "xarray",
             "ruff",
             "mypy",

@@ -10,12 +10,33 @@ for x, y in loader:
 probabilities = posterior.predict(x, samples=64).softmax(-1)        (K, B, classes)
 """
 
-from hpc_bnn import losses
-from hpc_bnn.bayes import Gaussian
-from hpc_bnn.data import Batches
-from hpc_bnn.parallel.world import World, start
-from hpc_bnn.train.step.step import Step
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpc_bnn import losses
+    from hpc_bnn.bayes import Gaussian
+    from hpc_bnn.data import Batches
+    from hpc_bnn.parallel.world import World, start
+    from hpc_bnn.train.step.step import Step
 
 __version__ = "0.1.0"
 
 __all__ = ["Batches", "Gaussian", "Step", "World", "losses", "start"]
+
+_HOMES = {
+    "Batches": "hpc_bnn.data",
+    "Gaussian": "hpc_bnn.bayes",
+    "Step": "hpc_bnn.train.step.step",
+    "World": "hpc_bnn.parallel.world",
+    "start": "hpc_bnn.parallel.world",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: ``hpc-bnn --help`` needs no torch."""
+    if name == "losses":
+        return importlib.import_module("hpc_bnn.losses")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

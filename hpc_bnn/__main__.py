@@ -2,7 +2,16 @@
 
 import sys
 
-from hpc_bnn.cli.program import main
+from hpc_bnn.cli.arguments import parse
+
+
+def main() -> int:
+    """Run the command line of this process and return its exit status."""
+    options = parse(None)  # --help and mistakes end here, before torch is imported
+    from hpc_bnn.cli.program import run
+
+    return run(options)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -151,6 +151,8 @@ class Posterior(nn.Module):
         ValueError
             If rows of theirs are not held.
         """
+        if self.members is None:
+            return
         rows, own = self.places(samples), self.own_samples
         if rows == list(range(len(own))):
             return

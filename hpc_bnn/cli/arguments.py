@@ -1,19 +1,22 @@
 """The arguments of ``hpc-bnn``: commands, options and their help."""
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import hpc_bnn
 
-ERA5_PATH = "a netCDF file, a folder, a pattern in quotes, or a pack of data ingest"
+FIELDS_PATH = "a netCDF file, a folder, a pattern in quotes, or a pack of data ingest"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; overrides may stand on both sides of the options.
 
-    The result holds ``command``, such as "train" or "data check", and its options.
+    The result holds ``command``, such as "train" or "data check", its options, and when this
+    ``began`` (``time.monotonic()``).
     """
+    began = time.monotonic()
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     misplaced = [text for text in rest if text.startswith("-") or "=" not in text]
@@ -23,6 +26,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.overrides = [*options.overrides, *rest]
     if options.command in ("data", "scaling"):
         options.command = f"{options.command} {options.tool}"
+    options.began = began
     return options
 
 
@@ -41,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", dest="run_folder", type=Path, metavar="DIR")
     what.add_argument(
-        "--estimate", action="store_true", help="only tell the memory of a rank; status 1: too much"
+        "--estimate",
+        action="store_true",
+        help="only estimate the memory of a rank; status 1: too much",
     )
     command.add_argument(
         "--resume", action="store_true", help="go on from the newest good checkpoint"
@@ -58,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     estimate.add_argument("--ranks", type=_positive, help="of the run; default: those it runs on")
     estimate.add_argument("--ranks-per-node", type=_positive, help="of the run")
     estimate.add_argument(
-        "--points", type=_points, metavar="ROWSxCOLUMNS", help="era5: grid of files not here yet"
+        "--points",
+        type=_points,
+        metavar="ROWSxCOLUMNS",
+        help="grid of fields that are not here yet",
     )
     estimate.add_argument(
         "--device-memory", type=_above_zero, metavar="GIB", help="of a GPU that is not here"
@@ -70,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("run_folder", type=Path, metavar="DIR")
 
     command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")
-    command.add_argument("run_folder", type=Path, metavar="DIR", help="of a run on era5 data")
+    command.add_argument("run_folder", type=Path, metavar="DIR", help="of a run on fields")
     command.add_argument(
         "--start", required=True, metavar="TIME", help="UTC, such as 2002-05-01T00:00"
     )
@@ -78,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--members", type=_positive, required=True, help="size of the ensemble")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 
-    _data_parsers(commands.add_parser("data", help="tools for ERA5 files"))
+    _data_parsers(commands.add_parser("data", help="tools for files of fields, such as ERA5"))
 
     _scaling_parsers(commands.add_parser("scaling", help="scaling studies: speed against ranks"))
 
@@ -99,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 def _data_parsers(parser: argparse.ArgumentParser) -> None:
     tools = parser.add_subparsers(dest="tool", required=True)
 
-    tool = tools.add_parser("check", help="tell what files hold, and every defect")
+    tool = tools.add_parser("check", help="list what files hold, and every defect")
     _add_selection(tool)
     _add_stale(tool)
 
@@ -193,7 +202,7 @@ def _add_folder(tool: argparse.ArgumentParser) -> None:
 
 
 def _add_selection(tool: argparse.ArgumentParser) -> None:
-    tool.add_argument("path", help=ERA5_PATH)
+    tool.add_argument("path", help=FIELDS_PATH)
     tool.add_argument("--variables", type=_names, help="such as t2m,z,u; all if left out")
     tool.add_argument("--levels", type=_numbers, default=[], help="in hPa, such as 500,850")
     tool.add_argument("--member", type=int, help="of ensemble files")

@@ -30,20 +30,20 @@ def _check(options: argparse.Namespace, ranks: Group) -> Answer:
     """
     if ranks.on_first(lambda: is_pack(options.path), name="path"):
         pack = ranks.on_first(lambda: _open(options), name="pack")
-        wrong = verify.defects(pack)
-        return [*verify.describe(pack), *_remarks(wrong, len(pack.problems))], bool(pack.problems)
-    found = ranks.on_first(lambda: _catalogue(options), name="catalogue")
-    bad, read = ranks.on_first(lambda: sample_problems(found), name="values")
-    if not found.channels and not found.static:
-        bad.append(f"{found.source}: has no channel that can be used")
-    wrong = [*bad, *defects(found)]
-    unusable = len(found.problems) + len(bad)
-    return [describe(found), read, *_remarks(wrong, unusable)], 1 if unusable else 0
+        remarks = verify.defects(pack)
+        return [*verify.describe(pack), *_listed(remarks, len(pack.problems))], bool(pack.problems)
+    files = ranks.on_first(lambda: _catalogue(options), name="catalogue")
+    bad, read = ranks.on_first(lambda: sample_problems(files), name="values")
+    if not files.channels and not files.static:
+        bad.append(f"{files.source}: has no channel that can be used")
+    unusable = len(files.problems) + len(bad)
+    remarks = [*bad, *defects(files)]
+    return [describe(files), read, *_listed(remarks, unusable)], int(unusable > 0)
 
 
-def _remarks(wrong: Sequence[str], unusable: int) -> list[str]:
-    count = f"{len(wrong)} remarks, {unusable} of them make files unusable"
-    return [*(f"- {one}" for one in wrong), count]
+def _listed(remarks: Sequence[str], unusable: int) -> list[str]:
+    count = f"{len(remarks)} remarks, {unusable} of them make files unusable"
+    return [*(f"- {text}" for text in remarks), count]
 
 
 def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:

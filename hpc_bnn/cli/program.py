@@ -2,6 +2,8 @@
 
 The only file that prints, but for how a job ends (``hpc_bnn.parallel.control``). Errors of the
 user's input end every rank with status 2 and each message once; all others end with a traceback.
+
+What only one command needs is imported in it: netCDF4 and matplotlib cost every rank of a job.
 """
 
 import argparse
@@ -9,35 +11,25 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from hpc_bnn.cli.arguments import parse
-from hpc_bnn.cli.data_commands import DATA
-from hpc_bnn.cli.estimate_command import estimate_command
-from hpc_bnn.cli.scaling_commands import SCALING
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
-from hpc_bnn.fields import times
-from hpc_bnn.fields.forecast_file import require_writable
-from hpc_bnn.fields.request import request_command
 from hpc_bnn.group import ALONE, Group, RankError
 from hpc_bnn.parallel.control import BUG, STALLED, Word, leave_note
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.launcher import LaunchError, launched_size
 from hpc_bnn.parallel.mpi import abort, connect, fail, leave_together
 from hpc_bnn.parallel.world import start
-from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.train.plan.auto_grid import start_auto
 from hpc_bnn.train.run.build import check_choices, resolved
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
 from hpc_bnn.train.run.stop import REQUEUE, SIGNAL, Unfinished
-from hpc_bnn.train.score.forecast import forecast
-from hpc_bnn.train.score.trained import load_trained
 
 USER_ERRORS = (
     SettingsError,
@@ -59,9 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 a check failed, 2 the input cannot be
     used, 85 not finished in the time given: run it again; 86 the same after a rank was stuck.
     """
-    began = time.monotonic()
-    options = parse(arguments)
-    options.began = began
+    return run(parse(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command of a parsed command line; see ``main``."""
     try:
         all_ranks = _alone(options) if _is_alone(options) else connect()
     except LaunchError as error:  # each rank is alone, and each says so
@@ -69,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _log_to_stderr(all_ranks)
     try:
-        status = COMMANDS[options.command](options, all_ranks)
+        action = COMMANDS.get(options.command) or COMMANDS[options.command.partition(" ")[0]]
+        status = action(options, all_ranks)
     except (*USER_ERRORS, RankError) as error:
         # A rank that waited for another; a file system that does not answer has a number.
         is_stall = isinstance(error, TimeoutError) and error.errno is None
@@ -102,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_alone(options: argparse.Namespace) -> bool:
-    if options.command in SCALING:
+    if options.command.startswith("scaling "):
         return not getattr(options, "measure", False)
     return str(options.command) == "data request"
 
@@ -118,6 +113,8 @@ def _alone(options: argparse.Namespace) -> Group:
 
 
 def _scaling(options: argparse.Namespace, all_ranks: Group) -> int:
+    from hpc_bnn.cli.scaling_commands import SCALING
+
     return _print(SCALING[options.command](options, all_ranks), all_ranks)
 
 
@@ -145,6 +142,8 @@ def _explain(error: Exception, command: str, all_ranks: Group, *, status: int = 
 def _train(options: argparse.Namespace, all_ranks: Group) -> int:
     settings = _settings(options.config, options.overrides, options.defaults)
     if options.estimate:
+        from hpc_bnn.cli.estimate_command import estimate_command
+
         return _print(estimate_command(options, settings, all_ranks), all_ranks)
     folder, auto = RunFolder(options.run_folder), None
     if settings.grid.mode == "auto":
@@ -177,7 +176,6 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
 
 
 def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
-    # Here, not above: matplotlib takes half a second that no other command needs, on every rank.
     from hpc_bnn.train.score.evaluate import evaluate, told
 
     folder = RunFolder(options.run_folder)
@@ -193,6 +191,11 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
 
 
 def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
+    from hpc_bnn.fields import times
+    from hpc_bnn.fields.forecast_file import require_writable
+    from hpc_bnn.train.score.forecast import forecast
+    from hpc_bnn.train.score.trained import load_trained
+
     folder = RunFolder(options.run_folder)
     start_s = times.parse(options.start, end=False)
     settings = folder.settings()
@@ -216,15 +219,21 @@ def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
 
 
 def _data(options: argparse.Namespace, all_ranks: Group) -> int:
+    from hpc_bnn.cli.data_commands import DATA
+
     return _print(DATA[options.command](options, all_ranks), all_ranks)
 
 
 def _data_request(options: argparse.Namespace, all_ranks: Group) -> int:
+    from hpc_bnn.fields.request import request_command
+
     settings = _settings(options.config, options.overrides)
     return _print(request_command(options, settings.data.name, settings.data.options), all_ranks)
 
 
 def _doctor(options: argparse.Namespace, all_ranks: Group) -> int:
+    from hpc_bnn.study.doctor import diagnose
+
     findings = diagnose(all_ranks, options.run_folder)
     if all_ranks.rank == 0:
         width = max(len(finding.what) for finding in findings)
@@ -262,8 +271,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "forecast": _forecast,
+    "data": _data,
     "data request": _data_request,
+    "scaling": _scaling,
     "doctor": _doctor,
-    **dict.fromkeys(DATA, _data),
-    **dict.fromkeys(SCALING, _scaling),
 }

@@ -39,9 +39,11 @@ Answer = tuple[list[str], int]
 def _plan(options: argparse.Namespace, all_ranks: Group) -> Answer:
     plan, settings = make_plan(options.study, options.folder)
     write_plan(plan, settings)
-    here = f"hpc-bnn scaling run {options.folder}"
-    there = f"scaling.sh --plan {options.folder}"
-    return [*table(plan), f"run them with {here}, or with {there} on a cluster"], 0
+    advice = (
+        f"run them with hpc-bnn scaling run {options.folder}, "
+        f"or with scaling.sh --plan {options.folder} on a cluster"
+    )
+    return [*table(plan), advice], 0
 
 
 def _run(options: argparse.Namespace, all_ranks: Group) -> Answer:
@@ -85,7 +87,7 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
     if not rows:
         raise ValueError(f"{plan.csv}: holds no rows; run and collect points first")
     points = measured(
-        rows, plan.settings(), exchanges=read_exchanges(stored), given=_between(options)
+        rows, plan.settings(), exchanges=read_exchanges(stored), known=_between(options)
     )
     model = points.fit()
     fitted = errors([model] * len(points.works), points.works, points.times)
@@ -137,24 +139,24 @@ def _measure(all_ranks: Group, stored: Path) -> None:
             f"mpi4py -m hpc_bnn scaling project {stored.parent} --measure"
         )
     world, seconds = measure(all_ranks)
-    own = [Exchange(all_ranks.size, world.num_nodes, n, time) for n, time in seconds.items()]
+    timed = [Exchange(all_ranks.size, world.num_nodes, n, time) for n, time in seconds.items()]
 
     def store() -> None:
         place = (all_ranks.size, world.num_nodes)
         others = [e for e in read_exchanges(stored) if (e.ranks, e.nodes) != place]
-        write_json(stored, {"exchanges": [asdict(exchange) for exchange in [*others, *own]]})
+        write_json(stored, {"exchanges": [asdict(exchange) for exchange in [*others, *timed]]})
 
     all_ranks.on_first(store, name="exchanges")
 
 
 def _between(options: argparse.Namespace) -> dict[str, float]:
     """Return the coefficients between nodes that the user gives."""
-    found = {}
+    coefficients = {}
     if options.latency_us is not None:
-        found["latency_between"] = options.latency_us * 1e-6
+        coefficients["latency_between"] = options.latency_us * 1e-6
     if options.bandwidth_gbs is not None:
-        found["payload_between"] = 1e-9 / options.bandwidth_gbs
-    return found
+        coefficients["payload_between"] = 1e-9 / options.bandwidth_gbs
+    return coefficients
 
 
 SCALING: dict[str, Callable[[argparse.Namespace, Group], Answer]] = {

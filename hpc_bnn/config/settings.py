@@ -39,10 +39,10 @@ def _seconds(value: object) -> object:
     """Return the seconds of a time as Slurm writes it, [[days-]hours:]minutes:seconds."""
     if not isinstance(value, str):
         return value  # also 23:50:00, which YAML itself reads as a number of seconds
-    found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", value.strip())
-    if found is None:
+    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", value.strip())
+    if match is None:
         raise ValueError("expected seconds, or a time such as 23:50:00 or 1-23:50:00")
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 

@@ -37,8 +37,8 @@ def in_turn(num_examples: int, *, data_rank: int, data_ranks: int) -> Tensor:
     """Return this data rank's part (n,) int64 of a pass over all examples in order: contiguous,
     sizes differ by at most 1.
     """
-    own = part(num_examples, data_rank, data_ranks)
-    return torch.arange(own.start, own.stop)
+    place = part(num_examples, data_rank, data_ranks)
+    return torch.arange(place.start, place.stop)
 
 
 def part(total: int, number: int, parts: int) -> range:

@@ -65,9 +65,9 @@ class Engine:
         hvd.init(comm=world, process_sets=sets)
         if hvd.size() != grid.world_size or hvd.rank() != grid.world_rank:
             raise LaunchError(
-                f"Horovod is rank {hvd.rank()} of {hvd.size()}, MPI is rank {grid.world_rank} "
-                f"of {grid.world_size}: they "
-                "use different MPI libraries; hpc-bnn doctor shows both"
+                f"Horovod is rank {hvd.rank()} of {hvd.size()}, "
+                f"MPI is rank {grid.world_rank} of {grid.world_size}: "
+                "they use different MPI libraries; hpc-bnn doctor shows both"
             )
         self._grid, self._watchdog = grid, watchdog
         whole = hvd.global_process_set
@@ -183,8 +183,7 @@ def load_horovod(ranks: int) -> Any:
     except ImportError as error:
         raise LaunchError(
             f"{ranks} ranks need Horovod, which cannot be imported ({error}); "
-            "build the environment with "
-            "cmake (README, On your cluster), or run one rank"
+            "build the environment with cmake (README, On your cluster), or run one rank"
         ) from error
     if not hvd.mpi_built():
         raise LaunchError("Horovod was built without MPI; rebuild it with HOROVOD_WITH_MPI=1")

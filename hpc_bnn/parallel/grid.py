@@ -109,14 +109,14 @@ def choose_sample_ranks(
             "or hybrid"
         )
     if sample_ranks == "auto":
-        chosen = {"local": 1, "sample": world_size, "data": 1, "hybrid": ranks_per_node}[mode]
-        if world_size % chosen:
+        ranks = {"local": 1, "sample": world_size, "data": 1, "hybrid": ranks_per_node}[mode]
+        if world_size % ranks:
             raise ValueError(
                 f"grid.mode = hybrid: the {ranks_per_node} ranks of a node must divide the "
                 f"{world_size} ranks of this "
                 f"job; set grid.sample_ranks to one of {_listed(divisors(world_size))}"
             )
-        return chosen
+        return ranks
     if not isinstance(sample_ranks, int) or sample_ranks < 1 or world_size % sample_ranks:
         raise ValueError(
             f"grid.sample_ranks = {sample_ranks!r}: must divide the {world_size} ranks of this job "
@@ -145,9 +145,9 @@ def fitting_grids(world_size: int, *, samples: int, batch_size: int) -> list[tup
         pairs = [(s, ranks // s) for s in divisors(ranks)]
         return [(s, d) for s, d in pairs if samples % s == 0 and batch_size % d == 0]
 
-    found = grids(world_size)
-    if found:
-        return found
+    fits = grids(world_size)
+    if fits:
+        return fits
     fitting = {s * d for s in divisors(samples) for d in divisors(batch_size)}
     below = max(n for n in fitting if n < world_size)  # 1 always fits
     above = min((n for n in fitting if n > world_size), default=None)

@@ -163,10 +163,10 @@ def _check_members(group: Group, grid: Grid, step: int, each: Mapping[str, int])
     everyone = group.all_gather(mine, name="guards.members").numpy()
     ranks_ds = everyone.reshape(grid.data_ranks, grid.sample_ranks)
     if (ranks_ds != ranks_ds[:1]).any():
-        told = group.gather(dict(each), name="guards.members of each")
-        for rank, other in enumerate(told):
+        of_each = group.gather(dict(each), name="guards.members of each")
+        for rank, other in enumerate(of_each):
             first = rank % grid.sample_ranks
-            names = [name for name, value in told[first].items() if other.get(name) != value]
+            names = [name for name, value in of_each[first].items() if other.get(name) != value]
             if names:
                 raise GuardError(
                     f"step {step}: {names[0]} differs between world ranks {first} and {rank}, "
@@ -193,12 +193,12 @@ def first_violation(
     """
     shape = grid.data_ranks, grid.sample_ranks
     batches_ds, draws_ds = batches.reshape(shape), draws.reshape(shape)
-    wrong = (
+    violations = (
         (batches_ds != batches_ds[:, :1]) | _repeats(draws_ds) | _repeats(batches_ds.T).T
     ).ravel()
-    if not wrong.any():
+    if not violations.any():
         return None
-    rank = int(wrong.argmax())
+    rank = int(violations.argmax())
     place = Grid(grid.sample_ranks, grid.data_ranks, rank)
     for other in place.sample_axis[: place.sample_rank]:
         if batches[other] != batches[rank]:

@@ -45,7 +45,7 @@ class RollCall:
     state
         Called for the state of this rank.
     speak
-        Called once, on the rank that leads, with what was found.
+        Called once, on the rank that leads, with the finding.
     """
 
     def __init__(
@@ -83,31 +83,26 @@ class RollCall:
             self._send(np.array(self._state(), np.float64), source, STATE)
         for _, content in self._received(ASK, TEXT_BYTES, np.uint8):
             self._complaint = self._complaint or content.tobytes().rstrip(b"\0").decode()
-            self._lead(now)
+            self._leads_since = self._leads_since or now
         for source, content in self._received(STATE, 2, np.float64):
             self._states[source] = State(int(content[0]), float(content[1]))
         if self._leads_since is not None:
-            self._go_on_leading(now)
+            self._go_on_leading(now, now - self._leads_since)
         elif self._candidate >= 0 and now > self._again_at:
             self._ask_next(now)
 
     def _ask_next(self, now: float) -> None:
         self._candidate += 1
         if self._candidate >= self._rank:
-            self._lead(now)
+            self._leads_since = self._leads_since or now
             return
         text = self._complaint.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
         self._send(np.frombuffer(text, np.uint8).copy(), self._candidate, ASK)
         self._again_at = now + ANSWER_S + SETTLE_S
 
-    def _lead(self, now: float) -> None:
-        if self._leads_since is None:
-            self._leads_since = now
-
-    def _go_on_leading(self, now: float) -> None:
-        assert self._leads_since is not None
+    def _go_on_leading(self, now: float, led_s: float) -> None:
         if self._queried_at is None:
-            if now - self._leads_since > SETTLE_S:
+            if led_s > SETTLE_S:
                 self._queried_at = now
                 for rank in range(self._size):
                     if rank != self._rank:

@@ -133,12 +133,12 @@ def command(plan: Plan, point: Point, launcher: Sequence[str]) -> list[str]:
     return [*launcher, "-n", str(point.ranks), *program, *point.overrides, *run]
 
 
-def environment(given: Mapping[str, str], *, threads: int) -> dict[str, str]:
+def environment(user: Mapping[str, str], *, threads: int) -> dict[str, str]:
     """Return the environment of a point: what the user has set stays, but for the threads."""
     added = {"OMPI_MCA_mpi_yield_when_idle": "1"}  # a rank that waits leaves its core
     if os.geteuid() == 0:
         added |= AS_ROOT
-    return {**added, **given, "OMP_NUM_THREADS": str(threads)}
+    return {**added, **user, "OMP_NUM_THREADS": str(threads)}
 
 
 def _launcher() -> list[str]:

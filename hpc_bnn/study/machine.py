@@ -91,14 +91,14 @@ def core_findings(places: Sequence[Place]) -> list[Finding]:
     """Say which cores of its node each rank may use: with too few, ranks wait for each other."""
     findings = []
     for host, ranks in _ranks_of_nodes(places).items():
-        there = [places[rank] for rank in ranks]
-        cores = frozenset[int]().union(*(place.cores for place in there))
+        on_node = [places[rank] for rank in ranks]
+        cores = frozenset[int]().union(*(place.cores for place in on_node))
         if not cores:
             continue
-        threads = max(place.threads for place in there)
-        fewest = min(len(place.cores) for place in there)
+        threads = max(place.threads for place in on_node)
+        fewest = min(len(place.cores) for place in on_node)
         listed = "; ".join(f"{rank}: {ranges(places[rank].cores)}" for rank in ranks)
-        whole = max(place.node_cores for place in there)
+        whole = max(place.node_cores for place in on_node)
         findings.append(
             Finding(
                 f"cores of {host}",

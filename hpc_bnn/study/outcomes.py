@@ -119,11 +119,11 @@ def mixtures(outcomes: Sequence[Outcome]) -> list[Mixture]:
         ("settings", "those of the plan", {r.point.name: ", ".join(r.changed) for r in runs}),
         ("grid", "that of the plan", {run.point.name: _other_grid(run) for run in runs}),
     ]
-    found = [
+    mixed = [
         Mixture(what, usual, {name: text for name, text in others.items() if text})
         for what, usual, others in differences
     ]
-    return [mixture for mixture in found if mixture.others]
+    return [mixture for mixture in mixed if mixture.others]
 
 
 def _read(plan: Plan, point: Point, settings: Settings) -> Outcome:

@@ -34,7 +34,7 @@ class Measured:
     times: tuple[float, ...]
     host: Host
     exchanges: tuple[Exchange, ...] = ()
-    given: dict[str, float] = field(default_factory=dict)
+    known: dict[str, float] = field(default_factory=dict)
 
     def fit(self, keep: Callable[[Work], bool] = lambda work: True) -> StepModel:
         """Fit the points that are kept."""
@@ -44,7 +44,7 @@ class Measured:
             list(points.values()),
             self.host,
             exchanges=self.exchanges,
-            given=self.given,
+            known=self.known,
         )
 
 
@@ -95,7 +95,7 @@ def measured(
     settings: Settings,
     *,
     exchanges: Sequence[Exchange] = (),
-    given: dict[str, float] | None = None,
+    known: dict[str, float] | None = None,
 ) -> Measured:
     """Return the points of a table; a run that belongs to several series counts once."""
     times = {work_of(row): float(row["step_time_s"]) for row in rows}
@@ -107,7 +107,7 @@ def measured(
     joint = isinstance(loss, JointLoss) and settings.loss.exact
     cores = float(first.get("cores") or math.inf)
     host = Host(cores, int(first.get("threads") or 1), size or 1.0, joint)
-    return Measured(tuple(times), tuple(times.values()), host, tuple(exchanges), dict(given or {}))
+    return Measured(tuple(times), tuple(times.values()), host, tuple(exchanges), dict(known or {}))
 
 
 def errors(models: Sequence[StepModel], works: Sequence[Work], times: Sequence[float]) -> Errors:

@@ -44,7 +44,7 @@ def assumptions(points: Measured, model: StepModel, ranks_per_node: int) -> list
     """Return what the projection takes for granted."""
     texts = []
     if not any(work.nodes > 1 for work in points.works):
-        if points.given:
+        if points.known:
             texts.append("between nodes: as given with --latency-us and --bandwidth-gbs")
         elif any(exchange.nodes > 1 for exchange in points.exchanges):
             texts.append("between nodes: as timed exchanges say")

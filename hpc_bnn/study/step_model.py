@@ -131,12 +131,12 @@ def fit(
     host: Host,
     *,
     exchanges: Sequence[Exchange] = (),
-    given: dict[str, float] | None = None,
+    known: dict[str, float] | None = None,
 ) -> StepModel:
     """Fit the model to measured step times in seconds.
 
-    given: coefficients that are known instead of fitted. Terms between nodes that neither points
-    nor exchanges cover are those within a node, unless given.
+    known: coefficients that are not fitted. Terms between nodes that neither points nor exchanges
+    cover are those within a node, unless known.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def fit(
         )
     from scipy.optimize import nnls  # type: ignore[import-untyped]  # here: used by nothing else
 
-    known = dict(given or {})
+    known = known or {}
     seconds = np.array([*times, *(exchange.seconds for exchange in exchanges)])
     fits: list[tuple[float, float, dict[str, float], Array]] = []
     crowds = {work.ranks_per_node for work in works}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.artist import Artist
@@ -90,13 +91,13 @@ def plot_forecast(
             f"plot_forecast: no quantiles at {absent}; expected {list(needed)}, "
             f"got {sorted(quantiles)}"
         )
-    shapes = {p: tuple(quantiles[p].shape) for p in needed}
     expected = (num_examples, horizon)
-    wrong = {p: shape for p, shape in shapes.items() if shape != expected}
-    if truth.shape != expected or wrong or time.shape != (num_history + horizon,):
+    others = {p: tuple(q.shape) for p, q in quantiles.items() if p in needed}
+    others = {p: shape for p, shape in others.items() if shape != expected}
+    if truth.shape != expected or others or time.shape != (num_history + horizon,):
         raise ValueError(
             f"plot_forecast: time {tuple(time.shape)}, history {tuple(history.shape)}, truth "
-            f"{tuple(truth.shape)}, quantiles {wrong or expected}: "
+            f"{tuple(truth.shape)}, quantiles {others or expected}: "
             "expected (H + P,), (E, H), (E, P), (E, P)"
         )
     columns = 1 if num_examples <= 3 else 2
@@ -104,12 +105,9 @@ def plot_forecast(
     past, future = time[:num_history].tolist(), time[num_history:].tolist()
     for e, axes in enumerate(panels[:num_examples]):
         at = {p: quantiles[p][e].tolist() for p in needed}
-        axes.fill_between(
-            future, at[0.05], at[0.95], color=BLUE, alpha=0.2, linewidth=0, label="90 % interval"
-        )
-        axes.fill_between(
-            future, at[0.25], at[0.75], color=BLUE, alpha=0.4, linewidth=0, label="50 % interval"
-        )
+        for low, high, alpha, label in ((0.05, 0.95, 0.2, "90 %"), (0.25, 0.75, 0.4, "50 %")):
+            style: dict[str, Any] = {"color": BLUE, "linewidth": 0, "label": f"{label} interval"}
+            axes.fill_between(future, at[low], at[high], alpha=alpha, **style)
         axes.plot(future, at[0.5], color=BLUE, linewidth=1.8, label="median")
         joined = [*history[e, -1:].tolist(), *truth[e].tolist()]
         axes.plot(past, history[e].tolist(), color=GREY, linewidth=1.4, label="history")
@@ -141,18 +139,10 @@ def plot_reliability(record: Reliability, path: Path) -> Path:
     half = 1.645 * (confidence * (1 - confidence) / count).sqrt()
     low, high = (confidence - half).clamp(min=0), (confidence + half).clamp(max=1)
     top.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, label="calibrated")
-    top.vlines(
-        confidence.tolist(),
-        low.tolist(),
-        high.tolist(),
-        color=GREY,
-        alpha=0.45,
-        linewidth=7,
-        label="90 % range if calibrated",
-    )
-    top.plot(
-        confidence.tolist(), accuracy.tolist(), "o-", color=BLUE, label="observed", clip_on=False
-    )
+    style: dict[str, Any] = {"color": GREY, "alpha": 0.45, "linewidth": 7}
+    at = confidence.tolist()
+    top.vlines(at, low.tolist(), high.tolist(), label="90 % range if calibrated", **style)
+    top.plot(at, accuracy.tolist(), "o-", color=BLUE, label="observed", clip_on=False)
     top.set_ylabel("accuracy")
     top.set_xlim(0, 1)
     top.set_ylim(0, 1.02)

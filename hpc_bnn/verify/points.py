@@ -38,24 +38,23 @@ class PointWeights:
         and the weights (P,) of those, relative to the mean of all that count.
         """
         places = torch.arange(first, first + number) % self._weights.numel()
-        found = self._weights[torch.unravel_index(places, self._weights.shape)]
-        counts = found > 0
-        return counts, found[counts] / self._mean
+        weights = self._weights[torch.unravel_index(places, self._weights.shape)]
+        return weights > 0, weights[weights > 0] / self._mean
 
 
 def checked_present(present: Tensor | None, channels: int, rows: int) -> Tensor | None:
     """Return the points that have values, after a check; None where all have."""
     if present is None:
         return None
-    found = tuple(present.shape)
-    if found[:2] != (channels, rows) or present.dim() != 3 or present.dtype != torch.bool:
+    shape = tuple(present.shape)
+    if len(shape) != 3 or shape[:2] != (channels, rows) or present.dtype != torch.bool:
         raise ValueError(
-            f"WeatherTally: present {found} of {present.dtype}: expected ({channels}, {rows}, W) "
-            "of torch.bool"
+            f"WeatherTally: present {shape} of {present.dtype}: "
+            f"expected ({channels}, {rows}, W) of torch.bool"
         )
     if not bool(present.flatten(1).any(1).all()):
         raise ValueError(
-            "WeatherTally: present has no point of a channel: expected some of each; leave the "
-            "channel out"
+            "WeatherTally: present has no point of a channel: expected some of each; "
+            "leave the channel out"
         )
     return None if bool(present.all()) else present

@@ -110,15 +110,33 @@ def ensemble_spread_skill(members: Tensor, truth: Tensor) -> tuple[Tensor, Tenso
     return members.var(dim=0, correction=1), (members.mean(dim=0) - truth.double()).square()
 
 
-def spread_skill_ratio(mean_variance: Tensor, mean_squared_error: Tensor, members: int) -> Tensor:
-    """Compute sqrt((M + 1) / M) sqrt(mean variance / MSE): 1 if M members are calibrated.
+def spread_skill_ratio(
+    mean_variance: Tensor,
+    mean_squared_error: Tensor,
+    members: float,
+    *,
+    noise_variance: Tensor | float = 0.0,
+) -> Tensor:
+    """Compute sqrt(((M + 1) / M variance + noise) / MSE): 1 if M members are calibrated.
 
-    Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1. Below 1: overconfident.
+    The mean of M members errs by their variance / M more than that of all (Fortin et al. 2014,
+    doi:10.1175/JHM-D-14-0008.1). Below 1: overconfident.
+
+    noise_variance: of a mixture, the mean variance within its components.
     """
-    if members < 2:
+    if members < 2 and not isinstance(noise_variance, Tensor):
         raise ValueError(f"spread_skill_ratio: members = {members}: expected at least 2")
-    ratio = mean_variance.double() / mean_squared_error.double()
-    return ((members + 1) / members * ratio).sqrt()
+    variance = (members + 1) / members * mean_variance.double() + noise_variance
+    return (variance / mean_squared_error.double()).sqrt()
+
+
+def fair_crps(crps: Tensor, absolute_error: Tensor, members: int) -> Tensor:
+    """Compute the fair CRPS (...) from the standard one and mean_i |x_i - y|, both (...) or means.
+
+    The standard CRPS is the absolute error less a term of pairs over M^2; the fair one divides that
+    term by M (M - 1) instead.
+    """
+    return crps - (absolute_error - crps) / (members - 1)
 
 
 def mixture_nll(mu: Tensor, sigma: Tensor, truth: Tensor) -> Tensor:

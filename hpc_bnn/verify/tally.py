@@ -24,17 +24,8 @@ from hpc_bnn.verify.points import PointWeights
 PIT_BINS = 10
 # Sums of a RegressionTally before its PIT histogram.
 HEAD = (
-    "points",
-    "members",
-    "mixtures",
-    "error",
-    "crps",
-    "fair_crps",
-    "nll",
-    "coverage_50",
-    "coverage_90",
-    "epistemic",
-    "aleatoric",
+    *("points", "members", "mixtures", "error", "crps", "fair_crps", "nll"),
+    *("coverage_50", "coverage_90", "epistemic", "aleatoric"),
 )
 
 
@@ -77,10 +68,8 @@ class RegressionTally:
     that of the truth's rank (``verify.pit``), and it has no NLL and no aleatoric spread. One member
     has neither spread nor coverage.
 
-    The spread-skill ratio is sqrt(((S + 1) / S epistemic^2 + aleatoric^2) / MSE), 1 if the truth is
-    what one more weight sample would forecast: the mean of S samples errs by their variance / S
-    more than that of all (Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1). The PIT of a mixture
-    is that of its own distribution function, exact for any S.
+    The spread-skill ratio (``scores``) is 1 if the truth is what one more weight sample would
+    forecast. The PIT of a mixture is that of its own distribution function, exact for any S.
 
     Parameters
     ----------
@@ -125,14 +114,14 @@ class RegressionTally:
         if self._weights is not None:
             if first is None:
                 self._weights.check(truth.shape)
-            counts, weights = self._weights.of(first or 0, truth.numel())
-            mu, truth = mu.flatten(1)[:, counts], truth.flatten()[counts]
-            sigma = None if sigma is None else sigma.cpu().flatten(1)[:, counts]
+            counted, weights = self._weights.of(first or 0, truth.numel())
+            mu, truth = mu.flatten(1)[:, counted], truth.flatten()[counted]
+            sigma = None if sigma is None else sigma.cpu().flatten(1)[:, counted]
         nll = aleatoric = epistemic = torch.zeros_like(truth)
         if sigma is None:
             crps = fair = scores.crps_ensemble(mu, truth)
-            if len(mu) > 1:  # its part of pairs of members over M (M - 1) of them, instead of M^2
-                fair = crps - ((mu - truth).abs().mean(0) - crps) / (len(mu) - 1)
+            if len(mu) > 1:
+                fair = scores.fair_crps(crps, (mu - truth).abs().mean(0), len(mu))
             low, high = ensemble_pit(mu, truth)
         else:
             sigma = sigma.double().cpu()
@@ -146,27 +135,17 @@ class RegressionTally:
         inside = covered(low, high, 0.9)
         pinball = self._pinball(mu, sigma, truth)
 
-        def weighed(x: Tensor) -> Tensor:
+        def weighted(x: Tensor) -> Tensor:
             return x if weights is None else x * weights
 
         number = torch.tensor(float(truth.numel()), dtype=torch.float64)
-        head = {
-            "points": number,
-            "members": number * len(mu),
-            "mixtures": number * (sigma is not None),
-            "error": weighed(error).sum(),
-            "crps": weighed(crps).sum(),
-            "fair_crps": weighed(fair).sum(),
-            "nll": weighed(nll).sum(),
-            "coverage_50": weighed(covered(low, high, 0.5)).sum(),
-            "coverage_90": weighed(inside).sum(),
-            "epistemic": weighed(epistemic).sum(),
-            "aleatoric": weighed(aleatoric).sum(),
-        }
+        points = [error, crps, fair, nll, covered(low, high, 0.5), inside, epistemic, aleatoric]
+        head = [number, number * len(mu), number * (sigma is not None)]
+        head += [weighted(values).sum() for values in points]
         parts = [
-            torch.stack([head[name] for name in HEAD]),
+            torch.stack(head),
             pit_counts(low, high, PIT_BINS, weights=weights),
-            weighed(pinball).flatten(1).sum(1),
+            weighted(pinball).flatten(1).sum(1),
         ]
         if self._points is not None:
             single = torch.stack([error, crps, inside, pinball.mean(0)])
@@ -249,8 +228,11 @@ class RegressionTally:
             result["spread_aleatoric"] = math.sqrt(aleatoric)
         if self._has_pit():
             if mean["error"] != 0:
-                variance = (members + 1) / members * epistemic + aleatoric
-                result["spread_skill_ratio"] = math.sqrt(variance / mean["error"])
+                variance, error, noise = torch.tensor(
+                    [epistemic, mean["error"], aleatoric], dtype=torch.float64
+                )
+                ratio = scores.spread_skill_ratio(variance, error, members, noise_variance=noise)
+                result["spread_skill_ratio"] = float(ratio)
             flat = flatness(self.pit_counts(), members=None if mixture else round(members))
             result["pit_chi_square"] = flat.chi_square
             result["pit_degrees_of_freedom"] = float(flat.degrees_of_freedom)

@@ -3,9 +3,8 @@
     <.> = area-weighted mean over the globe, ~ = mean over starts, f = mean of members, o = truth
     RMSE = sqrt ~<(f - o)^2>                 spread = sqrt ~<variance over members, ddof = 1>
     ACC  = ~(<f'o'> / sqrt(<f'^2> <o'^2>))   with anomalies ' from the climatology, not centred
-    SSR  = sqrt((M + 1) / M) spread / RMSE   1 if the members are calibrated
 
-(WeatherBench 2, Rasp et al. 2024, doi:10.1029/2023MS004019; SSR: Fortin et al. 2014.) Each rank
+(WeatherBench 2, Rasp et al. 2024, doi:10.1029/2023MS004019.) Each rank
 adds its own start times; one sum of `sums` over the ranks gives the scores of all, on any grid. A
 NaN in a forecast makes the scores of its lead time and channel NaN; nothing is skipped. Points that
 never have a value do not count, neither for the model nor for persistence and climatology: <.> is
@@ -27,21 +26,13 @@ from torch import Tensor
 from hpc_bnn.verify.calibration import rank_histogram
 from hpc_bnn.verify.pit import coverage_of_ranks
 from hpc_bnn.verify.points import checked_present
-from hpc_bnn.verify.scores import crps_ensemble, crps_gaussian, spread_skill_ratio
+from hpc_bnn.verify.scores import crps_ensemble, crps_gaussian, fair_crps, spread_skill_ratio
 
 # The columns of `sums`; behind them the M + 1 counts of the rank histogram.
 COLUMNS = (
-    "starts",
-    "squared_error",
-    "acc",
-    "crps",
-    "absolute_error",
-    "variance",
-    "persistence_squared_error",
-    "persistence_acc",
-    "persistence_absolute_error",
-    "climatology_squared_error",
-    "climatology_crps",
+    *("starts", "squared_error", "acc", "crps", "absolute_error", "variance"),
+    *("persistence_squared_error", "persistence_acc", "persistence_absolute_error"),
+    *("climatology_squared_error", "climatology_crps"),
 )
 
 
@@ -139,36 +130,36 @@ class WeatherTally:
         num_leads, num_channels, _ = self.sums.shape
         if not 0 <= lead < num_leads:
             raise ValueError(f"WeatherTally: lead = {lead}: expected 0 to {num_leads - 1}")
-        fields = {
-            "truth": truth,
-            "persistence": persistence,
-            "climatology": climatology,
-            "uniforms": uniforms,
-        }
         shape = truth.shape
-        wrong = {name: tuple(x.shape) for name, x in fields.items() if x.shape != shape}
+        fields = {"persistence": persistence, "climatology": climatology, "uniforms": uniforms}
+        others = {name: tuple(x.shape) for name, x in fields.items() if x.shape != shape}
+        rows = len(self._area)
         if (
-            wrong
+            others
             or members.shape != (self.members, *shape)
-            or shape[1:-1] != (num_channels, len(self._area))
+            or shape[1:-1] != (num_channels, rows)
             or climatology_std.shape != shape[1:]
         ):
+            shapes = {
+                "members": tuple(members.shape),
+                "truth": tuple(shape),
+                "climatology_std": tuple(climatology_std.shape),
+                **others,
+            }
             raise ValueError(
-                f"WeatherTally: members {tuple(members.shape)}, truth {tuple(shape)}, "
-                f"climatology_std {tuple(climatology_std.shape)}{', ' if wrong else ''}"
-                f"{', '.join(f'{name} {found}' for name, found in wrong.items())}: expected "
-                f"({self.members}, B, {num_channels}, {len(self._area)}, W) members, their shape "
-                f"without M of all others, and ({num_channels}, {len(self._area)}, W) of "
-                "climatology_std"
+                f"WeatherTally: {', '.join(f'{name} {size}' for name, size in shapes.items())}: "
+                f"expected ({self.members}, B, {num_channels}, {rows}, W) members, "
+                "their shape without M of all others, "
+                f"and ({num_channels}, {rows}, W) of climatology_std"
             )
         if bool((climatology_std < 0).any()):
             raise ValueError(
                 f"WeatherTally: climatology_std goes down to {float(climatology_std.min()):g}: "
                 "expected standard deviations >= 0"
             )
-        rows = []
+        sums = []
         for c in range(num_channels):
-            own = [
+            fields_c = [
                 members[:, :, c].double(),
                 truth[:, c].double(),
                 persistence[:, c].double(),
@@ -178,12 +169,12 @@ class WeatherTally:
             ]
             area = self._area.to(truth.device)
             if self._points is not None and not bool(self._points[c].all()):
-                there = self._points[c].to(truth.device)
-                own = [x[..., there].unsqueeze(-2) for x in own]  # (..., 1, P)
-                area = area.expand(there.shape)[there][None]
+                points = self._points[c].to(truth.device)
+                fields_c = [x[..., points].unsqueeze(-2) for x in fields_c]  # (..., 1, P)
+                area = area.expand(points.shape)[points][None]
                 area = area / area.mean()
-            rows.append(self._channel(area, *own))
-        self.sums[lead] += torch.stack(rows).cpu()
+            sums.append(self._channel(area, *fields_c))
+        self.sums[lead] += torch.stack(sums).cpu()
 
     def _channel(
         self,
@@ -253,11 +244,9 @@ class WeatherTally:
         starts = columns.pop("starts")
         mean = {name: column / starts for name, column in columns.items()}
         ranks = sums[:, len(COLUMNS) :]
-        nothing = torch.full_like(starts, math.nan)
-        fair = ratio = half = most = nothing
+        fair = ratio = half = most = torch.full_like(starts, math.nan)
         if m > 1:
-            # CRPS = E|x - o| - P with P over M^2 pairs; the fair one divides by M (M - 1).
-            fair = mean["crps"] - (mean["absolute_error"] - mean["crps"]) / (m - 1)
+            fair = fair_crps(mean["crps"], mean["absolute_error"], m)
             ratio = spread_skill_ratio(mean["variance"], mean["squared_error"], m)
             half, most = (coverage_of_ranks(ranks, level) for level in (0.5, 0.9))
         return {

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ MOST_CHANNELS = 6
 HEADLINE = ("z500", "t850", "q700", "t2m", "msl", "u10", "u850", "v850", "v10")
 
 
-def chosen_channels(names: Sequence[str], most: int = MOST_CHANNELS) -> list[str]:
+def channels_to_draw(names: Sequence[str], most: int = MOST_CHANNELS) -> list[str]:
     """Choose at most that many channels to draw, well-known ones first, in their given order."""
     by_fame = sorted(names, key=lambda n: HEADLINE.index(n) if n in HEADLINE else len(HEADLINE))
     return [name for name in names if name in by_fame[:most]]
@@ -54,17 +55,14 @@ def plot_scores(
     for at, axes in enumerate(panels):
         name, score = names[at // 3], ("rmse", "crps", "acc")[at % 3]
         held = scores[name]
-        curves = {"ensemble": held, "persistence": held["persistence"]}
-        if score != "acc":
-            curves["climatology"] = held["climatology"]  # whose anomaly is zero: no correlation
-        styles = {
-            "ensemble": (BLUE, "o-"),
-            "persistence": (ORANGE, "s-"),
-            "climatology": (GREY, "^--"),
-        }
-        for label, values in curves.items():
-            colour, style = styles[label]
-            _line(axes, leads, values[score], style, color=colour, label=label)  # type: ignore[literal-required]
+        curves: list[tuple[str, Any, str, str]] = [
+            ("ensemble", held, BLUE, "o-"),
+            ("persistence", held["persistence"], ORANGE, "s-"),
+            ("climatology", held["climatology"], GREY, "^--"),
+        ]
+        for label, values, colour, style in curves:
+            if score in values:  # the anomaly of the climatology is zero: no correlation
+                _line(axes, leads, values[score], style, color=colour, label=label)
         unit = f" [{pretty(units[name])}]" if score != "acc" else ""
         _label(axes, name if at % 3 == 0 else "", score.upper() + unit)
         if score != "acc":
@@ -159,7 +157,7 @@ def _checked(
             f"{where}: {len(lead_hours)} lead times, scores at {lengths}: expected scores of at "
             "least one channel at each of the lead times"
         )
-    names = chosen_channels(list(scores))
+    names = channels_to_draw(list(scores))
     absent = [name for name in names if units is not None and name not in units]
     if absent:
         raise ValueError(f"{where}: no units of {absent}; got those of {sorted(units or ())}")

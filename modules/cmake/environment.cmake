@@ -30,6 +30,12 @@ if(NOT HPC_BNN_MPI STREQUAL "system")
   string(REGEX REPLACE "==.*" "" mpi_wheel_name ${HPC_BNN_MPI})
   list(PREPEND mpi_packages ${mpi_wheel_name})
 endif()
+# A torch for GPUs brings the Triton that it was built with. One for CPUs has none: there the tests of the
+# kernel get the version that torch 2.13.0 for CUDA pins.
+set(HPC_BNN_TRITON "")
+if(HPC_BNN_ACCELERATOR STREQUAL "cpu")
+  set(HPC_BNN_TRITON "triton==3.7.1; sys_platform == 'linux'")
+endif()
 configure_file(modules/cmake/requirements.txt.in ${requirements} @ONLY)
 
 # Another Python, MPI or torch needs an environment from scratch: pip would leave pieces of the old one.

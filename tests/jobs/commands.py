@@ -1,14 +1,17 @@
 """Several commands of hpc-bnn in one job, as ``launch.run_commands`` starts it: ``commands.py
-FOLDER``, where FOLDER/commands.json lists their words.
+FOLDER``, where FOLDER/commands.json lists their words. One may begin with ``fault FAULT RANKS``, as
+``failing_rank`` understands them.
 
 What rank R says in command N goes to FOLDER/N.R.out and N.R.err, its status to N.R.status.
 """
 
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
 
+from failing_rank import provoked
 from mpi4py import MPI
 
 from hpc_bnn.cli.program import main
@@ -19,10 +22,12 @@ def run(words: list[str], said: Path) -> int:
     for stream, suffix in ((sys.stdout, ".out"), (sys.stderr, ".err")):
         with said.with_suffix(said.suffix + suffix).open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
-    status = main(words)
+    fault, words = (words[1:3], words[3:]) if words[0] == "fault" else (None, words)
+    with provoked(*fault) if fault else contextlib.nullcontext():
+        status = main(words)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    if "horovod.torch" in sys.modules:
+    if sys.modules.get("horovod.torch"):
         sys.modules["horovod.torch"].shutdown()
     said.with_suffix(f"{said.suffix}.status").write_text(str(status), encoding="utf-8")
     return status

@@ -1,4 +1,5 @@
-"""The command line, where some ranks fail: ``failing_rank.py FAULT RANKS WORDS...``.
+"""The command line, where some ranks fail: ``failing_rank.py FAULT RANKS WORDS...``, or a command
+of ``commands.py``.
 
 RANKS are world ranks with commas between; FAULT is what happens to each of them alone, while the
 others go on into their next exchange:
@@ -11,57 +12,35 @@ others go on into their next exchange:
     bug        its fourth step raises an error that no user can mend
     exit       its fourth step leaves Python with status 0
     memory     its fourth step finds no memory
+    stuck      it takes 6 s to read its first batch, and never comes out of its fourth step
     disk       the disk is full when it writes its third row of metrics
     close      the disk is full when it closes the metrics behind the last step
+    killed     the system kills it when it has written the metrics of step 44
+    slow       a validation takes a second for each batch
 """
 
+import contextlib
 import errno
 import os
+import signal
 import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import torch
 from mpi4py import MPI
 
+from hpc_bnn.bayes import Gaussian
 from hpc_bnn.cli.program import main
 from hpc_bnn.data import Batches
 from hpc_bnn.train.run.log import Metrics
 from hpc_bnn.train.step.step import Step
 
 RANK = MPI.COMM_WORLD.rank
-
-
-def fail(error: BaseException) -> NoReturn:
-    raise error
-
-
-def fail_at(owner: Any, name: str, error: BaseException, *, call: int) -> None:
-    """Make the so-many-th call of a method raise."""
-    method, calls = getattr(owner, name), []
-
-    def called(*arguments: Any, **options: Any) -> Any:
-        calls.append(name)
-        return fail(error) if len(calls) == call else method(*arguments, **options)
-
-    setattr(owner, name, called)
-
-
-def break_gpu(fails: bool) -> None:
-    cuda: Any = torch.cuda
-    error = RuntimeError("CUDA error: uncorrectable ECC error encountered")
-    cuda.device_count = lambda: 1
-    cuda.get_device_properties = lambda device: (
-        fail(error) if fails else SimpleNamespace(uuid=f"GPU-{RANK}")
-    )
-
-
-def break_driver(fails: bool) -> None:
-    cuda: Any = torch.cuda
-    error = RuntimeError("CUDA driver initialization failed")
-    cuda.device_count = lambda: fail(error) if fails else 0
-
-
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
 GONE = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "era5_2017.nc")
 STEP = {
@@ -72,23 +51,83 @@ STEP = {
 }
 
 
-def provoke(fault: str, fails: bool) -> None:
-    if fault == "gpu":
-        break_gpu(fails)
-    elif fault == "driver":
-        break_driver(fails)
-    elif fails and fault == "horovod":
-        sys.modules["horovod.torch"] = None  # type: ignore[assignment]
-    elif fails and fault == "file":
-        fail_at(Batches, "at", GONE, call=4)
-    elif fails and fault == "disk":
-        fail_at(Metrics, "write", FULL, call=3)
-    elif fails and fault == "close":
-        fail_at(Metrics, "close", FULL, call=1)
-    elif fails:
-        fail_at(Step, "__call__", STEP[fault], call=4)
+def fail(error: BaseException) -> NoReturn:
+    raise error
+
+
+def before(owner: Any, name: str, act: Callable[[], object], *, call: int) -> Any:
+    """Do something before the so-many-th call of a method; 0: before each."""
+    method, calls = getattr(owner, name), []
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        if call in (0, len(calls)):
+            act()
+        return method(*arguments, **options)
+
+    return patch.object(owner, name, called)
+
+
+def broken_gpu(fails: bool) -> Any:
+    error = RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    return patch.multiple(
+        torch.cuda,
+        device_count=lambda: 1,
+        get_device_properties=lambda device: (
+            fail(error) if fails else SimpleNamespace(uuid=f"GPU-{RANK}")
+        ),
+    )
+
+
+def broken_driver(fails: bool) -> Any:
+    error = RuntimeError("CUDA driver initialization failed")
+    return patch.object(torch.cuda, "device_count", lambda: fail(error) if fails else 0)
+
+
+def stuck() -> contextlib.ExitStack:
+    both = contextlib.ExitStack()
+    both.enter_context(before(Batches, "at", lambda: time.sleep(6), call=1))
+    both.enter_context(before(Step, "__call__", lambda: time.sleep(600), call=4))
+    return both
+
+
+def killed() -> Any:
+    write = Metrics.write
+
+    def last(self: Metrics, row: Any) -> None:
+        write(self, row)
+        if row["step"] == 44:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return patch.object(Metrics, "write", last)
+
+
+def validating() -> None:
+    print("validating", flush=True)
+    time.sleep(1.0)
+
+
+def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
+    """Have a fault on some ranks, in the block of a ``with``."""
+    fails = str(RANK) in ranks.split(",")
+    if fault in ("gpu", "driver"):
+        return broken_gpu(fails) if fault == "gpu" else broken_driver(fails)
+    if not fails:
+        return contextlib.nullcontext()
+    if fault in STEP:
+        return before(Step, "__call__", lambda: fail(STEP[fault]), call=4)
+    provoke: dict[str, Callable[[], Any]] = {
+        "horovod": lambda: patch.dict(sys.modules, {"horovod.torch": None}),
+        "file": lambda: before(Batches, "at", lambda: fail(GONE), call=4),
+        "stuck": stuck,
+        "disk": lambda: before(Metrics, "write", lambda: fail(FULL), call=3),
+        "close": lambda: before(Metrics, "close", lambda: fail(FULL), call=1),
+        "killed": killed,
+        "slow": lambda: before(Gaussian, "predict", validating, call=0),
+    }
+    return provoke[fault]()  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":
-    provoke(sys.argv[1], str(RANK) in sys.argv[2].split(","))
-    sys.exit(main(sys.argv[3:]))
+    with provoked(sys.argv[1], sys.argv[2]):
+        sys.exit(main(sys.argv[3:]))

@@ -23,6 +23,7 @@ from pathlib import Path
 from hpc_bnn.cli.program import main
 
 LIMIT_S = 120.0
+COMMAND_S = 15.0  # and so long for each command of one job
 COMMANDS = Path(__file__).with_name("commands.py")
 
 # Set where the environment of this site does not (modules/sites/local.cmake).
@@ -105,7 +106,8 @@ def run_commands(*commands: Sequence[str | Path], ranks: int, cwd: Path) -> list
     folder = Path(tempfile.mkdtemp(prefix="said-", dir=cwd))
     words = [list(map(str, command)) for command in commands]
     (folder / "commands.json").write_text(json.dumps(words), encoding="utf-8")
-    job = run(COMMANDS, folder, ranks=ranks, cwd=cwd)
+    started = Job(COMMANDS, folder, ranks=ranks, cwd=cwd)
+    job = started.wait(LIMIT_S + COMMAND_S * len(commands))
 
     def said(i: int, suffix: str) -> list[str]:
         files = [folder / f"{i}.{rank}.{suffix}" for rank in range(ranks)]

@@ -5,10 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from launch import Ended, run
-from tiny_job import Train
-
-from hpc_bnn.train.run.checkpoint import available, load
+from launch import Ended, run, run_commands
 
 SCRIPT = Path(__file__).with_name("user_script.py")
 FAILING = Path(__file__).with_name("failing_rank.py")
@@ -63,19 +60,6 @@ def test_a_rank_that_is_stopped_in_a_reduction(tmp_path: Path) -> None:
     assert len(re.findall(said, ended.err)) == ended.err.count("has waited") == 1, ended.text
 
 
-def test_a_loss_that_is_not_finite(train: Train, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    ended = train(folder, "train.lr=1e30", "train.checkpoint_every=1", ranks=2)
-    assert ended.status == 2, ended.text
-    assert ended.err.count("hpc-bnn train: step 1: loss = ") == 1, ended.text
-    assert "Traceback" not in ended.err, ended.text
-    assert not (folder / "summary.json").exists()
-    good = [load(path) for path in available(folder / "checkpoints")]
-    assert [checkpoint.step for checkpoint in good] == [1]
-    tensors = good[0].posterior.values()
-    assert all(tensor.isfinite().all() for tensor in tensors)
-
-
 def end(config: Path, folder: Path, fault: str, at: str, *overrides: str, ranks: int = 2) -> Ended:
     """Train on ranks of which those in ``at`` meet a fault; what holds for every such job."""
     words = ("train", config, "--run", folder, f"grid.sample_ranks={ranks}", *overrides)
@@ -90,23 +74,46 @@ def messages(ended: Ended) -> list[str]:
     return [line for line in ended.err.splitlines() if line.startswith("hpc-bnn ")]
 
 
+AGREED = {
+    "gpu": ("1", "train.device=cuda", "CUDA error: uncorrectable ECC error encountered"),
+    "driver": ("1", "train.device=auto", "CUDA driver initialization failed"),
+    "horovod": ("1", "train.device=cpu", "2 ranks need Horovod, which cannot be imported"),
+}
+
+
+def test_all_ranks_hear_of_a_fault_and_end_together(config: Path, tmp_path: Path) -> None:
+    """Before the first step, or because all fail: one command after the other in one job."""
+    commands = {
+        fault: ("fault", fault, at, "train", config, "--run", tmp_path / fault, option)
+        for fault, (at, option, _) in AGREED.items()
+    }
+    commands["step"] = ("fault", "step", "0,1", "train", config, "--run", tmp_path / "step")
+    jobs = dict(zip(commands, run_commands(*commands.values(), ranks=2, cwd=tmp_path), strict=True))
+    for fault, (_, _, message) in AGREED.items():
+        (said,) = messages(jobs[fault])
+        assert said.startswith("hpc-bnn train: ") and message in said, jobs[fault].text
+        assert not (tmp_path / fault / "metrics.jsonl").exists()
+    assert messages(jobs["step"]) == [
+        f"hpc-bnn train: rank {rank}: rank {rank} lost its data" for rank in (0, 1)
+    ]
+    for ended in jobs.values():
+        assert ended.status == 2, ended.text
+        assert "Traceback" not in ended.err, ended.text
+
+
 @pytest.mark.parametrize(
-    ("fault", "rank", "overrides", "message"),
+    ("fault", "rank", "message"),
     [
-        ("gpu", 1, ["train.device=cuda"], "CUDA error: uncorrectable ECC error encountered"),
-        ("driver", 1, ["train.device=auto"], "CUDA driver initialization failed"),
-        ("file", 1, [], "rank 1: [Errno 2] No such file or directory: 'era5_2017.nc'"),
-        ("horovod", 1, [], "2 ranks need Horovod, which cannot be imported"),
-        ("memory", 1, [], "rank 1: Unable to allocate 7.45 GiB for an array"),
-        ("disk", 0, [], "rank 0: [Errno 28] No space left on device: 'metrics.jsonl'"),
-        ("close", 0, [], "rank 0: [Errno 28] No space left on device: 'metrics.jsonl'"),
+        ("file", 1, "rank 1: [Errno 2] No such file or directory: 'era5_2017.nc'"),
+        ("memory", 1, "rank 1: Unable to allocate 7.45 GiB for an array"),
+        ("disk", 0, "rank 0: [Errno 28] No space left on device: 'metrics.jsonl'"),
+        ("close", 0, "rank 0: [Errno 28] No space left on device: 'metrics.jsonl'"),
     ],
 )
 def test_one_rank_fails_and_the_others_wait(
-    config: Path, tmp_path: Path, fault: str, rank: int, overrides: list[str], message: str
+    config: Path, tmp_path: Path, fault: str, rank: int, message: str
 ) -> None:
-    folder = tmp_path / "run"
-    ended = end(config, folder, fault, f"{rank}", *overrides)
+    ended = end(config, tmp_path / "run", fault, f"{rank}")
     assert ended.status == 2, ended.text
     assert "Traceback" not in ended.err, ended.text
     assert len(ended.err.splitlines()) < 40, ended.text
@@ -114,24 +121,18 @@ def test_one_rank_fails_and_the_others_wait(
     assert said.startswith("hpc-bnn train: "), ended.text
     assert message in said, ended.text
     assert (fault == "memory") == ("lower train.batch_size" in ended.err), ended.text
-    metrics = folder / "metrics.jsonl"
-    rows = (
-        [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    )
+    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == list(range(len(steps)))
     assert len(steps) <= (20 if fault == "close" else 3)
 
 
-@pytest.mark.parametrize(("ranks", "at"), [(2, (0, 1)), (3, (1, 2))])
-def test_ranks_that_fail_for_different_reasons(
-    config: Path, tmp_path: Path, ranks: int, at: tuple[int, int]
-) -> None:
-    """All of them, or some while the others wait: one rank says it all."""
-    ended = end(config, tmp_path / "run", "step", ",".join(map(str, at)), ranks=ranks)
+def test_ranks_that_fail_for_different_reasons(config: Path, tmp_path: Path) -> None:
+    """Some while the others wait: one rank says it all."""
+    ended = end(config, tmp_path / "run", "step", "1,2", ranks=3)
     assert ended.status == 2, ended.text
     assert messages(ended) == [
-        f"hpc-bnn train: rank {rank}: rank {rank} lost its data" for rank in at
+        f"hpc-bnn train: rank {rank}: rank {rank} lost its data" for rank in (1, 2)
     ]
 
 

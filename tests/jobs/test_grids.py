@@ -3,6 +3,7 @@
 Tolerances are those of the contract: 1e-10 in float64, 1e-5 in float32, relative.
 """
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,14 @@ from launch import Job, run_commands
 from outcome import Run, assert_same, killed_behind, read
 from tiny_job import Train
 
-GRIDS = {2: [(2, 1), (1, 2)], 3: [(3, 1)], 4: [(2, 2)]}  # by the number of ranks
 PRECISE = ("train.precision=float64",)
+CRPS = """
+posterior: {samples: 12, samples_per_pass: 4}
+loss: {name: almost_fair_crps, layout: transposed}
+model: {name: mlp, hidden: [8]}
+data: {name: synthetic_series, length: 300, history: 12, horizon: 4}
+train: {steps: 10, batch_size: 12, lr: 0.003}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -23,70 +30,83 @@ def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Run
     return read(folder)
 
 
-@pytest.mark.parametrize("ranks", GRIDS)
-def test_float64(config: Path, tmp_path: Path, uninterrupted: Run, ranks: int) -> None:
-    folders = {grid: tmp_path / "{}x{}".format(*grid) for grid in GRIDS[ranks]}
+def assert_same_on_grid(folder: Path, grid: tuple[int, int], uninterrupted: Run) -> None:
+    got = read(folder)
+    assert_same(got, uninterrupted, 1e-10)
+    assert (got.summary["grid"]["sample_ranks"], got.summary["grid"]["data_ranks"]) == grid
+    assert len(set(got.losses.values())) == len(got.losses)  # a run that trains
+
+
+@pytest.mark.parametrize("grid", [(3, 1), (2, 2)])
+def test_float64(train: Train, tmp_path: Path, uninterrupted: Run, grid: tuple[int, int]) -> None:
+    ended = train(tmp_path / "run", *PRECISE, f"grid.sample_ranks={grid[0]}", ranks=math.prod(grid))
+    assert ended.status == 0, ended.text
+    assert_same_on_grid(tmp_path / "run", grid, uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which one job of two ranks has made several runs."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "crps.yaml").write_text(CRPS, encoding="utf-8")
+    small = ("train.steps=2", "data.length=400", "data.history=24", "model.hidden=[8]")
     commands = [
-        ("train", config, "--run", folder, *PRECISE, f"grid.sample_ranks={sample_ranks}")
-        for (sample_ranks, _), folder in folders.items()
+        ("train", config, "--run", "2x1", *PRECISE, "grid.sample_ranks=2"),
+        ("train", config, "--run", "1x2", *PRECISE, "grid.sample_ranks=1"),
+        ("train", "crps.yaml", "--run", "crps", "grid.sample_ranks=2", "train.reduction=two_stage"),
+        ("train", config, "--run", "auto", "grid.mode=auto"),
+        ("train", "mlp_series.yaml", "--run", "here/run", *small),
     ]
-    for ended in run_commands(*commands, ranks=ranks, cwd=tmp_path):
+    jobs = run_commands(*commands, ranks=2, cwd=folder)
+    for ended in jobs:
         assert ended.status == 0, ended.text
-    for (sample_ranks, data_ranks), folder in folders.items():
-        got = read(folder)
-        assert_same(got, uninterrupted, 1e-10)
-        assert got.summary["grid"]["sample_ranks"] == sample_ranks
-        assert got.summary["grid"]["data_ranks"] == data_ranks
-        assert len(set(got.losses.values())) == len(got.losses)  # a run that trains
+    auto, bundled = jobs[-2:]
+    assert auto.err.count("grid.mode = auto: ") == 2, auto.text
+    assert bundled.out.startswith("here/run: 2 steps"), bundled.text
+    return folder
 
 
-def test_float32(train: Train, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grid", [(2, 1), (1, 2)])
+def test_float64_on_two_ranks(
+    on_two_ranks: Path, uninterrupted: Run, grid: tuple[int, int]
+) -> None:
+    assert_same_on_grid(on_two_ranks / "{}x{}".format(*grid), grid, uninterrupted)
+
+
+def test_float32(on_two_ranks: Path, train: Train, tmp_path: Path) -> None:
     """Another loss: its members travel in forward and their gradients in backward."""
-    crps = tmp_path / "crps.yaml"
-    crps.write_text(CRPS, encoding="utf-8")
-    alone = train(tmp_path / "alone", ranks=0, given=crps)
-    spread = train(
-        tmp_path / "spread", "grid.sample_ranks=2", "train.reduction=two_stage", ranks=2, given=crps
-    )
-    assert (alone.status, spread.status) == (0, 0), alone.text + spread.text
-    assert_same(read(tmp_path / "spread"), read(tmp_path / "alone"), 1e-5)
+    alone = train(tmp_path / "alone", ranks=0, given=on_two_ranks / "crps.yaml")
+    assert alone.status == 0, alone.text
+    assert_same(read(on_two_ranks / "crps"), read(tmp_path / "alone"), 1e-5)
 
 
-CRPS = """
-posterior: {samples: 12, samples_per_pass: 4}
-loss: {name: almost_fair_crps, layout: transposed}
-model: {name: mlp, hidden: [8]}
-data: {name: synthetic_series, length: 300, history: 12, horizon: 4}
-train: {steps: 10, batch_size: 12, lr: 0.003}
-"""
+def test_the_fastest_grid(on_two_ranks: Path) -> None:
+    grid = read(on_two_ranks / "auto").summary["grid"]
+    candidates = grid["mode_auto"]["candidates"]
+    assert [(c["sample_ranks"], c["data_ranks"]) for c in candidates] == [(1, 2), (2, 1)]
+    best = min(candidates, key=lambda c: c["step_time_s"])
+    assert grid["sample_ranks"] == best["sample_ranks"]
 
 
-# Killed with four ranks and resumed on one; killed alone and resumed on four.
-@pytest.mark.parametrize(
-    ("before", "after"), [((2, 2), (1, 1)), ((1, 1), (4, 1))], ids=["2x2-1x1", "1x1-4x1"]
-)
+def test_paths_are_those_of_the_working_folder(on_two_ranks: Path) -> None:
+    """And a bundled settings file goes by its name."""
+    assert (on_two_ranks / "here" / "run" / "summary.json").is_file()
+
+
 def test_kill_and_resume_on_another_grid(
     config: Path,
     train: Train,
     tmp_path: Path,
     uninterrupted: Run,
     capsys: pytest.CaptureFixture[str],
-    before: tuple[int, int],
-    after: tuple[int, int],
 ) -> None:
-    folder, ranks = tmp_path / "run", before[0] * before[1]
-    often = [*PRECISE, "train.checkpoint_every=1"]
-    job = Job(
-        "-m", "hpc_bnn", "train", config, "--run", folder, *often,
-        f"grid.sample_ranks={before[0]}", ranks=ranks, cwd=tmp_path,
-    )  # fmt: skip
+    """Killed alone and resumed on four ranks; ``test_archive`` kills four and resumes on two."""
+    folder, often = tmp_path / "run", [*PRECISE, "train.checkpoint_every=1"]
+    job = Job("-m", "hpc_bnn", "train", config, "--run", folder, *often, ranks=1, cwd=tmp_path)
     seconds, victim = killed_behind(job, folder, step=3)
     with capsys.disabled():
-        print(f"\n{ranks} rank(s): all ended {seconds:.2f} s after kill -9 of rank {victim}")
-
-    resumed = train(
-        folder, *often, f"grid.sample_ranks={after[0]}", "--resume", ranks=after[0] * after[1]
-    )
+        print(f"\nall ended {seconds:.2f} s after kill -9 of rank {victim}")
+    resumed = train(folder, *often, "grid.sample_ranks=4", "--resume", ranks=4)
     assert resumed.status == 0, resumed.text
     assert "resumed from" in resumed.err
     assert_same(read(folder), uninterrupted, 1e-10)

@@ -1,10 +1,9 @@
-"""The library in a user's own script, and the command line from any folder."""
+"""The library in a user's own script."""
 
 from pathlib import Path
 
 import pytest
 from launch import Ended, run
-from tiny_job import Train
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
@@ -23,12 +22,3 @@ def test_same_losses_alone_and_on_two_ranks(tmp_path: Path) -> None:
     assert len(alone) == 1293 // 128 + 1  # an epoch of the digits, and the prediction
     assert alone[-2] < alone[0]
     assert numbers(run(SCRIPT, ranks=2, cwd=tmp_path)) == pytest.approx(alone, rel=1e-10)
-
-
-def test_command_line_from_another_folder(train: Train, tmp_path: Path) -> None:
-    """Relative paths are those of the working folder; a bundled settings file goes by its name."""
-    small = ("train.steps=2", "data.length=400", "data.history=24", "model.hidden=[8]")
-    ended = train(Path("here/run"), *small, ranks=2, given=Path("mlp_series.yaml"), cwd=tmp_path)
-    assert ended.status == 0, ended.text
-    assert (tmp_path / "here" / "run" / "summary.json").is_file()
-    assert ended.out.startswith("here/run: 2 steps")

@@ -11,7 +11,7 @@ from hpc_bnn.bayes import Gaussian
 from hpc_bnn.group import Group
 from hpc_bnn.losses import gaussian_nll
 from hpc_bnn.models import MODELS
-from hpc_bnn.parallel import mpi_channel
+from hpc_bnn.parallel import mpi_group
 from hpc_bnn.train.run.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -74,7 +74,7 @@ def test_every_rank_gets_the_state_of_the_one_that_read_it(
     part_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mpi_channel, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(mpi_group, "PART_BYTES", part_bytes)
     path, state, expected = saved
     parts = made()
     memory = [parameter.data_ptr() for parameter in parts[0].parameters()]

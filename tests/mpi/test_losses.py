@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.base import JointLoss, Loss
-from hpc_bnn.losses.objective import joint_share, separable_share
+from hpc_bnn.losses.objective import joint_share
 from hpc_bnn.parallel.world import World
 
 BATCH = 4
@@ -106,13 +106,3 @@ def test_inexact_loss_sees_one_rank_only(world: World, name: str) -> None:
     total = world.sample_axis.all_reduce(got.reshape(1), reduction="sum", name="test.inexact")
     exact = loss(outputs, target, ALONE).mean()
     assert (deviation(total, exact) <= 1e-12) == (world.grid.sample_ranks == 1)
-
-
-def test_separable_shares_sum_to_the_mean(world: World) -> None:
-    loss = LOSSES["categorical expected"]().double()
-    outputs, target = problem(loss, "categorical expected", torch.float64)
-    own = world.grid.own_samples(SAMPLES)
-    mine = separable_share(loss, outputs[own.start : own.stop], target, SAMPLES)
-    total = world.sample_axis.all_reduce(mine.reshape(1), reduction="sum", name="test.shares")
-    expected = torch.stack([loss(output, target) for output in outputs]).mean()
-    assert deviation(total, expected) <= 1e-12

@@ -14,7 +14,7 @@ from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid, divisors
-from hpc_bnn.parallel.world import split
+from hpc_bnn.parallel.world import start
 from hpc_bnn.train.plan.estimate import estimate
 from hpc_bnn.train.run.build import check_choices, read_source, resolved
 from hpc_bnn.train.run.checkpoint import load, newest_good
@@ -62,7 +62,7 @@ def settings(**changes: Any) -> Settings:
 def run(
     all_ranks: Group, folder: Path, sample_ranks: int = 1, *, resume: bool = False
 ) -> dict[str, Any]:
-    world = split(all_ranks, sample_ranks=sample_ranks, device="cpu")
+    world = start(all_ranks, sample_ranks=sample_ranks, device="cpu")
     try:
         return train(settings(), world, RunFolder(folder), resume=resume)
     finally:
@@ -112,7 +112,7 @@ def assert_same(path: Path, whole: Any) -> None:
 
 def test_prediction_has_every_member_on_every_rank(all_ranks: Group, folder: Path) -> None:
     all_ranks.on_first(lambda: run(ALONE, folder / "alone"), name="alone")
-    world = split(all_ranks, mode="data", device="cpu")
+    world = start(all_ranks, mode="data", device="cpu")
     try:
         trained = load_trained(world, RunFolder(folder / "alone"))
         assert trained.predict_samples == K  # of the 64 that were asked for

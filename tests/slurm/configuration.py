@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from site_files import shape
+
 # Times: a requeued job starts again after cred_expire; KillWait lies between TERM and KILL.
 SLURM_CONF = """\
 ClusterName=hpc_bnn_tests
@@ -62,6 +64,19 @@ class Shape:
     @property
     def names(self) -> list[str]:
         return [f"n{i + 1}" for i in range(self.nodes)]
+
+    @classmethod
+    def of_site(cls, site: str, *, nodes: int) -> "Shape":
+        """Return a small machine with the nodes of a site."""
+        need = shape(site)
+        return cls(
+            nodes=nodes,
+            cores=int(need["cores"]),
+            threads_per_core=int(need["threads"]),
+            gpus=int(need["gpus"]),
+            partitions=tuple(filter(None, need["partitions"].split(","))) or cls.partitions,
+            features=tuple(filter(None, need["features"].split(","))),
+        )
 
 
 def configure(folder: Path, shape: Shape) -> None:

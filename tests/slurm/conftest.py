@@ -3,6 +3,7 @@
 All is skipped where no Slurm can be started.
 """
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+
+sys.path.append(str(Path(__file__).parents[1] / "sites"))  # site_files, last: it hides no other
+
 from cluster import Cluster, Unavailable
+from configuration import Shape
 from jobs import Job, submit
-from sites import render, shape
-from tiny_train import SETTINGS, TWO_BY_TWO, Train, summary
+from site_files import render
+from tiny_train import SETTINGS, Train, Uninterrupted, summary
 
 SITE = "generic_slurm"
 
@@ -21,7 +26,7 @@ SITE = "generic_slurm"
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Four nodes of the site generic_slurm."""
-    started = Cluster(tmp_path_factory.mktemp("slurm"), shape(SITE, nodes=4))
+    started = Cluster(tmp_path_factory.mktemp("slurm"), Shape.of_site(SITE, nodes=4))
     try:
         started.start()
     except Unavailable as reason:
@@ -38,9 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The job scripts of generic_slurm, for this Python's environment."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "env").symlink_to(sys.prefix)
-    return render(SITE, folder)
+    return render(SITE, tmp_path_factory.mktemp("site")) / "jobscripts"
 
 
 @pytest.fixture(scope="session")
@@ -68,13 +71,17 @@ def train(cluster: Cluster, scripts: Path, config: Path) -> Train:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The summary of a run of two nodes with two ranks each."""
-    run = tmp_path_factory.mktemp("uninterrupted") / "run"
-    job = train(TWO_BY_TWO, run)
-    ended = job.ended()
-    assert ended["ExitCode"] == "0:0", job.report()
-    return summary(run)
+def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """The summary of a run on nodes and ranks as the options of sbatch say."""
+
+    @functools.cache
+    def finished(options: tuple[str, ...]) -> dict[str, Any]:
+        run = tmp_path_factory.mktemp("uninterrupted") / "run"
+        job = train(options, run)
+        assert job.ended()["ExitCode"] == "0:0", job.report()
+        return summary(run)
+
+    return finished
 
 
 @pytest.fixture(autouse=True)

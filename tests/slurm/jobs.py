@@ -56,7 +56,7 @@ class Job:
             over = ended and self.facts()["JobState"] in ENDED
             if (over and not is_true()) or time.monotonic() > limit:
                 raise AssertionError(f"job {self.number} did not {what}\n{self.report()}")
-            time.sleep(0.1)
+            time.sleep(0.25)  # each look starts a program of Slurm
 
     def report(self) -> str:
         return f"{self.facts()}\n{self.text[-6000:]}"

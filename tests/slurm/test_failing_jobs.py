@@ -10,7 +10,7 @@ import pytest
 from cluster import Cluster
 from faults.sitecustomize import RAISE, SLEEP
 from jobs import ENVIRONMENT, LIMIT_S, Job
-from tiny_train import TWO_BY_ONE, TWO_BY_TWO, Train
+from tiny_train import TWO_BY_ONE, Train
 
 FOR_EVER = "train.steps=100000"
 SOON_S = 40.0  # a few seconds on a quiet machine
@@ -26,9 +26,9 @@ def assert_ends(job: Job, began: float, what: str, within_s: float = SOON_S) -> 
     assert not job.ranks(), "a rank outlives its job"
 
 
-@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_killed_rank(train: Train, tmp_path: Path, rank: int) -> None:
-    job = train(TWO_BY_TWO, tmp_path / "run", FOR_EVER, "train.checkpoint_every=5")
+    job = train(TWO_BY_ONE, tmp_path / "run", FOR_EVER, "train.checkpoint_every=5")
     job.said("step 6 of")
     assert_ends(job, job.signal_rank(rank, signal.SIGKILL), f"kill -9 of rank {rank}")
     assert "Killed" in job.text, job.report()
@@ -69,15 +69,13 @@ def test_full_disk(cluster: Cluster, train: Train, tmp_path: Path) -> None:
     assert left == [f"step-{i + 1:08d}.pt" for i in range(len(left))]
 
 
-@pytest.mark.parametrize("kind", ["none", "pmi2"])
-def test_srun_without_pmix(cluster: Cluster, config: Path, tmp_path: Path, kind: str) -> None:
+def test_srun_without_pmix(cluster: Cluster, config: Path, tmp_path: Path) -> None:
     """Each rank would be a world of its own, and all would train in one folder."""
     command = (sys.executable, "-m", "mpi4py", "-m", "hpc_bnn", "train", config)
     ended = cluster.attempt(
-        "srun", f"--mpi={kind}", *TWO_BY_ONE, *command, "--run", tmp_path / "run",
+        "srun", "--mpi=none", *TWO_BY_ONE, *command, "--run", tmp_path / "run",
         given=ENVIRONMENT, limit_s=LIMIT_S,
     )  # fmt: skip
-    print(f"--mpi={kind}: status {ended.returncode}")
     assert ended.returncode == 2, ended.stderr
     assert "SLURM_STEP_NUM_TASKS = 2, but MPI connects 1 rank(s)" in ended.stderr
     assert "try srun --mpi=pmix" in ended.stderr

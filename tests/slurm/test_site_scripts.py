@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, Unavailable
-from sites import SITES, facts, render, shape
+from configuration import Shape
+from site_files import render, shape, slurm_sites
 
 COMMANDS = {"train.sbatch": ["config.yaml"], "evaluate.sbatch": ["run"], "forecast.sbatch": ["run"]}
 
 
 def start(site: str, folder: Path) -> Cluster:
-    cluster = Cluster(folder, shape(site, nodes=2))
+    cluster = Cluster(folder, Shape.of_site(site, nodes=2))
     try:
         cluster.start()
     except Unavailable as reason:
@@ -18,12 +19,10 @@ def start(site: str, folder: Path) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", slurm_sites())
 def test_accepted(site: str, tmp_path: Path) -> None:
     """Slurm checks partitions, nodes, cores, GPUs, features and times, and submits nothing."""
-    scripts = sorted(render(site, tmp_path).glob("*.sbatch"))
-    if not scripts:
-        pytest.skip(f"{site} has no batch system")
+    scripts = sorted((render(site, tmp_path) / "jobscripts").glob("*.sbatch"))
     (tmp_path / "slurm").mkdir()
     cluster = start(site, tmp_path / "slurm")
     try:
@@ -32,7 +31,7 @@ def test_accepted(site: str, tmp_path: Path) -> None:
                 words = COMMANDS.get(script.name, [])
                 tried = cluster.attempt("sbatch", "--test-only", *more, script, *words)
                 assert tried.returncode == 0, f"{script.name} {more}: {tried.stderr}"
-        gpus, whole = int(facts(site)["gpus"]) + 1, (scripts[-1], "config.yaml")
+        gpus, whole = int(shape(site)["gpus"]) + 1, (scripts[-1], "config.yaml")
         too_many_gpus = [f"--gres=gpu:{gpus}", f"--gpus-per-node={gpus}"]
         for wrong in (["--nodes=3"], too_many_gpus, ["--partition=absent"]):
             refused = cluster.attempt("sbatch", "--test-only", *wrong, *whole)

@@ -22,6 +22,8 @@ TWO_BY_ONE = ("--nodes=2", "--ntasks-per-node=1")
 
 # The fixture of the same name: submits train.sbatch.
 Train = Callable[..., Job]
+# The fixture of the same name: trains to the end with such options, once.
+Uninterrupted = Callable[[tuple[str, ...]], dict[str, Any]]
 
 
 def summary(run: Path) -> dict[str, Any]:

@@ -6,9 +6,11 @@ Every check looks at all files and names each that fails.
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import hpc_bnn
 
+Node = TypeVar("Node", ast.Import, ast.ImportFrom, ast.Attribute, ast.Call)
 PACKAGE = Path(hpc_bnn.__file__).parent
 
 FLOORS = {
@@ -40,7 +42,8 @@ MOST_LINES = 400
 
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {file: ast.parse(path.read_text(encoding="utf-8")) for file, path in FILES.items()}
-LOWER = {file: tree for file, tree in TREES.items() if file not in MAY_IMPORT_EVERYTHING}
+LOWER = [file for file in TREES if file not in MAY_IMPORT_EVERYTHING]
+NODES = {file: list(ast.walk(tree)) for file, tree in TREES.items()}
 
 
 def part_of(file: str) -> str:
@@ -48,9 +51,9 @@ def part_of(file: str) -> str:
     return file.partition("/")[0].removesuffix(".py")
 
 
-def imports(tree: ast.Module) -> Iterator[str]:
+def imports(file: str) -> Iterator[str]:
     """Yield the full name of every module that is imported anywhere in a file."""
-    for node in ast.walk(tree):
+    for node in NODES[file]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -60,12 +63,12 @@ def imports(tree: ast.Module) -> Iterator[str]:
                 yield node.module or ""
 
 
-def found(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+def nodes_of(kind: type[Node]) -> Iterator[tuple[str, Node]]:
     """Yield every node of a kind with the file and line where it stands."""
-    for file, tree in TREES.items():
-        for node in ast.walk(tree):
+    for file, nodes in NODES.items():
+        for node in nodes:
             if isinstance(node, kind):
-                yield f"{file}: line {getattr(node, 'lineno', 0)}", node
+                yield f"{file}: line {node.lineno}", node
 
 
 def test_the_package_is_there() -> None:
@@ -78,9 +81,9 @@ def test_every_part_stands_on_a_floor() -> None:
 
 def test_imports_go_down_only() -> None:
     wrong = []
-    for file, tree in LOWER.items():
+    for file in LOWER:
         here = part_of(file)
-        for name in imports(tree):
+        for name in imports(file):
             root, _, rest = name.partition(".")
             there = rest.partition(".")[0]
             if root == "hpc_bnn" and rest and there != here and FLOORS[there] >= FLOORS[here]:
@@ -91,9 +94,8 @@ def test_imports_go_down_only() -> None:
 def test_imports_are_absolute_and_of_names() -> None:
     wrong = [
         place
-        for place, node in found(ast.ImportFrom)
-        if isinstance(node, ast.ImportFrom)
-        and (node.level or any(a.name == "*" for a in node.names))
+        for place, node in nodes_of(ast.ImportFrom)
+        if node.level or any(a.name == "*" for a in node.names)
     ]
     assert wrong == []
 
@@ -102,9 +104,8 @@ def test_the_package_itself_gives_its_version_only() -> None:
     """``import hpc_bnn`` below the top would reach up through the public names."""
     wrong = [
         f"{place}: hpc_bnn.{node.attr}"
-        for place, node in found(ast.Attribute)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
+        for place, node in nodes_of(ast.Attribute)
+        if isinstance(node.value, ast.Name)
         and node.value.id == "hpc_bnn"
         and node.attr != "__version__"
         and not place.startswith("cli/")
@@ -116,8 +117,8 @@ def test_the_package_itself_gives_its_version_only() -> None:
 def test_mpi_horovod_and_netcdf_have_one_place_each() -> None:
     wrong = [
         f"{file} imports {name}"
-        for file, tree in TREES.items()
-        for name in imports(tree)
+        for file in FILES
+        for name in imports(file)
         for library, places in ONLY_IN.items()
         if f"{name}.".startswith(f"{library}.") and not file.startswith(places)
     ]
@@ -127,9 +128,8 @@ def test_mpi_horovod_and_netcdf_have_one_place_each() -> None:
 def test_only_the_command_line_prints() -> None:
     wrong = [
         place
-        for place, node in found(ast.Call)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
+        for place, node in nodes_of(ast.Call)
+        if isinstance(node.func, ast.Name)
         and node.func.id == "print"
         and not place.startswith("cli/")
     ]
@@ -171,9 +171,9 @@ def test_no_name_of_a_package_hides_a_module_of_it() -> None:
     """``import hpc_bnn.a.b as c`` would get the name instead of the module."""
     hidden = [
         f"{file}: {alias.asname or alias.name} hides the module"
-        for file, tree in TREES.items()
+        for file, nodes in NODES.items()
         if file.endswith("__init__.py")
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if (PACKAGE / file).with_name(f"{alias.asname or alias.name}.py").exists()

@@ -3,7 +3,7 @@
 One row per time (and per series, where a group column tells several series apart); a header names
 the columns. Every series must be sorted, without duplicate and without missing times, with one step
 for the whole file, because a window is a number of rows and must always be the same span of time.
-How times are written: series_times.py.
+How times are written: times.py.
 
 Shape letters: T rows of a series, C channels.
 """
@@ -67,7 +67,7 @@ def read_csv_series(
 
     zone: of times without an offset, an IANA name; else what the name of the column says.
     missing: "refuse" it, or "skip": NaN; rows without any number at both ends are dropped.
-    decimal: the decimal mark (series_numbers.py).
+    decimal: the decimal mark (numbers.py).
 
     Raises
     ------
@@ -162,18 +162,18 @@ def _zone(path: Path, time_column: str, zone: str | None) -> tzinfo | None:
             f"{path}: column '{time_column}': its times are UTC but time_zone = {zone!r}; leave "
             "time_zone out (calendar_zone says which clock the calendar goes by)"
         )
-    chosen = zone or headed
-    return time_zone(chosen) if chosen is not None else None
+    name = zone or headed
+    return time_zone(name) if name is not None else None
 
 
 def _delimiter(header: str, wanted: Sequence[str]) -> str:
     """Choose the delimiter that finds most wanted names in the header; on a tie most fields."""
 
-    def found(delimiter: str) -> tuple[int, int]:
+    def matches(delimiter: str) -> tuple[int, int]:
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
         return len(set(wanted) & set(names)), len(names)
 
-    return max(DELIMITERS, key=found)
+    return max(DELIMITERS, key=matches)
 
 
 def _position(path: Path, names: Sequence[str], wanted: str) -> int:

@@ -1,6 +1,6 @@
 """Time series forecasting from a CSV file: windows (history, C) -> (horizon, C).
 
-Reading is in series_csv.py, cutting, splitting and normalising in series_windows.py.
+Reading is in csv_file.py, cutting, splitting and normalising in windows.py.
 
 Shape letters: H history rows, P horizon rows, C channels.
 """
@@ -40,7 +40,7 @@ def series(
     """Offer the named columns of a CSV file as windows x (H, C) -> y (P, C), float32, normalised.
 
     The file has a header, one row per time, a fixed step, and no gaps; the delimiter is found. The
-    split is by time and free of leakage (how: series_windows.py); mean and standard deviation come
+    split is by time and free of leakage (how: windows.py); mean and standard deviation come
     from the training rows.
 
     value_columns: the C channels; all are inputs and targets.
@@ -56,7 +56,7 @@ def series(
     decimal: the decimal mark, "." or ","; the other one may stand between thousands. None: a point,
         and "1.000" is refused where it may be a thousand.
     calendar: "hour_of_day", "day_of_week", "day_of_year" of the targets as further inputs; then x
-        has one dimension (series_windows.py).
+        has one dimension (windows.py).
     calendar_zone: whose clock the calendar goes by; `time_zone` if None, and without either the
         times as they are written (UTC where they have an offset).
     units: text for axes and files.

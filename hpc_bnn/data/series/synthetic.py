@@ -85,13 +85,13 @@ def load_like(length: int, channels: int, seed: int, *, noise: float, correlatio
     """
     hour = torch.arange(length, dtype=torch.float64).unsqueeze(1)
     normal = _normals(seed, channels + length * channels)
-    own = normal[:channels]
+    offset = normal[:channels]
     innovations = normal[channels:].reshape(length, channels)
 
-    base = 100.0 * torch.exp(0.3 * own)
+    base = 100.0 * torch.exp(0.3 * offset)
     turn = 2 * math.pi * hour
     # Two harmonics give the morning and the evening peak; channels differ by up to an hour or so.
-    day = turn / HOURS_PER_DAY - 0.25 * own
+    day = turn / HOURS_PER_DAY - 0.25 * offset
     daily = -0.20 * torch.cos(day) - 0.08 * torch.cos(2 * day - 1.0)
     # One within about a day of Sunday 00:00, hour 144 of the week, else zero.
     from_sunday = turn / HOURS_PER_WEEK - 2 * math.pi * 144 / HOURS_PER_WEEK

@@ -107,7 +107,7 @@ class Notation:
         if before < behind:
             raise SkippedHourError(f"a time that did not exist in {self.zone}")
         if mark:
-            marked = [one for one in (first, second) if one.tzname() == mark[1]]
+            marked = [each for each in (first, second) if each.tzname() == mark[1]]
             if not marked:
                 raise ValueError(f"marked '{mark[1]}', expected '{first.tzname()}' in {self.zone}")
             return _utc(marked[0])
@@ -124,7 +124,7 @@ class Notation:
             if self.time_format is None and _MONTH.fullmatch(text.strip()):
                 raise ValueError(f"a month, quarter or year; {NO_MONTHS}") from error
             expected = self.time_format or "ISO 8601, such as 2020-01-31 13:00"
-            fits = [repr(one) for one in USUAL_FORMATS if _fits(text, one)]
+            fits = [repr(form) for form in USUAL_FORMATS if _fits(text, form)]
             raise ValueError(
                 f"not a time; expected {expected}; correct it or give time_format in the notation "
                 f"of datetime.strptime{', such as ' + ' or '.join(fits) if fits else ''}"
@@ -150,9 +150,9 @@ def time_zone(name: str, setting: str = "time_zone") -> ZoneInfo:
 
 
 def headed_zone(column: str) -> str | None:
-    """Return the zone that the name of a column of times tells, "MTU (CET/CEST)"; else None."""
-    found = re.search(r"\(([A-Z/]+)\)\s*$", column)
-    return HEADED.get(found[1]) if found else None
+    """Return the zone in the name of a column of times, "MTU (CET/CEST)"; else None."""
+    match = re.search(r"\(([A-Z/]+)\)\s*$", column)
+    return HEADED.get(match[1]) if match else None
 
 
 def calendar_months(times: Sequence[datetime], zone: tzinfo | None) -> int | None:

@@ -19,6 +19,7 @@ from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
+from hpc_bnn.train.run.adam import Adam
 from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
 
@@ -39,10 +40,10 @@ class Parts:
     augment: Augmentation | None
     unroll: Unroll | None = None
 
-    def optimizer(self, lr: float) -> torch.optim.Adam:
+    def optimizer(self, lr: float) -> Adam:
         """Return Adam over everything that is trained."""
         parameters = [*self.posterior.parameters(), *self.loss.parameters()]
-        return torch.optim.Adam([p for p in parameters if p.requires_grad], lr=lr, fused=True)
+        return Adam([p for p in parameters if p.requires_grad], lr=lr, fused=True)
 
 
 def check_choices(settings: Settings, origin: str) -> None:

@@ -13,7 +13,7 @@ from hpc_bnn.train.score.weather import WeatherScores, score_weather
 from hpc_bnn.verify.plots import plot_loss
 from hpc_bnn.verify.weather_maps import plot_maps
 from hpc_bnn.verify.weather_plots import (
-    chosen_channels,
+    channels_to_draw,
     plot_ranks,
     plot_scores,
     plot_spread_skill,
@@ -84,7 +84,7 @@ def _draw(
     rows = read_metrics(folder.metrics)
     if rows:
         plot_loss(rows, folder.plots / "loss.png")
-    shown = {name: scores[name] for name in chosen_channels(fields.names)}
+    shown = {name: scores[name] for name in channels_to_draw(fields.names)}
     leads, units = scored.lead_hours, result["units"]
     plot_scores(shown, leads, units, folder.plots / "scores.png")
     if result["members"] > 1:

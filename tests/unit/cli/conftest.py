@@ -1,9 +1,10 @@
 """The command line logs to standard error; each test of it leaves the logger as it was."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from tiny_run import hpc_bnn
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +14,19 @@ def logger_as_before() -> Iterator[None]:
     yield
     logger.handlers = handlers
     logger.setLevel(level)
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs a command which must fail, and returns its message."""
+
+    def run(command: str, *arguments: object) -> str:
+        capsys.readouterr()
+        assert hpc_bnn(*command.split(), *arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        assert err.count(f"hpc-bnn {command}: ") == 1
+        return err.partition(f"hpc-bnn {command}: ")[2].strip()
+
+    return run

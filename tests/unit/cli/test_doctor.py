@@ -57,7 +57,7 @@ def test_a_bad_finding_is_shown_with_its_remedy_and_status_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     findings = [Finding("torch", "2"), Finding("MPI", "none", False, "install an MPI")]
-    monkeypatch.setattr("hpc_bnn.cli.program.diagnose", lambda channel, folder: findings)
+    monkeypatch.setattr("hpc_bnn.study.doctor.diagnose", lambda channel, folder: findings)
     assert hpc_bnn("doctor") == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["ok", "torch", "2"]

@@ -18,38 +18,15 @@ def config(tmp_path: Path) -> Path:
     return written(tmp_path / "tiny.yaml", SERIES)
 
 
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Return a function that runs a command which must fail, and returns its message."""
-
-    def run(command: str, *arguments: object) -> str:
-        capsys.readouterr()
-        assert hpc_bnn(command, *arguments) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert "Traceback" not in err
-        assert err.count(f"hpc-bnn {command}: ") == 1
-        return err.partition(f"hpc-bnn {command}: ")[2].strip()
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("train.step=3", "command line: train.step: unknown key; did you mean steps?"),
-        ("trian.steps=3", "command line: trian: unknown key; did you mean train?"),
         ("train.steps=many", "command line: train.steps = 'many': input should be"),
         ("train.lr=-1", "command line: train.lr = -1: input should be greater than 0"),
-        ("seed=-1", "command line: seed = -1: input should be greater than or equal to 0"),
-        ("train.lr", "command line: 'train.lr': expected key=value"),
         ("model.hiden=[3]", "model.hiden: unknown key; did you mean hidden?"),
-        ("model.hidden=3", "model.hidden = 3: "),
-        ("model.dropout='0.1'", "model.dropout = '0.1': input should be a valid number"),
         ("model.dropout=1.5", "model.dropout = 1.5: must be at least 0 and less than 1"),
-        ("loss.name=nll", "loss.name = 'nll': expected one of"),
         ("loss.sigma=0", "loss.sigma = 0: must be a positive number"),
-        ("data.length=20", "synthetic_series"),
         ("data.history=0", "history = 0"),
         ("data.transform={name: shift, pixels: 1}", "expected images"),
         ("posterior.random=[nothing.*]", "posterior.random: the pattern 'nothing.*' matches no"),

@@ -8,12 +8,10 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from tiny_run import SERIES, Stopped, hpc_bnn, stopping_at, written
+from tiny_run import SERIES, hpc_bnn, stopped, written
 
 from hpc_bnn.data import Batches
 from hpc_bnn.data.sharding import steps_per_epoch
-from hpc_bnn.group import ALONE
-from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.run.checkpoint import load
 
 ROWS = 120
@@ -38,13 +36,6 @@ def config(tmp_path: Path) -> Path:
     }
     train = {**SERIES["train"], "steps": 12, "checkpoint_every": 1, "keep_checkpoints": 99}
     return written(tmp_path / "series.yaml", {**SERIES, "data": data, "train": train})
-
-
-def stopped(config: Path, run: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Batches, "at", stopping_at(at, Batches.at))
-        with pytest.raises(Stopped):
-            hpc_bnn("train", config, "--run", run)
 
 
 def test_every_checkpoint_tells_where_the_data_stand(config: Path, tmp_path: Path) -> None:
@@ -77,7 +68,7 @@ def test_a_resumed_run_reads_the_examples_that_follow(
         patch.setattr(Batches, "indices", noted)
         assert hpc_bnn("train", config, "--run", tmp_path / "whole") == 0
         whole, seen = seen, []
-        stopped(config, tmp_path / "run", 7, monkeypatch)
+        stopped(tmp_path / "run", 7, config, monkeypatch)
         first, seen = seen, []
         assert hpc_bnn("train", config, "--run", tmp_path / "run", "--resume") == 0
     lines = (tmp_path / "run" / "restarts.jsonl").read_text(encoding="utf-8").splitlines()
@@ -98,7 +89,7 @@ def test_other_data_are_refused_when_training_but_not_when_scoring(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    stopped(config, run, 7, monkeypatch)
+    stopped(run, 7, config, monkeypatch)
     newest = max((run / "checkpoints").iterdir())
     before = load(newest).position["examples"]
     table(tmp_path / "load.csv", ROWS + 30)
@@ -121,33 +112,9 @@ def test_another_batch_size_or_seed_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    stopped(config, run, 5, monkeypatch)
+    stopped(run, 5, config, monkeypatch)
     capsys.readouterr()
     assert hpc_bnn("train", config, change, "--run", run, "--resume") == 2
     key, _, now = change.partition("=")
     err = capsys.readouterr().err
     assert f"{key} = " in err and f"in the run of this folder, now {now}" in err
-
-
-class Somewhere:
-    """A place on a grid."""
-
-    def __init__(self, sample_ranks: int, data_ranks: int, rank: int) -> None:
-        self.grid, self.all_ranks = Grid(sample_ranks, data_ranks, rank), ALONE
-
-
-def test_data_ranks_share_the_order_of_one_rank() -> None:
-    """The examples of a step, of whatever grid, are those of one rank in their order."""
-
-    examples = [(float(i), float(i)) for i in range(50)]
-    alone = Batches(examples, batch_size=12, world=Somewhere(1, 1, 0), seed=9)  # type: ignore[arg-type]
-    for sample_ranks, data_ranks in ((2, 2), (1, 2), (1, 3)):
-        size = sample_ranks * data_ranks
-        ranks = [
-            Batches(examples, batch_size=12, world=Somewhere(sample_ranks, data_ranks, r), seed=9)  # type: ignore[arg-type]
-            for r in range(size)
-        ]
-        for step in range(11):
-            parts = {tuple(one.indices(step).tolist()) for one in ranks}
-            assert len(parts) == data_ranks
-            assert sorted(chain(*parts)) == sorted(alone.indices(step).tolist())

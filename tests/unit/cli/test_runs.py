@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tiny_run import (
     DIGITS,
@@ -131,6 +132,9 @@ def test_progress_is_told_in_log_lines(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_same_command_gives_the_same_run(finished: Path, tmp_path: Path) -> None:
+    """In a process that has drawn other numbers before, too."""
+    torch.manual_seed(1234)
+    torch.rand(17)
     assert hpc_bnn("train", settings_of(finished), "--run", tmp_path / "again") == 0
     assert timeless(metrics(tmp_path / "again")) == timeless(metrics(finished))
     first, second = (read_json(run / "summary.json") for run in (finished, tmp_path / "again"))
@@ -143,7 +147,7 @@ def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
     assert first["parameter_checksum"] != second["parameter_checksum"]
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 5])
+@pytest.mark.parametrize("at", [1, 3])
 def test_a_resumed_run_equals_the_uninterrupted_one(
     finished: Path, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,32 +285,3 @@ def test_a_run_may_be_evaluated_from_another_folder(
     monkeypatch.chdir(tmp_path)
     assert hpc_bnn("evaluate", "moved") == 0
     assert (tmp_path / "moved" / "evaluation.json").exists()
-
-
-def test_a_csv_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [f"2020-01-{1 + h // 24:02d} {h % 24:02d}:00,{h % 24}.5" for h in range(240)]
-    (tmp_path / "load.csv").write_text("\n".join(["time,load", *rows]) + "\n", encoding="utf-8")
-    data = {
-        "name": "series",
-        "path": "load.csv",
-        "time_column": "time",
-        "value_columns": ["load"],
-        "history": 12,
-        "horizon": 4,
-        "units": "MW",
-    }
-    monkeypatch.chdir(tmp_path)
-    config = written(tmp_path / "csv.yaml", {**SERIES, "data": data})
-    assert hpc_bnn("train", config, "train.steps=2", "--run", "run") == 0
-    assert read_json(tmp_path / "run" / "summary.json")["validation"]["points"] > 0
-
-
-def test_nothing_random_is_left_in_the_process(finished: Path, tmp_path: Path) -> None:
-    """A run in a process that has drawn numbers before is the same run."""
-    import torch
-
-    torch.manual_seed(1234)
-    torch.rand(17)
-    config = settings_of(finished)
-    assert hpc_bnn("train", config, "--run", tmp_path / "run") == 0
-    assert_equal_runs(tmp_path / "run", finished)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray
-from tiny_run import SERIES, hpc_bnn, metrics, read_json, written
+from tiny_run import SERIES, hpc_bnn, read_json, written
 from toy_weather import toy_settings, write_small_toy
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -16,25 +16,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "evaluation": {"starts": 4, "steps": 2},
 }
 TOY: tuple[object, ...] = (
-    "--years",
-    1,
-    "--rows",
-    7,
-    "--columns",
-    16,
-    "--step-hours",
-    12,
-    "--levels",
-    "500",
-)
+    "--years", 1, "--rows", 7, "--columns", 16, "--step-hours", 12, "--levels", "500",
+)  # fmt: skip
 WINDOW: tuple[object, ...] = ("--start", "2001-01-01", "--end", "2001-02-20", "--step-hours", 12)
 NAMES = ["t2m", "z500"]
 
 
-@pytest.fixture(scope="module", params=["new", "legacy"])
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp(request.param) / "toy"
-    assert hpc_bnn("data", "toy", made, *TOY, "--format", request.param) == 0
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("new") / "toy"
+    assert hpc_bnn("data", "toy", made, *TOY, "--format", "new") == 0
     return made
 
 
@@ -79,20 +70,7 @@ def test_statistics_are_those_that_a_run_computes(
     assert given["parameter_checksum"] == computed["parameter_checksum"]
 
 
-def test_a_run(run: Path) -> None:
-    summary = read_json(run / "summary.json")
-    assert summary["steps"] == 5
-    assert 0 <= summary["data_wait_share"] <= 1
-    rows = [row for row in metrics(run) if "loss" in row]
-    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
-    assert all(row["data_wait_time_s"] >= 0 for row in rows)
-    assert all(np.isfinite(row["loss"]) for row in rows)
-    assert summary["validation"]
-
-
-def test_evaluate(run: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if folder.parent.name.startswith("legacy"):
-        pytest.skip("the format of the files is long forgotten; pictures take seconds")
+def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert hpc_bnn("evaluate", run) == 0
     out = capsys.readouterr().out
@@ -146,20 +124,6 @@ def test_forecast(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 # Input that cannot be used: status 2 and one message that names it.
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Any:
-    def ask(command: str, *arguments: object) -> str:
-        capsys.readouterr()
-        assert hpc_bnn(*command.split(), *arguments) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert "Traceback" not in err
-        assert err.count(f"hpc-bnn {command}: ") == 1
-        return err.partition(f"hpc-bnn {command}: ")[2].strip()
-
-    return ask
 
 
 @pytest.fixture(scope="module")

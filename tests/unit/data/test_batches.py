@@ -6,9 +6,8 @@ from itertools import islice
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
-import hpc_bnn as hb
 from hpc_bnn.data import Batches, InMemory
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid
@@ -72,25 +71,10 @@ def test_every_small_size(data_ranks: int) -> None:
             assert set(seen) <= set(range(num_examples))
 
 
-def test_epochs_differ_and_seeds_differ() -> None:
-    orders = set()
-    for seed in range(3):
-        batches = loader(40, 8, seed=seed)
-        for _ in range(3):
-            orders.add(tuple(int(i) for _, y in batches for i in y))
-    assert len(orders) == 9
-
-
 def test_what_is_left_over_is_seen_in_other_epochs() -> None:
     batches = loader(10, 4)
     seen = [int(i) for _ in range(12) for _, y in batches for i in y]
     assert set(seen) == set(range(10))
-
-
-def test_the_order_is_a_function_of_the_seed_only() -> None:
-    first = [y for _, y in loader(20, 4)]
-    torch.manual_seed(99)
-    assert all(torch.equal(a, y) for a, (_, y) in zip(first, loader(20, 4), strict=True))
 
 
 @pytest.mark.parametrize("resume_at", [0, 1, 4, 5, 6, 9, 14])
@@ -103,13 +87,6 @@ def test_at_any_step_equals_the_uninterrupted_order(resume_at: int) -> None:
         x, y = resumed.at(step)
         assert torch.equal(x, order[step][0])
         assert torch.equal(y, order[step][1])
-
-
-def test_steps_may_be_asked_for_in_any_order() -> None:
-    batches = loader(30, 5)
-    forward = [batches.indices(step) for step in range(18)]
-    for step in (17, 0, 11, 5, 6, 0):
-        assert torch.equal(batches.indices(step), forward[step])
 
 
 def test_an_epoch_left_early_is_followed_by_the_next() -> None:
@@ -146,26 +123,11 @@ def test_a_torch_dataset_is_read_like_examples() -> None:
     assert y.dtype == torch.int64
 
 
-def test_a_tensor_dataset_equals_in_memory() -> None:
-    plain = examples(11)
-    place = Place(Grid(1, 2, 1))
-    ours = Batches(plain, batch_size=4, world=place)
-    theirs = Batches(TensorDataset(plain.x, plain.y), batch_size=4, world=place)
-    for (x, y), (u, v) in zip(ours, theirs, strict=True):
-        assert torch.equal(x, u)
-        assert torch.equal(y, v)
-
-
 def test_errors_name_the_numbers() -> None:
     with pytest.raises(ValueError, match=r"train\.batch_size = 4: the training set has only 3"):
         loader(3, 4)
     with pytest.raises(ValueError, match=r"train\.batch_size = 5: .* 2 data ranks"):
         loader(10, 5, data_ranks=2)
-
-
-def test_the_world_of_start_is_accepted() -> None:
-    world = hb.World(Grid(1, 1, 0), torch.device("cpu"))
-    assert len(hb.Batches(examples(8), batch_size=4, world=world)) == 2
 
 
 def test_rollouts_change_with_the_epoch_and_nothing_else() -> None:

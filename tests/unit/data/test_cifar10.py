@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_bnn.data import data_set
 from hpc_bnn.data.images import cifar10_files
 from hpc_bnn.data.images.cifar10 import ByteImages, channel_scale, cifar10
 from hpc_bnn.data.source import Source
@@ -205,13 +204,6 @@ def test_training_and_validation_part_the_training_images(binary: Path) -> None:
     assert isinstance(other.validation, ByteImages)
     assert torch.equal(again.validation.rows, source.validation.rows)
     assert not torch.equal(other.validation.rows, source.validation.rows)
-
-
-def test_a_smaller_validation_part_is_within_the_larger(binary: Path) -> None:
-    small, large = read(binary, validation=5).validation, read(binary).validation
-    assert isinstance(small, ByteImages)
-    assert isinstance(large, ByteImages)
-    assert set(small.rows.tolist()) < set(large.rows.tolist())
 
 
 def test_the_training_part_alone_is_normalised(binary: Path) -> None:
@@ -447,7 +439,3 @@ def test_a_file_of_another_name(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     with pytest.raises(ValueError, match=r"expected an archive called cifar-10-binary\.tar\.gz or"):
         cifar10(path)
-
-
-def test_cifar10_is_registered() -> None:
-    assert data_set("cifar10") is cifar10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,6 @@ from zoneinfo import ZoneInfo
 import pytest
 import torch
 
-from hpc_bnn.config.options import check_options
 from hpc_bnn.data.series.csv_file import read_csv_series
 from hpc_bnn.data.series.series import series
 from hpc_bnn.data.series.times import Notation, headed_zone, time_zone
@@ -362,34 +360,3 @@ def test_the_calendar_goes_by_the_zone_of_the_file_or_another(tmp_path: Path) ->
             horizon=1,
             calendar_zone="Mars",
         )
-
-
-def test_settings_are_checked_before_any_file_is_read() -> None:
-    options = {"path": "x.csv", "time_column": "t", "value_columns": ["v"]}
-    good = {**options, "history": 4, "horizon": 2, "calendar": ["hour_of_day"], "missing": "skip"}
-    assert check_options("data", series, good) == []
-    wrong = check_options("data", series, {**good, "calendar": ["hour"], "missing": "fill"})
-    assert len(wrong) == 2
-    assert "'hour_of_day', 'day_of_week' or 'day_of_year'" in wrong[0]
-    assert "'refuse' or 'skip'" in wrong[1]
-
-
-def test_the_load_series_from_settings_alone() -> None:
-    name = "recycle_anonymized_dataset.csv"
-    folder = os.environ.get("HPC_BNN_TEST_DATA")
-    beside = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-    path = (Path(folder) if folder else beside) / name
-    if not path.is_file():
-        pytest.skip(f"{name} is not in $HPC_BNN_TEST_DATA or ../shared/data")
-    source = series(
-        path,
-        time_column="Date",
-        value_columns=["Consumption", "Metadata_1"],
-        history=48,
-        horizon=24,
-        calendar=["hour_of_day", "day_of_week", "day_of_year"],
-    )
-    assert source.input_shape == (48 * 2 + 24 * 6,)
-    x, y = source.test.batch(torch.arange(len(source.test)))
-    assert bool(x.isfinite().all())
-    assert bool(y.isfinite().all())

@@ -37,11 +37,6 @@ def test_steps_per_epoch_drops_what_is_left_over() -> None:
     assert [steps_per_epoch(n, 4) for n in (4, 7, 8, 11)] == [1, 1, 2, 2]
 
 
-def test_a_batch_larger_than_the_data_set_names_both_numbers() -> None:
-    with pytest.raises(ValueError, match=r"train\.batch_size = 9: .* only 8 examples"):
-        steps_per_epoch(8, 9)
-
-
 @pytest.mark.parametrize("data_ranks", range(1, 9))
 def test_in_turn_partitions_in_order(data_ranks: int) -> None:
     for num_examples in range(51):

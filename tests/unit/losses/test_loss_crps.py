@@ -14,7 +14,6 @@ from hpc_bnn.losses.ensemble_crps import CRPS, TRANSPOSE_BYTES
 from hpc_bnn.verify.scores import crps_ensemble
 
 sr = pytest.importorskip("scoringrules", reason="independent implementation of the CRPS")
-LOCAL = ALONE
 ALPHAS = (0.0, 0.5, 0.95, 1.0)
 LAYOUTS = ("gather", "transposed")
 
@@ -43,7 +42,7 @@ def test_values_equal_scoringrules(count: int, layout: str) -> None:
     # The estimator by probability-weighted moments, pwm, is the fair one.
     oracles = {losses.crps: ("nrg", "qd"), losses.fair_crps: ("fair", "pwm")}
     for make, estimators in oracles.items():
-        got = make(layout=layout)(members, target, LOCAL)
+        got = make(layout=layout)(members, target, ALONE)
         assert got.shape == (6,)
         for estimator in estimators:
             oracle = sr.crps_ensemble(target.numpy(), members.numpy(), 0, estimator=estimator)
@@ -55,7 +54,7 @@ def test_values_equal_scoringrules(count: int, layout: str) -> None:
 def test_values_equal_the_verification_score(alpha: float, layout: str) -> None:
     for count in (2, 5, 9):
         members, target = ensemble(count, 4, 2, 3)
-        got = CRPS(alpha=alpha, layout=layout)(members, target, LOCAL)
+        got = CRPS(alpha=alpha, layout=layout)(members, target, ALONE)
         expected = crps_ensemble(members, target, alpha).flatten(1).mean(1)
         assert torch.allclose(got, expected, rtol=1e-12)
 
@@ -66,7 +65,7 @@ def test_gradient_equals_autograd_of_the_definition(alpha: float, layout: str) -
     members, target = ensemble(7, 4, 5)
     members.requires_grad_()
     weights = cotangent((4,))
-    loss = CRPS(alpha=alpha, layout=layout)(members, target, LOCAL)
+    loss = CRPS(alpha=alpha, layout=layout)(members, target, ALONE)
     (got,) = torch.autograd.grad((loss * weights).sum(), members)
     definition = by_definition(members, target, alpha).mean(1)
     (expected,) = torch.autograd.grad((definition * weights).sum(), members)
@@ -83,7 +82,7 @@ def test_named_losses_are_the_family() -> None:
     }
     for alpha, loss in by_name.items():
         expected = by_definition(members, target, alpha).mean(1)
-        assert torch.allclose(loss(members, target, LOCAL), expected, rtol=1e-12)
+        assert torch.allclose(loss(members, target, ALONE), expected, rtol=1e-12)
 
 
 def test_fair_score_is_unbiased_and_the_standard_one_is_not() -> None:
@@ -93,9 +92,9 @@ def test_fair_score_is_unbiased_and_the_standard_one_is_not() -> None:
     target = torch.full((n, 1), y, dtype=torch.float64)
     density = math.exp(-(y**2) / 2) / math.sqrt(2 * math.pi)
     exact = y * math.erf(y / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi)
-    fair = losses.fair_crps()(members, target, LOCAL)
+    fair = losses.fair_crps()(members, target, ALONE)
     assert abs(fair.mean() - exact) < 5 * fair.std() / math.sqrt(n)
-    standard = losses.crps()(members, target, LOCAL)
+    standard = losses.crps()(members, target, ALONE)
     # Its spread term lacks 1 / K of E|x - x'| / 2 = 1 / sqrt(pi).
     excess = standard.mean() - exact - 1 / (2 * math.sqrt(math.pi))
     assert abs(excess) < 5 * standard.std() / math.sqrt(n)
@@ -109,13 +108,13 @@ def test_weights_make_a_weighted_mean_whatever_their_scale(layout: str) -> None:
     expected = (points * area).flatten(1).sum(1) / (3 * area.sum())
     for scale in (1.0, 250.0):
         loss = losses.almost_fair_crps(weights=scale * area, layout=layout)
-        assert torch.allclose(loss(members, target, LOCAL), expected, rtol=1e-12)
+        assert torch.allclose(loss(members, target, ALONE), expected, rtol=1e-12)
 
 
 def test_equal_weights_are_no_weights_and_are_not_saved() -> None:
     members, target = ensemble(5, 4, 6)
     bare, equal = losses.crps(), losses.crps(weights=torch.full((6,), 7.0))
-    assert torch.allclose(bare(members, target, LOCAL), equal(members, target, LOCAL), rtol=1e-12)
+    assert torch.allclose(bare(members, target, ALONE), equal(members, target, ALONE), rtol=1e-12)
     assert equal.state_dict() == {}
 
 
@@ -123,7 +122,7 @@ def test_standard_score_of_one_sample_is_the_absolute_error() -> None:
     members, target = ensemble(1, 4, 3)
     members.requires_grad_()
     for layout in LAYOUTS:
-        loss = losses.crps(layout=layout)(members, target, LOCAL)
+        loss = losses.crps(layout=layout)(members, target, ALONE)
         assert torch.allclose(loss, (members[0] - target).abs().mean(1), rtol=1e-12)
         (gradient,) = torch.autograd.grad(loss.sum(), members)
         assert torch.allclose(gradient, torch.sign(members - target) / 3, rtol=1e-12)
@@ -134,7 +133,7 @@ def test_scores_of_the_spread_need_two_samples() -> None:
     assert [losses.crps().min_samples, losses.fair_crps().min_samples] == [1, 2]
     for loss in (losses.fair_crps(), losses.almost_fair_crps()):
         with pytest.raises(ValueError, match="at least 2 weight samples, got 1"):
-            loss(members, target, LOCAL)
+            loss(members, target, ALONE)
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan])
@@ -151,12 +150,12 @@ def test_unknown_layout_is_refused() -> None:
 @pytest.mark.parametrize("target", [(4, 1), (4,), (1, 3), (4, 3, 1)])
 def test_shapes_that_would_broadcast_are_refused(target: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"crps: the network gives \(4, 3\)"):
-        losses.crps()(torch.zeros(5, 4, 3), torch.zeros(target), LOCAL)
+        losses.crps()(torch.zeros(5, 4, 3), torch.zeros(target), ALONE)
 
 
 def test_ties_have_finite_values_and_no_gradient_between_them() -> None:
     members = torch.tensor([[[1.0]], [[1.0]], [[3.0]]], dtype=torch.float64, requires_grad=True)
-    loss = losses.fair_crps()(members, torch.tensor([[1.0]], dtype=torch.float64), LOCAL)
+    loss = losses.fair_crps()(members, torch.tensor([[1.0]], dtype=torch.float64), ALONE)
     assert loss.item() == pytest.approx(2 / 3 - (2 * 2 + 2 * 2) / (2 * 6))
     (gradient,) = torch.autograd.grad(loss.sum(), members)
     # Members 1 and 2 sit on the target and on each other: only member 3 pulls, (+1 + 1) / 6 each.
@@ -166,7 +165,7 @@ def test_ties_have_finite_values_and_no_gradient_between_them() -> None:
 def test_nothing_cancels_in_float32_far_from_zero() -> None:
     members, target = ensemble(8, 50, 20)
     members, target = (1e4 + 0.05 * members).float(), (1e4 + 0.05 * target).float()
-    got = losses.fair_crps()(members, target, LOCAL)
+    got = losses.fair_crps()(members, target, ALONE)
     expected = crps_ensemble(members, target, 1.0).mean(1)
     # Differences of neighbours are exact in float32; what is left is the rounding of a sum.
     assert torch.allclose(got.double(), expected, rtol=1e-5)
@@ -175,7 +174,7 @@ def test_nothing_cancels_in_float32_far_from_zero() -> None:
 def test_every_pair_of_the_almost_fair_score_is_non_negative() -> None:
     members, target = ensemble(2, 1000, 1)
     # Up to the rounding of three numbers of size 4
-    assert torch.all(losses.fair_crps()(members, target, LOCAL) >= -4e-15)
+    assert torch.all(losses.fair_crps()(members, target, ALONE) >= -4e-15)
 
 
 # Layouts over ranks
@@ -238,7 +237,7 @@ def test_backward_twice_gives_the_gradient_twice() -> None:
     members, target = ensemble(4, 3, 5)
     for layout, alpha in itertools.product(LAYOUTS, (0.0, 1.0)):
         leaf = members.clone().requires_grad_()
-        value = CRPS(alpha=alpha, layout=layout)(leaf, target, LOCAL).sum()
+        value = CRPS(alpha=alpha, layout=layout)(leaf, target, ALONE).sum()
         value.backward(retain_graph=True)
         assert leaf.grad is not None
         once = leaf.grad.clone()

@@ -13,8 +13,6 @@ from hpc_bnn import losses
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.moments import moments
 
-LOCAL = ALONE
-
 
 def members(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
@@ -23,7 +21,7 @@ def members(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 @pytest.mark.parametrize("count", [2, 3, 16])
 def test_moments_equal_numpy(count: int) -> None:
     x = members(count, 5, 3)
-    mean, variance = moments(x, LOCAL)
+    mean, variance = moments(x, ALONE)
     assert np.allclose(mean, x.numpy().mean(0), rtol=1e-13, atol=1e-15)
     assert np.allclose(variance, x.numpy().var(0, ddof=1), rtol=1e-13, atol=1e-15)
 
@@ -31,13 +29,13 @@ def test_moments_equal_numpy(count: int) -> None:
 def test_gradients_equal_autograd_of_mean_and_variance() -> None:
     x = members(7, 4, 2).requires_grad_()
     for pick in (0, 1):
-        got = moments(x, LOCAL)[pick]
+        got = moments(x, ALONE)[pick]
         expected = (x.mean(0), x.var(0, correction=1))[pick]
         weights = cotangent((4, 2))
         (gradient,) = torch.autograd.grad((got * weights).sum(), x)
         (gradient_expected,) = torch.autograd.grad((expected * weights).sum(), x)
         assert torch.allclose(gradient, gradient_expected, rtol=1e-12, atol=1e-15)
-    assert torch.autograd.gradcheck(lambda y: moments(y, LOCAL), x)
+    assert torch.autograd.gradcheck(lambda y: moments(y, ALONE), x)
 
 
 @pytest.mark.parametrize("ranks", [1, 4])
@@ -62,7 +60,7 @@ def test_loss_and_gradient_of_a_small_spread_on_a_large_offset_survive_float32()
     target = (1e4 + 0.05 * members(30, 4, dtype=torch.float32)).float()
     loss = losses.gaussian_moments(sigma=0.01)
     single, double = x.requires_grad_(), x.detach().double().requires_grad_()
-    value, exact = loss(single, target, LOCAL), loss(double, target.double(), LOCAL)
+    value, exact = loss(single, target, ALONE), loss(double, target.double(), ALONE)
     assert torch.allclose(value.double(), exact, rtol=1e-5, atol=1e-5)
     (gradient,) = torch.autograd.grad(value.sum(), single)
     (gradient_exact,) = torch.autograd.grad(exact.sum(), double)
@@ -72,9 +70,9 @@ def test_loss_and_gradient_of_a_small_spread_on_a_large_offset_survive_float32()
 
 def test_equal_members_have_variance_zero_and_a_finite_loss() -> None:
     x = torch.full((4, 3, 2), 1e4, requires_grad=True)
-    _, variance = moments(x, LOCAL)
+    _, variance = moments(x, ALONE)
     assert torch.equal(variance, torch.zeros(3, 2))
-    loss = losses.gaussian_moments(sigma=0.1)(x, torch.full((3, 2), 1e4), LOCAL)
+    loss = losses.gaussian_moments(sigma=0.1)(x, torch.full((3, 2), 1e4), ALONE)
     expected = 2 * (math.log(0.1) + 0.5 * math.log(2 * math.pi))
     assert loss.tolist() == pytest.approx([expected] * 3, rel=1e-5)
     loss.sum().backward()
@@ -87,7 +85,7 @@ def test_loss_is_the_nll_of_the_gaussian_with_the_moments(learned: bool) -> None
     loss = losses.gaussian_moments(sigma=0.4, learned=learned).double()
     variance = x.var(0, correction=1) + torch.exp(2 * loss.log_sigma)
     expected = -Normal(x.mean(0), variance.sqrt()).log_prob(target).flatten(1).sum(1)
-    got = loss(x, target, LOCAL)
+    got = loss(x, target, ALONE)
     assert torch.allclose(got, expected, rtol=1e-12)
     wanted = [x, *loss.parameters()]
     assert len(wanted) == 1 + learned
@@ -110,7 +108,7 @@ def test_forecast_is_a_mixture_with_the_observation_sigma() -> None:
 def test_one_sample_in_all_is_refused_and_one_a_rank_is_not() -> None:
     assert losses.gaussian_moments().min_samples == 2
     with pytest.raises(ValueError, match=r"at least 2 of them; raise posterior\.samples"):
-        losses.gaussian_moments()(members(1, 3, 2), members(3, 2), LOCAL)
+        losses.gaussian_moments()(members(1, 3, 2), members(3, 2), ALONE)
     x = members(2, 3)
 
     def work(axis: Group) -> Tensor:
@@ -123,7 +121,7 @@ def test_one_sample_in_all_is_refused_and_one_a_rank_is_not() -> None:
 @pytest.mark.parametrize("target", [(3, 1), (3,), (1, 2), (3, 2, 1)])
 def test_shapes_that_would_broadcast_are_refused(target: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"gaussian_moments: the network gives \(3, 2\)"):
-        losses.gaussian_moments()(members(4, 3, 2), torch.zeros(target), LOCAL)
+        losses.gaussian_moments()(members(4, 3, 2), torch.zeros(target), ALONE)
 
 
 def test_two_reductions_in_forward_and_none_in_backward() -> None:

@@ -13,7 +13,6 @@ from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
 
 metrics = pytest.importorskip("sklearn.metrics", reason="independent implementation of log loss")
-LOCAL = ALONE
 K, B = 5, 20
 
 
@@ -30,7 +29,7 @@ def expected(loss: Loss, outputs: Tensor, target: Tensor) -> Tensor:
 
 def predictive(loss: Loss, outputs: Tensor, target: Tensor) -> Tensor:
     assert isinstance(loss, JointLoss)
-    value: Tensor = loss(outputs, target, LOCAL)
+    value: Tensor = loss(outputs, target, ALONE)
     return value
 
 

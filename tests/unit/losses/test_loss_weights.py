@@ -10,7 +10,6 @@ from hpc_bnn import losses
 from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import JointLoss, Loss
 
-LOCAL = ALONE
 MAKERS = {
     "almost_fair_crps": losses.almost_fair_crps,
     "gaussian_nll": losses.gaussian_nll,
@@ -24,7 +23,7 @@ every_loss = pytest.mark.parametrize("name", MAKERS)
 
 def value(loss: Loss, outputs: Tensor, target: Tensor) -> Tensor:
     if isinstance(loss, JointLoss):
-        joint: Tensor = loss(outputs, target, LOCAL)
+        joint: Tensor = loss(outputs, target, ALONE)
         return joint
     return torch.stack([loss(output, target) for output in outputs]).mean(0)
 

@@ -182,7 +182,7 @@ def test_what_is_assumed(study: Plan) -> None:
     rows, points = table(study)
     model = points.fit()
     assert "one node was measured" in " ".join(assumptions(points, model, 4))
-    given = measured(rows, study.settings(), given={"latency_between": 1e-3})
+    given = measured(rows, study.settings(), known={"latency_between": 1e-3})
     text = " ".join(assumptions(given, given.fit(), 8))
     assert "as given with --latency-us" in text
     assert "8 ranks a node share it as the fit to 4 says" in text

@@ -70,7 +70,7 @@ def test_timed_exchanges_and_given_coefficients() -> None:
     assert not found.undetermined
     assert found.coefficients["payload"] == pytest.approx(2e-9, rel=1e-4)
     between = {"latency_between": 1e-3, "payload_between": 1e-10}
-    found = fit(works, times, LOCAL, exchanges=timed, given=between)
+    found = fit(works, times, LOCAL, exchanges=timed, known=between)
     far = Work(4, 2, 4, 24, 24)
     expected = {**TRUTH, **between, "exchange": 0.0}
     assert found.predict(far) == pytest.approx(made(LOCAL, 0.0, expected).predict(far), rel=1e-3)

@@ -181,6 +181,36 @@ def test_weights_follow_the_points_to_their_rank() -> None:
         assert same(sums, whole.sums)
 
 
+@pytest.mark.parametrize(("examples_each", "calls"), [(1, 3), (5, 1)])
+def test_every_rank_may_be_interrupted_equally_often(examples_each: int, calls: int) -> None:
+    """At the same places, though two data ranks have 3 and 2 of the 5 examples."""
+
+    def work(all_ranks: Group) -> int:
+        grid, loss = Grid(2, 2, all_ranks.rank), losses.almost_fair_crps()
+        sample = all_ranks.split(grid.data_rank, grid.sample_rank)
+        rounds: list[list[int]] = []
+
+        def interrupt() -> None:
+            rounds.append(all_ranks.gather(len(rounds), name="interrupt"))
+
+        score(
+            posterior_of(loss),
+            loss,
+            examples(),
+            World(grid, CPU, all_ranks, sample),
+            task="regression",
+            output_shape=FIELD,
+            scale=None,
+            samples=SAMPLES,
+            batch_size=2 * examples_each,
+            interrupt=interrupt,
+        )
+        assert all(len(set(met)) == 1 for met in rounds)
+        return len(rounds)
+
+    assert on_ranks(4, work) == [calls] * 4
+
+
 @pytest.mark.parametrize(("data_ranks", "expected"), [(1, [4, 1]), (2, [2]), (4, [1])])
 def test_examples_scored_together_are_a_part_of_the_batch(
     data_ranks: int, expected: list[int]

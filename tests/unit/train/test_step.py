@@ -61,21 +61,6 @@ def test_loss_and_gradient_against_direct_computation(loss: str) -> None:
         assert torch.allclose(p.grad, gradient, rtol=1e-10, atol=1e-13)
 
 
-def test_the_gradient_of_looped_samples_is_the_mean_of_their_own() -> None:
-    toy = Toy("gaussian", samples=4, kl_weight=0.0)
-    x, y = doubled(*batch())
-    each = []
-    for sample in range(4):
-        drawn = toy.posterior.sample(toy.posterior.key(0, [sample]))
-        weights = {name: weight[0] for name, weight in drawn.items()}
-        value = toy.loss(functional_call(toy.posterior.module, weights, (x,)), y).mean()
-        each.append(torch.autograd.grad(value, toy.parameters))
-    found = toy.gradients()
-    for gradient, own in zip(found, zip(*each, strict=True), strict=True):
-        assert torch.allclose(gradient, torch.stack(own).mean(0), rtol=1e-10, atol=1e-14)
-        assert not torch.allclose(gradient, own[0], rtol=1e-3)
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_samples_per_pass_does_not_change_the_answer(loss: str) -> None:
     """One a pass (joint losses: recomputed), two, an uneven three, and all (kept graph)."""
@@ -88,17 +73,6 @@ def test_samples_per_pass_does_not_change_the_answer(loss: str) -> None:
             assert p.grad is not None
             assert gradient is not None
             assert torch.allclose(p.grad, gradient, rtol=1e-9, atol=1e-13)
-
-
-@pytest.mark.parametrize(
-    ("loss", "lr"),
-    [("gaussian", 0.1), ("gaussian predicted", 0.1), ("crps", 0.5), ("moments", 0.1)],
-)
-def test_loss_decreases_on_a_toy_problem(loss: str, lr: float) -> None:
-    toy = Toy(loss, samples=4, samples_per_pass=4, lr=lr, kl_weight=0.0, precision="float32")
-    x, y = batch(examples=64)
-    values = [float(toy.step(x, y)) for _ in range(40)]
-    assert max(values[-5:]) < 0.6 * values[0]
 
 
 @pytest.mark.parametrize("loss", ["gaussian", "categorical predictive", "almost fair crps"])
@@ -162,11 +136,6 @@ def test_clipping_limits_the_step_and_reports_the_norm_before() -> None:
     moved = [a - b for a, b in zip(before, clipped.snapshot(), strict=True)]
     length = math.sqrt(sum(float(d.square().sum()) for d in moved))
     assert length == pytest.approx(0.01, rel=1e-4)
-
-
-def test_a_loose_clip_changes_nothing() -> None:
-    free, loose = Toy(), Toy(clip_norm=1e9)
-    assert free.run(3) == pytest.approx(loose.run(3), rel=1e-12)
 
 
 def test_the_report_adds_up() -> None:
@@ -271,34 +240,12 @@ def test_views_do_not_depend_on_samples_per_pass(loss: str, views: str) -> None:
     assert one.run(3) == pytest.approx(all_at_once.run(3), rel=1e-12)
 
 
-def passes_on(grid: Grid, views: str, *, dropout: float = 0.0) -> Passes:
-    posterior = posterior_of(losses.gaussian_nll(), dropout=dropout)
-    return passes_of(posterior, grid, augment=Jitter(0.5), views=views)
-
-
 def passes_of(posterior: Gaussian, grid: Grid, **options: Any) -> Passes:
     settings = StepSettings(
         samples=6, num_examples=10, precision="float64", **{"views": "shared", **options}
     )
     cpu = torch.device("cpu")
     return Passes(posterior, World(grid, cpu), settings, Phases(cpu))
-
-
-@pytest.mark.parametrize("grid", [(2, 1), (1, 2), (3, 2), (6, 3)])
-@pytest.mark.parametrize("views", ["per_sample", "shared"])
-def test_outputs_of_all_ranks_are_those_of_one(grid: tuple[int, int], views: str) -> None:
-    """Samples, views and dropout masks belong to sample and example, not to the rank."""
-    sample_ranks, data_ranks = grid
-    x = batch()[0].double()
-    one = passes_on(Grid(1, 1, 0), views, dropout=0.3)
-    expected = torch.cat([one.run(x, 5, part).outputs for part in one.parts])
-    for rank in range(sample_ranks * data_ranks):
-        place = Grid(sample_ranks, data_ranks, rank)
-        passes = passes_on(place, views, dropout=0.3)
-        samples, part = place.own_samples(6), place.own_examples(BATCH)
-        outputs = torch.cat([passes.run(x[list(part)], 5, p).outputs for p in passes.parts])
-        mine = expected[samples.start : samples.stop, part.start : part.stop]
-        assert torch.allclose(outputs, mine, rtol=1e-12, atol=1e-14)
 
 
 class Functional(nn.Module):
@@ -338,15 +285,6 @@ def test_numbers_of_the_generator_of_torch_are_refused_at_their_first_pass(
 ) -> None:
     with pytest.raises(NotImplementedError, match="rand_like takes its numbers from torch's own"):
         outputs_of(Functional(lambda x: x + torch.rand_like(x), first_call))
-
-
-def test_per_rank_views_belong_to_the_sample_rank() -> None:
-    x = batch()[0].double()
-    first, second = (passes_on(Grid(2, 1, rank), "per_rank") for rank in (0, 1))
-    again = passes_on(Grid(2, 1, 1), "per_rank")
-    mine, same, other = (p.run(x, 0, range(4, 5)).outputs for p in (second, again, first))
-    assert torch.equal(mine, same)
-    assert not torch.equal(mine, other)
 
 
 def made(

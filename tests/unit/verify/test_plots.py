@@ -6,6 +6,7 @@ How they look is judged by eye; here the drawn curves are read back from the fig
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_loss_without_records(tmp_path: Path) -> None:
         plots.plot_loss([{"step": 1}], tmp_path / "loss.png")
 
 
-@pytest.mark.parametrize("num_examples", [1, 3, 5])
+@pytest.mark.parametrize("num_examples", [1, 5])
 def test_forecast(tmp_path: Path, drawn: list[Figure], num_examples: int) -> None:
     path = plots.plot_forecast(
         **forecast(num_examples),  # type: ignore[arg-type]
@@ -150,8 +151,8 @@ def test_a_failed_picture_leaves_the_old_one(
     path = tmp_path / "pit.png"
     path.write_bytes(b"old")
 
-    def full_disk(figure: Figure, target: Path, **settings: object) -> None:
-        Path(target).write_bytes(b"half")
+    def full_disk(figure: Figure, target: IO[bytes], **settings: object) -> None:
+        target.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(Figure, "savefig", full_disk)

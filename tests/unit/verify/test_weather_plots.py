@@ -99,9 +99,9 @@ def test_scores_from_json_without_values(tmp_path: Path, drawn: list[Figure], st
 
 def test_well_known_channels_are_chosen() -> None:
     names = ["t2m", "sst", "z50", "z500", "t850", "u10", "v10", "msl"]
-    assert weather_plots.chosen_channels(names, 3) == ["t2m", "z500", "t850"]
-    assert weather_plots.chosen_channels(names) == ["t2m", "z500", "t850", "u10", "v10", "msl"]
-    assert weather_plots.chosen_channels(["b", "a"]) == ["b", "a"]
+    assert weather_plots.channels_to_draw(names, 3) == ["t2m", "z500", "t850"]
+    assert weather_plots.channels_to_draw(names) == ["t2m", "z500", "t850", "u10", "v10", "msl"]
+    assert weather_plots.channels_to_draw(["b", "a"]) == ["b", "a"]
 
 
 @pytest.mark.parametrize(
