@@ -1,4 +1,4 @@
-"""Lets a module compute with other weights than its parameters, for a while.
+"""A module that computes with other weights than its parameters, and what it gives then.
 
 A parameter may stand in several places: a layer registered twice, tied weights. All of them then
 hold the given tensor, and all get their parameter back. ``torch.func.functional_call`` swaps a
@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from hpc_bnn.bayes.inputs import Inputs, map_tensors, versions
+
+Weights = Mapping[str, Tensor]
 Place = tuple[nn.Module, str]  # a layer and the name of its parameter
 
 
@@ -22,6 +25,11 @@ def places_of(module: nn.Module, names: Iterable[str]) -> dict[str, list[Place]]
             if parameter is not None:
                 where.setdefault(id(parameter), []).append((layer, leaf))
     return {name: where[id(module.get_parameter(name))] for name in names}
+
+
+def count_samples(weights: Weights) -> int:
+    """Return S of weights (S, *shape); of none it is 1."""
+    return next((len(weight) for weight in weights.values()), 1)
 
 
 @contextlib.contextmanager
@@ -45,3 +53,141 @@ def held(places: Mapping[str, list[Place]], weights: Mapping[str, Tensor]) -> It
                 with torch.no_grad():  # some may be made by a parametrization
                     names = layer._flat_weights_names
                     layer._flat_weights = [getattr(layer, name) for name in names]
+
+
+def only_tensor(output: object) -> Tensor:
+    """Return the output of a network, refusing several."""
+    if isinstance(output, Tensor):
+        return output
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        held_by, take = f"{kind} with {', '.join(map(repr, output))}", repr(next(iter(output), ""))
+    elif isinstance(output, tuple | list):
+        held_by, take = f"{kind} of {len(output)}", "0"
+    else:
+        held_by, take = kind, "..."
+    raise ValueError(
+        f"the network gives a {held_by}, a loss needs one tensor (B, ...): wrap the network in a "
+        f"module whose forward returns the one that the loss is about, such as network(x)[{take}]"
+    )
+
+
+@contextlib.contextmanager
+def in_one_pass(samples: int) -> Iterator[None]:
+    """Say what to do where ``torch.vmap`` cannot run or pull back so many samples in one pass.
+
+    Raises
+    ------
+    ValueError
+        Instead of what torch says of its own inside.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        memory = isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in reason
+        if samples == 1 or memory:
+            raise
+        raise ValueError(
+            "posterior.samples_per_pass: the network cannot run several weight samples in one pass "
+            f"of torch.vmap ({reason}); set samples_per_pass to 1"
+        ) from error
+
+
+class Held(nn.Module):
+    """Runs ``module``, which is not copied, on weights that are given.
+
+    Letters: S samples, B batch.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._places = places_of(module, [name for name, _ in module.named_parameters()])
+        self._writes_to_input: bool | None = None
+
+    @property
+    def writes_to_input(self) -> bool | None:
+        """Whether the module changes its input in place, so that each pass gets a copy; None: not
+        known before the first pass.
+        """
+        return self._writes_to_input
+
+    @writes_to_input.setter
+    def writes_to_input(self, value: bool) -> None:
+        self._writes_to_input = value
+
+    def apply_weights(
+        self, x: Inputs, weights: Mapping[str, Tensor], *, views: bool = False
+    ) -> Tensor:
+        """Return the outputs (S, B, ...) of the module on ``weights``, as ``sample`` returns them;
+        of none, of one sample.
+
+        A module that writes to its input gets a copy.
+
+        Raises
+        ------
+        ValueError
+            If the module does not give one tensor.
+        """
+        before = versions(x)
+        pristine = self.writes_to_input is False and before is not None
+        # A module may also put other tensors into the containers of its input.
+        own = map_tensors(_itself if pristine else torch.clone, x)
+        before = versions(own)
+        samples = count_samples(weights)
+        if samples == 1:
+            single = {name: weight.squeeze(0) for name, weight in weights.items()}
+            with self.holding(single):
+                output = self.module(map_tensors(lambda v: v[0], own) if views else own)
+            outputs = only_tensor(output).unsqueeze(0)
+        else:
+            each = (0, 0 if views else None)
+            with in_one_pass(samples):
+                outputs = torch.vmap(self._run, in_dims=each)(dict(weights), own)
+        if before is not None and versions(own) != before:
+            if pristine:
+                raise RuntimeError(
+                    "the network wrote to its input in this pass, but not in the first one: use "
+                    "operations that are not in place on the input"
+                )
+            self.writes_to_input = True
+        elif self.writes_to_input is None and before is not None:
+            self.writes_to_input = False
+        return outputs
+
+    def _run(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
+        with self.holding(weights):
+            return only_tensor(self.module(x))
+
+    def holding(self, weights: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
+        """Return a block in which the module has ``weights`` (*shape) instead of its own, for
+        backward passes that run parts of the network again.
+        """
+        return held(self._places, weights)
+
+    def _require_layers(self, names: Iterable[str]) -> None:
+        """Refuse a module of which a layer was replaced."""
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            if (self.module.get_submodule(path), leaf) not in self._places[name]:
+                raise ValueError(
+                    f"the layer of {name} was replaced after the posterior was made, which knows "
+                    "the old one: change the network first, then make the posterior"
+                )
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Hold the module in evaluation mode."""
+        # Mode by mode: part of a network in training may be held in evaluation mode.
+        modes = [(layer, layer.training) for layer in self.module.modules()]
+        self.module.eval()
+        try:
+            yield
+        finally:
+            for layer, mode in modes:
+                layer.training = mode
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Protocol
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -100,41 +100,21 @@ class Key:
 WORDS, NORMALS, DRAW, PULL = range(4)  # what ``fill`` fills with
 
 
-class Backend(Protocol):
-    """An implementation of ``fill``; all tensors are contiguous and lie on one device."""
-
-    def fill(
-        self,
-        task: int,
-        out: Tensor,
-        stream: Stream,
-        offset: int,
-        *,
-        sign: float = 1.0,
-        mu: Tensor | None = None,
-        log_sigma: Tensor | None = None,
-        grad: Tensor | None = None,
-        keep: Tensor | None = None,
-    ) -> None:
-        """See ``noise.fill``."""
-
-
 @cache
-def _load(name: str, fallback_reason: str) -> Backend:
+def _load(name: str, fallback_reason: str) -> ModuleType:
     try:
-        module: Backend = importlib.import_module(f"hpc_bnn.bayes.{name}")
+        return importlib.import_module(f"hpc_bnn.bayes.{name}")
     except ImportError as error:
         warnings.warn(
             f"keyed noise runs on the slow torch reference: {fallback_reason} ({error})",
             stacklevel=3,
         )
-        module = importlib.import_module("hpc_bnn.bayes.noise_reference")
-    return module
+        return importlib.import_module("hpc_bnn.bayes.noise_reference")
 
 
-def backend(device: torch.device) -> Backend:
-    """Return the implementation for ``device``; the reference, with one warning, where none was
-    built.
+def backend(device: torch.device) -> ModuleType:
+    """Return the module whose ``fill`` works on ``device``; the reference, with one warning, where
+    none was built.
     """
     if device.type == "cpu":
         return _load(

@@ -51,20 +51,9 @@ def _box_muller(x, y):
 
 @triton.jit
 def _emit(
-    value,
-    lane,
-    block_index,
-    skip,
-    count,
-    sign,
-    out,
-    mu,
-    log_sigma,
-    grad,
-    keep,
-    TASK: tl.constexpr,
-    KEEP: tl.constexpr,
-):
+    value, lane, block_index, skip, count, sign, out, mu, log_sigma, grad, keep,
+    TASK: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
     position = block_index * 4 + lane - skip
     inside = (position >= 0) & (position < count)
     if TASK == 0:
@@ -73,18 +62,14 @@ def _emit(
         eps = value * sign
         if TASK == 2:
             shift = tl.exp(tl.load(log_sigma + position, mask=inside, other=0.0)) * eps
-            tl.store(
-                out + position, tl.load(mu + position, mask=inside, other=0.0) + shift, mask=inside
-            )
+            mean = tl.load(mu + position, mask=inside, other=0.0)
+            tl.store(out + position, mean + shift, mask=inside)
             if KEEP:
                 tl.store(keep + position, shift, mask=inside)
         elif TASK == 3:
             sigma = tl.exp(tl.load(log_sigma + position, mask=inside, other=0.0))
-            tl.store(
-                out + position,
-                tl.load(grad + position, mask=inside, other=0.0) * (sigma * eps),
-                mask=inside,
-            )
+            pull = tl.load(grad + position, mask=inside, other=0.0)
+            tl.store(out + position, pull * (sigma * eps), mask=inside)
         else:
             tl.store(out + position, eps, mask=inside)
 
@@ -130,18 +115,10 @@ def fill(
     with torch.cuda.device_of(out):
         _fill_kernel[(programs,)](
             out,
-            unused if mu is None else mu,
-            unused if log_sigma is None else log_sigma,
-            unused if grad is None else grad,
-            unused if keep is None else keep,
+            *(unused if tensor is None else tensor for tensor in (mu, log_sigma, grad, keep)),
             out.numel(),
-            stream.key & 0xFFFFFFFF,
-            stream.key >> 32,
-            stream.step,
-            stream.sample,
-            first,
-            skip,
-            sign,
+            *(stream.key & 0xFFFFFFFF, stream.key >> 32, stream.step, stream.sample),
+            *(first, skip, sign),
             TASK=task,
             KEEP=keep is not None,
             SIZE=BLOCK,

@@ -8,19 +8,18 @@ Letters: S samples, B batch, K samples over the whole grid.
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes.dropout import KeyedDropout
-from hpc_bnn.bayes.held import held, places_of
+from hpc_bnn.bayes.held import Held
 from hpc_bnn.bayes.impure import Surroundings
-from hpc_bnn.bayes.inputs import Inputs, map_tensors, versions
+from hpc_bnn.bayes.inputs import Inputs
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
-from hpc_bnn.bayes.outputs import in_one_pass, only_tensor
-from hpc_bnn.bayes.purity import check_pure, count_samples
+from hpc_bnn.bayes.purity import check_pure
 
 Weights = dict[str, Tensor]
 
@@ -41,7 +40,7 @@ class Rows:
     samples: range
 
 
-class Posterior(nn.Module):
+class Posterior(Held):
     """Runs ``module`` on drawn weights.
 
     A method implements ``sample`` and ``complexity``, and whatever else differs from here. The
@@ -69,23 +68,10 @@ class Posterior(nn.Module):
     def __init__(
         self, module: nn.Module, names: Sequence[str], *, seed: int, members: int | None = None
     ) -> None:
-        super().__init__()
-        self.module, self.names, self.seed = module, tuple(names), seed
+        super().__init__(module)
+        self.names, self.seed = tuple(names), seed
         self.members, self.own_samples = members, range(members or 0)
-        self._places = places_of(module, [name for name, _ in module.named_parameters()])
-        self._writes_to_input: bool | None = None
         self._checked = False
-
-    @property
-    def writes_to_input(self) -> bool | None:
-        """Whether the module changes its input in place, so that each pass gets a copy; None: not
-        known before the first pass.
-        """
-        return self._writes_to_input
-
-    @writes_to_input.setter
-    def writes_to_input(self, value: bool) -> None:
-        self._writes_to_input = value
 
     def key(self, step: int, samples: Iterable[int], purpose: Purpose = Purpose.WEIGHTS) -> Key:
         """Name the weight samples of global indices ``samples`` at ``step``."""
@@ -151,11 +137,9 @@ class Posterior(nn.Module):
         ValueError
             If rows of theirs are not held.
         """
-        if self.members is None:
+        if self.members is None or samples == self.own_samples:
             return
-        rows, own = self.places(samples), self.own_samples
-        if rows == list(range(len(own))):
-            return
+        rows = self.places(samples)
         for name in self.per_sample():
             path, _, leaf = name.rpartition(".")
             tensor = getattr(self.get_submodule(path), leaf)
@@ -188,49 +172,6 @@ class Posterior(nn.Module):
         """
         return self.apply_weights(x, self.sample(key), views=views)
 
-    def apply_weights(
-        self, x: Inputs, weights: Mapping[str, Tensor], *, views: bool = False
-    ) -> Tensor:
-        """Return the outputs (S, B, ...) of the module on ``weights``, as ``sample`` returns them;
-        of none, of one sample.
-
-        A module that writes to its input gets a copy.
-
-        Raises
-        ------
-        ValueError
-            If the module does not give one tensor.
-        """
-        before = versions(x)
-        pristine = self.writes_to_input is False and before is not None
-        # A module may also put other tensors into the containers of its input.
-        own = map_tensors(_itself if pristine else torch.clone, x)
-        before = versions(own)
-        samples = count_samples(weights)
-        if samples == 1:
-            single = {name: weight.squeeze(0) for name, weight in weights.items()}
-            with self.holding(single):
-                output = self.module(map_tensors(lambda v: v[0], own) if views else own)
-            outputs = only_tensor(output).unsqueeze(0)
-        else:
-            each = (0, 0 if views else None)
-            with in_one_pass(samples):
-                outputs = torch.vmap(self._run, in_dims=each)(dict(weights), own)
-        if before is not None and versions(own) != before:
-            if pristine:
-                raise RuntimeError(
-                    "the network wrote to its input in this pass, but not in the first one: use "
-                    "operations that are not in place on the input"
-                )
-            self.writes_to_input = True
-        elif self.writes_to_input is None and before is not None:
-            self.writes_to_input = False
-        return outputs
-
-    def _run(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
-        with self.holding(weights):
-            return only_tensor(self.module(x))
-
     @torch.no_grad()
     def check(
         self,
@@ -252,16 +193,10 @@ class Posterior(nn.Module):
         if gradients:
             unused = check_pure(self, drawn, x, gradients=True, surroundings=surroundings)
         first = {name: weight[:1] for name, weight in drawn.items()}
-        with self._evaluating():
+        with self.evaluating():
             check_pure(self, first, x, gradients=False)
         self._checked = True
         return unused
-
-    def holding(self, weights: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
-        """Return a block in which the module has ``weights`` (*shape) instead of its own, for
-        backward passes that run parts of the network again.
-        """
-        return held(self._places, weights)
 
     @torch.no_grad()
     def predict(
@@ -292,8 +227,8 @@ class Posterior(nn.Module):
         samples_per_pass = samples_per_pass if self.names else 1
         indices = range(first, first + samples)
         outputs: Tensor | None = None
-        self._require_its_layers()
-        with self._evaluating():
+        self._require_layers(self.names)
+        with self.evaluating():
             if check and not self._checked:
                 self.check(self.key(0, indices[:1], Purpose.PREDICTION), x, gradients=False)
             for i in range(0, samples, samples_per_pass):
@@ -311,38 +246,12 @@ class Posterior(nn.Module):
 
         Its weights are drawn here, once, for forecasts that apply it many times.
         """
-        self._require_its_layers()
+        self._require_layers(self.names)
         weights = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
 
         @torch.no_grad()
         def run(x: Inputs) -> Tensor:
-            with self._evaluating():
+            with self.evaluating():
                 return self.apply_weights(x, weights)[0]
 
         return run
-
-    def _require_its_layers(self) -> None:
-        """Refuse a module of which a layer was replaced."""
-        for name in self.names:
-            path, _, leaf = name.rpartition(".")
-            if (self.module.get_submodule(path), leaf) not in self._places[name]:
-                raise ValueError(
-                    f"the layer of {name} was replaced after the posterior was made, which knows "
-                    "the old one: change the network first, then make the posterior"
-                )
-
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Hold the module in evaluation mode."""
-        # Mode by mode: part of a network in training may be held in evaluation mode.
-        modes = [(layer, layer.training) for layer in self.module.modules()]
-        self.module.eval()
-        try:
-            yield
-        finally:
-            for layer, mode in modes:
-                layer.training = mode
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor

@@ -14,18 +14,14 @@ Letters: S samples of the check, B examples.
 import contextlib
 import copy
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.culprit import first_differing_layer
+from hpc_bnn.bayes.culprit import Generators, first_differing_layer, refuse_random_numbers
 from hpc_bnn.bayes.dropout import KeyedDropout
-from hpc_bnn.bayes.examples import refuse_mixed_examples, taken
-from hpc_bnn.bayes.generators import Generators
-from hpc_bnn.bayes.gradients import refuse_other_gradients
-from hpc_bnn.bayes.held import held, places_of
+from hpc_bnn.bayes.held import Held, Weights, count_samples, held, in_one_pass, places_of
 from hpc_bnn.bayes.impure import (
     ROUNDING_HALF,
     SWITCH,
@@ -33,35 +29,24 @@ from hpc_bnn.bayes.impure import (
     Surroundings,
     close,
     label,
-    rounding,
-)
-from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors, tensors_of
-from hpc_bnn.bayes.outputs import in_one_pass
-from hpc_bnn.bayes.side_effects import (
     refuse_changed_buffers,
     refuse_changed_parameters,
-    refuse_random_numbers,
+    refuse_mixed_examples,
+    refuse_other_gradients,
+    rounding,
+    taken,
 )
+from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors, tensors_of
 
 log = logging.getLogger(__name__)
 
-Weights = Mapping[str, Tensor]
 
 ROUNDING_AGAIN = 1e-6  # of the same operations in the same order
 PULL = 1024.0  # what backward of the copy is pulled with: it must be linear
 
 
-class Applies(Protocol):
-    """A posterior, as far as this check knows it."""
-
-    module: nn.Module
-
-    def apply_weights(self, x: Inputs, weights: Weights) -> Tensor:
-        """Return the outputs (S, B, ...) of the module on weights, each (S, *shape)."""
-
-
 def check_pure(
-    posterior: Applies,
+    posterior: Held,
     drawn: Weights,
     x: Inputs,
     *,
@@ -132,7 +117,7 @@ def check_pure(
 
 
 @torch.no_grad()
-def _run(posterior: Applies, weights: Weights, x: Inputs, surroundings: Surroundings) -> Tensor:
+def _run(posterior: Held, weights: Weights, x: Inputs, surroundings: Surroundings) -> Tensor:
     try:
         with surroundings():
             return posterior.apply_weights(x, weights)
@@ -164,7 +149,7 @@ def _is_called(module: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def _compare_in_place(
-    posterior: Applies, leaves: Weights, outputs: Tensor, x: Inputs, surroundings: Surroundings
+    posterior: Held, leaves: Weights, outputs: Tensor, x: Inputs, surroundings: Surroundings
 ) -> None:
     """Compare with the network itself where its copy calls it: a function or a hook in it holds it,
     and functions are not copied.
@@ -202,7 +187,7 @@ def _refuse_memory(outputs: Tensor, again: Tensor) -> None:
 
 
 def _with_weights(
-    posterior: Applies, leaves: Weights, x: Inputs, surroundings: Surroundings
+    posterior: Held, leaves: Weights, x: Inputs, surroundings: Surroundings
 ) -> Tensor:
     """Return the outputs (S, B, ...) as training computes them; gradients go to the leaves."""
     # Deterministic parameters must not get a gradient here, since reductions wait for theirs.
@@ -243,11 +228,6 @@ def _as_parameters(
             each += [] if gradient is None else [gradient.to_dense() / pull]
     joined = {k: torch.stack(each) if each else None for k, each in gradients.items()}
     return torch.stack(outputs), joined
-
-
-def count_samples(weights: Weights) -> int:
-    """Return S of weights (S, *shape); of none it is 1."""
-    return next((len(weight) for weight in weights.values()), 1)
 
 
 @torch.no_grad()

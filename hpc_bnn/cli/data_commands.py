@@ -10,7 +10,7 @@ from hpc_bnn.cli.ingest_command import ingest_command
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.check import sample_problems
-from hpc_bnn.fields.files import find_files
+from hpc_bnn.fields.files import data_files, find_files
 from hpc_bnn.fields.pack import verify
 from hpc_bnn.fields.pack.automatic import Request, pack_of
 from hpc_bnn.fields.pack.header import is_pack
@@ -30,20 +30,21 @@ def _check(options: argparse.Namespace, ranks: Group) -> Answer:
     """
     if ranks.on_first(lambda: is_pack(options.path), name="path"):
         pack = ranks.on_first(lambda: _open(options), name="pack")
-        remarks = verify.defects(pack)
-        return [*verify.describe(pack), *_listed(remarks, len(pack.problems))], bool(pack.problems)
+        problems = verify.defects(pack)
+        lines = [*verify.describe(pack), *_remarks(problems, len(pack.problems))]
+        return lines, int(bool(pack.problems))
     files = ranks.on_first(lambda: _catalogue(options), name="catalogue")
     bad, read = ranks.on_first(lambda: sample_problems(files), name="values")
     if not files.channels and not files.static:
         bad.append(f"{files.source}: has no channel that can be used")
     unusable = len(files.problems) + len(bad)
-    remarks = [*bad, *defects(files)]
-    return [describe(files), read, *_listed(remarks, unusable)], int(unusable > 0)
+    lines = [describe(files), read, *_remarks([*bad, *defects(files)], unusable)]
+    return lines, int(unusable > 0)
 
 
-def _listed(remarks: Sequence[str], unusable: int) -> list[str]:
-    count = f"{len(remarks)} remarks, {unusable} of them make files unusable"
-    return [*(f"- {text}" for text in remarks), count]
+def _remarks(problems: Sequence[str], unusable: int) -> list[str]:
+    count = f"{len(problems)} remarks, {unusable} of them make files unusable"
+    return [*(f"- {text}" for text in problems), count]
 
 
 def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:
@@ -59,7 +60,7 @@ def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:
     )
 
     def check_output() -> None:
-        files = () if is_pack(options.path) else find_files(options.path)
+        files = () if is_pack(options.path) else data_files(find_files(options.path))
         require_writable(options.output, files)
 
     ranks.on_first(check_output, name="output")

@@ -29,7 +29,8 @@ from hpc_bnn.group import ALONE, Group
 logger = logging.getLogger(__name__)
 
 
-OF_FILES = ("path", "train", "validation", "test", "statistics", "missing", "member", "stale")
+OF_FILES = {"path", "train", "validation", "test", "statistics", "missing", "member", "stale"}
+OF_FILES |= {"pack", "pack_limit"}
 
 
 def era5(

@@ -2,6 +2,8 @@
 grid what it is on one rank, also where another grid goes on with it.
 """
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid, divisors
+from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.world import start
 from hpc_bnn.train.plan.estimate import estimate
 from hpc_bnn.train.run.build import check_choices, read_source, resolved
@@ -24,6 +27,7 @@ from hpc_bnn.train.score.evaluate import evaluate
 from hpc_bnn.train.score.trained import load_trained
 
 K = 12
+ALL_RANKS = connect()
 CONTENT: dict[str, Any] = {
     "seed": 3,
     "posterior": {"name": "members", "samples": K, "samples_per_pass": 5},
@@ -75,56 +79,75 @@ def test_the_method_is_known_by_its_name_and_options() -> None:
     assert "name: members" in dump_settings(settings())
 
 
-def test_one_run_on_every_grid_and_from_one_to_another(all_ranks: Group, folder: Path) -> None:
-    expected = all_ranks.on_first(lambda: run(ALONE, folder / "alone"), name="alone")
-    whole = load(folder / "alone" / "checkpoints" / "step-00000004.pt")
-    assert set(whole.per_sample) == {name for name in whole.posterior if name.startswith("rows.")}
-    assert all(len(whole.posterior[name]) == K for name in whole.per_sample)
-    for ranks in divisors(all_ranks.size):
-        place = folder / f"{ranks}"
-        results = [run(all_ranks, place, ranks)]
-        newest = place / "checkpoints" / "step-00000004.pt"
-        assert_same(newest, whole)
-        # From step 2 on, on each grid of this job.
-        for other in divisors(all_ranks.size):
-            all_ranks.on_first(newest.unlink, name="newest")
-            all_ranks.on_first((place / "summary.json").unlink, name="summary")
-            results.append(run(all_ranks, place, other, resume=True))
-            assert_same(newest, whole)
-        for result in results:
-            assert result["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-10)
-            for key in ("sum", "sum_of_squares"):
-                wanted = expected["parameter_checksum"][key]
-                assert result["parameter_checksum"][key] == pytest.approx(wanted, rel=1e-9)
-            assert result["validation"] == pytest.approx(expected["validation"], rel=1e-6)
+@pytest.fixture(scope="module")
+def alone() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder of a run on one rank, and its summary."""
+    all_ranks = ALL_RANKS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(POSTERIORS, "members", Members)
+        path = Path(all_ranks.on_first(lambda: tempfile.mkdtemp(), name="alone"))
+        yield path / "run", all_ranks.on_first(lambda: run(ALONE, path / "run"), name="alone")
+    all_ranks.gather_objects(None, name="done")
+    all_ranks.on_first(lambda: shutil.rmtree(path), name="alone")
 
 
-def assert_same(path: Path, whole: Any) -> None:
-    found = load(path)
-    for name, tensor in whole.posterior.items():
-        assert torch.allclose(found.posterior[name], tensor, rtol=0, atol=1e-10), name
-    for number, moments in whole.optimizer["state"].items():
-        for key, value in moments.items():
-            got = found.optimizer["state"][number][key]
-            assert got.shape == value.shape
-            assert torch.allclose(got, value, rtol=0, atol=1e-10), key
+@pytest.mark.parametrize("first", divisors(ALL_RANKS.size))
+@pytest.mark.parametrize("then", divisors(ALL_RANKS.size))
+def test_one_run_on_every_grid_and_from_one_to_another(
+    all_ranks: Group, folder: Path, alone: tuple[Path, dict[str, Any]], first: int, then: int
+) -> None:
+    """Trained with ``first`` sample ranks, and from step 2 on again with ``then``."""
+    reference, expected = alone
+    newest = folder / "checkpoints" / "step-00000004.pt"
+    results = [run(all_ranks, folder, first)]
+    assert_same(all_ranks, newest, reference)
+    all_ranks.on_first(lambda: (newest.unlink(), RunFolder(folder).summary.unlink()), name="newest")
+    results.append(run(all_ranks, folder, then, resume=True))
+    assert_same(all_ranks, newest, reference)
+    for result in results:
+        assert result["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-10)
+        assert result["parameter_checksum"] == pytest.approx(
+            expected["parameter_checksum"], rel=1e-9
+        )
+        assert result["validation"] == pytest.approx(expected["validation"], rel=1e-6)
 
 
-def test_prediction_has_every_member_on_every_rank(all_ranks: Group, folder: Path) -> None:
-    all_ranks.on_first(lambda: run(ALONE, folder / "alone"), name="alone")
+def assert_same(all_ranks: Group, path: Path, folder: Path) -> None:
+    """Compare what a checkpoint holds with the last one of a run on one rank."""
+
+    def compare() -> None:
+        found, whole = load(path), load(folder / "checkpoints" / "step-00000004.pt")
+        names = {name for name in whole.posterior if name.startswith("rows.")}
+        assert set(found.per_sample) == set(whole.per_sample) == names
+        for name, tensor in whole.posterior.items():
+            assert torch.allclose(found.posterior[name], tensor, rtol=0, atol=1e-10), name
+            assert name not in names or len(tensor) == K
+        for number, moments in whole.optimizer["state"].items():
+            for key, value in moments.items():
+                got = found.optimizer["state"][number][key]
+                assert got.shape == value.shape
+                assert torch.allclose(got, value, rtol=0, atol=1e-10), key
+
+    all_ranks.on_first(compare, name="comparison")
+
+
+def test_prediction_has_every_member_on_every_rank(
+    all_ranks: Group, alone: tuple[Path, dict[str, Any]]
+) -> None:
+    folder = RunFolder(alone[0])
     world = start(all_ranks, mode="data", device="cpu")
     try:
-        trained = load_trained(world, RunFolder(folder / "alone"))
+        trained = load_trained(world, folder)
         assert trained.predict_samples == K  # of the 64 that were asked for
         assert trained.parts.posterior.own_samples == range(K)
-        found = newest_good(folder / "alone" / "checkpoints")
+        found = newest_good(folder.checkpoints)
         assert found is not None
         state = trained.parts.posterior.state_dict()
         assert all(torch.equal(state[name], saved) for name, saved in found[1].posterior.items())
         x = torch.zeros(2, *trained.parts.source.input_shape, dtype=torch.float64)
         with pytest.raises(ValueError, match=r"weight samples 12 to 12: .* members 0 to 11 of 12"):
             trained.parts.posterior.predict(x, samples=K + 1)
-        result = evaluate(world, RunFolder(folder / "alone"))
+        result = evaluate(world, folder)
         assert result["samples"] == K
     finally:
         world.stop()

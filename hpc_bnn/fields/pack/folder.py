@@ -9,7 +9,6 @@ step is noted only when its data is on the disk: so a job may be killed at any m
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -36,9 +34,11 @@ from hpc_bnn.fields.pack.header import (
 )
 from hpc_bnn.fields.pack.sources import changes, fingerprints, listed
 from hpc_bnn.files import sync_folder, unwritable, write_whole
+from hpc_bnn.lock import hold
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".lock"
 Place = tuple[str, int]  # year and slot
 
 
@@ -74,7 +74,7 @@ def begin(catalogue: Catalogue, folder: Path, member: int | None, held: ExitStac
             f"{folder}: is not empty (it has {', '.join(others[:5])}) and holds no pack; give a "
             "new folder"
         )
-    held.enter_context(_locked(folder))
+    held.enter_context(hold(folder / LOCK, takes_over=False, instead="start again then"))
     before = load_header(finished) if finished.exists() else None
     for path in (finished, partial):
         if path.exists():
@@ -117,21 +117,6 @@ def _require_same_source(folder: Path, before: Header, now: Header) -> None:
             f"{listed(found.changed if found else ['all are gone'])}; restore them, or remove "
             f"{folder} and run the command again"
         )
-
-
-def _locked(folder: Path) -> IO[bytes]:
-    """Open a file that is locked for one job; it stays there."""
-    file = (folder / ".lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise OSError(
-            f"{folder}: another job is writing this pack; wait for it and start again"
-        ) from None
-    except OSError as error:
-        logger.warning("%s: this file system has no locks (%s)", folder, error.strerror)
-    return file
 
 
 def _extend(path: Path, size: int) -> None:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.dropout import KeyedDropout
-from hpc_bnn.bayes.outputs import in_one_pass
+from hpc_bnn.bayes.held import count_samples, in_one_pass
 from hpc_bnn.bayes.posterior import Posterior
-from hpc_bnn.bayes.purity import count_samples
 
 _REENTRANT = "CheckpointFunctionBackward"  # torch.utils.checkpoint, use_reentrant=True
 

@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.draw import draw_together
-from hpc_bnn.bayes.flat import SMALL, TOGETHER, flatten, groups, unflatten
+from hpc_bnn.bayes.draw import (
+    SMALL,
+    TOGETHER,
+    draw_together,
+    flatten,
+    groups,
+    unflatten,
+)
 from hpc_bnn.bayes.noise import Key
 
 

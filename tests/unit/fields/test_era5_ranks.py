@@ -103,8 +103,7 @@ def test_every_rank_gets_the_same_source(folder: Path, size: int) -> None:
         assert torch.equal(y, want_y)
 
 
-def test_headers_are_read_by_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_legacy(tmp_path / "a.nc", hours(TIMES), ["t2m", "msl"])
+def test_headers_are_read_by_one_rank(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
 
     def counted(path: Path, **options: Any) -> Catalogue:
@@ -112,8 +111,8 @@ def test_headers_are_read_by_one_rank(tmp_path: Path, monkeypatch: pytest.Monkey
         return catalogue(path, **options)
 
     monkeypatch.setattr("hpc_bnn.fields.pack.automatic.catalogue", counted)
-    on_ranks(3, lambda ranks: source(tmp_path, ranks))
-    assert reads == [tmp_path]
+    on_ranks(3, lambda ranks: source(folder, ranks))
+    assert reads == [folder]
 
 
 def test_a_file_that_is_gone_ends_every_rank(tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_a_file_that_is_gone_ends_every_rank(tmp_path: Path) -> None:
     def work(ranks: Group) -> Statistics:
         return statistics(made, start="2016-01-01", end="2017-12-31", step_hours=6, ranks=ranks)
 
-    ended = outcomes(4, work)
+    ended = outcomes(4, lambda ranks: work(ranks))
     assert all(isinstance(error, Exception) for error in ended)
     assert type(ended[0]) is RankError
     assert [isinstance(error, RankError) for error in ended[2:]] == [False, False]

@@ -126,7 +126,7 @@ def test_one_of_two_jobs_packs(folder: Path) -> None:
     pack.mkdir()
     with (pack / ".lock").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match=r"era5\.pack: another job is writing this pack"):
+        with pytest.raises(OSError, match=r"era5\.pack: another job is working in this folder"):
             source(folder)
     assert len(source(folder).train) == 15
 

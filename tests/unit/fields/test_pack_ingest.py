@@ -141,7 +141,7 @@ def test_what_is_there_must_be_the_same(tmp_path: Path) -> None:
         packed(tmp_path / "a.nc", tmp_path / "other")
     with (tmp_path / "pack" / ".lock").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match="another job is writing this pack; wait for it"):
+        with pytest.raises(OSError, match="another job is working in this folder; wait"):
             packed(tmp_path / "a.nc", tmp_path / "pack")
     write_new(tmp_path / "a.nc", hours(5), ["t2m", "msl"])
     with pytest.raises(ValueError, match=r"changed since they were packed: .*a.nc has"):
