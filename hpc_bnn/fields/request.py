@@ -184,8 +184,8 @@ def _hours_between(step_hours: int, every_hours: int | None) -> int:
     if every_hours not in fitting:
         raise ValueError(
             f"--every {every_hours}, data.step_hours = {step_hours}: no state lies {step_hours} h "
-            f"after another on every day; expected {', '.join(map(str, fitting))}, which divide the day "
-            "and data.step_hours; leave --every out, or set data.step_hours"
+            f"after another on every day; expected {', '.join(map(str, fitting))}, which divide "
+            "the day and data.step_hours; leave --every out, or set data.step_hours"
         )
     return every_hours
 

@@ -102,7 +102,7 @@ def find_roles(header: Header) -> Roles:
                 f"variables {_listed(header.variables)}; interpolate it to one"
             )
         _require_degrees(header, coordinates[role], role)
-    version = coordinates["version"]
+    member, version = coordinates["member"], coordinates["version"]
     return Roles(
         of_dimension,
         _floats(header, coordinates["latitude"]),
@@ -110,9 +110,7 @@ def find_roles(header: Header) -> Roles:
         _times(header, coordinates["time"], coordinates["lead"]),
         levels_hpa(header, coordinates["level"]),
         _scalar_levels(header),
-        None
-        if coordinates["member"] is None
-        else header.coordinates.get(coordinates["member"].name),
+        None if member is None else header.coordinates.get(member.name),
         None if version is None else _version_texts(header.coordinates[version.name]),
     )
 
