@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hpc_bnn
 
-FIELDS_PATH = "a netCDF file, a folder, a pattern in quotes, or a repacked folder"
+FIELDS_PATH = "a netCDF file, a folder, a pattern in quotes, or a pack of data ingest"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -118,27 +118,20 @@ def _data_parsers(parser: argparse.ArgumentParser) -> None:
     tool.add_argument("--start", required=True, metavar="TIME", help="first time of the training")
     tool.add_argument("--end", required=True, metavar="TIME", help="last time, included")
     tool.add_argument("--step-hours", type=_positive, required=True, help="of the tendencies")
+    tool.add_argument("--pack", metavar="FOLDER", help="of the files; beside them if left out")
     tool.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 
-    tool = tools.add_parser("repack", help="rewrite fields, fast at any step")
+    tool = tools.add_parser(
+        "ingest", aliases=["repack"], help="pack files once for training, or append to a pack"
+    )
     _add_selection(tool)
     tool.add_argument(
         "--static", type=_names, help="such as lsm; all without time, or with one, if left out"
     )
     tool.add_argument("--start", metavar="TIME", help="first time; the first there is if left out")
     tool.add_argument("--end", metavar="TIME", help="last time, included")
-    tool.add_argument(
-        "--format",
-        choices=["cache", "netcdf"],
-        default="cache",
-        help="plain arrays, fastest to read, or netCDF with one step a chunk (%(default)s)",
-    )
-    tool.add_argument(
-        "--dtype",
-        choices=["float32", "float16", "int16"],
-        default="float32",
-        help="of a cache; the short ones round; the errors are printed (%(default)s)",
-    )
+    tool.add_argument("--format", default="cache", help=argparse.SUPPRESS)  # of version 0.1
+    tool.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)  # of version 0.1
     tool.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     tool.add_argument(
         "--verify",
@@ -220,7 +213,7 @@ def _add_stale(tool: argparse.ArgumentParser) -> None:
         "--stale",
         choices=["error", "allow"],
         default="error",
-        help="a repacked folder whose source changed since: refuse it or warn (%(default)s)",
+        help="a pack whose source changed since: refuse it or warn (%(default)s)",
     )
 
 

@@ -4,13 +4,18 @@
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from hpc_bnn.cli.repack_command import repack_command, verify_command
+from hpc_bnn.cli.ingest_command import ingest_command
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.check import sample_problems
+from hpc_bnn.fields.files import data_files, find_files
+from hpc_bnn.fields.pack import verify
+from hpc_bnn.fields.pack.automatic import Request, pack_of
+from hpc_bnn.fields.pack.header import is_pack
+from hpc_bnn.fields.pack.pack import Pack, open_pack
 from hpc_bnn.fields.report import defects, describe
-from hpc_bnn.fields.sample import sampled
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import require_writable, write_statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
@@ -20,24 +25,49 @@ Answer = tuple[list[str], int]
 
 
 def _check(options: argparse.Namespace, ranks: Group) -> Answer:
-    """Collective: list what files hold, and every defect, also of a sample of the values."""
-    files = ranks.on_first(lambda: _catalogue(options, strict=False), name="catalogue")
-    bad, read = ranks.on_first(lambda: sampled(files), name="values")
+    """Collective: list what files or a pack hold, and every defect, of files also of a sample of
+    the values.
+    """
+    if ranks.on_first(lambda: is_pack(options.path), name="path"):
+        pack = ranks.on_first(lambda: _open(options), name="pack")
+        problems = verify.defects(pack)
+        lines = [*verify.describe(pack), *_remarks(problems, len(pack.problems))]
+        return lines, int(bool(pack.problems))
+    files = ranks.on_first(lambda: _catalogue(options), name="catalogue")
+    bad, read = ranks.on_first(lambda: sample_problems(files), name="values")
     if not files.channels and not files.static:
         bad.append(f"{files.source}: has no channel that can be used")
-    remarks = [*bad, *defects(files)]
     unusable = len(files.problems) + len(bad)
-    count = f"{len(remarks)} remarks, {unusable} of them make files unusable"
-    return [describe(files), read, *(f"- {text}" for text in remarks), count], int(unusable > 0)
+    lines = [describe(files), read, *_remarks([*bad, *defects(files)], unusable)]
+    return lines, int(unusable > 0)
+
+
+def _remarks(problems: Sequence[str], unusable: int) -> list[str]:
+    count = f"{len(problems)} remarks, {unusable} of them make files unusable"
+    return [*(f"- {text}" for text in problems), count]
 
 
 def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:
-    """Collective: compute and write the statistics of channels."""
-    found = ranks.on_first(lambda: _catalogue(options, strict=True), name="catalogue")
-    sources = sorted({part.file.path for part in found.parts})
-    ranks.on_first(lambda: require_writable(options.output, sources), name="output")
+    """Collective: compute and write the statistics of a pack; files are packed first, once."""
+    request = Request(
+        options.path,
+        options.variables or (),
+        options.levels,
+        static=None,
+        member=options.member,
+        stale=options.stale,
+        folder=options.pack,
+    )
+
+    def check_output() -> None:
+        files = () if is_pack(options.path) else data_files(find_files(options.path))
+        require_writable(options.output, files)
+
+    ranks.on_first(check_output, name="output")
+    pack = pack_of(request, ranks)
+    sources = pack.files()
     made = statistics(
-        found,
+        pack,
         start=options.start,
         end=options.end,
         step_hours=options.step_hours,
@@ -55,20 +85,25 @@ def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:
     return [head, *rows], 0
 
 
-def _catalogue(options: argparse.Namespace, *, strict: bool) -> Catalogue:
+def _catalogue(options: argparse.Namespace) -> Catalogue:
     return catalogue(
         options.path,
         variables=options.variables,
         levels=options.levels,
         member=options.member,
-        stale=options.stale,
-        strict=strict,
+        strict=False,
     )
 
 
-def _repack(options: argparse.Namespace, ranks: Group) -> Answer:
-    """Collective: repack files, or verify what was repacked."""
-    return verify_command(options, ranks) if options.verify else repack_command(options, ranks)
+def _open(options: argparse.Namespace) -> Pack:
+    return open_pack(
+        options.path,
+        variables=options.variables or (),
+        levels=options.levels,
+        member=options.member,
+        stale=options.stale,
+        strict=False,
+    )
 
 
 def _toy(options: argparse.Namespace, ranks: Group) -> Answer:
@@ -92,6 +127,7 @@ def _toy(options: argparse.Namespace, ranks: Group) -> Answer:
 DATA: dict[str, Callable[[argparse.Namespace, Group], Answer]] = {
     "data check": _check,
     "data statistics": _statistics,
-    "data repack": _repack,
+    "data ingest": ingest_command,
+    "data repack": ingest_command,  # as version 0.1 called it
     "data toy": _toy,
 }

@@ -1,7 +1,7 @@
 """Makes the catalogue of a file, a folder or a pattern, and refuses what would give wrong numbers.
 
-Only headers, times and a few sample rows are read, except where two files hold the same step, which
-must then be equal.
+Only headers, times and a few fields are read, except where two files hold the same step, which must
+then be equal.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hpc_bnn.fields.cache.catalogue import cache_catalogue
-from hpc_bnn.fields.cache.state import Repacked, Stale, is_repacked, look_up
 from hpc_bnn.fields.catalogue import Catalogue
-from hpc_bnn.fields.consistency import differing_files, out_of_range
-from hpc_bnn.fields.files import find_files, read_header
-from hpc_bnn.fields.handles import Handles
-from hpc_bnn.fields.header import Header
+from hpc_bnn.fields.check import differing_files, range_problems
+from hpc_bnn.fields.files import find_files, left_out, maker, read_header
+from hpc_bnn.fields.ingest.header import Header
+from hpc_bnn.fields.ingest.survey import Survey, survey
 from hpc_bnn.fields.merge import Merge
 from hpc_bnn.fields.names import split_channel
-from hpc_bnn.fields.own_files import left_out, made_by
-from hpc_bnn.fields.selection import available, static_fields, static_key, wanted
-from hpc_bnn.fields.survey import Survey, survey
+from hpc_bnn.fields.selection import (
+    available_channels,
+    resolve_channels,
+    resolve_static,
+    static_fields,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +35,23 @@ def catalogue(
     levels: Sequence[float] = (),
     static: Sequence[str] | None = (),
     member: int | None = None,
-    stale: Stale = "error",
     strict: bool = True,
 ) -> Catalogue:
-    """Make the catalogue of the netCDF files of a file name, a folder or a pattern, or of what
-    `repack` wrote.
+    """Make the catalogue of the netCDF files of a file name, a folder or a pattern.
 
-    variables: short names or aliases, or channels such as "z500"; everything where empty.
-    levels: pressure levels in hPa of the variables that lie on levels.
-    static: fields without time, or of which the first time is taken, such as "lsm"; None, or where
+    Parameters
+    ----------
+    variables
+        Short names or aliases, or channels such as "z500"; everything where empty.
+    levels
+        Pressure levels in hPa of the variables that lie on levels.
+    static
+        Fields without time, or of which the first time is taken, such as "lsm"; None, or where
         nothing is named: see `static_fields`.
-    member: of files with an ensemble.
-    stale: "allow" uses a repacked folder whose source changed since, with a warning.
-    strict: raise on any problem; else leave the file out and list it in `problems`.
+    member
+        Of files with an ensemble.
+    strict
+        Raise on any problem; else leave the file out and list it in ``problems``.
 
     Raises
     ------
@@ -55,61 +60,44 @@ def catalogue(
     ValueError
         With every problem, each naming the file and what to do.
     """
-    repacked: Repacked | None = None
-    if is_repacked(path):
-        repacked = look_up(path, member=member, stale=stale, strict=strict)
-        member = None
-        if repacked.header.request.format == "cache":
-            made = cache_catalogue(repacked, variables=variables, levels=levels, static=static)
-            _tell(made)
-            return made
     source = str(path)
-    problems = list(repacked.problems) if repacked else []
-    notices = list(repacked.notices) if repacked else []
-    handles = Handles()
-    try:
-        paths = repacked.files if repacked else find_files(path, problems)
-        only = {split_channel(name)[0] for name in (*(variables or ()), *(static or ()))}
-        only = only if variables else set()
-        surveys = _surveys(paths, handles, member, problems, notices, only)
-        skipped = {name: why for one in surveys for name, why in one.skipped.items()}
-        if surveys:
-            there = available(surveys)
-            chosen = wanted(source, there, variables, levels, skipped)
-            fixed = [static_key(source, there, name, skipped) for name in static or ()]
-            merge = Merge(source, surveys, handles, problems, notices)
-            if static is None or not (variables or static):
-                named = chosen if variables else ()
-                fixed = static_fields(source, merge.found, there, named, notices)
-                if not variables:
-                    fixed = [k for k in fixed if k in chosen]
-                    chosen = [k for k in chosen if k not in fixed]
-            made = merge.catalogue(chosen, fixed, skipped)
-            problems += out_of_range(made, handles)
-            problems += differing_files(made)
-    finally:
-        handles.close()
+    problems: list[str] = []
+    notices: list[str] = []
+    paths = find_files(path, problems)
+    only = {split_channel(name)[0] for name in (*(variables or ()), *(static or ()))}
+    only = only if variables else set()
+    surveys = _surveys(paths, member, problems, notices, only)
+    skipped = {name: why for one in surveys for name, why in one.skipped.items()}
+    if surveys:
+        available = available_channels(surveys)
+        channels = resolve_channels(source, available, variables, levels, skipped)
+        fixed = [resolve_static(source, available, name, skipped) for name in static or ()]
+        merge = Merge(source, surveys, problems, notices)
+        if static is None or not (variables or static):
+            states = channels if variables else ()
+            fixed = static_fields(source, merge.variables, available, states, notices)
+            if not variables:
+                fixed = [key for key in fixed if key in channels]
+                channels = [key for key in channels if key not in fixed]
+        result = merge.catalogue(channels, fixed, skipped)
+        problems += range_problems(result)
+        problems += differing_files(result)
     if (problems and strict) or not surveys:
         raise ValueError("\n".join(problems))
-    _tell(made)
-    origin = repacked.header.request.origin if repacked else ()
-    return replace(made, problems=tuple(problems), origin=origin)
-
-
-def _tell(made: Catalogue) -> None:
-    for notice in made.notices:
+    for notice in result.notices:
         logger.info("%s", notice)
+    return replace(result, problems=tuple(problems))
 
 
 def _headers(paths: Sequence[str], problems: list[str], notices: list[str]) -> list[Header]:
-    """Read the headers of all files but those that this package made beside them."""
+    """Read the headers of all files but those that this package wrote beside them."""
     headers: list[Header] = []
     for path in paths:
         try:
             headers.append(read_header(path))
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    makers = {header.path: made_by(header) for header in headers}
+    makers = {header.path: maker(header) for header in headers}
     out = left_out(makers)
     notices += [f"{path}: made by hpc-bnn {makers[path]}: left out" for path in sorted(out)]
     return [header for header in headers if header.path not in out]
@@ -117,7 +105,6 @@ def _headers(paths: Sequence[str], problems: list[str], notices: list[str]) -> l
 
 def _surveys(
     paths: Sequence[str],
-    handles: Handles,
     member: int | None,
     problems: list[str],
     notices: list[str],
@@ -128,7 +115,7 @@ def _surveys(
     for header in _headers(paths, problems, notices):
         path = header.path
         try:
-            one = survey(header, handles, member=member, only=only)
+            one = survey(header, member=member, only=only)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue

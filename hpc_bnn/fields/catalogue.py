@@ -1,7 +1,7 @@
 """The catalogue of a set of files: for each channel and time, where the numbers lie.
 
-Plain records and arrays, without open files: one rank makes it (`assemble.catalogue`) and sends it
-to the others.
+Plain records and arrays, without open files: one rank makes it (``assemble.catalogue``) and sends
+it to the others.
 
 Shape letters: T times, H latitude, W longitude.
 """
@@ -12,15 +12,61 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.grid import Grid
+from hpc_bnn.fields.grid import Grid, Orientation
+from hpc_bnn.fields.ingest.packing import Packing
 from hpc_bnn.fields.names import split_channel
-from hpc_bnn.fields.part import Part
+
+
+@dataclass(frozen=True)
+class File:
+    """Name one file of a catalogue.
+
+    format: key in ``files.FORMATS``; flavour: of it, in words.
+    size: in bytes; it tells later whether the file has changed.
+    """
+
+    path: str
+    format: str
+    size: int
+    orientation: Orientation
+    flavour: str
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Describe one variable of one file.
+
+    axes: role of each dimension: "time", "level", "version", "latitude", "longitude", or "fixed".
+    fixed: index along each dimension, used where the role is "fixed".
+    version_of: legacy files only: index along the version axis for each stored time.
+    """
+
+    file: File
+    variable: str
+    raw_dtype: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    fixed: tuple[int, ...]
+    packing: Packing
+    chunks: tuple[int, ...] | None
+    compression: str
+    version_of: NDArray[np.int8] | None
+
+    def axis(self, role: str) -> int | None:
+        """Return the position of an axis, None where the variable has none."""
+        return self.axes.index(role) if role in self.axes else None
+
+    def chunk(self, role: str) -> int:
+        """Return how many places along an axis are stored together; 1 without chunks."""
+        axis = self.axis(role)
+        return 1 if axis is None or self.chunks is None else self.chunks[axis]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +105,6 @@ class Catalogue:
     problems: what makes files unusable; empty in a catalogue made with strict = True.
     notices: what was noticed and dealt with.
     skipped: variables that cannot be used, with the reason.
-    origin: names and sizes of the files that the files of a repacked folder were made of; empty
-        for others.
     """
 
     source: str
@@ -73,7 +117,6 @@ class Catalogue:
     problems: tuple[str, ...]
     notices: tuple[str, ...]
     skipped: dict[str, str]
-    origin: tuple[tuple[str, int], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,31 +130,17 @@ class Catalogue:
 
     def present(self) -> NDArray[np.bool_]:
         """Tell for each time (T,) whether every channel has it."""
-        there = np.ones(len(self.times), bool)
+        present = np.ones(len(self.times), bool)
         for part in {id(c.part): c.part for c in self.channels}.values():
-            there &= part >= 0
-        return there
+            present &= part >= 0
+        return present
 
     def place(self, channel: int, time: int) -> str:
         """Name file, variable and time of one field: a channel at a position in `times`."""
-        chosen = self.channels[channel]
-        part = self.parts[int(chosen.part[time])]
+        one = self.channels[channel]
+        part = self.parts[int(one.part[time])]
         when = times.text(int(self.times[time]))
-        return f"{part.file.path}: '{part.variable}' ({chosen.name}) at {when}"
-
-    def select(self, wanted: Sequence[str]) -> Catalogue:
-        """Return the catalogue of some channels, in the order of `wanted`.
-
-        Raises
-        ------
-        ValueError
-            If there is no such channel; lists those there are.
-        """
-        there = {c.name: c for c in self.channels}
-        for name in wanted:
-            if name not in there:
-                raise ValueError(missing_channel(self.source, name, there, self.skipped))
-        return replace(self, channels=tuple(there[name] for name in wanted))
+        return f"{part.file.path}: '{part.variable}' ({one.name}) at {when}"
 
     def between(self, start: int, end: int) -> Catalogue:
         """Return the catalogue of the times in a range of seconds, both ends included."""
@@ -127,19 +156,31 @@ class Catalogue:
         )
 
     def files(self) -> tuple[tuple[str, int], ...]:
-        """List names and sizes of the files that the values come from in the first place."""
-        own = sorted({(Path(part.file.path).name, part.file.size) for part in self.parts})
-        return self.origin or tuple(own)
+        """List names and sizes of the files."""
+        files = {(Path(part.file.path).name, part.file.size) for part in self.parts}
+        return tuple(sorted(files))
 
     def fingerprint(self) -> str:
-        """Hash names and sizes of the files, and the times: what statistics were made of.
+        """Hash names and sizes of the files, and the times; a pack of them has the same."""
+        content = repr(self.files()).encode() + self.times.tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
 
-        It is the same for files and for what they were repacked into, and for some of the channels.
-        """
-        digest = hashlib.sha256()
-        digest.update(repr(self.files()).encode())
-        digest.update(self.times.tobytes())
-        return digest.hexdigest()[:16]
+
+def amplification(part: Part, levels: int) -> float:
+    """Compute how many times the bytes of one step (L levels) must be read to get that step.
+
+    Chunks are read whole: the values of all chunks that one step touches over the values wanted. 1
+    for contiguous and netCDF-3 files.
+    """
+    if part.chunks is None:
+        return 1.0
+    touched, wanted = [], []
+    for role, length, chunk in zip(part.axes, part.shape, part.chunks, strict=True):
+        need = length if role in ("latitude", "longitude") else 1
+        need = min(levels, length) if role == "level" else need
+        touched.append(ceil(need / chunk) * chunk)
+        wanted.append(need)
+    return max(prod(touched) / prod(wanted), 1.0)
 
 
 def missing_channel(

@@ -1,4 +1,4 @@
-"""ERA5 in netCDF files as a data set: from the state of the atmosphere to its tendency."""
+"""ERA5 as a data set, read from its pack: from the state of the atmosphere to its tendency."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.source import FieldChannel, Fields, Source
 from hpc_bnn.fields import times
-from hpc_bnn.fields.assemble import catalogue as make_catalogue
 from hpc_bnn.fields.calendar_fields import CALENDAR_CHANNELS
-from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.gaps import Gaps
 from hpc_bnn.fields.normalisation import normalisation, positive
-from hpc_bnn.fields.reader import Missing, Reader, read
+from hpc_bnn.fields.outline import source_without_files
+from hpc_bnn.fields.pack.automatic import LIMIT_GIB, Request, pack_of
+from hpc_bnn.fields.pack.pack import Pack
+from hpc_bnn.fields.pack.reader import Missing, PackReader, read
 from hpc_bnn.fields.statistics import Statistics, within_range
 from hpc_bnn.fields.statistics_file import read_statistics
-from hpc_bnn.fields.wanted import source_without_files
 from hpc_bnn.fields.windows import Atmosphere, ForecastWindows, window_steps
 from hpc_bnn.group import ALONE, Group
 
 logger = logging.getLogger(__name__)
 
 
-OF_FILES = ("path", "train", "validation", "test", "statistics", "missing", "member", "stale")
+OF_FILES = {"path", "train", "validation", "test", "statistics", "missing", "member", "stale"}
+OF_FILES |= {"pack", "pack_limit"}
 
 
 def era5(
@@ -49,14 +50,16 @@ def era5(
     member: int | None = None,
     rollout: int = 1,
     stale: Literal["error", "allow"] = "error",
+    pack: str | Path | None = None,
+    pack_limit: float = LIMIT_GIB,
     ranks: Group = ALONE,
 ) -> Source:
     """Collective: offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see
     windows.py).
 
-    The headers of the files are read on one rank, statistics by all ranks together.
+    Files are packed once by all ranks together, and so are statistics computed.
 
-    path: a netCDF file, a folder, a pattern, or a folder of `hpc-bnn data repack`.
+    path: a pack of `hpc-bnn data ingest`, or a netCDF file, a folder, or a pattern.
     variables: short names or aliases ("t2m", "2m_temperature", "z"), or channels ("z500").
     step_hours: from a state to its target, and between the states of the history.
     train, validation, test: first and last time, both included; a date means its whole day. A
@@ -71,8 +74,9 @@ def era5(
     member: of ensemble files.
     rollout: most steps of the forecasts that are trained on: so many targets of every training
         window lie in its range, however many of them are read.
-    stale: "allow" uses a repacked folder whose source changed since, with a warning; else it is
-        refused.
+    stale: "allow" uses a pack whose source changed since, with a warning; else it is refused.
+    pack: folder that files are packed into; if None, one beside them, such as era5.pack for era5/.
+    pack_limit: GiB; a larger pack is refused with the command that makes it.
     ranks: those that read the data set together.
 
     Raises
@@ -80,17 +84,13 @@ def era5(
     FileNotFoundError, ValueError
         For files or settings that cannot be used; names file, variable, time and what to do.
     """
-    made = ranks.on_first(
-        lambda: make_catalogue(
-            path, variables=variables, levels=levels, static=static, member=member, stale=stale
-        ),
-        name="catalogue",
-    )
+    request = Request(path, variables, levels, static, member, stale, pack, pack_limit)
+    fields = pack_of(request, ranks)
     given = ranks.on_first(
         lambda: None if statistics is None else read_statistics(statistics), name="statistics"
     )
     return source_of(
-        made,
+        fields,
         step_hours=step_hours,
         train=train,
         validation=validation,
@@ -105,7 +105,7 @@ def era5(
 
 
 def source_of(
-    catalogue: Catalogue,
+    pack: Pack,
     *,
     step_hours: int,
     train: tuple[str, str],
@@ -118,32 +118,32 @@ def source_of(
     rollout: int = 1,
     ranks: Group = ALONE,
 ) -> Source:
-    """Collective: offer a catalogue, the same on every rank, as a data set; see `era5`."""
+    """Collective: offer a pack, the same on every rank, as a data set; see `era5`."""
     if step_hours < 1 or history < 1 or rollout < 1:
         raise ValueError(
-            f"{catalogue.source}: step_hours = {step_hours}, history = {history}, rollout = "
+            f"{pack.source}: step_hours = {step_hours}, history = {history}, rollout = "
             f"{rollout}: expected at least 1 each"
         )
     if missing not in ("error", "mean"):
-        raise ValueError(f"{catalogue.source}: missing = '{missing}': expected 'error' or 'mean'")
+        raise ValueError(f"{pack.source}: missing = '{missing}': expected 'error' or 'mean'")
     parts = {"train": train, "validation": validation, "test": test}
-    ranges = _ranges(catalogue, parts)
-    steps = {name: _windows(catalogue, name, ranges[name], step_hours, history) for name in parts}
-    train_times = catalogue.times[steps["train"][:, history - 1]]
+    ranges = _ranges(pack, parts)
+    steps = {name: _windows(pack, name, ranges[name], step_hours, history) for name in parts}
+    train_times = pack.times[steps["train"][:, history - 1]]
     first_state = int(steps["train"][0, 0])
     if rollout > 1:
         steps["train"] = _windows(
-            catalogue, "train", ranges["train"], step_hours, history, rollout=rollout
+            pack, "train", ranges["train"], step_hours, history, rollout=rollout
         )
     keep: Missing = "keep" if missing == "mean" else "declared"
-    made = normalisation(catalogue, statistics, train, step_hours, ranks, keep)
-    std = positive(catalogue, made.std, "", ranks)
-    tendency_std = positive(catalogue, made.tendency_std, "tendency of ", ranks)
+    made = normalisation(pack, statistics, train, step_hours, ranks, keep)
+    std = positive(pack, made.std, "", ranks)
+    tendency_std = positive(pack, made.tendency_std, "tendency of ", ranks)
 
-    def open_reader() -> tuple[Reader, NDArray[np.float32], Gaps | None]:
-        gaps = _gaps(catalogue, first_state) if missing == "mean" else None
-        reader = Reader(catalogue, mean=made.mean, std=std, gaps=gaps)
-        return reader, _standardised(catalogue, reader.static(), missing), gaps
+    def open_reader() -> tuple[PackReader, NDArray[np.float32], Gaps | None]:
+        gaps = _gaps(pack, first_state) if missing == "mean" else None
+        reader = PackReader(pack, mean=made.mean, std=std, gaps=gaps)
+        return reader, _standardised(pack, reader.static(), missing), gaps
 
     reader, static, gaps = ranks.together(open_reader, name="static fields")
     atmosphere = Atmosphere(reader, static, use_calendar=calendar)
@@ -152,17 +152,17 @@ def source_of(
         name: ForecastWindows(atmosphere, torch.from_numpy(rows), history, ratio)
         for name, rows in steps.items()
     }
-    channels, rows, columns = catalogue.shape
+    channels, rows, columns = pack.shape
     fields = Fields(
         channels=tuple(
             FieldChannel(c.name, c.units, c.standard_name, c.long_name, c.level_hpa, c.vector)
-            for c in catalogue.channels
+            for c in pack.channels
         ),
-        latitude=torch.from_numpy(catalogue.grid.latitude.copy()),
-        longitude=torch.from_numpy(catalogue.grid.longitude.copy()),
-        periodic=catalogue.grid.periodic,
+        latitude=torch.from_numpy(pack.grid.latitude.copy()),
+        longitude=torch.from_numpy(pack.grid.longitude.copy()),
+        periodic=pack.grid.periodic,
         history=history,
-        forcing=tuple(c.name for c in catalogue.static) + (CALENDAR_CHANNELS if calendar else ()),
+        forcing=tuple(c.name for c in pack.static) + (CALENDAR_CHANNELS if calendar else ()),
         state_mean=torch.from_numpy(made.mean.copy()),
         state_std=torch.from_numpy(std),
         tendency_std=torch.from_numpy(tendency_std),
@@ -171,10 +171,10 @@ def source_of(
         test_times=examples["test"].times,
         record=atmosphere,
         present=torch.from_numpy(~gaps.absent) if gaps is not None and gaps.any else None,
-        files=tuple(sorted({part.file.path for part in catalogue.parts})),
+        files=pack.files(),
     )
     return Source(
-        name=f"era5({catalogue.source})",
+        name=f"era5({pack.source})",
         task="regression",
         train=examples["train"],
         validation=examples["validation"],
@@ -186,7 +186,7 @@ def source_of(
     )
 
 
-def _ranges(catalogue: Catalogue, parts: dict[str, tuple[str, str]]) -> dict[str, tuple[int, int]]:
+def _ranges(pack: Pack, parts: dict[str, tuple[str, str]]) -> dict[str, tuple[int, int]]:
     """Parse the ranges of the parts and require that they do not overlap."""
     ranges: dict[str, tuple[int, int]] = {}
     for name, given in parts.items():
@@ -208,7 +208,7 @@ def _ranges(catalogue: Catalogue, parts: dict[str, tuple[str, str]]) -> dict[str
 
 
 def _windows(
-    catalogue: Catalogue,
+    pack: Pack,
     name: str,
     span: tuple[int, int],
     step_hours: int,
@@ -217,16 +217,16 @@ def _windows(
     rollout: int = 1,
 ) -> NDArray[np.int64]:
     """Find the windows of one part and require that there are any."""
-    inside = within_range(catalogue, *span)
+    inside = within_range(pack, *span)
     steps = window_steps(
-        catalogue.times,
-        catalogue.present() & inside,
+        pack.times,
+        pack.present() & inside,
         step_hours=step_hours,
         history=history,
         rollout=rollout,
     )
     if not len(steps):
-        there = catalogue.times[catalogue.present()]
+        there = pack.times[pack.present()]
         gaps = np.diff(there)
         covers = (
             f"{times.text(int(there[0]))} to {times.text(int(there[-1]))}" if len(there) else ""
@@ -237,7 +237,7 @@ def _windows(
             else f"{rollout} complete steps {step_hours} h apart (train.rollout)"
         )
         raise ValueError(
-            f"{catalogue.source}: no window for data.{name}: {int(inside.sum())} times lie in its "
+            f"{pack.source}: no window for data.{name}: {int(inside.sum())} times lie in its "
             f"range, and none is followed by {wanted} with a history "
             f"of {history}; the files have {len(there)} complete times"
             f"{', ' + covers if covers else ''}"
@@ -247,41 +247,36 @@ def _windows(
     return steps
 
 
-def _gaps(catalogue: Catalogue, first: int) -> Gaps:
+def _gaps(pack: Pack, first: int) -> Gaps:
     """Find the points without a value in the first training state; each channel must have some."""
-    state = np.empty(catalogue.shape, np.float32)
-    read(catalogue, first, state)
+    state = np.empty(pack.shape, np.float32)
+    read(pack, first, state)
     absent = np.isnan(state)
     for channel in np.flatnonzero(absent.all(axis=(1, 2))).tolist():
         raise ValueError(
-            f"{catalogue.place(channel, first)}: no point has a value; expected some in the first "
+            f"{pack.place(channel, first)}: no point has a value; expected some in the first "
             "training state: leave the variable out, or choose another data.train"
         )
-    for name, points in zip(catalogue.names, absent, strict=True):
+    for name, points in zip(pack.names, absent, strict=True):
         if points.any():
             logger.info(
                 "%s: '%s' has no value at %d of %d points, which do not count",
-                catalogue.source,
+                pack.source,
                 name,
                 points.sum(),
                 points.size,
             )
-    return Gaps(absent, times.text(int(catalogue.times[first])))
+    return Gaps(absent, times.text(int(pack.times[first])))
 
 
-def _standardised(
-    catalogue: Catalogue, static: NDArray[np.float32], missing: str
-) -> NDArray[np.float32]:
+def _standardised(pack: Pack, static: NDArray[np.float32], missing: str) -> NDArray[np.float32]:
     """Standardise static fields over the grid; missing values as for the states."""
     out = np.empty_like(static)
-    for target, field, channel in zip(
-        out, static.astype(np.float64), catalogue.static, strict=True
-    ):
+    for target, field, channel in zip(out, static.astype(np.float64), pack.static, strict=True):
         gone = int(np.isnan(field).sum())
         if gone and (missing == "error" or gone == field.size):
-            part = catalogue.parts[int(channel.part[0])]
             raise ValueError(
-                f"{part.file.path}: '{part.variable}', a static field, has {gone} of {field.size} "
+                f"{pack.source}: '{channel.name}', a static field, has {gone} of {field.size} "
                 "values missing; expected none: set missing = 'mean' or leave it out"
             )
         std = float(np.nanstd(field)) or 1.0

@@ -1,26 +1,43 @@
-"""Finds the files a user means and reads their headers, whatever their format."""
+"""The files that a path means, and their headers, whatever their format.
+
+The netCDF files that this package writes itself bear marks: they are left out where a folder of
+data is read, and they alone may be replaced by a file of their kind.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
-from hpc_bnn.fields.header import Header
-from hpc_bnn.fields.netcdf3 import read_netcdf3
-from hpc_bnn.fields.netcdf4 import read_netcdf4
+from hpc_bnn.fields.ingest import netcdf
+from hpc_bnn.fields.ingest.header import Header
 
-SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf")
+# What a module of a format has: SUFFIXES, MAGIC, read_header, read and close, as netcdf.py.
+FORMATS: dict[str, ModuleType] = {"netcdf": netcdf}
+SUFFIXES = tuple(suffix for module in FORMATS.values() for suffix in module.SUFFIXES)
+
+STATISTICS, FORECAST, REPACK = "data statistics", "forecast", "data repack"
+# Command: attribute and how its text begins; dimensions.
+MARKS = {
+    STATISTICS: ("title", "Statistics of atmospheric channels for normalisation", {"channel"}),
+    FORECAST: ("source", "hpc_bnn ", {"member", "lead_time", "latitude", "longitude"}),
+}
+REPACKED = "cache.json"  # describes a folder of `hpc-bnn data repack` of version 0.1
 
 
 def find_files(path: str | Path, problems: list[str] | None = None) -> list[str]:
-    """List the netCDF files of a file name, a folder (with its subfolders) or a pattern, sorted.
+    """List the data files of a file name, a folder (with its subfolders) or a pattern, sorted.
 
     In a folder, links are followed and whatever is hidden is left out; a file is listed once.
 
-    problems: receives links to nothing and folders that cannot be searched; raised where None.
+    Parameters
+    ----------
+    problems
+        Receives links to nothing and folders that cannot be searched; raised where None.
 
     Raises
     ------
@@ -29,32 +46,30 @@ def find_files(path: str | Path, problems: list[str] | None = None) -> list[str]
     ValueError
         With all problems, if nobody receives them.
     """
-    given = Path(path).expanduser()
-    wrong: list[str] = []
-    if given.is_dir():
-        found = sorted(_below(given, wrong, set()))
-        if not found:
-            there = sorted(p.name for p in given.iterdir())[:8] if not wrong else []
-            raise FileNotFoundError(
-                "\n".join(wrong)
-                or f"{path}: no netCDF file ({', '.join(SUFFIXES)}) in this folder; it has "
-                f"{', '.join(there) or 'nothing'}"
-            )
-    elif given.is_file():
-        return [str(given)]
+    place = Path(path).expanduser()
+    if place.is_file():
+        return [str(place)]
+    defects: list[str] = []
+    if place.is_dir():
+        files = sorted(_below(place, defects, set()))
+        content = "" if defects else ", ".join(sorted(p.name for p in place.iterdir())[:8])
+        nothing = (
+            f"{path}: no netCDF file ({', '.join(SUFFIXES)}) in this folder; it has "
+            f"{content or 'nothing'}"
+        )
     else:
-        found = _matching(given, wrong)
-        if not found:
-            raise FileNotFoundError(
-                "\n".join(wrong)
-                or f"{path}: no such file or folder, and no file matches it as a pattern; give a "
-                "netCDF file, a folder of them, or a pattern such as 'era5/*.nc'"
-            )
-    if wrong and problems is None:
-        raise ValueError("\n".join(wrong))
+        files = _matching(place, defects)
+        nothing = (
+            f"{path}: no such file or folder, and no file matches it as a pattern; give a netCDF "
+            "file, a folder of them, or a pattern such as 'era5/*.nc'"
+        )
+    if not files:
+        raise FileNotFoundError("\n".join(defects) or nothing)
+    if defects and problems is None:
+        raise ValueError("\n".join(defects))
     if problems is not None:
-        problems += wrong
-    return _once(found)
+        problems += defects
+    return _once(files)
 
 
 def _matching(pattern: Path, problems: list[str]) -> list[str]:
@@ -66,12 +81,12 @@ def _matching(pattern: Path, problems: list[str]) -> list[str]:
     if "**" in parts:
         at = parts.index("**")
         seen: set[tuple[int, int]] = set()
-        found = []
+        files = []
         for base in sorted(glob.glob(str(Path(*parts[:at])))):  # noqa: PTH207
             if Path(base).is_dir():
                 below = sorted(_below(Path(base), problems, seen))
-                found += [p for p in below if _fits(Path(p).relative_to(base).parts, parts[at:])]
-        return found
+                files += [p for p in below if _fits(Path(p).relative_to(base).parts, parts[at:])]
+        return files
     matches = sorted(glob.glob(str(pattern)))  # noqa: PTH207  Path.glob takes no absolute pattern
     problems += [_dangling(Path(one)) for one in matches if not Path(one).exists()]
     return [one for one in matches if Path(one).is_file()]
@@ -87,7 +102,7 @@ def _fits(names: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def _below(folder: Path, problems: list[str], seen: set[tuple[int, int]]) -> Iterator[str]:
-    """Give the netCDF files below a folder, each folder searched once whatever links lead to it."""
+    """Give the data files below a folder, each folder searched once whatever links lead to it."""
     try:
         state = folder.stat()
         with os.scandir(folder) as entries:
@@ -125,12 +140,12 @@ def _once(paths: Sequence[str]) -> list[str]:
 
 
 def read_header(path: str) -> Header:
-    """Read the header of a netCDF file.
+    """Read the header of a file.
 
     Raises
     ------
     ValueError
-        If the file is truncated, damaged, or something else than netCDF; says what it is.
+        If the file is truncated, damaged, or of no format that is known; says what it is.
     OSError
         If it cannot be read.
     """
@@ -139,14 +154,14 @@ def read_header(path: str) -> Header:
             magic = stream.read(8)
     except OSError as error:
         raise type(error)(f"{path}: cannot be read: {error.strerror}") from error
-    if magic[:3] == b"CDF":
-        return read_netcdf3(path)
-    if magic == b"\x89HDF\r\n\x1a\n":
-        return read_netcdf4(path)
-    raise ValueError(f"{path}: {_what(magic)}")
+    for module in FORMATS.values():
+        if magic.startswith(module.MAGIC):
+            header: Header = module.read_header(path)
+            return header
+    raise ValueError(f"{path}: {_describe_magic(magic)}")
 
 
-def _what(magic: bytes) -> str:
+def _describe_magic(magic: bytes) -> str:
     if not magic:
         return "an empty file; copy or download it again"
     if magic[:2] == b"PK":
@@ -159,3 +174,58 @@ def _what(magic: bytes) -> str:
     if magic[:2] == b"\x1f\x8b":
         return "compressed by gzip, not netCDF: unpack it with gunzip"
     return f"no netCDF file: it begins with {magic!r}; expected CDF or HDF"
+
+
+def maker(header: Header) -> str:
+    """Return the command of this package that wrote a file, empty for files of others."""
+    if _is_repacked(Path(header.path).parent):
+        return REPACK
+    for command, (attribute, text, dimensions) in MARKS.items():
+        begins = str(header.attributes.get(attribute, "")).startswith(text)
+        if begins and dimensions <= set(header.dimensions):
+            return command
+    return ""
+
+
+def _is_repacked(folder: Path) -> bool:
+    for path in (folder / REPACKED, folder / f"{REPACKED}.partial"):
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(100)
+            if b'"version"' in head and b'"dtype"' in head:
+                return True
+    return False
+
+
+def _maker_of(path: str | Path) -> str:
+    try:
+        return maker(read_header(str(path)))
+    except (ValueError, OSError):  # named where the file is read
+        return ""
+
+
+def is_statistics(path: Path) -> bool:
+    """Tell whether a file is one of ``data statistics``."""
+    return _maker_of(path) == STATISTICS
+
+
+def is_forecast(path: Path) -> bool:
+    """Tell whether a file is one of ``forecast``."""
+    return _maker_of(path) == FORECAST
+
+
+def data_files(paths: Sequence[str]) -> list[str]:
+    """Return those of some files that are read as data; see `left_out`."""
+    out = left_out({path: _maker_of(path) for path in paths})
+    return [path for path in paths if path not in out]
+
+
+def left_out(makers: Mapping[str, str]) -> set[str]:
+    """Choose which files, each with what wrote it, are not read: those of this package.
+
+    Forecasts and repacked files are read where there is nothing else: then they are meant.
+    """
+    if all(makers.values()):
+        statistics = {path for path, command in makers.items() if command == STATISTICS}
+        return statistics if len(statistics) < len(makers) else set()
+    return {path for path, command in makers.items() if command}

@@ -31,10 +31,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.data.source import FieldChannel
+from hpc_bnn.fields.files import is_forecast
 from hpc_bnn.fields.forecast_header import CELL, forecast_header
-from hpc_bnn.fields.header import Header, VariableHeader
-from hpc_bnn.fields.netcdf3 import read_netcdf3
-from hpc_bnn.fields.own_files import is_forecast
+from hpc_bnn.fields.ingest import netcdf
 from hpc_bnn.files import refuse_foreign, sync_folder
 
 WRITTEN = b"\x01"
@@ -106,13 +105,11 @@ def create_forecast(
         with file:
             put(file.fileno(), head[:4] + pack(">Q", members) + head[12:], 0)
             file.truncate(len(head) + members * record)
-            header = read_netcdf3(str(partial))  # refuses short files, so this one is too long
-            number, layout = header.variables["member"], _layout(header)
-            file.truncate(number.offset)
+            layout = _layout(partial)  # refuses short files, so this one is too long
+            file.truncate(layout.begin)
             file.truncate(layout.end + layout.cells)
             for member in range(members):
-                place = number.offset + member * number.strides[0]
-                put(file.fileno(), pack(">i", member), place)
+                put(file.fileno(), pack(">i", member), layout.begin + member * layout.record)
             os.fsync(file.fileno())
     except OSError as error:
         partial.unlink()
@@ -153,7 +150,7 @@ class ForecastFile:
             If the disk is full or fails.
         """
         variables, leads = self._layout.variables, len(self._layout.lead_hours)
-        members, _, *grid = variables[0].shape
+        members, grid = self._layout.members, self._layout.grid
         for name, index, length in (("member", member, members), ("lead", lead, leads)):
             if not 0 <= index < length:
                 raise ValueError(f"{self._path}: {name} = {index}: expected 0 to {length - 1}")
@@ -171,16 +168,16 @@ class ForecastFile:
             bad = field.size - int(np.count_nonzero(np.isfinite(field)))
             if bad:
                 raise ValueError(
-                    f"{self._path}: variable '{variable.name}', {where}: {bad} of {field.size} "
+                    f"{self._path}: variable '{variable}', {where}: {bad} of {field.size} "
                     "values are not finite: the forecast blew up; forecast fewer steps, or train "
                     "longer"
                 )
-        for variable, field in zip(variables, fields, strict=True):
-            place = variable.offset + member * variable.strides[0] + lead * variable.strides[1]
+        for number, field in enumerate(fields):
+            place = self._layout.place(number, member, lead)
             try:
                 put(self._file.fileno(), field.astype(">f4").tobytes(), place)
             except OSError as error:
-                raise self._failure(error, f"variable '{variable.name}', {where}") from error
+                raise self._failure(error, f"variable '{variables[number]}', {where}") from error
         self._written.add(member * leads + lead)
 
     def close(self) -> None:
@@ -241,12 +238,32 @@ def finish(path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the fields lie. cells: (member, lead time) in number. end: of the netCDF file."""
+    """Where the fields lie: records of a member's number and all its fields, one after another.
 
-    variables: list[VariableHeader]
+    begin: of the records. record: bytes of each. grid: H, W.
+    """
+
+    variables: list[str]
+    members: int
     lead_hours: list[float]
-    cells: int
-    end: int
+    grid: tuple[int, int]
+    begin: int
+    record: int
+
+    @property
+    def cells(self) -> int:
+        """How many (member, lead time) there are."""
+        return self.members * len(self.lead_hours)
+
+    @property
+    def end(self) -> int:
+        """Where the netCDF file ends."""
+        return self.begin + self.members * self.record
+
+    def place(self, variable: int, member: int, lead: int) -> int:
+        """Return the byte where a field begins."""
+        fields = variable * len(self.lead_hours) + lead
+        return self.begin + member * self.record + 4 * (1 + fields * self.grid[0] * self.grid[1])
 
     def where(self, member: int, lead: int) -> str:
         return f"member {member} at lead time {self.lead_hours[lead]:g} h"
@@ -257,14 +274,13 @@ class _Layout:
         return f"{len(cells)} of {self.cells} fields, the first of {first}"
 
 
-def _layout(header: Header) -> _Layout:
-    variables = [v for v in header.variables.values() if v.dimensions == CELL]
-    ends = [
-        v.offset + (v.shape[0] - 1) * v.strides[0] + v.shape[1] * v.strides[1] for v in variables
-    ]
+def _layout(partial: Path) -> _Layout:
+    header = netcdf.read_header(str(partial))
+    variables = [v.name for v in header.variables.values() if v.dimensions == CELL]
+    members, _, *grid = (header.dimensions.get(name, 0) for name in CELL)
     lead_hours = header.coordinates.get("lead_time", np.zeros(0)).tolist()
-    cells = header.dimensions.get("member", 0) * len(lead_hours)
-    return _Layout(variables, lead_hours, cells, max(ends, default=0))
+    begin, record = header.records
+    return _Layout(variables, members, lead_hours, (grid[0], grid[1]), begin, record)
 
 
 def _opened(partial: Path) -> _Layout:
@@ -274,9 +290,8 @@ def _opened(partial: Path) -> _Layout:
             f"{partial}: no such file: one process calls create_forecast first and finish last; "
             "the others wait for it"
         )
-    header = read_netcdf3(str(partial))
-    layout = _layout(header)
-    if not layout.cells or header.size != layout.end + layout.cells:
+    layout = _layout(partial)
+    if not layout.cells or partial.stat().st_size != layout.end + layout.cells:
         raise ValueError(
             f"{partial}: not a forecast that is being written: expected a file of create_forecast "
             "before its finish; remove it and forecast again"

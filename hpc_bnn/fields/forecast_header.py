@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpc_bnn.data.source import FieldChannel
-from hpc_bnn.fields.handles import library_lock
+from hpc_bnn.fields.ingest.netcdf import library_lock
 
 CELL = ("member", "lead_time", "latitude", "longitude")
 TIMES = "forecast_reference_time valid_time"

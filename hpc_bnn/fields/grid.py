@@ -7,6 +7,7 @@ in [0, 360), or west of 0 where it would cross 360.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,11 @@ class Grid:
     latitude: NDArray[np.float64]
     longitude: NDArray[np.float64]
     periodic: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H, W."""
+        return len(self.latitude), len(self.longitude)
 
     def same(self, other: Grid) -> bool:
         """Tell whether two grids have the same points."""
@@ -55,6 +61,12 @@ class Orientation:
     flip_rows: bool
     flip_columns: bool
     roll: int
+
+    def turn(self, field: NDArray[Any]) -> NDArray[Any]:
+        """Return a stored field (H, W) in canonical order."""
+        field = field[::-1] if self.flip_rows else field
+        field = field[:, ::-1] if self.flip_columns else field
+        return np.roll(field, -self.roll, axis=1) if self.roll else field
 
     def __str__(self) -> str:
         changes = []

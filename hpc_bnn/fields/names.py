@@ -42,147 +42,90 @@ class Variable:
     on_levels: bool = False
 
 
-def _upper(
-    short: str,
-    standard_name: str,
-    units: str,
-    smallest: float,
-    largest: float,
-    *aliases: str,
-    vector: bool = False,
+def _row(
+    row: str, smallest: float, largest: float, *, on_levels: bool = False, vector: bool = False
 ) -> Variable:
-    long_name = aliases[0].replace("_", " ") if aliases else standard_name.replace("_", " ")
+    """Read "short | standard_name | units | aliases": the first alias is the name in words."""
+    short, standard_name, units, names = (part.strip() for part in row.split("|"))
+    aliases = tuple(names.split())
+    long_name = (aliases[0] if aliases else standard_name).replace("_", " ")
     return Variable(
-        short, long_name, standard_name, units, smallest, largest, aliases, vector, on_levels=True
-    )
+        short, long_name, standard_name, units, smallest, largest, aliases, vector,
+        on_levels=on_levels,
+    )  # fmt: skip
 
 
-def _single(
-    short: str,
-    standard_name: str,
-    units: str,
-    smallest: float,
-    largest: float,
-    *aliases: str,
-    vector: bool = False,
-) -> Variable:
-    long_name = aliases[0].replace("_", " ") if aliases else standard_name.replace("_", " ")
-    return Variable(short, long_name, standard_name, units, smallest, largest, aliases, vector)
-
-
-def _sum(short: str, units: str, *aliases: str) -> Variable:
-    long_name = aliases[0].replace("_", " ")
-    return Variable(
-        short, long_name, "", units, -math.inf, math.inf, aliases=aliases, accumulated=True
-    )
+def _sum(short: str, units: str, alias: str) -> Variable:
+    long_name = alias.replace("_", " ")
+    return Variable(short, long_name, "", units, -math.inf, math.inf, (alias,), accumulated=True)
 
 
 # Ranges: generous bounds around the extremes of ERA5; moisture and cloud may be slightly negative
 # or above one from spectral transforms.
+# fmt: off
+_UPPER, _UPPER_VECTORS = (
+    ("z | geopotential | m2 s-2 | geopotential gh zg hgt", -7e3, 5.5e5),
+    ("t | air_temperature | K | temperature ta", 150, 350),
+    ("w | lagrangian_tendency_of_air_pressure | Pa s-1 | vertical_velocity wap", -100, 100),
+    ("q | specific_humidity | kg kg-1 | specific_humidity hus", -1e-3, 0.05),
+    ("r | relative_humidity | % | relative_humidity hur", -50, 200),
+    ("vo | atmosphere_relative_vorticity | s-1 | vorticity", -0.02, 0.02),
+    ("d | divergence_of_wind | s-1 | divergence", -0.02, 0.02),
+    ("pv | ertel_potential_vorticity | K m2 kg-1 s-1 | potential_vorticity", -1, 1),
+    ("o3 | mass_fraction_of_ozone_in_air | kg kg-1 | ozone_mass_mixing_ratio", -1e-6, 1e-4),
+    ("cc | | 1 | fraction_of_cloud_cover", -1e-3, 1.001),
+    ("clwc | | kg kg-1 | specific_cloud_liquid_water_content", -1e-5, 0.02),
+    ("ciwc | | kg kg-1 | specific_cloud_ice_water_content", -1e-5, 0.02),
+), (
+    ("u | eastward_wind | m s-1 | u_component_of_wind ua", -300, 300),
+    ("v | northward_wind | m s-1 | v_component_of_wind va", -300, 300),
+)
+_SINGLE, _SINGLE_VECTORS = (
+    ("t2m | air_temperature | K | 2m_temperature 2t var_2t tas", 150, 350),
+    ("d2m | | K | 2m_dewpoint_temperature 2d var_2d", 150, 350),
+    ("skt | | K | skin_temperature var_skt", 150, 400),
+    ("msl | air_pressure_at_mean_sea_level | Pa | mean_sea_level_pressure mslp psl", 8.5e4, 1.1e5),
+    ("sp | surface_air_pressure | Pa | surface_pressure ps", 3e4, 1.1e5),
+    ("sst | sea_surface_temperature | K | sea_surface_temperature sstk", 260, 320),
+    ("siconc | sea_ice_area_fraction | 1 | sea_ice_cover ci", -1e-3, 1.001),
+    ("tcwv | | kg m-2 | total_column_water_vapour", -1, 150),
+    ("tcc | cloud_area_fraction | 1 | total_cloud_cover", -1e-3, 1.001),
+    ("blh | atmosphere_boundary_layer_thickness | m | boundary_layer_height", -10, 1e4),
+    ("sd | | m | snow_depth", -1e-3, 20),
+    ("swvl1 | | m3 m-3 | volumetric_soil_water_layer_1", -0.01, 1),
+    ("lsm | land_binary_mask | 1 | land_sea_mask", -1e-3, 1.001),
+    ("slt | | 1 | soil_type", -0.1, 10),
+    ("sdor | | m | standard_deviation_of_orography", -1, 2e3),
+), (
+    ("u10 | eastward_wind | m s-1 | 10m_u_component_of_wind 10u var_10u uas", -100, 100),
+    ("v10 | northward_wind | m s-1 | 10m_v_component_of_wind 10v var_10v vas", -100, 100),
+    ("u100 | eastward_wind | m s-1 | 100m_u_component_of_wind 100u var_100u", -120, 120),
+    ("v100 | northward_wind | m s-1 | 100m_v_component_of_wind 100v var_100v", -120, 120),
+)
+_SUMS = (
+    ("tp", "m", "total_precipitation"),
+    ("cp", "m", "convective_precipitation"),
+    ("lsp", "m", "large_scale_precipitation"),
+    ("sf", "m", "snowfall"),
+    ("e", "m", "evaporation"),
+    ("ro", "m", "runoff"),
+    ("ssr", "J m-2", "surface_net_solar_radiation"),
+    ("ssrd", "J m-2", "surface_solar_radiation_downwards"),
+    ("str", "J m-2", "surface_net_thermal_radiation"),
+    ("strd", "J m-2", "surface_thermal_radiation_downwards"),
+    ("tsr", "J m-2", "top_net_solar_radiation"),
+    ("ttr", "J m-2", "top_net_thermal_radiation"),
+    ("tisr", "J m-2", "toa_incident_solar_radiation"),
+    ("slhf", "J m-2", "surface_latent_heat_flux"),
+    ("sshf", "J m-2", "surface_sensible_heat_flux"),
+)
+# fmt: on
 VARIABLES: tuple[Variable, ...] = (
-    _upper("z", "geopotential", "m2 s-2", -7e3, 5.5e5, "geopotential", "gh", "zg", "hgt"),
-    _upper("t", "air_temperature", "K", 150, 350, "temperature", "ta"),
-    _upper("u", "eastward_wind", "m s-1", -300, 300, "u_component_of_wind", "ua", vector=True),
-    _upper("v", "northward_wind", "m s-1", -300, 300, "v_component_of_wind", "va", vector=True),
-    _upper(
-        "w", "lagrangian_tendency_of_air_pressure", "Pa s-1", -100, 100, "vertical_velocity", "wap"
-    ),
-    _upper("q", "specific_humidity", "kg kg-1", -1e-3, 0.05, "specific_humidity", "hus"),
-    _upper("r", "relative_humidity", "%", -50, 200, "relative_humidity", "hur"),
-    _upper("vo", "atmosphere_relative_vorticity", "s-1", -0.02, 0.02, "vorticity"),
-    _upper("d", "divergence_of_wind", "s-1", -0.02, 0.02, "divergence"),
-    _upper("pv", "ertel_potential_vorticity", "K m2 kg-1 s-1", -1, 1, "potential_vorticity"),
-    _upper(
-        "o3", "mass_fraction_of_ozone_in_air", "kg kg-1", -1e-6, 1e-4, "ozone_mass_mixing_ratio"
-    ),
-    _upper("cc", "", "1", -1e-3, 1.001, "fraction_of_cloud_cover"),
-    _upper("clwc", "", "kg kg-1", -1e-5, 0.02, "specific_cloud_liquid_water_content"),
-    _upper("ciwc", "", "kg kg-1", -1e-5, 0.02, "specific_cloud_ice_water_content"),
-    _single("t2m", "air_temperature", "K", 150, 350, "2m_temperature", "2t", "var_2t", "tas"),
-    _single("d2m", "", "K", 150, 350, "2m_dewpoint_temperature", "2d", "var_2d"),
-    _single("skt", "", "K", 150, 400, "skin_temperature", "var_skt"),
-    _single(
-        "u10",
-        "eastward_wind",
-        "m s-1",
-        -100,
-        100,
-        "10m_u_component_of_wind",
-        "10u",
-        "var_10u",
-        "uas",
-        vector=True,
-    ),
-    _single(
-        "v10",
-        "northward_wind",
-        "m s-1",
-        -100,
-        100,
-        "10m_v_component_of_wind",
-        "10v",
-        "var_10v",
-        "vas",
-        vector=True,
-    ),
-    _single(
-        "u100",
-        "eastward_wind",
-        "m s-1",
-        -120,
-        120,
-        "100m_u_component_of_wind",
-        "100u",
-        "var_100u",
-        vector=True,
-    ),
-    _single(
-        "v100",
-        "northward_wind",
-        "m s-1",
-        -120,
-        120,
-        "100m_v_component_of_wind",
-        "100v",
-        "var_100v",
-        vector=True,
-    ),
-    _single(
-        "msl",
-        "air_pressure_at_mean_sea_level",
-        "Pa",
-        8.5e4,
-        1.1e5,
-        "mean_sea_level_pressure",
-        "mslp",
-        "psl",
-    ),
-    _single("sp", "surface_air_pressure", "Pa", 3e4, 1.1e5, "surface_pressure", "ps"),
-    _single("sst", "sea_surface_temperature", "K", 260, 320, "sea_surface_temperature", "sstk"),
-    _single("siconc", "sea_ice_area_fraction", "1", -1e-3, 1.001, "sea_ice_cover", "ci"),
-    _single("tcwv", "", "kg m-2", -1, 150, "total_column_water_vapour"),
-    _single("tcc", "cloud_area_fraction", "1", -1e-3, 1.001, "total_cloud_cover"),
-    _single("blh", "atmosphere_boundary_layer_thickness", "m", -10, 1e4, "boundary_layer_height"),
-    _single("sd", "", "m", -1e-3, 20, "snow_depth"),
-    _single("swvl1", "", "m3 m-3", -0.01, 1, "volumetric_soil_water_layer_1"),
-    _single("lsm", "land_binary_mask", "1", -1e-3, 1.001, "land_sea_mask"),
-    _single("slt", "", "1", -0.1, 10, "soil_type"),
-    _single("sdor", "", "m", -1, 2e3, "standard_deviation_of_orography"),
-    _sum("tp", "m", "total_precipitation"),
-    _sum("cp", "m", "convective_precipitation"),
-    _sum("lsp", "m", "large_scale_precipitation"),
-    _sum("sf", "m", "snowfall"),
-    _sum("e", "m", "evaporation"),
-    _sum("ro", "m", "runoff"),
-    _sum("ssr", "J m-2", "surface_net_solar_radiation"),
-    _sum("ssrd", "J m-2", "surface_solar_radiation_downwards"),
-    _sum("str", "J m-2", "surface_net_thermal_radiation"),
-    _sum("strd", "J m-2", "surface_thermal_radiation_downwards"),
-    _sum("tsr", "J m-2", "top_net_solar_radiation"),
-    _sum("ttr", "J m-2", "top_net_thermal_radiation"),
-    _sum("tisr", "J m-2", "toa_incident_solar_radiation"),
-    _sum("slhf", "J m-2", "surface_latent_heat_flux"),
-    _sum("sshf", "J m-2", "surface_sensible_heat_flux"),
+    *(_row(*row, on_levels=True) for row in _UPPER),
+    *(_row(*row, on_levels=True, vector=True) for row in _UPPER_VECTORS),
+    *(_row(*row) for row in _SINGLE),
+    *(_row(*row, vector=True) for row in _SINGLE_VECTORS),
+    *(_sum(*row) for row in _SUMS),
 )
 
 
@@ -246,11 +189,10 @@ def split_channel(name: str) -> tuple[str, float | None]:
     known = find(name)
     if known is not None:
         return known.short, None
-    found = re.fullmatch(r"([A-Za-z][A-Za-z_]*?)_?(\d+(?:\.\d+)?)(?:hPa)?", name)
-    if found is not None:
-        variable = find(found[1])
-        if variable is not None and variable.on_levels:
-            return variable.short, float(found[2])
+    match = re.fullmatch(r"([A-Za-z][A-Za-z_]*?)_?(\d+(?:\.\d+)?)(?:hPa)?", name)
+    variable = find(match[1]) if match else None
+    if match and variable is not None and variable.on_levels:
+        return variable.short, float(match[2])
     return name, None
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.catalogue import Catalogue
-from hpc_bnn.fields.reader import Missing
+from hpc_bnn.fields.pack.pack import Pack
+from hpc_bnn.fields.pack.reader import Missing
 from hpc_bnn.fields.statistics import Statistics
 from hpc_bnn.fields.statistics import statistics as compute_statistics
 from hpc_bnn.group import Group
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def normalisation(
-    catalogue: Catalogue,
+    pack: Pack,
     given: Statistics | None,
     train: tuple[str, str],
     step_hours: int,
@@ -34,7 +34,7 @@ def normalisation(
     """
     if given is None:
         return compute_statistics(
-            catalogue,
+            pack,
             start=str(train[0]),
             end=str(train[1]),
             step_hours=step_hours,
@@ -43,14 +43,14 @@ def normalisation(
         )
     if given.step_hours != step_hours:
         raise ValueError(
-            f"{catalogue.source}: the statistics are of tendencies over {given.step_hours} h, the "
+            f"{pack.source}: the statistics are of tendencies over {given.step_hours} h, the "
             f"data set's step_hours = {step_hours}: make them again"
         )
-    if given.fingerprint != catalogue.fingerprint() and ranks.rank == 0:
+    if given.fingerprint != pack.fingerprint() and ranks.rank == 0:
         logger.warning(
             "%s: the statistics were made of other files or times (%s to %s): they may not "
             "fit; make them again, or leave data.statistics out",
-            catalogue.source,
+            pack.source,
             given.start,
             given.end,
         )
@@ -61,24 +61,22 @@ def normalisation(
             "%s: the statistics are of %s to %s, beyond data.train = %s to %s: normalisation knows "
             "times that are not trained on, perhaps those of the test; make them of the training "
             "range, or leave data.statistics out",
-            catalogue.source,
+            pack.source,
             given.start,
             given.end,
             *train,
         )
-    units = [c.units for c in catalogue.channels]
-    return given.select(catalogue.names, units, f"statistics of {catalogue.source}")
+    units = [c.units for c in pack.channels]
+    return given.select(pack.names, units, f"statistics of {pack.source}")
 
 
-def positive(
-    catalogue: Catalogue, std: NDArray[np.float64], what: str, ranks: Group
-) -> NDArray[np.float64]:
+def positive(pack: Pack, std: NDArray[np.float64], what: str, ranks: Group) -> NDArray[np.float64]:
     """Replace standard deviations (C,) of 0 by 1, with one warning."""
     for at in np.flatnonzero(std == 0) if ranks.rank == 0 else ():
         logger.warning(
             "%s: the %s'%s' is constant in the training range; it is centred, not scaled",
-            catalogue.source,
+            pack.source,
             what,
-            catalogue.names[at],
+            pack.names[at],
         )
     return np.where(std == 0, 1.0, std)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.catalogue import Catalogue, levels_in_words
-from hpc_bnn.fields.part import Part, amplification
-
-WASTEFUL = 2.0  # read amplification from which on it is worth a warning
+from hpc_bnn.fields.catalogue import Catalogue, Part, levels_in_words
 
 
 def describe(catalogue: Catalogue) -> str:
     """Describe files, grid, channels and times."""
     parts = used_parts(catalogue)
     files = {part.file.path: part.file for part in parts}
-    formats = sorted({file.format for file in files.values()})
+    formats = sorted({file.flavour for file in files.values()})
     size = sum(file.size for file in files.values())
     lines = [
         f"source    {catalogue.source}",
@@ -49,11 +44,10 @@ def describe(catalogue: Catalogue) -> str:
 
 
 def defects(catalogue: Catalogue) -> list[str]:
-    """List everything that is odd, unusable or slow, worst first."""
+    """List everything that is odd or unusable, worst first."""
     return [
         *catalogue.problems,
         *_times(catalogue),
-        *_slow(catalogue),
         *(f"'{name}' {reason}" for name, reason in catalogue.skipped.items()),
         *catalogue.notices,
     ]
@@ -68,12 +62,12 @@ def used_parts(catalogue: Catalogue) -> list[Part]:
 
 def _times(catalogue: Catalogue) -> list[str]:
     """Describe gaps, incomplete steps and preliminary data."""
-    found = []
+    remarks = []
     gaps = np.diff(catalogue.times)
     if len(gaps):
         usual = _usual_step(gaps)
         for at in np.flatnonzero(gaps % usual)[:1]:
-            found.append(
+            remarks.append(
                 f"{catalogue.source}: {times.text(int(catalogue.times[at]))} and "
                 f"{times.text(int(catalogue.times[at + 1]))} are {gaps[at] / 3600:g} h apart, no "
                 f"multiple of the usual {usual / 3600:g} h"
@@ -81,7 +75,7 @@ def _times(catalogue: Catalogue) -> list[str]:
         missing = int((gaps // usual - 1).clip(0).sum())
         if missing:
             at = int(np.argmax(gaps))
-            found.append(
+            remarks.append(
                 f"{catalogue.source}: {missing} steps are missing in "
                 f"{int((gaps > usual).sum())} gaps, the longest from "
                 f"{times.text(int(catalogue.times[at]))} to "
@@ -90,42 +84,17 @@ def _times(catalogue: Catalogue) -> list[str]:
     for channel in catalogue.channels:
         gone = catalogue.times[channel.part < 0]
         if len(gone):
-            found.append(
+            remarks.append(
                 f"{catalogue.source}: '{channel.name}' is missing at {len(gone)} of "
                 f"{len(catalogue.times)} times ({times.listed(gone)}); no window contains them"
             )
     early = catalogue.times[catalogue.preliminary]
     if len(early):
-        found.append(
+        remarks.append(
             f"{catalogue.source}: {len(early)} steps are ERA5T, preliminary data "
             f"(expver 0005), {times.listed(early)}; ERA5 may replace them"
         )
-    return found
-
-
-def _slow(catalogue: Catalogue) -> list[str]:
-    """Warn of layouts that make reading a step expensive: one line a layout, with its numbers."""
-    together = Counter((c.variable, id(c.part)) for c in catalogue.channels)
-    levels = Counter[str]()
-    for (variable, _), count in together.items():
-        levels[variable] = max(levels[variable], count)
-    variable_of = {
-        int(i): c.variable for c in catalogue.channels for i in np.unique(c.part) if i >= 0
-    }
-    worst: dict[tuple[int, ...], tuple[float, str, int]] = {}
-    for index, variable in variable_of.items():
-        part = catalogue.parts[index]
-        factor = amplification(part, levels[variable])
-        if factor >= WASTEFUL and part.chunks is not None:
-            before = worst.get(part.chunks, (0.0, "", 0))
-            name = f"{part.file.path}: '{part.variable}' {list(part.shape)}"
-            worst[part.chunks] = (*max(before[:2], (factor, name)), before[2] + 1)
-    return [
-        f"{name} is stored in chunks of {list(chunks)}: reading one step reads {factor:.0f} times "
-        f"the data ({count} variables of this layout); `hpc-bnn data repack` reads each chunk once "
-        "and writes plain fields"
-        for chunks, (factor, name, count) in sorted(worst.items(), key=lambda w: -w[1][0])
-    ]
+    return remarks
 
 
 def _usual_step(gaps: NDArray[np.int64]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpc_bnn.fields import times
 from hpc_bnn.fields.names import Variable
-from hpc_bnn.fields.wanted import wanted_channels, wanted_static
+from hpc_bnn.fields.selection import known_channels, known_static
 from hpc_bnn.files import refuse_foreign, write_whole
 
 USUAL_HOURS = 6
@@ -27,8 +27,8 @@ SCRIPT = '''\
 
 One file a month and kind; files that are there are not requested again. Then, in this order:
     hpc-bnn data check {quoted}
-    hpc-bnn data repack {quoted} -o {cache} {selection}
-Runs then read data.path={cache}: the files themselves are slow at random access.
+    hpc-bnn data ingest {quoted} -o {pack} {selection}
+Runs then read data.path={pack}.
 """
 
 from calendar import monthrange
@@ -145,7 +145,7 @@ def request_script(
         For variables that are not known, or every_hours with which no state has a target.
     """
     every_hours = _hours_between(step_hours, every_hours)
-    channels = wanted_channels(variables, levels)
+    channels = known_channels(variables, levels)
     first = min(times.parse(str(span[0]), end=False) for span in spans)
     last = max(times.parse(str(span[1]), end=True) for span in spans)
     (first_year, first_month), (last_year, last_month) = _month(first), _month(last)
@@ -158,7 +158,7 @@ def request_script(
         name=name,
         folder=Path(folder),
         quoted=shlex.quote(str(Path(folder))),
-        cache=shlex.quote(f"{Path(folder)}-cache"),
+        pack=shlex.quote(f"{Path(folder)}.pack"),
         selection=_selection(variables, levels, static),
         first_year=first_year,
         first_month=first_month,
@@ -166,7 +166,7 @@ def request_script(
         last_month=last_month,
         hours=[f"{hour:02d}:00" for hour in range(0, 24, every_hours)],
         requests="\n".join(_requests(channels)),
-        static=[_download_name(variable) for variable in wanted_static(static)],
+        static=[_download_name(variable) for variable in known_static(static)],
     )
 
 
@@ -191,7 +191,7 @@ def _hours_between(step_hours: int, given: int | None) -> int:
 
 
 def _selection(variables: Sequence[str], levels: Sequence[float], static: Sequence[str]) -> str:
-    """Return the options of `data repack` for what is downloaded: static fields have a time too."""
+    """Return the options of `data ingest` for what is downloaded: static fields have a time too."""
     asked = {
         "--variables": variables,
         "--levels": [f"{level:g}" for level in levels],

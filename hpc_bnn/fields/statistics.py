@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.fields import times
-from hpc_bnn.fields.catalogue import Catalogue
-from hpc_bnn.fields.reader import Missing, Reader
+from hpc_bnn.fields.pack.pack import Pack
+from hpc_bnn.fields.pack.reader import Missing, PackReader
 from hpc_bnn.group import ALONE, Group
 
 KEPT_BYTES = 1 << 31  # fields kept to form differences; beyond it they are read again
@@ -107,24 +107,24 @@ def no_tally(channels: int) -> Tally:
 
 
 def tally(
-    catalogue: Catalogue,
+    pack: Pack,
     indices: Iterable[int],
     *,
     step_hours: int,
     within: NDArray[np.bool_],
     missing: Missing = "declared",
 ) -> Tally:
-    """Count the states at some positions of `catalogue.times`, and the tendencies that start there.
+    """Count the states at some positions of `pack.times`, and the tendencies that start there.
 
     indices: this rank's share of the positions; the shares of all ranks give every state and
         tendency once. Neighbours in one share are read once.
     within: (T,) the times that may be used; a tendency needs both its ends.
-    missing: as in `Reader`.
+    missing: as in `PackReader`.
     """
-    later = positions_after(catalogue.times, step_hours * 3600)
-    usable = within & catalogue.present()
-    fields = _Recent(Reader(catalogue, missing=missing))
-    total = no_tally(len(catalogue.channels))
+    later = positions_after(pack.times, step_hours * 3600)
+    usable = within & pack.present()
+    fields = _Recent(PackReader(pack, missing=missing))
+    total = no_tally(len(pack.channels))
     for i in sorted(indices):
         if not usable[i]:
             continue
@@ -156,9 +156,9 @@ class _Recent:
     Must be asked for ascending states, each followed by what it becomes.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: PackReader) -> None:
         self._reader = reader
-        self._most = max(KEPT_BYTES // (4 * math.prod(reader.catalogue.shape)), 2)
+        self._most = max(KEPT_BYTES // (4 * math.prod(reader.pack.shape)), 2)
         self._kept: dict[int, NDArray[np.float32]] = {}
 
     def at(self, index: int, *, now: int) -> NDArray[np.float32]:
@@ -167,7 +167,7 @@ class _Recent:
             del self._kept[old]
         field = self._kept.get(index)
         if field is None:
-            field = np.empty(self._reader.catalogue.shape, np.float32)
+            field = np.empty(self._reader.pack.shape, np.float32)
             self._reader.read(index, field)
             if len(self._kept) < self._most:
                 self._kept[index] = field
@@ -182,7 +182,7 @@ class Statistics:
     """What normalisation needs, (C,) float64 each, and where it comes from.
 
     start, end: range of times that was used, ISO 8601.
-    fingerprint: of the catalogue.
+    fingerprint: of the pack.
     """
 
     channels: tuple[str, ...]
@@ -234,15 +234,13 @@ class Statistics:
         )
 
 
-def within_range(catalogue: Catalogue, start: int, end: int) -> NDArray[np.bool_]:
+def within_range(pack: Pack, start: int, end: int) -> NDArray[np.bool_]:
     """Tell which times (T,) lie in a range of seconds, both ends included."""
-    result: NDArray[np.bool_] = (catalogue.times >= start) & (catalogue.times <= end)
+    result: NDArray[np.bool_] = (pack.times >= start) & (pack.times <= end)
     return result
 
 
-def finish(
-    catalogue: Catalogue, total: Tally, *, step_hours: int, within: NDArray[np.bool_]
-) -> Statistics:
+def finish(pack: Pack, total: Tally, *, step_hours: int, within: NDArray[np.bool_]) -> Statistics:
     """Turn the tally of all ranks into statistics.
 
     Raises
@@ -254,14 +252,14 @@ def finish(
         empty = np.flatnonzero(part.count == 0)
         if len(empty):
             raise ValueError(
-                f"{catalogue.source}: '{catalogue.names[empty[0]]}' has no {what} in the range of "
-                f"the statistics ({times.listed(catalogue.times[within][:1]) or 'no times'}...): "
+                f"{pack.source}: '{pack.names[empty[0]]}' has no {what} in the range of "
+                f"the statistics ({times.listed(pack.times[within][:1]) or 'no times'}...): "
                 f"expected steps that are {step_hours} h apart; choose another range or step_hours"
             )
-    used = catalogue.times[within & catalogue.present()]
+    used = pack.times[within & pack.present()]
     return Statistics(
-        channels=catalogue.names,
-        units=tuple(c.units for c in catalogue.channels),
+        channels=pack.names,
+        units=tuple(c.units for c in pack.channels),
         mean=total.state.mean,
         std=total.state.std(),
         minimum=total.state.smallest,
@@ -272,12 +270,12 @@ def finish(
         step_hours=step_hours,
         start=times.text(int(used[0])),
         end=times.text(int(used[-1])),
-        fingerprint=catalogue.fingerprint(),
+        fingerprint=pack.fingerprint(),
     )
 
 
 def statistics(
-    catalogue: Catalogue,
+    pack: Pack,
     *,
     start: str,
     end: str,
@@ -297,19 +295,17 @@ def statistics(
     Raises
     ------
     ValueError
-        If there is no channel, or one has no value, no tendency, or values that cannot be.
+        If a channel has no value, no tendency, or missing values that it must not have.
     """
-    if not catalogue.channels:
-        raise ValueError(f"{catalogue.source}: has no channel to make statistics of")
-    within = within_range(catalogue, times.parse(start, end=False), times.parse(end, end=True))
+    within = within_range(pack, times.parse(start, end=False), times.parse(end, end=True))
     positions = np.flatnonzero(within)
     blocks = np.split(positions, range(BLOCK, len(positions), BLOCK))
     own = in_turn(len(blocks), data_rank=ranks.rank, data_ranks=ranks.size).tolist()
-    count = partial(tally, catalogue, step_hours=step_hours, within=within, missing=missing)
+    count = partial(tally, pack, step_hours=step_hours, within=within, missing=missing)
     counted = ranks.together(
         lambda: [count(indices=blocks[b].tolist()) for b in own],
         name="statistics",
     )
     every = [part for parts in ranks.gather(counted, name="statistics") for part in parts]
-    total = reduce(Tally.merge, every, no_tally(len(catalogue.channels)))
-    return finish(catalogue, total, step_hours=step_hours, within=within)
+    total = reduce(Tally.merge, every, no_tally(len(pack.channels)))
+    return finish(pack, total, step_hours=step_hours, within=within)

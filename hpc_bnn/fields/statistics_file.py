@@ -10,8 +10,8 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.fields.handles import library_lock
-from hpc_bnn.fields.own_files import MARKS, STATISTICS, is_statistics
+from hpc_bnn.fields.files import MARKS, STATISTICS, is_statistics
+from hpc_bnn.fields.ingest.netcdf import library_lock
 from hpc_bnn.fields.statistics import Statistics
 from hpc_bnn.files import refuse_foreign, whole_file
 

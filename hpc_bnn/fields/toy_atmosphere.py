@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields.files import SUFFIXES
-from hpc_bnn.fields.handles import library_lock
+from hpc_bnn.fields.ingest.netcdf import library_lock
 from hpc_bnn.fields.names import find
 from hpc_bnn.fields.toy_waves import ToyGrid, ToyWaves, land_mask, toy_fields, toy_grid
 

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_bnn.fields.calendar_fields import calendar
-from hpc_bnn.fields.reader import Reader
+from hpc_bnn.fields.pack.reader import PackReader
 from hpc_bnn.fields.statistics import positions_after
 
 
 class Atmosphere:
-    """Read normalised states and forcings of a catalogue: what windows and forecasts are made of.
+    """Read normalised states and forcings of a pack: what windows and forecasts are made of.
 
     reader: gives normalised states.
     static: (F_static, H, W) float32, normalised.
@@ -46,10 +46,12 @@ class Atmosphere:
         C, H, W of a state.
     """
 
-    def __init__(self, reader: Reader, static: NDArray[np.float32], *, use_calendar: bool) -> None:
+    def __init__(
+        self, reader: PackReader, static: NDArray[np.float32], *, use_calendar: bool
+    ) -> None:
         self._reader, self._static, self._use_calendar = reader, static, use_calendar
-        self.shape = reader.catalogue.shape
-        self.times = torch.from_numpy(reader.catalogue.times.copy())
+        self.shape = reader.pack.shape
+        self.times = torch.from_numpy(reader.pack.times.copy())
 
     @property
     def forcing_channels(self) -> int:
@@ -103,7 +105,7 @@ class ForecastWindows:
     ratio: (C,) float32, std of the states over std of the tendencies.
     """
 
-    agreed: ClassVar[bool] = True  # made of one catalogue, which one rank reads for all
+    agreed: ClassVar[bool] = True  # made of one pack, which one rank reads for all
     atmosphere: Atmosphere
     steps: Tensor
     history: int

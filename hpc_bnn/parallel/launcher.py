@@ -7,7 +7,8 @@ A launcher may run inside another one's step, whose words its ranks inherit: ``m
 
 import os
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections import Counter
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from hpc_bnn.group import Group
@@ -89,6 +90,19 @@ def split_by_node(all_ranks: Group, name: str) -> tuple[Group, list[int]]:
     first: dict[str, int] = {}
     nodes = [first.setdefault(name, rank) for rank, name in enumerate(names)]
     return all_ranks.split(nodes[all_ranks.rank], all_ranks.rank), nodes
+
+
+def require_equal_nodes(nodes: Sequence[int]) -> None:
+    """Refuse nodes that hold different numbers of ranks, each of which names another grid.
+
+    nodes: of each world rank, as ``split_by_node`` returns them.
+    """
+    counts = Counter(nodes).values()
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"grid.mode = hybrid: the nodes hold {', '.join(map(str, counts))} ranks, expected "
+            "the same number on each; start so many on each, or set grid.sample_ranks"
+        )
 
 
 def node_rank_of(node: Group, environment: Mapping[str, str]) -> int:

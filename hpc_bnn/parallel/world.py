@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, load_horovod
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
-from hpc_bnn.parallel.launcher import LaunchError, node_name, node_rank_of, split_by_node
+from hpc_bnn.parallel.launcher import (
+    LaunchError,
+    node_name,
+    node_rank_of,
+    require_equal_nodes,
+    split_by_node,
+)
 from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.mpi_group import MPIGroup
 from hpc_bnn.parallel.reducer import NoReducer, Reducer
@@ -125,7 +131,7 @@ def start(
         all_ranks = all_ranks.limited(stall_timeout_s)
     node, nodes = split_by_node(all_ranks, node_name(os.environ))
     if mode == "hybrid" and sample_ranks == "auto":
-        _require_equal_nodes(nodes)
+        require_equal_nodes(nodes)
     size, rank = all_ranks.size, all_ranks.rank
     sample_ranks = choose_sample_ranks(size, node.size, mode=mode, sample_ranks=sample_ranks)
     grid = Grid(sample_ranks, size // sample_ranks, rank)
@@ -156,19 +162,6 @@ def start(
         all_ranks.watchdog,
         engine,
     )
-
-
-def _require_equal_nodes(nodes: Sequence[int]) -> None:
-    """Refuse a world whose nodes hold different numbers of ranks, each of which names another grid.
-
-    nodes: of each world rank.
-    """
-    counts = Counter(nodes)
-    if len(set(counts.values())) > 1:
-        raise ValueError(
-            f"grid.mode = hybrid: the nodes hold {', '.join(map(str, counts.values()))} ranks, "
-            "expected the same number on each; start so many on each, or set grid.sample_ranks"
-        )
 
 
 def _refuse_shared_device(devices: Sequence[tuple[int, str | None]]) -> None:

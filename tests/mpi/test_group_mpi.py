@@ -6,7 +6,7 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from hpc_bnn.group import Group, RankError
+from hpc_bnn.group import ALONE, Group, RankError
 from hpc_bnn.parallel import mpi_group
 from hpc_bnn.parallel.mpi_group import MPIGroup
 from hpc_bnn.parallel.world import World
@@ -29,6 +29,7 @@ def of(world: World, name: str) -> tuple[Group, list[int]]:
 def test_members(world: World, name: str) -> None:
     group, members = of(world, name)
     assert (group.size, members[group.rank]) == (len(members), world.grid.world_rank)
+    assert (group is ALONE) == (group.size == 1)
     assert group.gather(world.grid.world_rank, name="test.members") == members
     assert group.broadcast(world.grid.world_rank, name="test.first") == members[0]
 
@@ -51,6 +52,30 @@ def test_exchanges(world: World, name: str, dtype: torch.dtype) -> None:
     assert torch.equal(received, torch.stack([other + 1000 * group.rank for other in held]))
     assert torch.equal(mine, held[group.rank])
     assert (group.waited_s > before) == (group.size > 1)
+
+
+class Engine:
+    """Moves nothing, and notes what it is asked to move."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def all_gather(self, x: torch.Tensor, *, name: str, **more: Any) -> torch.Tensor:
+        self.names.append(name)
+        return x
+
+    all_reduce = all_to_all = all_gather
+
+
+def test_tensors_that_are_not_on_the_host_are_moved_by_the_engine() -> None:
+    engine: Any = Engine()
+    group = MPIGroup(MPI, MPI.COMM_SELF).through(engine)
+    for device in ("cpu", "meta"):
+        x = torch.zeros(1, device=device)
+        assert group.all_reduce(x, reduction="sum", name=f"sum on {device}").device == x.device
+        assert group.all_gather(x, name=f"gather on {device}").device == x.device
+        assert group.all_to_all(x, name=f"blocks on {device}").device == x.device
+    assert engine.names == ["sum on meta", "gather on meta", "blocks on meta"]
 
 
 class Broken(Exception):

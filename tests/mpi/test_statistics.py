@@ -1,6 +1,4 @@
-"""Statistics of files of both formats, and of what they are repacked into, on any number of ranks:
-those of numpy in float64.
-"""
+"""Statistics of packs, of files of both formats, on any number of ranks: those of numpy."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.reader import Reader
+from hpc_bnn.fields.pack.ingest import ingest
+from hpc_bnn.fields.pack.pack import open_pack
 from hpc_bnn.fields.statistics import Statistics, statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
+from hpc_bnn.fields.values import Values
 from hpc_bnn.group import Group
 
 STEP_HOURS = 12
@@ -22,13 +21,9 @@ VARIABLES = {"variables": ["t2m", "msl", "z"], "levels": [500.0]}
 
 def states(path: Path) -> NDArray[np.float64]:
     """Read everything (T, C, H, W)."""
-    made = catalogue(path, **VARIABLES)
-    reader = Reader(made)
-    out = np.empty((len(made.times), *made.shape), np.float32)
-    for at, one in enumerate(out):
-        reader.read(at, one)
-    reader.close()
-    return out.astype(np.float64)
+    files = catalogue(path, **VARIABLES)
+    values = Values(files).read(range(len(files.channels)), 0, len(files.times))
+    return values.astype(np.float64)
 
 
 @pytest.mark.parametrize("format", ["new", "legacy"])
@@ -41,24 +36,20 @@ def test_any_number_of_ranks_gives_the_numbers_of_numpy(
         write_toy(
             folder / "source", years=1, rows=6, columns=14, step_hours=STEP_HOURS, format=format
         )
-        made = catalogue(folder / "source", **VARIABLES)
-        repack(made, folder / "cache")
-        repack(made, folder / "netcdf", format="netcdf")
+        ingest(catalogue(folder / "source"), folder / "all")
+        ingest(catalogue(folder / "source", **VARIABLES), folder / "some")
 
     all_ranks.on_first(make, name="files")
     found: list[Statistics] = []
-    for name in ("source", "cache", "netcdf"):
-        made = ranks.on_first(
-            lambda name=name: catalogue(folder / name, **VARIABLES), name="catalogue"
-        )
+    for name in ("all", "some"):
+        made = ranks.on_first(lambda name=name: open_pack(folder / name, **VARIABLES), name="pack")
         found.append(
             statistics(
                 made, start="2001-01-01", end="2001-12-31", step_hours=STEP_HOURS, ranks=ranks
             )
         )
-    for made in found[1:]:  # bit for bit, and known to be of the same files
-        for name in Statistics.__annotations__:
-            assert np.array_equal(getattr(made, name), getattr(found[0], name)), name
+    for name in Statistics.__annotations__:  # bit for bit, and known to be of the same files
+        assert np.array_equal(getattr(found[0], name), getattr(found[1], name)), name
 
     exact = states(folder / "source")
     changes, axes, got = exact[1:] - exact[:-1], (0, 2, 3), found[0]

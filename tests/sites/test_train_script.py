@@ -121,7 +121,7 @@ def test_without_an_environment_it_says_how_to_build_one(desk: Desk) -> None:
     assert "cmake --build build -t env" in output
 
 
-@pytest.mark.parametrize("status", [1, 137])
+@pytest.mark.parametrize("status", [2, 137])
 def test_other_statuses_are_passed_on(desk: Desk, status: int) -> None:
     desk.script("python", f"#!/bin/bash\nexit {status}\n")
     assert desk.run("x.yaml")[0] == status

@@ -22,7 +22,6 @@ NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged", "unshare", "setpriv
 SBIN = ("/usr/sbin", "/sbin")  # often not on a plain user's PATH
 START_S = 60.0
 END_S = 10.0
-SMALL_DISK = "200k"
 # What launchers around this process say must not reach the jobs.
 LEFT_OUT = ("SLURM_", "SBATCH_", "SRUN_", "PMI", "OMPI_", "PRTE_", "MPIEXEC_", "HOROVOD_")
 
@@ -107,17 +106,11 @@ class Cluster:
     def _start_node(self, name: str) -> None:
         mounts = (
             "mount -t tmpfs -o mode=1777 shm /dev/shm; "
-            f"mount -t tmpfs -o mode=1777,size={SMALL_DISK} small '{self.small_disk}'; "
             f"mount --bind '{self.folder}/hosts' /etc/hosts"
         )
         # No exec: the shell is process 1 of the node and takes in what jobs leave behind.
         script = f"hostname {name}; {mounts}; slurmd -D -f '{self._conf}' -N {name}; exit"
         self._spawn(name, *_separate(), "sh", "-ec", script)
-
-    @property
-    def small_disk(self) -> Path:
-        """A folder on a file system of 200 kB; each node has its own."""
-        return self.folder / "small"
 
     @property
     def _conf(self) -> Path:
@@ -132,15 +125,7 @@ class Cluster:
         )
         if tried.returncode:
             raise Unavailable(f"namespaces are refused: {tried.stderr.strip()}")
-        for name in (
-            "state",
-            "log",
-            "run",
-            "munge",
-            "gpu",
-            "small",
-            *(f"node/{n}" for n in self.nodes),
-        ):
+        for name in ("state", "log", "run", "munge", "gpu", *(f"node/{n}" for n in self.nodes)):
             (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o755)
         configure(self.folder, self.shape)
         munge = self.folder / "munge"

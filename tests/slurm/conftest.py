@@ -61,11 +61,10 @@ def train(cluster: Cluster, scripts: Path, config: Path) -> Train:
         options: tuple[str, ...],
         run: Path,
         *words: str,
-        folder: Path | None = None,
         given: Mapping[str, str] | None = None,
     ) -> Job:
         script: list[str | Path] = [scripts / "train.sbatch", config, *words, "--run", run]
-        return submit(cluster, folder or run.parent, *options, *script, given=given)
+        return submit(cluster, run.parent, *options, *script, given=given)
 
     return start
 

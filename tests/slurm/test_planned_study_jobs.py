@@ -1,4 +1,4 @@
-"""A scaling study on Slurm: plan, scaling.sh --plan, collect."""
+"""A scaling study on Slurm: plan, scaling.sh --plan, collect; its jobs run one after the other."""
 
 import csv
 from pathlib import Path
@@ -44,6 +44,8 @@ def test_plan_submit_collect(
     assert len(jobs) == 3
     for job in jobs:
         assert job.ended()["ExitCode"] == "0:0", job.report()
+    times = sorted((job.facts()["StartTime"], job.facts()["EndTime"]) for job in jobs)
+    assert all(times[i][1] <= times[i + 1][0] for i in range(2)), "two at once disturb each other"
     assert submitted() == []  # all are finished
 
     # Here every node is this host.

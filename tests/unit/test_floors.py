@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import hpc_bnn
+from hpc_bnn.data import DATA_SETS
 
 Node = TypeVar("Node", ast.Import, ast.ImportFrom, ast.Attribute, ast.Call)
 PACKAGE = Path(hpc_bnn.__file__).parent
@@ -89,6 +90,16 @@ def test_imports_go_down_only() -> None:
             there = rest.partition(".")[0]
             if root == "hpc_bnn" and rest and there != here and FLOORS[there] >= FLOORS[here]:
                 wrong.append(f"{file} on floor {FLOORS[here]} imports {name} on {FLOORS[there]}")
+    assert wrong == []
+
+
+def test_training_names_no_data_set() -> None:
+    wrong = [
+        f"{file} imports {name}"
+        for file in TREES
+        for name in imports(file)
+        if file.startswith("train/") and name in {*DATA_SETS.values(), "hpc_bnn.fields.wanted"}
+    ]
     assert wrong == []
 
 

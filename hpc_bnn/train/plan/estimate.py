@@ -1,10 +1,9 @@
 """The memory that a rank of a run will take, told before the run: ``hpc-bnn train --estimate``.
 
 Counted, not measured: parameters and their gradients, the optimizer, the largest moment of a step
-(``traced_step``), the batches that are prepared ahead, the buffers of exchanges. A validation is
-between two steps (``traced_validation``): the larger of both counts. What the process holds before
-it has a network (libraries, data held in memory) is read from the system. Checkpoints are not
-counted.
+(``traced``), the batches that are prepared ahead, the buffers of exchanges. A validation is between
+two steps: the larger of both counts. What the process holds before it has a network (libraries,
+data held in memory) is read from the system. Checkpoints are not counted.
 
 On CPUs glibc loses memory between tensors: it keeps blocks up to 32 MiB in a heap once one of that
 size was freed. A third of a step's memory is what was measured, on networks from 0.1 to 1.3 GiB.
@@ -25,8 +24,7 @@ from torch import nn
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
 from hpc_bnn.parallel.grid import Grid
-from hpc_bnn.train.plan.traced_step import step_bytes
-from hpc_bnn.train.plan.traced_validation import Validation, validation_bytes
+from hpc_bnn.train.plan.traced import Validation, step_bytes, validation_bytes
 from hpc_bnn.train.run.build import build
 
 AHEAD = 4  # batches at a time: one in use, two ready, one being read

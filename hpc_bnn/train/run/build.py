@@ -81,7 +81,7 @@ def check_choices(settings: Settings, origin: str) -> None:
     if longest > 1 and data in DATA_SETS and not _takes(data_set(data), "rollout"):
         problems.append(
             f"train.rollout = {settings.train.rollout}: data.name = {data!r} has no states to step "
-            "forward; leave it out, or choose a data set of fields (era5)"
+            "forward; leave it out, or choose a data set of fields"
         )
     if problems:
         raise SettingsError([f"{origin}: {problem}" for problem in problems])

@@ -1,4 +1,4 @@
-"""What a run tells: at its start what it is about to do; while it goes, metrics as JSON lines and a
+"""What a run logs: at its start what it is about to do; while it goes, metrics as JSON lines and a
 bar on a terminal, or log lines with an ETA in a batch job.
 """
 
@@ -82,7 +82,7 @@ def last_loss(path: Path) -> float:
     return float(losses[-1]) if losses and losses[-1] is not None else math.nan
 
 
-def tell_start(
+def log_start(
     world: World, settings: Settings, parts: Parts, *, steps: range, steps_per_epoch: int
 ) -> None:
     """Log what a run is about to do: its grid, its weights and its steps."""
@@ -122,7 +122,7 @@ class StepProgress:
         terminal = is_first_rank and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=first, unit="step") if terminal else None
 
-    def tell(self, done: int, loss: float) -> None:
+    def log(self, done: int, loss: float) -> None:
         """Report that ``done`` steps are finished."""
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)

@@ -15,12 +15,12 @@ from hpc_bnn.train.run.build import Parts, build, read_source, step_settings
 from hpc_bnn.train.run.energy import Energy, EnergyMeter
 from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import StepProgress, tell_start
+from hpc_bnn.train.run.log import StepProgress, log_start
 from hpc_bnn.train.run.record import Record
-from hpc_bnn.train.run.restarts import TakenUp, take_up, tell_restart
+from hpc_bnn.train.run.restarts import ResumePoint, log_restart, resume_run
 from hpc_bnn.train.run.snapshots import Snapshots
 from hpc_bnn.train.run.stop import Interrupted, Stop, Unfinished
-from hpc_bnn.train.run.summary import read_summary, write_summary
+from hpc_bnn.train.run.summary import Course, read_summary, write_summary
 from hpc_bnn.train.run.validation import validate
 from hpc_bnn.train.step.schedule import rollout_steps, set_learning_rate
 from hpc_bnn.train.step.step import Step
@@ -42,7 +42,7 @@ def train(
 
     Every rank ends if any fails; the last good checkpoint stays. ``began`` is the time
     (``time.monotonic()``) from which ``train.max_time`` counts, now if left out.
-    ``auto`` tells how the grid was chosen.
+    ``auto`` tells how the grid was training.
 
     Raises
     ------
@@ -109,23 +109,23 @@ class _Run:
     ) -> None:
         self._settings, self._world, self._folder, self._parts = settings, world, folder, parts
         self._stop, self._began, self._auto = stop, began, auto
-        self._taken_up: TakenUp | None = None
+        self._resume_point: ResumePoint | None = None
         self._record = Record(world, folder)
         self._saved = 0  # steps of the newest checkpoint
-        chosen = settings.train
+        training = settings.train
         self._batches = Batches(
             parts.source.train,
-            batch_size=chosen.batch_size,
+            batch_size=training.batch_size,
             world=world,
             seed=settings.seed,
             rollout=None if parts.unroll is None else self._rollout,
         )
         per_epoch = self._batches.steps_per_epoch
         agree(world.all_ranks, {"batches per epoch": per_epoch}, name="data")
-        self._total = chosen.steps or chosen.epochs * per_epoch
+        self._total = training.steps or training.epochs * per_epoch
         parts.posterior.to(world.device)
         parts.loss.to(world.device)
-        self._optimizer = parts.optimizer(chosen.lr)
+        self._optimizer = parts.optimizer(training.lr)
         self._snapshots = Snapshots(settings, world, folder, parts, self._optimizer)
         self._step = Step(
             parts.posterior,
@@ -137,12 +137,12 @@ class _Run:
 
     def train(self, *, resume: bool) -> dict[str, Any]:
         if resume:
-            self._taken_up = take_up(self._world, self._folder, self._snapshots)
-            self._step.step = self._saved = self._taken_up.step if self._taken_up else 0
-        world, chosen = self._world, self._settings.train
+            self._resume_point = resume_run(self._world, self._folder, self._snapshots)
+            self._step.step = self._saved = self._resume_point.step if self._resume_point else 0
+        world, training = self._world, self._settings.train
         first, per_epoch = self._step.step, self._batches.steps_per_epoch
-        if chosen.start_from and first == 0:
-            log.info("weights of %s", self._snapshots.start_from(Path(chosen.start_from)))
+        if training.start_from and first == 0:
+            log.info("weights of %s", self._snapshots.start_from(Path(training.start_from)))
         finished = world.all_ranks.on_first(
             lambda: read_summary(self._folder.summary) if first >= self._total else None,
             name="summary",
@@ -151,10 +151,13 @@ class _Run:
             log.info("nothing left to do: %s is of a finished run", self._folder.summary)
             return finished
         steps = range(first, self._total)
-        tell_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
+        log_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
         feed = Feed(self._batches, steps, upload=upload_to(world.device))
         progress = StepProgress(
-            total=self._total, first=first, log_every=chosen.log_every, is_first_rank=world.is_first
+            total=self._total,
+            first=first,
+            log_every=training.log_every,
+            is_first_rank=world.is_first,
         )
         reports: list[Report] = []
         waits: list[float] = []
@@ -170,7 +173,7 @@ class _Run:
                     validation = self._validate(first, record=not recorded)
             for step in steps:
                 lr = set_learning_rate(
-                    self._optimizer, step, total_steps=self._total, chosen=chosen
+                    self._optimizer, step, total_steps=self._total, chosen=training
                 )
                 began = time.perf_counter()
                 x, y = next(feed)
@@ -183,17 +186,17 @@ class _Run:
                 assert report is not None
                 reports.append(report)
                 energy = meter.read()
-                if step == first and self._taken_up is not None:
-                    tell_restart(world, self._folder, self._taken_up, began=self._began)
+                if step == first and self._resume_point is not None:
+                    log_restart(world, self._folder, self._resume_point, began=self._began)
                 self._record.open(first)
                 self._record.write(self._row(report, lr, waits[-1]))
                 done = step + 1
-                progress.tell(done, report.loss)
+                progress.log(done, report.loss)
                 # The first batch waits for files to be opened and caches to be filled.
                 self._stop.note_step(time.perf_counter() - (fetched if step == first else began))
                 # Asked before a validation: that may take longer than the time that is left.
                 reason = self._stop.due()
-                if reason or done == self._total or _due(done, chosen.checkpoint_every):
+                if reason or done == self._total or _due(done, training.checkpoint_every):
                     self._save(done)
                 if reason:
                     raise Unfinished(reason, done=done, total=self._total)
@@ -207,13 +210,9 @@ class _Run:
             world,
             self._folder,
             self._settings,
-            steps=self._step.step,
-            posterior=self._parts.posterior,
-            reports=reports,
-            data_waits=waits,
+            self._parts.posterior,
+            Course(self._step.step, reports, waits, energy, feed.bytes_read),
             validation=validation,
-            energy=energy,
-            bytes_read=feed.bytes_read,
             auto=self._auto,
         )
 
@@ -242,15 +241,15 @@ class _Run:
         none, but a checkpoint, from which the run validates again.
         """
         try:
-            found = validate(self._settings, self._world, self._parts, interrupt=self._stop.check)
+            scores = validate(self._settings, self._world, self._parts, interrupt=self._stop.check)
         except Interrupted as reason:
             self._save(done)
             raise Unfinished(str(reason), done=done, total=self._total) from None
         if record:
             self._record.open(done)
-            scores = {f"validation_{key}": value for key, value in found.items()}
-            self._record.write({"step": done - 1, "epoch": self._epoch(done), **scores})
-        return found
+            row = {f"validation_{key}": value for key, value in scores.items()}
+            self._record.write({"step": done - 1, "epoch": self._epoch(done), **row})
+        return scores
 
     def _row(self, report: Report, lr: float, data_wait_s: float) -> dict[str, Any]:
         rollout = self._rollout(report.step // self._batches.steps_per_epoch)

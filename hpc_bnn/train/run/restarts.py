@@ -1,4 +1,4 @@
-"""Taking a run up again, and what that cost: ``restarts.jsonl``, one object a restart."""
+"""Resuming a run, and what that cost: ``restarts.jsonl``, one object a restart."""
 
 import json
 import logging
@@ -16,41 +16,41 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TakenUp:
+class ResumePoint:
     """A run that goes on at ``step``, having lost so many steps that were made after it."""
 
     step: int
     lost_steps: int
 
 
-def take_up(world: World, folder: RunFolder, snapshots: Snapshots) -> TakenUp | None:
+def resume_run(world: World, folder: RunFolder, snapshots: Snapshots) -> ResumePoint | None:
     """Collective: restore the newest good checkpoint; None where the run has not made a step yet.
 
-    A run that was killed before its first checkpoint is taken up at step 0.
+    A run that was killed before its first checkpoint goes on at step 0.
     """
-    found = snapshots.restore(to_train=True)
-    step = 0 if found is None else found[1]
+    restored = snapshots.restore(to_train=True)
+    step = 0 if restored is None else restored[1]
     lost = world.all_ranks.on_first(lambda: lost_steps(folder.metrics, step), name="metrics")
-    if found is not None:
-        log.info("resumed from %s at step %d", *found)
-        return TakenUp(step, lost)
+    if restored is not None:
+        log.info("resumed from %s at step %d", *restored)
+        return ResumePoint(step, lost)
     log.info("no checkpoint in %s yet: starting from the beginning", folder.checkpoints)
-    return TakenUp(0, lost) if lost else None
+    return ResumePoint(0, lost) if lost else None
 
 
-def tell_restart(world: World, folder: RunFolder, taken_up: TakenUp, *, began: float) -> None:
+def log_restart(world: World, folder: RunFolder, point: ResumePoint, *, began: float) -> None:
     """Collective: write and log the cost of a restart, after its first step.
 
     began: start of the command, ``time.monotonic()``.
     """
     elapsed = time.monotonic() - began
-    row = world.all_ranks.on_first(lambda: _add(folder, taken_up, elapsed), name="restarts")
+    row = world.all_ranks.on_first(lambda: _add(folder, point, elapsed), name="restarts")
     log.info(
         "restart %d at step %d: %d steps lost, %.1f s from the start of the command to the end of "
         "the first step",
         row["restart"],
-        taken_up.step,
-        taken_up.lost_steps,
+        point.step,
+        point.lost_steps,
         elapsed,
     )
 
@@ -61,13 +61,13 @@ def lost_steps(metrics: Path, step: int) -> int:
     return max(0, max(steps, default=-1) + 1 - step)
 
 
-def _add(folder: RunFolder, taken_up: TakenUp, restart_time_s: float) -> dict[str, Any]:
+def _add(folder: RunFolder, point: ResumePoint, restart_time_s: float) -> dict[str, Any]:
     folder.require_own()
     path = folder.restarts
     row = {
         "restart": len(read_metrics(path)) + 1,
-        "step": taken_up.step,
-        "lost_steps": taken_up.lost_steps,
+        "step": point.step,
+        "lost_steps": point.lost_steps,
         "restart_time_s": restart_time_s,
     }
     with path.open("a", encoding="utf-8") as file:

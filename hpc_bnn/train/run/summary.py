@@ -6,6 +6,7 @@ import math
 import platform
 import resource
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings
 from hpc_bnn.files import write_json
+from hpc_bnn.group import Reduction
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
 from hpc_bnn.train.run.energy import Energy, total
@@ -64,49 +66,54 @@ def device_name(device: torch.device) -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
+@dataclass(frozen=True)
+class Course:
+    """What the steps of this process measured; none, where the run was killed before its summary.
+
+    steps: that the run has made, in all of its processes.
+    reports, data_waits_s: of each step.
+    energy: what the meter of this rank read.
+    bytes_read: what the batches took of files, in the chunks that these are stored in.
+    """
+
+    steps: int
+    reports: Sequence[Report]
+    data_waits_s: Sequence[float]
+    energy: Energy | None
+    bytes_read: int
+
+
 def write_summary(
     world: World,
     folder: RunFolder,
     settings: Settings,
-    *,
-    steps: int,
     posterior: Posterior,
-    reports: Sequence[Report],
-    data_waits: Sequence[float],
+    course: Course,
+    *,
     validation: dict[str, float],
-    energy: Energy | None,
-    bytes_read: int,
     auto: AutoGrid | None,
 ) -> dict[str, Any]:
-    """Collective over the world: write the summary of a run that has ended and return it.
+    """Collective over the world: write the summary of a run that has made all of its steps, and
+    return it.
 
-    Parameters
-    ----------
-    reports, data_waits
-        Of the steps of this process. Without any, the run was killed before its summary, and the
-        final loss is the newest on file.
-    energy
-        What this rank's meter read.
-    bytes_read
-        What the training batches of this rank took of files, in the chunks that they are stored in.
+    Without a step of this process the final loss is the newest on file.
     """
-    samples, batch_size = settings.posterior.samples, settings.train.batch_size
-    if reports:
-        final_loss = reports[-1].loss
+    all_ranks, samples = world.all_ranks, settings.posterior.samples
+    if course.reports:
+        final_loss = course.reports[-1].loss
     else:
-        final_loss = world.all_ranks.on_first(lambda: last_loss(folder.metrics), name="last loss")
-    warm = WARMUP_STEPS if len(reports) > WARMUP_STEPS else 0
-    timed, waits = reports[warm:], data_waits[warm:]
-    # Before the checksum, which takes memory.
-    figures = _figures(world, timed, waits, energy)
+        final_loss = all_ranks.on_first(lambda: last_loss(folder.metrics), name="last loss")
+    figures = _figures(world, course)  # before the checksum, which takes memory
+    examples_per_s = settings.train.batch_size / figures.pop("step_and_wait_s")
     data = {
-        "bytes_read": _sum(world, bytes_read),
+        "bytes_read": figures.pop("bytes_read"),
         "wait_share": figures["data_wait_share"],
-        **_rates(world, timed, waits, batch_size=batch_size, samples=samples),
+        "examples_per_s": examples_per_s,
+        "samples_per_s": samples * examples_per_s,
     }
-    restarts = world.all_ranks.on_first(lambda: read_metrics(folder.restarts), name="restarts")
+    restarts = all_ranks.on_first(lambda: read_metrics(folder.restarts), name="restarts")
     summary = {
-        "steps": steps,
+        "steps": course.steps,
         "final_loss": final_loss,
         "parameter_checksum": parameter_checksum(posterior, world),
         "grid": {
@@ -116,11 +123,11 @@ def write_summary(
             **({} if auto is None else {"mode_auto": auto.record()}),
         },
         "samples": samples,
-        "batch_size": batch_size,
+        "batch_size": settings.train.batch_size,
         **figures,
-        "examples_per_s": data["examples_per_s"],
+        "examples_per_s": examples_per_s,
         "validation": validation,
-        "versions": world.all_ranks.on_first(versions, name="versions"),
+        "versions": all_ranks.on_first(versions, name="versions"),
         "data": data,
         "restarts": len(restarts),
         "lost_steps": sum(row["lost_steps"] for row in restarts),
@@ -130,87 +137,85 @@ def write_summary(
         folder.require_own()
         write_json(folder.summary, summary)
 
-    world.all_ranks.on_first(write, name="summary")
+    all_ranks.on_first(write, name="summary")
     return summary
 
 
-def _sum(world: World, count: int) -> int:
-    """Collective over the world: return the sum over its ranks."""
-    total = world.all_ranks.all_reduce(torch.tensor(count), reduction="sum", name="data report")
-    return int(total)
+def _figures(world: World, course: Course) -> dict[str, Any]:
+    """Collective over the world: return what the ranks measured.
 
-
-def _rates(
-    world: World,
-    timed: Sequence[Report],
-    waits_s: Sequence[float],
-    *,
-    batch_size: int,
-    samples: int,
-) -> dict[str, float]:
-    """Collective over the world: return the rates of the slowest rank, its wait for data included;
-    NaN where no step was timed.
+    Times and memory are those of the slowest and largest rank, ``phases_s`` the mean over ranks of
+    their median times; NaN where no step was timed. ``bytes_read`` is the sum over ranks.
     """
-    seconds = sum(report.step_time_s for report in timed) + sum(waits_s)
-    mean = torch.tensor(seconds / len(timed) if timed else math.nan, dtype=torch.float64)
-    slowest = world.all_ranks.all_reduce(mean, reduction="max", name="data report")
-    examples_per_s = batch_size / float(slowest)
-    return {"examples_per_s": examples_per_s, "samples_per_s": samples * examples_per_s}
-
-
-def _figures(
-    world: World,
-    timed: Sequence[Report],
-    data_times: Sequence[float],
-    energy: Energy | None,
-) -> dict[str, Any]:
-    """Collective over the world: return what the ranks measured; times and memory are those of the
-    slowest and largest rank, ``phases_s`` the mean over ranks of their median times; NaN where no
-    step was timed.
-    """
-    times = sorted(report.step_time_s for report in timed)
-    only = times[0] if times else math.nan
-    waits, data_wait = sum(r.phases_s["communication"] for r in timed), sum(data_times)
-    of_phases: dict[str, list[float]] = {p: [r.phases_s[p] for r in timed] for p in PHASES}
-    phases = {"data": data_times, **of_phases}
-    mine = torch.tensor(
-        [
-            median(times) if times else math.nan,
-            quantiles(times, n=10, method="inclusive")[-1] if len(times) > 1 else only,
-            waits / sum(times) if times else math.nan,
-            float(peak_memory_bytes(world.device)),
-            data_wait / (data_wait + sum(times)) if times else math.nan,
-        ],
-        dtype=torch.float64,
-    )
-    middle, high, share, memory, data_share = world.all_ranks.all_reduce(
-        mine, reduction="max", name="summary"
-    ).tolist()
-    middles = torch.tensor(
-        [median(each) if each else math.nan for each in phases.values()], dtype=torch.float64
-    )
-    summed = world.all_ranks.all_reduce(middles, reduction="sum", name="summary of phases")
-    phases_s = dict(zip(phases, (summed / world.grid.world_size).tolist(), strict=True))
-    role = "first of its node" if world.node_rank == 0 else world.device.type
-    machines = world.all_ranks.gather(
-        (platform.node(), device_name(world.device), role, energy), name="summary of machines"
-    )
-    firsts, others = (
-        [own for _, _, of, own in machines if of == metered]
-        for metered in ("first of its node", "cuda")
-    )
-    whole = total(firsts, others)
-    return {
-        "step_time_s": {"median": middle, "p90": high},
-        "peak_memory_bytes": int(memory),
-        "communication_share": share,
-        "data_wait_share": data_share,
-        "phases_s": phases_s,
-        "energy_j": None if whole is None else whole.joules,
-        "energy_of": [] if whole is None else list(whole.of),
-        "hosts": sorted({host for host, _, _, _ in machines}),
-        "device": ", ".join(sorted({device for _, device, _, _ in machines})),
+    warm = WARMUP_STEPS if len(course.reports) > WARMUP_STEPS else 0
+    reports, waits = course.reports[warm:], course.data_waits_s[warm:]
+    times = sorted(report.step_time_s for report in reports)
+    slowest = {
+        "median": median(times) if times else math.nan,
+        "p90": _p90(times),
+        "communication": _ratio(sum(r.phases_s["communication"] for r in reports), sum(times)),
+        "memory": float(peak_memory_bytes(world.device)),
+        "data_wait": _ratio(sum(waits), sum(waits) + sum(times)),
+        "step_and_wait": _ratio(sum(waits) + sum(times), len(times)),
     }
+    phases: dict[str, Sequence[float]] = {"data": waits}
+    phases |= {name: [report.phases_s[name] for report in reports] for name in PHASES}
+    medians = {name: median(each) if each else math.nan for name, each in phases.items()}
+    slowest = _reduced(world, slowest, "max")
+    sums = _reduced(world, {**medians, "bytes_read": float(course.bytes_read)}, "sum")
+    machine = Machine.of(world, course.energy)
+    machines = world.all_ranks.gather(machine, name="summary of machines")
+    energy = total(
+        [one.energy for one in machines if one.is_first_of_node],
+        [one.energy for one in machines if not one.is_first_of_node and one.on_gpu],
+    )
+    return {
+        "step_time_s": {"median": slowest["median"], "p90": slowest["p90"]},
+        "peak_memory_bytes": int(slowest["memory"]),
+        "communication_share": slowest["communication"],
+        "data_wait_share": slowest["data_wait"],
+        "phases_s": {name: sums[name] / world.grid.world_size for name in phases},
+        "energy_j": None if energy is None else energy.joules,
+        "energy_of": [] if energy is None else list(energy.of),
+        "hosts": sorted({one.host for one in machines}),
+        "device": ", ".join(sorted({one.device for one in machines})),
+        "step_and_wait_s": slowest["step_and_wait"],
+        "bytes_read": int(sums["bytes_read"]),
+    }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a rank runs, and what its meter read."""
+
+    host: str
+    device: str
+    is_first_of_node: bool
+    on_gpu: bool
+    energy: Energy | None
+
+    @classmethod
+    def of(cls, world: World, energy: Energy | None) -> "Machine":
+        """Describe the machine of this rank."""
+        device, on_gpu = device_name(world.device), world.device.type == "cuda"
+        return cls(platform.node(), device, world.node_rank == 0, on_gpu, energy)
+
+
+def _reduced(world: World, values: dict[str, float], reduction: Reduction) -> dict[str, float]:
+    """Collective over the world: reduce numbers by name."""
+    mine = torch.tensor(list(values.values()), dtype=torch.float64)
+    reduced = world.all_ranks.all_reduce(mine, reduction=reduction, name="summary")
+    return dict(zip(values, reduced.tolist(), strict=True))
+
+
+def _p90(times: Sequence[float]) -> float:
+    if len(times) > 1:
+        return quantiles(times, n=10, method="inclusive")[-1]
+    return times[0] if times else math.nan
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
@@ -221,7 +226,7 @@ def read_summary(path: Path) -> dict[str, Any] | None:
         return None
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        said = {
+        checked = {
             "steps": int(summary["steps"]),
             "final_loss": _number(summary["final_loss"]),
             "validation": {key: _number(value) for key, value in summary["validation"].items()},
@@ -230,7 +235,7 @@ def read_summary(path: Path) -> dict[str, Any] | None:
         what = f"{type(error).__name__}: {error}"
         log.warning("%s: not the summary of a run (%s): it is written again", path, what)
         return None
-    return {**summary, **said}
+    return {**summary, **checked}
 
 
 def _number(value: float | None) -> float:

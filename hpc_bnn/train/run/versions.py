@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
 
     For one rank: in a checkout of this package git looks at all of its files.
     """
-    found = {
+    known = {
         "hpc_bnn": hpc_bnn.__version__,
         "commit": commit_of(CHECKOUT),
         "python": platform.python_version(),
@@ -31,7 +31,7 @@ def versions() -> dict[str, str]:
         "mpi": library_version(),
         "horovod": _horovod(),
     }
-    return {name: version for name, version in found.items() if version}
+    return {name: version for name, version in known.items() if version}
 
 
 @cache

@@ -12,6 +12,7 @@ import pytest
 from tiny_run import SERIES, hpc_bnn, written
 
 from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.pack.pack import open_pack
 
 # In place of cdsapi: whole months in one chunk; static fields with a time, as all fields have.
 STORE = """
@@ -59,7 +60,7 @@ class Client:
 """
 DATA: dict[str, Any] = {
     "name": "era5",
-    "path": "era5-cache",
+    "path": "era5.pack",
     "variables": ["t2m", "z"],
     "levels": [500],
     "static": ["lsm", "slt", "z"],
@@ -84,18 +85,18 @@ def test_from_settings_to_a_run(
 
     script = (tmp_path / "request.py").read_text()
     commands = [shlex.split(line) for line in script.splitlines() if line.startswith("    hpc-bnn")]
-    assert [words[2] for words in commands] == ["check", "repack"]
+    assert [words[2] for words in commands] == ["check", "ingest"]
     for words in commands:
         assert hpc_bnn(*words[1:]) == 0
-    for folder in ("era5", "era5-cache"):
-        made = catalogue(folder)
+    for folder in ("era5", "era5.pack"):
+        made = open_pack(folder) if folder == "era5.pack" else catalogue(folder)
         assert (made.names, [c.name for c in made.static]) == (("t2m", "z500"), DATA["static"])
         assert len(made.times) == times and made.present().all()
         hours = ("--step-hours", step_hours)
         assert hpc_bnn("data", "statistics", folder, *hours, *STATISTICS) == 0
 
     options = ("data.statistics=statistics.nc", "train.steps=1", "train.batch_size=4")
-    for folder in ("era5-cache", "era5"):
+    for folder in ("era5.pack", "era5"):
         assert (
             hpc_bnn("train", config, "--run", f"run-{folder}", f"data.path={folder}", *options) == 0
         )

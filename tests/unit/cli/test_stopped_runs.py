@@ -93,14 +93,14 @@ def test_a_run_that_loses_its_folder(
     looks: bool,
 ) -> None:
     folder = tmp_path / "run"
-    tell = StepProgress.tell
+    log = StepProgress.log
 
     def taking(self: StepProgress, done: int, loss: float) -> None:
-        tell(self, done, loss)
+        log(self, done, loss)
         if done == 3:
             take_away(what, folder)
 
-    monkeypatch.setattr(StepProgress, "tell", taking)
+    monkeypatch.setattr(StepProgress, "log", taking)
     monkeypatch.setattr(stop, "LOOK_S", 0.0 if looks else 1e9)
     config = written(tmp_path / "tiny.yaml", SERIES)
     assert hpc_bnn("train", config, "--run", folder) == 2

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.names import expected_range
-from hpc_bnn.fields.reader import Reader
 from hpc_bnn.fields.report import defects
 from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.fields.toy_waves import ToyWaves, rotation, toy_fields, toy_grid
+from hpc_bnn.fields.values import Values
 
 STEP_S = 21600
 
@@ -30,12 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def states(path: Path, every: int) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     made = catalogue(path)
-    reader = Reader(made)
-    out = np.empty((len(made.times[::every]), *made.shape), np.float32)
-    for i, target in enumerate(out):
-        reader.read(i * every, target)
-    reader.close()
-    return made.names, out
+    values = Values(made).read(range(len(made.channels)), 0, len(made.times))
+    return made.names, values[::every]
 
 
 def test_it_has_the_layout_of_the_data_store(folder: Path) -> None:

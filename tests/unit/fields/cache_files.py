@@ -6,11 +6,10 @@ from typing import Any
 
 import netCDF4
 import numpy as np
-from era5_files import START, field, hours, write_legacy, write_new
+from era5_files import START, field, hours, state, write_legacy, write_new
 from numpy.typing import NDArray
 
 from hpc_bnn.fields.catalogue import Catalogue
-from hpc_bnn.fields.reader import Reader
 
 LEVELS = [1000.0, 850.0, 500.0]
 Make = Callable[[Path], Path]
@@ -125,15 +124,9 @@ def write_static(folder: Path) -> None:
         v[0, 0] = np.nan
 
 
-def everything(made: Catalogue, **options: Any) -> NDArray[np.float32]:
+def everything(made: Catalogue) -> NDArray[np.float32]:
     """Read all complete times one by one."""
-    reader = Reader(made, missing="keep", **options)
-    where = np.flatnonzero(made.present())
-    out = np.empty((len(where), *made.shape), np.float32)
-    for at, one in zip(where.tolist(), out, strict=True):
-        reader.read(at, one)
-    reader.close()
-    return out
+    return np.stack([state(made, at) for at in np.flatnonzero(made.present()).tolist()])
 
 
 def same(a: NDArray[Any], b: NDArray[Any]) -> bool:

@@ -10,6 +10,9 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.values import Values
+
 LATITUDE: NDArray[np.float64] = np.linspace(90, -90, 7)
 LONGITUDE: NDArray[np.float64] = np.linspace(0, 330, 12)
 START = 1483228800  # 2017-01-01T00:00
@@ -46,6 +49,14 @@ def field(name: str, seconds: int, level: float = 500.0) -> NDArray[np.float64]:
 def hours(count: int, step: int = 6, start: int = START) -> NDArray[np.int64]:
     """Return times `step` hours apart."""
     return start + np.arange(count) * step * HOUR
+
+
+def state(catalogue: Catalogue, at: int = 0) -> NDArray[np.float32]:
+    """Read the values (C, H, W) of a catalogue at one time."""
+    values = Values(catalogue)
+    fields: NDArray[np.float32] = values.read(range(len(catalogue.channels)), at, at + 1)[0]
+    values.close()
+    return fields
 
 
 def write_new(

@@ -1,18 +1,20 @@
 """Archives of many files of both formats that do not fit together by themselves: joined right, or
-refused with both files named; the same after repacking.
+refused with both files named; the same after packing.
 """
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packs
 import pytest
 from cache_files import everything, same
 from era5_files import HOUR, START, field, hours, write_legacy, write_new
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.pack.ingest import ingest
+from hpc_bnn.fields.pack.pack import open_pack
 from hpc_bnn.fields.report import defects
 from hpc_bnn.fields.windows import window_steps
 
@@ -95,8 +97,7 @@ def test_a_level_that_one_file_lacks_is_named(tmp_path: Path) -> None:
     exact(catalogue(tmp_path, variables=["z850"]))
 
 
-@pytest.mark.parametrize("format", ["cache", "netcdf"])
-def test_what_was_joined_stays_joined_when_it_is_repacked(tmp_path: Path, format: str) -> None:
+def test_what_was_joined_stays_joined_when_it_is_packed(tmp_path: Path) -> None:
     """ERA5T that ERA5 replaces in part, equal duplicates, a gap, unsorted times, both formats."""
     source = tmp_path / "source"
     source.mkdir()
@@ -129,11 +130,10 @@ def test_what_was_joined_stays_joined_when_it_is_repacked(tmp_path: Path, format
         assert words in told
     assert made.preliminary.sum() == 2 and len(made.times) == 16
     assert made.present().sum() == 12
-    repack(made, tmp_path / "made", format=format, block_bytes=3000, file_bytes=3000)
-    again = catalogue(tmp_path / "made")
+    ingest(made, tmp_path / "made", block_bytes=3000)
+    again = open_pack(tmp_path / "made")
     assert again.names == made.names
     assert np.array_equal(again.times, made.times)
     assert np.array_equal(again.present(), made.present())
     assert np.array_equal(again.preliminary, made.preliminary)
-    assert same(everything(again), everything(made))
-    exact(again, rtol=1e-5)
+    assert same(packs.everything(again), everything(made))

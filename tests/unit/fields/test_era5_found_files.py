@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from era5_files import START, hours, write_new
+from packs import packed
 
 from hpc_bnn.data.source import FieldChannel
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.cache.state import is_repacked
 from hpc_bnn.fields.files import find_files
 from hpc_bnn.fields.forecast_file import ForecastFile, create_forecast, finish
+from hpc_bnn.fields.pack.pack import open_pack
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import write_statistics
 
@@ -46,7 +46,7 @@ def write_forecast(path: Path) -> Path:
 
 def write_statistics_of(folder: Path) -> Path:
     path = folder / "statistics.nc"
-    made = statistics(catalogue(folder), start="2017-01-01", end="2017-01-01", step_hours=6)
+    made = statistics(packed(folder), start="2017-01-01", end="2017-01-01", step_hours=6)
     write_statistics(path, made)
     return path
 
@@ -92,27 +92,25 @@ def test_own_files_that_are_named_are_read(folder: Path, tmp_path: Path) -> None
         catalogue(write_statistics_of(folder))
 
 
-@pytest.mark.parametrize("format", ["cache", "netcdf"])
-def test_a_repacked_folder_beside_data_is_left_out(tmp_path: Path, format: str) -> None:
-    (tmp_path / "files").mkdir()
-    write_new(tmp_path / "files" / "a.nc", hours(4))
-    repack(catalogue(tmp_path / "files"), tmp_path / "pack", format=format)
-    assert is_repacked(tmp_path / "pack")
+def test_what_version_0_1_repacked_beside_data_is_left_out(tmp_path: Path) -> None:
+    for name in ("files", "old"):
+        (tmp_path / name).mkdir()
+        write_new(tmp_path / name / "a.nc", hours(4))
+    (tmp_path / "old" / "cache.json").write_text('{"version": 1, "dtype": "float32"}')
     made = catalogue(tmp_path)
     assert len(made.times) == 4
     assert not any("twice" in notice for notice in made.notices)
     left = [notice for notice in made.notices if "made by hpc-bnn data repack: left out" in notice]
-    assert len(left) == (format == "netcdf")
-    assert len(catalogue(tmp_path / "pack").times) == 4
+    assert len(left) == 1
 
 
-def test_statistics_that_come_to_a_source_make_no_cache_stale(folder: Path, tmp_path: Path) -> None:
-    repack(catalogue(folder), tmp_path / "pack")
+def test_statistics_that_come_to_a_source_are_no_part_of_it(folder: Path, tmp_path: Path) -> None:
+    packed(folder, tmp_path / "pack")
     write_statistics_of(folder)
-    assert catalogue(tmp_path / "pack").problems == ()
+    assert open_pack(tmp_path / "pack").notices == ()
     later(folder / "b.nc")
-    with pytest.raises(ValueError, match=r"stale.*b\.nc was added; repack"):
-        catalogue(tmp_path / "pack")
+    (notice,) = open_pack(tmp_path / "pack").notices
+    assert "b.nc was added" in notice
 
 
 def test_linked_folders_are_searched(folder: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from era5_files import hours, write_new
+from packs import packed
 
-from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import write_statistics
@@ -24,7 +24,7 @@ def warnings(
 ) -> list[str]:
     write_new(folder / "a.nc", hours(40), ["t2m"])
     path = folder / "statistics.nc"
-    write_statistics(path, statistics(catalogue(folder / "a.nc"), start=start, end=end,
+    write_statistics(path, statistics(packed(folder / "a.nc"), start=start, end=end,
                                       step_hours=6))  # fmt: skip
     caplog.clear()
     era5(folder / "a.nc", variables=["t2m"], step_hours=6, statistics=path, **(RANGES | options))

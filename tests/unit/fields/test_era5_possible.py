@@ -12,14 +12,11 @@ import torch
 from era5_files import START, field, hours, write_legacy, write_new
 
 from hpc_bnn.cli.data_commands import DATA
-from hpc_bnn.fields import sample
+from hpc_bnn.fields import check as module
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.check import sample_problems
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.names import VARIABLES, possible_range
-from hpc_bnn.fields.reader import Reader
-from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.group import ALONE
 
 BAD = 7  # the state that holds it
@@ -58,25 +55,7 @@ def train(path: Path, name: str = "t2m", **options: Any) -> Any:
                 train=DAYS[0], validation=DAYS[1], test=DAYS[2], **options)  # fmt: skip
 
 
-def read(path: Path, options: dict[str, Any]) -> None:
-    made = catalogue(path)
-    Reader(made, **options).read(BAD, np.empty(made.shape, np.float32))
-
-
-def read_all(path: Path) -> None:
-    made = catalogue(path)
-    Reader(made).read_all([BAD - 1, BAD], list(np.empty((2, *made.shape), np.float32)))
-
-
 WAYS: dict[str, Callable[[Path], object]] = {
-    "read": lambda path: read(path, {}),
-    "read, missing kept": lambda path: read(path, {"missing": "keep"}),
-    "read together": read_all,
-    "statistics": lambda path: statistics(
-        catalogue(path), start="2017-01-01", end="2017-01-09", step_hours=6
-    ),
-    "repack": lambda path: repack(catalogue(path), path.parent / "pack"),
-    "repack as netCDF": lambda path: repack(catalogue(path), path.parent / "n", format="netcdf"),
     "training": train,
     "training, missing = mean": lambda path: train(path, missing="mean"),
 }
@@ -97,41 +76,23 @@ def test_an_undeclared_fill_is_refused_where_it_is_read(
         WAYS[way](path)
 
 
-@pytest.mark.parametrize("kind", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_DATA", "NETCDF4_CLASSIC"])
-def test_of_every_format(tmp_path: Path, kind: str) -> None:
-    path = write(tmp_path / "a.nc", -9999.0, kind=kind)
-    with pytest.raises(ValueError, match=rf"at {WHEN}: 1 of 84 .*-9999, at latitude 30"):
-        read(path, {})
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 9.969209968386869e36])
-@pytest.mark.parametrize("way", [name for name in WAYS if name != "read, missing kept"])
+@pytest.mark.parametrize("way", WAYS)
 def test_what_is_no_number_is_refused_where_nothing_declares_it(
     tmp_path: Path, value: float, way: str
 ) -> None:
     path = write(tmp_path / "a.nc", value)
-    with pytest.raises(ValueError, match=rf"a\.nc: 't2m' .*at {WHEN}"):
+    with pytest.raises(ValueError, match=rf"(a\.nc|2017\.f32): 't2m' .*at {WHEN}"):
         made = WAYS[way](path)
         made.fields.record.states(torch.tensor([BAD]))  # type: ignore[attr-defined]
 
 
-def test_declared_missing_values_follow_their_policy(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nc", -9999.0, fill_value=-9999.0)
-    counted = statistics(catalogue(path), start="2017-01-01", end="2017-01-09", step_hours=6)
-    assert counted.count == 36 * 84 - 1
-    repack(catalogue(path), tmp_path / "pack")
-    for source in (path, tmp_path / "pack"):
-        out = np.empty((1, 7, 12), np.float32)
-        Reader(catalogue(source), missing="keep").read(BAD, out)
-        assert np.isnan(out).sum() == 1
-
-
 def test_a_variable_that_nobody_knows_has_a_range_too(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nc", 1e16, name="thing", units="?")
-    with pytest.raises(ValueError, match=r"\(thing\) at .*expected -1e\+15 to 1e\+15"):
-        read(path, {})
-    path = write(tmp_path / "b.nc", -9999.0, name="thing", units="?")
-    read(path, {})
+    lines, status = check(path)
+    assert status == 1
+    assert any("(thing) at" in line and "expected -1e+15 to 1e+15" in line for line in lines)
+    assert check(write(tmp_path / "b.nc", -9999.0, name="thing", units="?"))[1] == 0
 
 
 @pytest.mark.parametrize("value", [*NUMBERS, np.nan, np.inf, 9.969209968386869e36])
@@ -146,7 +107,7 @@ def test_check_finds_it_in_any_state(tmp_path: Path, value: float, at: int) -> N
 def test_check_of_large_files_reads_a_sample_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample, "SAMPLE_BYTES", 4 * 84 * 5)
+    monkeypatch.setattr(module, "SAMPLE_BYTES", 4 * 84 * 5)
     path = write(tmp_path / "a.nc", 280.0)
     lines, status = check(path)
     assert status == 0
@@ -154,8 +115,37 @@ def test_check_of_large_files_reads_a_sample_and_says_so(
     assert said in lines
     for at in (0, 10, 20, 29, 39):
         assert check(write(path, 1e20, at=at))[1] == 1
-    monkeypatch.setattr(sample, "SAMPLE_BYTES", 0)
+    monkeypatch.setattr(module, "SAMPLE_BYTES", 0)
     assert "values    2 of 40 fields were read" in "\n".join(check(path)[0])
+
+
+def test_the_sample_is_bounded_by_what_is_inflated(tmp_path: Path) -> None:
+    """A chunk of 40 steps is 40 times a field: of 3 files one can be afforded, then all."""
+    for at in range(3):
+        when = hours(40, start=START + at * 40 * 6 * 3600)
+        write_new(tmp_path / f"{at}.nc", when, chunks=40)
+    made = catalogue(tmp_path)
+    field_bytes = 4 * 84
+    for budget, fields, files in ((2 * 40, 2, "some files"), (6 * 40, 6, "every file"),
+                                  (12 * 40, 12, "every file")):  # fmt: skip
+        problems, said = sample_problems(made, most_bytes=budget * field_bytes)
+        assert problems == []
+        assert said.startswith(f"values    {fields} of 120 fields were read: of {files}")
+
+
+def test_units_are_looked_at_in_some_of_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in range(4):
+        write_new(tmp_path / f"{at}.nc", hours(1, start=START + at * 6 * 3600))
+    write_new(tmp_path / "4.nc", hours(1, start=START + 86400), change=lambda _, a: a - 273)
+    with pytest.raises(ValueError, match=r"4\.nc.*84 of 84 .*check the units"):
+        catalogue(tmp_path)
+    monkeypatch.setattr(module, "FIRST_BYTES", 2 * 4 * 84)  # of the first and the last
+    with pytest.raises(ValueError, match=r"4\.nc.*84 of 84 .*check the units"):
+        catalogue(tmp_path)
+    monkeypatch.setattr(module, "FIRST_BYTES", 4 * 84)
+    assert len(catalogue(tmp_path).times) == 5
 
 
 def test_check_finds_points_that_are_missing_now_and_then(tmp_path: Path) -> None:
@@ -195,8 +185,6 @@ def test_check_of_nothing_to_train_on(tmp_path: Path) -> None:
     assert status == 1
     assert f"- {path}: has no channel that can be used" in lines
     assert any("'tp' is of an interval" in line for line in lines)
-    with pytest.raises(ValueError, match="no channel to make statistics of"):
-        statistics(catalogue(path), start="2017-01-01", end="2017-01-02", step_hours=6)
     with netCDF4.Dataset(path) as old, netCDF4.Dataset(none, "w") as new:
         for name, size in (("valid_time", None), ("latitude", 7), ("longitude", 12)):
             new.createDimension(name, size)
@@ -220,18 +208,3 @@ def test_ranges_are_finite_and_hold_what_occurs() -> None:
     for (name, level), (smallest, largest) in record.items():
         low, high = possible_range(name, level)
         assert low <= smallest < largest <= high, name
-
-
-def test_normalised_values_are_checked_in_their_units(tmp_path: Path) -> None:
-    def extreme(name: str, values: Any) -> Any:
-        values[0, 0, 0], values[0, 0, 1] = 150.0, 350.0
-        values[1, 0, 0] = 149.9
-        return values
-
-    made: Catalogue = catalogue(write_new(tmp_path / "a.nc", hours(3), change=extreme))
-    reader = Reader(made, mean=np.array([283.3]), std=np.array([17.7]))
-    out = np.empty(made.shape, np.float32)
-    reader.read(0, out)
-    with pytest.raises(ValueError, match=r"the first, 149\.9, at latitude 90, longitude 0"):
-        reader.read(1, out)
-    assert made.times[0] == START

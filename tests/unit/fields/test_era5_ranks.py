@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from era5_files import hours, write_legacy
+from era5_files import HOUR, START, hours, write_legacy
 from numpy.typing import NDArray
+from packs import packed
 from thread_group import on_ranks, outcomes
 
 from hpc_bnn.data import Source
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.era5 import era5
-from hpc_bnn.fields.reader import read
+from hpc_bnn.fields.pack.pack import Pack
+from hpc_bnn.fields.pack.reader import read
 from hpc_bnn.fields.statistics import BLOCK, Statistics, statistics
 from hpc_bnn.group import ALONE, Group, RankError
 
@@ -35,26 +37,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def whole(made: Catalogue, ranks: Group) -> Statistics:
+def whole(made: Pack, ranks: Group) -> Statistics:
     return statistics(made, start="2017-01-01", end="2017-12-31", step_hours=12, ranks=ranks)
 
 
 @pytest.fixture(scope="module")
-def states(folder: Path) -> NDArray[np.float64]:
-    made = catalogue(folder)
-    out = np.empty((TIMES, *made.shape), np.float32)
+def pack(folder: Path) -> Pack:
+    return packed(folder)
+
+
+@pytest.fixture(scope="module")
+def states(pack: Pack) -> NDArray[np.float64]:
+    out = np.empty((TIMES, *pack.shape), np.float32)
     for at, field in enumerate(out):
-        read(made, at, field)
+        read(pack, at, field)
     return out.astype(np.float64)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
 def test_statistics_are_the_same_bit_for_bit(
-    folder: Path, size: int, states: NDArray[np.float64]
+    pack: Pack, size: int, states: NDArray[np.float64]
 ) -> None:
     """Six ranks: more of them than blocks."""
-    alone = statistics(catalogue(folder), start="2017-01-01", end="2017-12-31", step_hours=12)
-    for made in on_ranks(size, lambda ranks: whole(catalogue(folder), ranks)):
+    alone = statistics(pack, start="2017-01-01", end="2017-12-31", step_hours=12)
+    for made in on_ranks(size, lambda ranks: whole(pack, ranks)):
         for name in Statistics.__annotations__:
             assert np.array_equal(getattr(made, name), getattr(alone, name)), name
     axes, changes = (0, 2, 3), states[2:] - states[:-2]
@@ -97,36 +103,34 @@ def test_every_rank_gets_the_same_source(folder: Path, size: int) -> None:
         assert torch.equal(y, want_y)
 
 
-def test_headers_are_read_by_one_rank(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_are_read_by_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_legacy(tmp_path / "a.nc", hours(TIMES), ["t2m", "msl"])
     reads: list[Path] = []
 
     def counted(path: Path, **options: Any) -> Catalogue:
         reads.append(path)
         return catalogue(path, **options)
 
-    monkeypatch.setattr("hpc_bnn.fields.era5.make_catalogue", counted)
-    on_ranks(3, lambda ranks: source(folder, ranks))
-    assert reads == [folder]
+    monkeypatch.setattr("hpc_bnn.fields.pack.automatic.catalogue", counted)
+    on_ranks(3, lambda ranks: source(path, ranks))
+    assert reads == [path]
 
 
-def copy_of(folder: Path, to: Path) -> Path:
-    for path in folder.iterdir():
-        (to / path.name).write_bytes(path.read_bytes())
-    return to
-
-
-def test_a_file_that_is_gone_ends_every_rank(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_ends_every_rank(tmp_path: Path) -> None:
     """Only the ranks whose blocks lie in it notice; the others hear of it."""
-    mine = copy_of(folder, tmp_path)
-    made = catalogue(mine)
-    (mine / "b.nc").unlink()
-    ended = outcomes(4, lambda all_ranks: whole(made, all_ranks))
+    write_legacy(tmp_path / "a.nc", hours(4 * BLOCK, start=START - 2 * BLOCK * 6 * HOUR))
+    made = packed(tmp_path / "a.nc")
+    made.path(-1).unlink()
+
+    def work(ranks: Group) -> Statistics:
+        return statistics(made, start="2016-01-01", end="2017-12-31", step_hours=6, ranks=ranks)
+
+    ended = outcomes(4, lambda ranks: work(ranks))
     assert all(isinstance(error, Exception) for error in ended)
-    assert [type(error) for error in ended[:2]] == [RankError, RankError]
-    assert not isinstance(ended[3], RankError)
+    assert type(ended[0]) is RankError
+    assert [isinstance(error, RankError) for error in ended[2:]] == [False, False]
     for error in ended:
-        assert "b.nc" in str(error)
-    assert "rank 2 failed" in str(ended[0])
+        assert "2017.f32" in str(error)
 
 
 def test_files_that_only_the_first_rank_cannot_use_end_every_rank(tmp_path: Path) -> None:
@@ -136,12 +140,11 @@ def test_files_that_only_the_first_rank_cannot_use_end_every_rank(tmp_path: Path
     assert all(str(tmp_path / "none") in str(error) for error in ended)
 
 
-def test_a_range_without_times_is_an_error_on_every_rank(folder: Path) -> None:
-    made = catalogue(folder)
+def test_a_range_without_times_is_an_error_on_every_rank(pack: Pack) -> None:
     ended = outcomes(
         3,
-        lambda all_ranks: statistics(
-            made, start="2018-01-01", end="2018-02-01", step_hours=6, ranks=all_ranks
+        lambda ranks: statistics(
+            pack, start="2018-01-01", end="2018-02-01", step_hours=6, ranks=ranks
         ),
     )
     for error in ended:

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from era5_files import state
 from numpy.typing import NDArray
 
 import hpc_bnn
 from hpc_bnn.data import data_set
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.catalogue import Catalogue
-from hpc_bnn.fields.reader import Reader, read
 from hpc_bnn.fields.report import defects, describe
 from hpc_bnn.fields.times import text
+from hpc_bnn.fields.values import Values
 
 FOLDER = Path(
     os.environ.get("HPC_BNN_TEST_DATA")
@@ -61,12 +61,6 @@ def expected(path: Path, variable: str) -> NDArray[np.float64]:
     return values
 
 
-def step(made: Catalogue, at: int = 0) -> NDArray[np.float32]:
-    out = np.empty(made.shape, np.float32)
-    read(made, at, out)
-    return out
-
-
 @pytest.mark.parametrize("name", WITH_TIME)
 def test_values_and_times(name: str) -> None:
     path = real(name)
@@ -75,7 +69,7 @@ def test_values_and_times(name: str) -> None:
     assert text(int(made.times[0])) == first
     assert {c.variable for c in made.channels} == set(variables)
     for at in (0, len(made.times) - 1):
-        got = step(made, at)
+        got = state(made, at)
         for variable in variables:
             want = expected(path, variable)
             want = want[at] if want.ndim > 2 else want
@@ -91,7 +85,7 @@ def test_files_without_time_hold_static_fields_only(name: str) -> None:
     path = real(name)
     made = catalogue(path)
     assert [c.name for c in made.static] == WITHOUT_TIME[name]
-    for got, variable in zip(Reader(made).static(), WITHOUT_TIME[name], strict=True):
+    for got, variable in zip(Values(made).static(), WITHOUT_TIME[name], strict=True):
         np.testing.assert_array_equal(got, expected(path, variable).astype(np.float32))
     assert any("has no time" in defect for defect in defects(made))
     with pytest.raises(ValueError, match="has no time in any file"):
@@ -104,14 +98,14 @@ def test_two_packings_are_each_read_with_their_own_scale() -> None:
     assert len(made.times) == 2
     for at in (0, 1):
         with xarray.open_dataset(FOLDER / f"cdslegacy_era5_2t_{at + 1}.nc") as file:
-            np.testing.assert_allclose(step(made, at)[0], file.t2m.values[0], rtol=3e-7)
+            np.testing.assert_allclose(state(made, at)[0], file.t2m.values[0], rtol=3e-7)
 
 
 def test_levels_by_value() -> None:
     path = real("cdslegacy_tuv_pl.nc")
     made = catalogue(path, variables=["v", "t"], levels=[300, 850])
     with xarray.open_dataset(path) as file:
-        for got, channel in zip(step(made), made.channels, strict=True):
+        for got, channel in zip(state(made), made.channels, strict=True):
             want = file[channel.variable].sel(level=channel.level_hpa)
             np.testing.assert_allclose(got, want[0], rtol=3e-7, atol=1e-6)
     assert [c.vector for c in made.channels] == [True, True, False, False]
@@ -126,7 +120,7 @@ def test_coordinates_equal_those_of_xarray() -> None:
         at = file.t2m.sel(lat=48.25, lon=-122.5).item()
     row = int(np.argmin(abs(made.grid.latitude - 48.25)))
     column = int(np.argmin(abs(made.grid.longitude - 237.5)))
-    assert step(made)[0, row, column] == np.float32(at)
+    assert state(made)[0, row, column] == np.float32(at)
 
 
 def test_files_that_do_not_belong_together_are_refused() -> None:
@@ -161,7 +155,7 @@ def test_windows_of_a_real_region() -> None:
     want = torch.from_numpy(np.stack([expected(path, "u10"), expected(path, "v10")], 1))
     for row, first in enumerate((0, 13)):
         shaped = fields.state_mean[:, None, None], fields.state_std[:, None, None]
-        state = shaped[0] + shaped[1] * x[row, 2:4]
-        torch.testing.assert_close(state, want[first + 1], rtol=1e-5, atol=1e-5)
-        after = state + fields.tendency_std[:, None, None] * y[row]
+        now = shaped[0] + shaped[1] * x[row, 2:4]
+        torch.testing.assert_close(now, want[first + 1], rtol=1e-5, atol=1e-5)
+        after = now + fields.tendency_std[:, None, None] * y[row]
         torch.testing.assert_close(after, want[first + 2], rtol=1e-5, atol=1e-5)

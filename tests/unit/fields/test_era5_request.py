@@ -127,12 +127,12 @@ def test_states_lie_as_far_apart_as_windows_need(step_hours: int, every: int) ->
 
 def test_the_script_names_what_comes_then() -> None:
     script = request_script(**{**ASKED, "folder": "my files/"})
-    repack = next(line for line in script.splitlines() if "data repack" in line)
-    assert shlex.split(repack) == [
-        "hpc-bnn", "data", "repack", "my files", "-o", "my files-cache",
+    ingest = next(line for line in script.splitlines() if "data ingest" in line)
+    assert shlex.split(ingest) == [
+        "hpc-bnn", "data", "ingest", "my files", "-o", "my files.pack",
         "--variables", "t2m,10m_u_component_of_wind,z,u850,q", "--levels", "500,850",
         "--static", "lsm,z",
     ]  # fmt: skip
     bare = request_script(**{**ASKED, "variables": ["t2m"], "levels": [], "static": []})
-    repack = next(line for line in bare.splitlines() if "data repack" in line)
-    assert repack.split()[2:] == ["repack", "files", "-o", "files-cache", "--variables", "t2m"]
+    ingest = next(line for line in bare.splitlines() if "data ingest" in line)
+    assert ingest.split()[2:] == ["ingest", "files", "-o", "files.pack", "--variables", "t2m"]

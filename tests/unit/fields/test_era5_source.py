@@ -10,13 +10,15 @@ import pytest
 import torch
 from era5_files import HOUR, LATITUDE, LONGITUDE, START, field, hours, write_new
 from numpy.typing import NDArray
+from packs import fingerprint_of, packed
 
 from hpc_bnn.config import check_options
 from hpc_bnn.data import Source, data_set
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
 from hpc_bnn.fields.calendar_fields import calendar
 from hpc_bnn.fields.era5 import era5, source_of
+from hpc_bnn.fields.pack.automatic import default_folder
+from hpc_bnn.fields.pack.pack import open_pack
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import write_statistics
 from hpc_bnn.fields.windows import ForecastWindows
@@ -115,14 +117,14 @@ def test_windows_never_cross_a_gap_or_a_range(folder: Path) -> None:
 def test_normalisation_uses_the_training_range_only(folder: Path) -> None:
     made = source(folder).fields
     assert made is not None
-    catalogued = catalogue(folder, variables=["u10", "z", "t2m"], levels=[500])
-    want = statistics(catalogued, start="2017-01-01", end="2017-01-04", step_hours=12)
+    pack = open_pack(default_folder(folder))
+    want = statistics(pack, start="2017-01-01", end="2017-01-04", step_hours=12)
     np.testing.assert_array_equal(made.state_mean, want.mean)
     np.testing.assert_array_equal(made.tendency_std, want.tendency_std)
 
 
 def test_statistics_of_a_file(folder: Path, tmp_path: Path) -> None:
-    every = catalogue(folder)
+    every = packed(folder)
     path = tmp_path / "statistics.netcdf4"
     made = statistics(every, start="2017-01-01", end="2017-01-04", step_hours=12)
     write_statistics(path, made)
@@ -134,30 +136,29 @@ def test_statistics_of_a_file(folder: Path, tmp_path: Path) -> None:
         source(folder, statistics=path, step_hours=6)
 
 
-@pytest.mark.parametrize("kind", ["files", "cache", "netcdf"])
 def test_statistics_of_the_same_files_are_known_as_such(
-    folder: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Made of the files, with more channels, and used with what they were repacked into."""
+    """Made of a pack with more channels, by its own name or that of its files."""
     given = tmp_path / "statistics.netcdf4"
-    every = catalogue(folder)
+    every = packed(folder)
     write_statistics(given, statistics(every, start="2017-01-01", end="2017-01-04", step_hours=12))
-    path = folder
-    if kind != "files":
-        path = tmp_path.parent / f"{tmp_path.name}-{kind}"
-        repack(every, path, format=kind)
     with caplog.at_level(logging.INFO):
-        source(path, statistics=given)
+        for path in (folder, every.folder):
+            source(path, statistics=given)
+        source(folder, statistics=given, pack=tmp_path.with_name(f"{tmp_path.name}.other"))
     assert "made of other files" not in caplog.text
+    assert every.fingerprint() == fingerprint_of(catalogue(folder))
 
 
 def test_statistics_of_other_files_are_told(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = tmp_path / "statistics.netcdf4"
-    made = statistics(catalogue(folder), start="2017-01-01", end="2017-01-04", step_hours=12)
+    made = statistics(packed(folder), start="2017-01-01", end="2017-01-04", step_hours=12)
     write_statistics(given, made)
     write_new(folder / "c.nc", hours(2, start=START + 400 * 86400), ["t2m", "u10"])
+    packed(folder)
     with caplog.at_level(logging.WARNING):
         source(folder, statistics=given)
     assert "made of other files or times (2017-01-01T00:00 to 2017-01-04T18:00)" in caplog.text
@@ -210,7 +211,7 @@ def test_missing_values_in_windows(tmp_path: Path, missing: str) -> None:
     made = era5(tmp_path, variables=["sst"], step_hours=6, missing=missing, **RANGES)  # type: ignore[arg-type]
     if missing == "error":
         with pytest.raises(
-            ValueError, match=r"a\.nc: 'sst' .* at 2017-01-01T00:00: 6 of 84 values"
+            ValueError, match=r"2017\.f32: 'sst' at 2017-01-01T00:00: 6 of 84 values"
         ):
             made.train.batch(torch.tensor([0]))
         return
@@ -276,6 +277,6 @@ def test_the_settings_file_knows_every_option() -> None:
     assert len(problems) == 1
 
 
-def test_a_received_catalogue_is_enough(folder: Path) -> None:
-    made = catalogue(folder, variables=["t2m"])
+def test_a_received_pack_is_enough(folder: Path) -> None:
+    made = packed(folder, variables=["t2m"])
     assert source_of(made, step_hours=6, **RANGES).output_shape == (1, 7, 12)

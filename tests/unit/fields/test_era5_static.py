@@ -8,16 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cache_files import everything, same
 from era5_files import START, hours, write_new
 from numpy.typing import NDArray
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.cache.repack import repack
-from hpc_bnn.fields.cache.verify import verify
-from hpc_bnn.fields.reader import Reader
 from hpc_bnn.fields.report import defects, describe
-from hpc_bnn.fields.statistics import statistics
 
 STATIC = ["lsm", "slt", "z"]
 BEFORE = START - 366 * 86400  # of the static fields; of no other
@@ -51,23 +46,6 @@ def test_a_single_time_among_others_with_more_is_none(tmp_path: Path, static_tim
         assert "static    lsm, slt, z" in describe(made)
     chosen = catalogue(folder, variables=["t2m"], static=None)
     assert (chosen.names, [c.name for c in chosen.static]) == (("t2m",), STATIC)
-    assert statistics(made, start="2017-01-01", end="2017-01-03", step_hours=6).channels == (
-        "t2m", "z850", "z500",
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("format", ["cache", "netcdf"])
-def test_repacked_without_naming_them(tmp_path: Path, format: str) -> None:
-    source = catalogue(write_store(tmp_path / "source"), static=None)
-    folder = tmp_path / "made"
-    repack(source, folder, format=format)
-    made = catalogue(folder)
-    assert made.names == source.names and [c.name for c in made.static] == STATIC
-    assert np.array_equal(made.times, source.times)
-    assert same(everything(made), everything(source))
-    assert same(Reader(made).static(), Reader(source).static())
-    named = catalogue(source.source, variables=["t2m", "z"], levels=[850, 500], static=STATIC)
-    assert verify(folder, source=named) == ()
 
 
 def test_what_is_named_is_what_it_is_named_as(tmp_path: Path) -> None:

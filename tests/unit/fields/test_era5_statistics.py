@@ -11,9 +11,9 @@ from era5_files import hours, write_new
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from packs import packed
 
-from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.reader import read
+from hpc_bnn.fields.pack.reader import read
 from hpc_bnn.fields.statistics import (
     Moments,
     Statistics,
@@ -71,7 +71,7 @@ def folder(tmp_path: Path) -> Path:
 
 def reference(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return all states (T, C, H W) and all changes over 12 h."""
-    made = catalogue(folder)
+    made = packed(folder)
     states = np.empty((len(made.times), *made.shape), np.float32)
     for at, out in enumerate(states):
         read(made, at, out)
@@ -82,7 +82,7 @@ def reference(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def whole(folder: Path) -> Statistics:
-    return statistics(catalogue(folder), start="2017-01-01", end="2017-12-31", step_hours=12)
+    return statistics(packed(folder), start="2017-01-01", end="2017-12-31", step_hours=12)
 
 
 def test_states_and_tendencies_equal_numpy(folder: Path) -> None:
@@ -106,7 +106,7 @@ def test_states_and_tendencies_equal_numpy(folder: Path) -> None:
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_shares_of_ranks_give_the_same(folder: Path, ranks: int, contiguous: bool) -> None:
-    made = catalogue(folder)
+    made = packed(folder)
     within = within_range(made, 0, 2**40)
     indices = np.arange(len(made.times))
     shares = (
@@ -122,13 +122,13 @@ def test_shares_of_ranks_give_the_same(folder: Path, ranks: int, contiguous: boo
 
 def test_only_the_range_counts(folder: Path) -> None:
     states, changes = reference(folder)
-    made = statistics(catalogue(folder), start="2017-01-01", end="2017-01-02", step_hours=12)
+    made = statistics(packed(folder), start="2017-01-01", end="2017-01-02", step_hours=12)
     np.testing.assert_allclose(made.mean, states[:8].mean(axis=(0, 2)), rtol=1e-12)
     np.testing.assert_allclose(made.tendency_std, changes[:6].std(axis=(0, 2)), rtol=1e-12)
 
 
 def test_an_empty_range_or_step_is_an_error(folder: Path) -> None:
-    made = catalogue(folder)
+    made = packed(folder)
     with pytest.raises(ValueError, match="'msl' has no value in the range"):
         statistics(made, start="2018-01-01", end="2018-01-02", step_hours=12)
     with pytest.raises(ValueError, match=r"'msl' has no tendency in the range.*5 h apart"):

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from hpc_bnn.fields.era5 import era5
+from hpc_bnn.fields.outline import source_without_files
 from hpc_bnn.fields.toy_atmosphere import write_toy
-from hpc_bnn.fields.wanted import source_without_files
 
 
 def test_a_source_without_files_has_the_shapes_and_channels_of_one_with(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from hpc_bnn.parallel.launcher import (
     node_rank_of,
     record_process,
     refuse_child,
+    require_equal_nodes,
     split_by_node,
 )
-from hpc_bnn.parallel.world import _require_equal_nodes
 
 
 @pytest.mark.parametrize(
@@ -183,6 +183,6 @@ def test_nodes_of_a_world(names: str, nodes: list[int]) -> None:
 
 
 def test_hybrid_needs_equal_nodes() -> None:
-    _require_equal_nodes([0, 0, 2, 2])
+    require_equal_nodes([0, 0, 2, 2])
     with pytest.raises(ValueError, match=r"grid\.mode = hybrid: the nodes hold 2, 1, 1 ranks"):
-        _require_equal_nodes([0, 0, 2, 3])
+        require_equal_nodes([0, 0, 2, 3])

@@ -122,7 +122,7 @@ def told(caplog: pytest.LogCaptureFixture, *, first: int = 0, speaks: bool = Tru
     caplog.set_level(logging.INFO, logger="hpc_bnn")
     progress = StepProgress(total=10, first=first, log_every=4, is_first_rank=speaks)
     for done in range(first + 1, 11):
-        progress.tell(done, 0.5)
+        progress.log(done, 0.5)
     progress.close()
     return [record.getMessage() for record in caplog.records]
 
@@ -151,8 +151,8 @@ def test_the_eta_counts_the_steps_of_this_job_only(
     monkeypatch.setattr("hpc_bnn.progress.time.perf_counter", lambda: next(clock))
     caplog.set_level(logging.INFO, logger="hpc_bnn")
     progress = StepProgress(total=5000, first=1000, log_every=1, is_first_rank=True)
-    progress.tell(1001, 0.5)
-    progress.tell(1002, 0.5)
+    progress.log(1001, 0.5)
+    progress.log(1002, 0.5)
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0].endswith("2 s/step, ETA 2:13:18")  # 3999 steps of 2 s
     assert lines[1].endswith("3.5 s/step, ETA 3:53:13")  # 3998 steps of 3.5 s

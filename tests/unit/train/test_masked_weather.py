@@ -14,7 +14,7 @@ from toy_weather import ALONE_WORLD, STEP_HOURS, toy_source, toy_trained, write_
 from hpc_bnn.data import Source
 from hpc_bnn.fields import times
 from hpc_bnn.losses.cell_area import cell_area
-from hpc_bnn.train.plan.traced_step import step_bytes
+from hpc_bnn.train.plan.traced import step_bytes
 from hpc_bnn.train.run.validation import field_tally
 from hpc_bnn.train.score.forecast import forecast
 from hpc_bnn.train.score.rollout import Rollout

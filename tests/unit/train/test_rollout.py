@@ -203,7 +203,7 @@ def test_a_history_that_begins_before_the_files() -> None:
 
 def test_only_fields_are_rolled_out() -> None:
     source = replace(field_source(), fields=None)
-    with pytest.raises(ValueError, match=r"fields: forecasts are rolled out .* \(era5\) only"):
+    with pytest.raises(ValueError, match=r"fields: forecasts are rolled out .* fields only"):
         Rollout(Parts(source, Gaussian(nn.Linear(1, 1)), losses.crps(), None), CPU)
 
 

@@ -90,12 +90,12 @@ class Jitter(nn.Module):
 
 def test_it_runs_at_the_first_step_and_not_with_check_false() -> None:
     y = torch.zeros(16, dtype=torch.int64)
-    step = step_of(Jitter())
-    before = [p.clone() for p in step._posterior.parameters()]
+    network = Jitter()
+    step, before = step_of(network), [p.clone() for p in network.parameters()]
     with pytest.raises(ImpureError, match="Python's random module"):
         step(X, y)
-    assert all(map(torch.equal, before, step._posterior.parameters()))
-    assert all(p.grad is None for p in step._posterior.parameters())
+    assert all(map(torch.equal, before, network.parameters()))
+    assert all(p.grad is None for p in network.parameters())
     network = Jitter()
     unchecked = step_of(network, check=False)
     unchecked(X, y)

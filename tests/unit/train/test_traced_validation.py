@@ -12,7 +12,7 @@ from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.counting_axis import CountingAxis
 from hpc_bnn.train.plan.live_memory import LiveMemory
-from hpc_bnn.train.plan.traced_validation import validation_bytes
+from hpc_bnn.train.plan.traced import validation_bytes
 from hpc_bnn.train.run.build import build
 from hpc_bnn.train.score import dealing
 from hpc_bnn.train.score.scoring import score

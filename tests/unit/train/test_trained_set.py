@@ -10,7 +10,9 @@ from toy_step import alone
 
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.train.step.gradients import Gradients
 from hpc_bnn.train.step.parameters import TrainingWatch, buffers_of
+from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.step import Step
 
 Make = Callable[[Iterable[Any]], torch.optim.Optimizer]
@@ -181,16 +183,23 @@ def test_a_random_sparse_embedding_takes_one_sample_a_pass() -> None:
 # Norms
 
 
+def gradients_of(network: nn.Module, random: list[str], value: float) -> Gradients:
+    """Return the gradients of a step over ``network``, all elements of which are ``value``."""
+    posterior, settings = Gaussian(network, random=random), StepSettings(samples=2, num_examples=10)
+    optimizer = sgd(posterior.parameters())
+    loss = losses.categorical_nll()
+    gradients = Gradients(posterior, loss, optimizer, alone(), settings, passes=2)
+    for p in gradients.named.values():
+        p.grad = torch.full_like(p, value)
+    return gradients
+
+
 def test_the_norm_of_half_precision_is_taken_in_float32() -> None:
     """Two thousand finite gradients of 3e3 have a norm beyond the range of float16."""
-    network = nn.Linear(6, 3).half()
-    step = step_over(network, posterior={"random": ["*"]})
-    gradients = step._gradients
-    for p in gradients.named.values():
-        p.grad = torch.full_like(p, 6e4)
+    gradients = gradients_of(nn.Linear(6, 3).half(), ["*"], 6e4)
     count = sum(p.numel() for p in gradients.named.values() if p.dtype == torch.float16)
     assert count > 20
-    assert float(gradients.norm()) == pytest.approx(
+    assert gradients.norms().whole == pytest.approx(
         6e4 * sum(p.numel() for p in gradients.named.values()) ** 0.5, rel=1e-3
     )
 
@@ -200,14 +209,11 @@ def test_norm_and_clipping_over_mixed_dtypes() -> None:
         nn.Linear(2, 2, dtype=t)
         for t in (torch.float32, torch.float64, torch.bfloat16, torch.complex64)
     )
-    step = step_over(network, posterior={"random": ["0.*"]})
-    gradients = step._gradients
-    for p in gradients.named.values():
-        p.grad = torch.full_like(p, 2.0)
+    gradients = gradients_of(network, ["0.*"], 2.0)
     count = sum(p.numel() for p in gradients.named.values())
-    norm = gradients.norm()
-    assert float(norm) == pytest.approx(2 * count**0.5, rel=1e-6)
-    gradients.clip(1.0, norm)
+    norms = gradients.norms()
+    assert norms.whole == pytest.approx(2 * count**0.5, rel=1e-6)
+    gradients.clip(1.0, norms)
     for name, p in gradients.named.items():
         assert p.grad is not None
         assert p.grad.dtype == p.dtype, name

@@ -1,0 +1,139 @@
+"""The pack of any path: the path itself where it is one, else a folder that is packed once."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.pack.header import HEADER, header_of, is_pack, refuse_old
+from hpc_bnn.fields.pack.ingest import ingest
+from hpc_bnn.fields.pack.pack import Pack, Stale, ingest_command, open_pack
+from hpc_bnn.fields.pack.sources import absolute
+from hpc_bnn.group import Group
+
+logger = logging.getLogger(__name__)
+
+LIMIT_GIB = 20.0  # what a run packs by itself
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a path.
+
+    path: a pack, or netCDF files. variables, levels, static, member, stale: as of `open_pack`.
+    folder: where files are packed; beside them where None.
+    limit_gib: the size of a pack that is written without asking.
+    """
+
+    path: str | Path
+    variables: Sequence[str] = ()
+    levels: Sequence[float] = ()
+    static: Sequence[str] | None = ()
+    member: int | None = None
+    stale: Stale = "error"
+    folder: str | Path | None = None
+    limit_gib: float = LIMIT_GIB
+
+    @property
+    def target(self) -> Path:
+        """The folder that files are packed into."""
+        return default_folder(self.path) if self.folder is None else Path(self.folder).expanduser()
+
+    @property
+    def command(self) -> str:
+        """The command that packs the files."""
+        wanted = (self.variables, self.levels, self.static or (), self.member)
+        return ingest_command(self.path, self.target, *wanted)
+
+    def open(self, folder: str | Path) -> Pack:
+        """Open a finished pack."""
+        return open_pack(
+            folder,
+            variables=self.variables,
+            levels=self.levels,
+            static=self.static,
+            member=self.member,
+            stale=self.stale,
+        )
+
+
+def pack_of(request: Request, ranks: Group) -> Pack:
+    """Collective: open the pack of a path; all ranks write it first where there is none.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, OSError
+        If path or pack cannot be used, or the pack would be larger than the limit; says what to do.
+    """
+    found = ranks.on_first(lambda: _look_up(request), name="pack")
+    if isinstance(found, Pack):
+        return found
+    ingest(found, request.target, member=request.member, ranks=ranks)
+    return ranks.on_first(lambda: _named(request, request.open(request.target)), name="pack")
+
+
+def default_folder(path: str | Path) -> Path:
+    """Return the folder beside files that they are packed into: era5.pack of era5/ or era5/*.nc."""
+    base = Path(absolute(path))
+    while (glob.has_magic(base.name) and base != base.parent) or glob.has_magic(str(base.parent)):
+        base = base.parent
+    return base.with_name(f"{base.stem if base.is_file() else base.name}.pack")
+
+
+def _look_up(request: Request) -> Pack | Catalogue:
+    """Return the pack, or the catalogue of the files that are to be packed."""
+    if is_pack(request.path):
+        return request.open(request.path)
+    target = request.target
+    refuse_old(target)
+    if (target / HEADER).is_file():
+        return _open_made_of(request, target)
+    files = catalogue(
+        request.path,
+        variables=request.variables,
+        levels=request.levels,
+        static=request.static,
+        member=request.member,
+    )
+    size = len(files.times) * header_of(files, member=request.member, files=()).stride
+    if size > request.limit_gib * 2**30:
+        raise ValueError(
+            f"{request.path}: is no pack, and its pack would have {size / 2**30:.1f} GiB, more "
+            f"than data.pack_limit = {request.limit_gib:g}: make it once, on any number of ranks, "
+            f"with `{request.command}`, or raise data.pack_limit"
+        )
+    try:
+        target.mkdir(parents=request.folder is not None, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"{target}: the folder for the pack of {request.path} cannot be made: "
+            f"{error.strerror}; set data.pack to a folder that can be written"
+        ) from error
+    logger.info("%s: is packed once, into %s, %.1f MB", request.path, target, size / 1e6)
+    return files
+
+
+def _open_made_of(request: Request, target: Path) -> Pack:
+    """Open the pack that was made before, if it was made of the same files."""
+    pack = request.open(target)
+    if pack.header.source != absolute(request.path):
+        raise ValueError(
+            f"{target}: is a pack of {pack.header.source}, not of {request.path}: set data.pack to "
+            f"another folder for it, or data.path={target}"
+        )
+    if pack.header.member != request.member:
+        raise ValueError(
+            f"{target}: is a pack of member {pack.header.member}, not of {request.member}: set "
+            "data.pack to another folder"
+        )
+    return _named(request, pack)
+
+
+def _named(request: Request, pack: Pack) -> Pack:
+    """Return a pack under the name of the files it was made of, as it was given."""
+    return replace(pack, source=str(request.path))

@@ -1,0 +1,168 @@
+"""Reads the values of foreign files, once, in blocks: what a pack is made of.
+
+The library inflates a chunk as often as it is asked for some of it, so everything that is asked of
+neighbouring chunks is read by one call, and the fields are cut out of what it returns.
+
+Shape letters: T times, V versions, L levels, C channels, F static fields, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_bnn.fields import times
+from hpc_bnn.fields.catalogue import Catalogue, Channel, Part, some
+from hpc_bnn.fields.files import FORMATS
+from hpc_bnn.fields.ingest.packing import decode
+
+BLOCK_BYTES = 1 << 26  # one call reads at most so much, or the chunks of one chunk row
+ROLES = ("time", "version", "level", "latitude", "longitude")
+
+
+class Values:
+    """Read the values of a catalogue from its files, in physical units and canonical order.
+
+    Values that cannot be are not looked for; see `check.field_problem`.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def read(self, channels: Sequence[int], start: int, stop: int) -> NDArray[np.float32]:
+        """Return the values (stop - start, len(channels), H, W) at times ``start`` to ``stop - 1``.
+
+        NaN stands for missing values, and for fields that no file has.
+
+        Parameters
+        ----------
+        channels
+            Positions in ``catalogue.channels``.
+        start, stop
+            Positions in ``catalogue.times``; a multiple of `chunk_steps` reads each chunk once.
+
+        Raises
+        ------
+        OSError, ValueError
+            If a file is damaged, or is not what it was when the catalogue was made.
+        """
+        catalogue = self._catalogue
+        out = np.full((stop - start, len(channels), *catalogue.shape[1:]), np.nan, np.float32)
+        together: dict[tuple[int, int], list[tuple[int, Channel]]] = {}
+        for position, number in enumerate(channels):
+            channel = catalogue.channels[number]
+            key = (id(channel.part), id(channel.step))
+            together.setdefault(key, []).append((position, channel))
+        for group in together.values():
+            part, step = (a[start:stop] for a in (group[0][1].part, group[0][1].step))
+            for index in np.unique(part[part >= 0]).tolist():
+                rows = np.flatnonzero(part == index)
+                levels = [(channel.level_index[index], position) for position, channel in group]
+                placed = list(zip(step[rows].tolist(), rows.tolist(), strict=True))
+                try:
+                    fill(out, catalogue.parts[index], placed, levels)
+                except (OSError, ValueError) as error:
+                    names = some([channel.name for _, channel in group])
+                    first, last = (
+                        times.text(int(t)) for t in catalogue.times[start + rows[[0, -1]]]
+                    )
+                    text = f"{error} (reading {names} at {first} to {last})"
+                    raise type(error)(text) from error
+        return out
+
+    def static(self) -> NDArray[np.float32]:
+        """Return the static fields (F, H, W)."""
+        catalogue = self._catalogue
+        out = np.full((1, len(catalogue.static), *catalogue.shape[1:]), np.nan, np.float32)
+        for position, channel in enumerate(catalogue.static):
+            index = int(channel.part[0])
+            levels = [(channel.level_index[index], position)]
+            fill(out, catalogue.parts[index], [(int(channel.step[0]), 0)], levels)
+        fields: NDArray[np.float32] = out[0]
+        return fields
+
+    def close(self) -> None:
+        """Close the files."""
+        for part in self._catalogue.parts:
+            FORMATS[part.file.format].close(part.file.path)
+
+
+def fill(
+    out: NDArray[np.float32],
+    part: Part,
+    steps: Sequence[tuple[int, int]],
+    levels: Sequence[tuple[int, int]],
+) -> None:
+    """Fill ``out`` (T, C, H, W) from one part.
+
+    Parameters
+    ----------
+    steps
+        Of the file, each with its position along T.
+    levels
+        Along the level axis of the file, each with its position along C.
+    """
+    time_chunk, level_chunk = part.chunk("time"), part.chunk("level")
+    field_bytes = np.dtype(part.raw_dtype).itemsize * out.shape[2] * out.shape[3]
+    for some_levels in spans(levels, level_chunk, BLOCK_BYTES // (field_bytes * time_chunk)):
+        lowest, highest = some_levels[0][0], some_levels[-1][0]
+        most = BLOCK_BYTES // (field_bytes * (highest - lowest + 1))
+        for some_steps in spans(steps, time_chunk, most):
+            first, last = some_steps[0][0], some_steps[-1][0]
+            raw = read_block(part, slice(first, last + 1), slice(lowest, highest + 1))
+            for step, row in some_steps:
+                version = 0 if part.version_of is None else int(part.version_of[step])
+                for level, position in some_levels:
+                    field = raw[step - first, version, level - lowest]
+                    turned = part.file.orientation.turn(field)
+                    decode(turned, part.packing, out[row, position])
+
+
+def read_block(part: Part, steps: slice, levels: slice) -> NDArray[Any]:
+    """Read raw numbers (T, V, L, H, W) by one call, rows and columns as stored."""
+    cuts = {"time": steps, "level": levels}
+    index = tuple(
+        fixed if role == "fixed" else cuts.get(role, slice(None))
+        for role, fixed in zip(part.axes, part.fixed, strict=True)
+    )
+    file = part.file
+    raw: NDArray[Any] = FORMATS[file.format].read(file.path, file.size, part.variable, index)
+    stored = [role for role in part.axes if role != "fixed"]
+    raw = raw.transpose([stored.index(role) for role in ROLES if role in stored])
+    return raw[tuple(slice(None) if role in stored else None for role in ROLES)]
+
+
+def read_field(part: Part, step: int, level: int, shape: Sequence[int]) -> NDArray[np.float32]:
+    """Read one field (H, W) of a stored step and level."""
+    out = np.empty((1, 1, *shape), np.float32)
+    fill(out, part, [(step, 0)], [(level, 0)])
+    field: NDArray[np.float32] = out[0, 0]
+    return field
+
+
+def spans(places: Sequence[tuple[int, int]], chunk: int, most: int) -> list[list[tuple[int, int]]]:
+    """Cut places along an axis, each with its target, into spans that one call should read.
+
+    A span has no gap but within a chunk, and at most ``most`` places or those of one chunk.
+    """
+    block = chunk * max(1, most // chunk)
+    cut: list[list[tuple[int, int]]] = []
+    for place in sorted(places):
+        before = cut[-1][-1][0] if cut else None
+        if (
+            before is not None
+            and place[0] // block == before // block
+            and (place[0] <= before + 1 or place[0] // chunk == before // chunk)
+        ):
+            cut[-1].append(place)
+        else:
+            cut.append([place])
+    return cut
+
+
+def chunk_steps(catalogue: Catalogue) -> int:
+    """Return how many times should be read together: the longest chunk along time of any file."""
+    return max((part.chunk("time") for part in catalogue.parts), default=1)
