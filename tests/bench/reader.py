@@ -85,8 +85,8 @@ def _centres(rows: int) -> NDArray[np.float64]:
 
 def chosen(folder: Path) -> Catalogue:
     """Return the catalogue with the channels in one order."""
-    order = [*SURFACE, *(f"{name}{level}" for name in UPPER for level in LEVELS)]
-    return catalogue(folder).select(order)
+
+    return catalogue(folder, variables=[*SURFACE, *UPPER], levels=LEVELS)
 
 
 def several(

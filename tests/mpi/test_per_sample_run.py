@@ -87,7 +87,7 @@ def alone() -> Iterator[tuple[Path, dict[str, Any]]]:
         patch.setitem(POSTERIORS, "members", Members)
         path = Path(all_ranks.on_first(lambda: tempfile.mkdtemp(), name="alone"))
         yield path / "run", all_ranks.on_first(lambda: run(ALONE, path / "run"), name="alone")
-    all_ranks.gather_objects(None, name="done")
+    all_ranks.gather(None, name="done")
     all_ranks.on_first(lambda: shutil.rmtree(path), name="alone")
 
 

@@ -4,6 +4,7 @@ Every check looks at all files and names each that fails.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -191,3 +192,14 @@ def test_no_name_of_a_package_hides_a_module_of_it() -> None:
         and node.module != f"hpc_bnn/{file}".removesuffix("/__init__.py").replace("/", ".")
     ]
     assert hidden == []
+
+
+def test_nothing_outside_bayes_names_a_method() -> None:
+    """A posterior is one file and one line; hb.Gaussian is a public name."""
+    words = re.compile(r"bayes\.gaussian|\bantithetic\b|\bkeep_noise\b|\.log_sigma\[")
+    wrong = [
+        file
+        for file, path in FILES.items()
+        if not file.startswith("bayes/") and words.search(path.read_text(encoding="utf-8"))
+    ]
+    assert wrong == []

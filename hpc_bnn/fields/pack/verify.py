@@ -111,7 +111,9 @@ def _damaged(pack: Pack, ranks: Group) -> list[str]:
         path = pack.folder / STATIC
         if not path.exists() or zlib.crc32(path.read_bytes()) != header.static_crc32:
             found.append(f"{path}: the checksum differs: damaged or gone")
-    progress = Progress(f"{pack.folder}: checksums", len(pack.times[ranks.rank :: ranks.size]))
+    step_bytes = len(header.channels) * header.field_bytes
+    count = len(pack.times[ranks.rank :: ranks.size])
+    progress = Progress(f"{pack.folder}: checksums", count * step_bytes)
     for name in header.years:
         path, year = year_path(pack.folder, name), read_year(pack.folder, name)
         file = os.open(path, os.O_RDONLY)
@@ -122,7 +124,7 @@ def _damaged(pack: Pack, ranks: Group) -> list[str]:
                 if step_crc32(file, header, slot) != year.crc32[slot]:
                     when = times.text(int(pack.times[at]))
                     found.append(f"{path}: {when}: the checksum differs: damaged")
-                progress.add(1)
+                progress.add(step_bytes)
         finally:
             os.close(file)
     return found

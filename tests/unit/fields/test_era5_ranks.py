@@ -103,7 +103,8 @@ def test_every_rank_gets_the_same_source(folder: Path, size: int) -> None:
         assert torch.equal(y, want_y)
 
 
-def test_headers_are_read_by_one_rank(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_are_read_by_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_legacy(tmp_path / "a.nc", hours(TIMES), ["t2m", "msl"])
     reads: list[Path] = []
 
     def counted(path: Path, **options: Any) -> Catalogue:
@@ -111,8 +112,8 @@ def test_headers_are_read_by_one_rank(folder: Path, monkeypatch: pytest.MonkeyPa
         return catalogue(path, **options)
 
     monkeypatch.setattr("hpc_bnn.fields.pack.automatic.catalogue", counted)
-    on_ranks(3, lambda ranks: source(folder, ranks))
-    assert reads == [folder]
+    on_ranks(3, lambda ranks: source(path, ranks))
+    assert reads == [path]
 
 
 def test_a_file_that_is_gone_ends_every_rank(tmp_path: Path) -> None:

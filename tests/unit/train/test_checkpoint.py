@@ -114,6 +114,24 @@ def test_a_restored_run_goes_on_as_if_nothing_happened(tmp_path: Path, dtype: to
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
+def test_a_checkpoint_of_version_0_1_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    """Format 1 named no per-sample tensors."""
+    posterior, loss, optimizer = first = parts()
+    stepped(*first, 3)
+    state = some(
+        posterior=posterior.state_dict(), loss=loss.state_dict(), optimizer=optimizer.state_dict()
+    )
+    content = {"format": 1, **vars(state)}
+    del content["per_sample"]
+    path = tmp_path / "step-00000003.pt"
+    torch.save({**content, "sha256": digest(content)}, path)
+    found, second = load(path), parts()
+    assert list(found.per_sample) == []
+    restore(path, found, *second)
+    expected, got = stepped(*first, 2), stepped(*second, 2)
+    assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
 @pytest.mark.parametrize(
     ("other", "told"),
     [
