@@ -169,31 +169,31 @@ class Catalogue:
 def amplification(part: Part, levels: int) -> float:
     """Compute how many times the bytes of one step (L levels) must be read to get that step.
 
-    Chunks are read whole: the values of all chunks that one step touches over the values wanted. 1
+    Chunks are read whole: the values of all chunks that one step touches over the values needed. 1
     for contiguous and netCDF-3 files.
     """
     if part.chunks is None:
         return 1.0
-    touched, wanted = [], []
+    touched, needed = [], []
     for role, length, chunk in zip(part.axes, part.shape, part.chunks, strict=True):
         need = length if role in ("latitude", "longitude") else 1
         need = min(levels, length) if role == "level" else need
         touched.append(ceil(need / chunk) * chunk)
-        wanted.append(need)
-    return max(prod(touched) / prod(wanted), 1.0)
+        needed.append(need)
+    return max(prod(touched) / prod(needed), 1.0)
 
 
 def missing_channel(
-    source: str, name: str, there: Sequence[str] | dict[str, Channel], skipped: dict[str, str]
+    source: str, name: str, available: Sequence[str] | dict[str, Channel], skipped: dict[str, str]
 ) -> str:
     """Write the error for a channel that is not there."""
     for variable, reason in skipped.items():
         if variable == name:
             return f"{source}: '{name}' {reason}"
-    near = get_close_matches(name, list(there), n=1)
+    near = get_close_matches(name, list(available), n=1)
     return (
         f"{source}: no channel '{name}'{f' (nearest: {near[0]})' if near else ''}; has "
-        f"{levels_in_words(list(there))}"
+        f"{levels_in_words(list(available))}"
     )
 
 

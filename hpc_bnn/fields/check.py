@@ -65,14 +65,14 @@ def sample_problems(
     """
     most_bytes = SAMPLE_BYTES if most_bytes is None else most_bytes
     held = _held(catalogue)
-    chosen = _affordable(held, most_bytes // 2)
-    share = most_bytes // max(len(chosen), 1)
+    sample = _affordable(held, most_bytes // 2)
+    share = most_bytes // max(len(sample), 1)
     gaps: dict[int, tuple[NDArray[np.bool_], int]] = {}
     problems: list[str] = []
     count = 0
     values = Values(catalogue)
     try:
-        for one in chosen:
+        for one in sample:
             for at in _spread(len(one.times), max(2, share // one.cost)):
                 count += len(one.channels)
                 problem = _step_problem(values, catalogue, one.channels, int(one.times[at]), gaps)
@@ -83,7 +83,7 @@ def sample_problems(
     finally:
         values.close()
     total = sum(int((channel.part >= 0).sum()) for channel in catalogue.channels)
-    files = "every file" if len(chosen) == len(held) else "some files"
+    files = "every file" if len(sample) == len(held) else "some files"
     rest = "" if count == total else f": of {files} the first, the last and some between"
     problems = [problem for problem in problems if problem not in catalogue.problems]
     return problems, f"values    {count} of {total} fields were read{rest}"

@@ -106,8 +106,8 @@ def request_command(
             name="request.py" if options.output is None else options.output.name,
         )
     except ValueError as error:
-        given = f"{options.config}{' with the command line' if options.overrides else ''}"
-        raise ValueError(f"{given}: {error}") from error
+        origin = f"{options.config}{' with the command line' if options.overrides else ''}"
+        raise ValueError(f"{origin}: {error}") from error
     if options.output is None:
         return [script], 0
     refuse_foreign(options.output, "download script", _is_script)
@@ -170,7 +170,7 @@ def request_script(
     )
 
 
-def _hours_between(step_hours: int, given: int | None) -> int:
+def _hours_between(step_hours: int, every_hours: int | None) -> int:
     """Return the hours between the states that are downloaded, the same on every day.
 
     A state lies exactly step_hours after another only where they divide step_hours. By default
@@ -179,15 +179,15 @@ def _hours_between(step_hours: int, given: int | None) -> int:
     if step_hours < 1:
         raise ValueError(f"data.step_hours = {step_hours}: expected at least 1")
     fitting = [hours for hours in range(1, 25) if 24 % hours == 0 == step_hours % hours]
-    if given is None:
+    if every_hours is None:
         return max(hours for hours in fitting if hours <= USUAL_HOURS)
-    if given not in fitting:
+    if every_hours not in fitting:
         raise ValueError(
-            f"--every {given}, data.step_hours = {step_hours}: no state lies {step_hours} h after "
-            f"another on every day; expected {', '.join(map(str, fitting))}, which divide the day "
-            "and data.step_hours; leave --every out, or set data.step_hours"
+            f"--every {every_hours}, data.step_hours = {step_hours}: no state lies {step_hours} h "
+            f"after another on every day; expected {', '.join(map(str, fitting))}, which divide "
+            "the day and data.step_hours; leave --every out, or set data.step_hours"
         )
-    return given
+    return every_hours
 
 
 def _selection(variables: Sequence[str], levels: Sequence[float], static: Sequence[str]) -> str:
@@ -202,7 +202,7 @@ def _selection(variables: Sequence[str], levels: Sequence[float], static: Sequen
 
 def _requests(channels: Sequence[tuple[Variable, float | None]]) -> list[str]:
     """Return the entries of REQUESTS: surface variables, and for each set of levels the variables
-    that are wanted on exactly these.
+    that are asked for on exactly these.
     """
     surface = [variable for variable, level in channels if level is None]
     on: dict[str, list[float]] = {}
@@ -210,15 +210,15 @@ def _requests(channels: Sequence[tuple[Variable, float | None]]) -> list[str]:
         if level is not None:
             on.setdefault(_download_name(variable), []).append(level)
     together: dict[tuple[float, ...], list[str]] = {}
-    for name, wanted in on.items():
-        together.setdefault(tuple(sorted(set(wanted))), []).append(name)
+    for name, on_levels in on.items():
+        together.setdefault(tuple(sorted(set(on_levels))), []).append(name)
     lines = []
     if surface:
         names = list(dict.fromkeys(_download_name(variable) for variable in surface))
         lines.append(f'    "surface": ("reanalysis-era5-single-levels", {{"variable": {names}}}),')
-    for number, (wanted_levels, names) in enumerate(together.items()):
+    for number, (levels, names) in enumerate(together.items()):
         kind = "levels" if len(together) == 1 else f"levels{number + 1}"
-        texts = [f"{level:g}" for level in wanted_levels]
+        texts = [f"{level:g}" for level in levels]
         lines.append(
             f'    "{kind}": (\n        "reanalysis-era5-pressure-levels",\n'
             f'        {{"variable": {names}, "pressure_level": {texts}}},\n    ),'

@@ -44,15 +44,15 @@ def decode(values: NDArray[Any], units: str, calendar: str) -> NDArray[np.int64]
             f"calendar = '{calendar}': expected standard, gregorian or proleptic_gregorian: other "
             "calendars have days that the real one has not; convert the file first"
         )
-    found = re.fullmatch(r"\s*([A-Za-z]+?)s?\s+since\s+(.+)", units)
-    unit = found[1].lower() if found else ""
-    if found is None or unit not in UNITS_S:
+    match = re.fullmatch(r"\s*([A-Za-z]+?)s?\s+since\s+(.+)", units)
+    unit = match[1].lower() if match else ""
+    if match is None or unit not in UNITS_S:
         raise ValueError(
             f"units = '{units}': expected seconds, minutes, hours or days since a date, such as "
             "'seconds since 1970-01-01'; correct the attribute"
         )
     try:
-        shift = _reference(found[2].strip(), calendar or "standard")
+        shift = _reference(match[2].strip(), calendar or "standard")
     except ValueError as error:
         raise ValueError(f"units = '{units}': no date: {error}; correct the attribute") from error
     numbers = np.asarray(values)
@@ -91,19 +91,19 @@ def _reference(written: str, calendar: str) -> float:
 
     Read here, since the library takes offsets of one digit and times without minutes for nothing.
     """
-    found = REFERENCE.fullmatch(written)
-    if found is None:
+    match = REFERENCE.fullmatch(written)
+    if match is None:
         raise ValueError(f"'{written}': expected one such as 1970-01-01 00:00:00")
-    date = [int(found[name] or found[f"{name}2"]) for name in ("year", "month", "day")]
-    hour, minute, second = (found[name] or "0" for name in ("hour", "minute", "second"))
+    date = [int(match[name] or match[f"{name}2"]) for name in ("year", "month", "day")]
+    hour, minute, second = (match[name] or "0" for name in ("hour", "minute", "second"))
     if int(hour) > 23 or int(minute) > 59 or float(second) >= 60:
         raise ValueError(f"'{written}': no time of day")
     day = "{:04d}-{:02d}-{:02d}".format(*date)
     # The library knows the lost days of 1582.
     shift = float(netCDF4.date2num(EPOCH, f"seconds since {day}", calendar))
     shift -= 3600 * int(hour) + 60 * int(minute) + float(second)
-    offset = 3600 * int(found["hours"] or 0) + 60 * int(found["minutes"] or 0)
-    return shift + (-offset if found["sign"] == "-" else offset)
+    offset = 3600 * int(match["hours"] or 0) + 60 * int(match["minutes"] or 0)
+    return shift + (-offset if match["sign"] == "-" else offset)
 
 
 def text(seconds: int) -> str:

@@ -85,7 +85,6 @@ def _centres(rows: int) -> NDArray[np.float64]:
 
 def chosen(folder: Path) -> Catalogue:
     """Return the catalogue with the channels in one order."""
-
     return catalogue(folder, variables=[*SURFACE, *UPPER], levels=LEVELS)
 
 

@@ -84,12 +84,12 @@ def levels_hpa(header: Header, variable: VariableHeader | None) -> NDArray[np.fl
 
 
 def scalar_level(
-    variable: VariableHeader, there: Mapping[str, float], otherwise: tuple[float, ...] | None
+    variable: VariableHeader, pressures: Mapping[str, float], otherwise: tuple[float, ...] | None
 ) -> tuple[float, ...] | None:
     """Choose the level of a variable among coordinates without a dimension: the one it names.
 
-    there: hPa by the name of each such coordinate. otherwise: what to take where there is but one
-        and the variable names none.
+    pressures: hPa by the name of each such coordinate.
+    otherwise: what to take where there is but one and the variable names none.
 
     Raises
     ------
@@ -97,20 +97,21 @@ def scalar_level(
         If it names several, or none where it must.
     """
     named = variable.text("coordinates").split()
-    own = [hpa for name, hpa in there.items() if name in named]
+    levels = [hpa for name, hpa in pressures.items() if name in named]
     known = names.find(variable.name)
-    if len(own) > 1 or (not own and len(there) > 1 and not named and known is None):
+    if len(levels) > 1 or (not levels and len(pressures) > 1 and not named and known is None):
         raise ValueError(
             f"coordinates = '{variable.text('coordinates')}': expected one of the levels "
-            f"{', '.join(there)}; correct the attribute"
+            f"{', '.join(pressures)}; correct the attribute"
         )
-    if own:
-        return (own[0],)
-    if len(there) == 1:
+    if levels:
+        return (levels[0],)
+    if len(pressures) == 1:
         return otherwise
     if known is not None and known.on_levels and not named:
         raise ValueError(
-            f"has no coordinates attribute that names one of the levels {', '.join(there)}: add it"
+            "has no coordinates attribute that names one of the levels "
+            f"{', '.join(pressures)}: add it"
         )
     return None
 

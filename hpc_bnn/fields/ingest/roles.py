@@ -85,9 +85,9 @@ def find_roles(header: Header) -> Roles:
         If there is no latitude-longitude grid in degrees, or a coordinate is ambiguous or
         unreadable.
     """
-    chosen = {role: _coordinate(header, role) for role in NAMES}
+    coordinates = {role: _coordinate(header, role) for role in NAMES}
     of_dimension: dict[str, str] = {}
-    for role, variable in chosen.items():
+    for role, variable in coordinates.items():
         if variable is not None and len(variable.dimensions) == 1:
             of_dimension.setdefault(variable.dimensions[0], role)
     for dimension in header.dimensions:  # dimensions without a coordinate variable
@@ -95,22 +95,22 @@ def find_roles(header: Header) -> Roles:
         if dimension not in of_dimension and role and role not in of_dimension.values():
             of_dimension[dimension] = role
     for role in ("latitude", "longitude"):
-        if chosen[role] is None or role not in of_dimension.values():
+        if coordinates[role] is None or role not in of_dimension.values():
             raise ValueError(
                 f"{header.path}: no {role} along a dimension of its own: expected a regular "
                 f"latitude-longitude grid; has the dimensions {_listed(header.dimensions)} and the "
                 f"variables {_listed(header.variables)}; interpolate it to one"
             )
-        _require_degrees(header, chosen[role], role)
-    version = chosen["version"]
+        _require_degrees(header, coordinates[role], role)
+    member, version = coordinates["member"], coordinates["version"]
     return Roles(
         of_dimension,
-        _floats(header, chosen["latitude"]),
-        _floats(header, chosen["longitude"]),
-        _times(header, chosen["time"], chosen["lead"]),
-        levels_hpa(header, chosen["level"]),
+        _floats(header, coordinates["latitude"]),
+        _floats(header, coordinates["longitude"]),
+        _times(header, coordinates["time"], coordinates["lead"]),
+        levels_hpa(header, coordinates["level"]),
         _scalar_levels(header),
-        None if chosen["member"] is None else header.coordinates.get(chosen["member"].name),
+        None if member is None else header.coordinates.get(member.name),
         None if version is None else _version_texts(header.coordinates[version.name]),
     )
 
@@ -126,18 +126,18 @@ def _coordinate(header: Header, role: str) -> VariableHeader | None:
     readable = [v for v in header.variables.values() if v.name in header.coordinates]
     named = [v for v in readable if v.name.lower() in NAMES[role] and _is_plausible(v, role)]
     named.sort(key=lambda v: NAMES[role].index(v.name.lower()))
-    found = (
+    candidates = (
         named
         or [v for v in readable if STANDARD_NAMES.get(v.text("standard_name")) == role]
         or [v for v in readable if v.text("units").lower() == f"degrees_{role_compass(role)}"]
     )
-    along = {v.dimensions for v in found if v.dimensions}
+    along = {v.dimensions for v in candidates if v.dimensions}
     if len(along) > 1 and role != "time":
         raise ValueError(
-            f"{header.path}: {_listed([v.name for v in found])} all look like the {role}: expected "
-            "one; remove or rename the others"
+            f"{header.path}: {_listed([v.name for v in candidates])} all look like the {role}: "
+            "expected one; remove or rename the others"
         )
-    return found[0] if found else None
+    return candidates[0] if candidates else None
 
 
 def role_compass(role: str) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpc_bnn.fields.catalogue import Catalogue, Channel
 from hpc_bnn.fields.pack.sources import SourceFile, absolute
@@ -206,6 +207,48 @@ def read_year(folder: Path, year: str) -> Year:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
+
+
+def read_steps(
+    folder: Path, header: Header
+) -> tuple[
+    NDArray[np.int64],
+    NDArray[np.bool_],
+    NDArray[np.bool_],
+    NDArray[np.int16],
+    NDArray[np.int32],
+]:
+    """Return times, absent fields, preliminary, year and slot of all steps that count, sorted."""
+    years = [_of_year(read_year(folder, year), header, year) for year in header.years]
+    when, absent, preliminary, year, slot = (
+        np.concatenate(arrays) for arrays in zip(*years, strict=True)
+    )
+    order = np.argsort(when, kind="stable")
+    return when[order], absent[order], preliminary[order], year[order], slot[order]
+
+
+def _of_year(steps: Year, header: Header, year: str) -> tuple[NDArray[np.generic], ...]:
+    count = header.years[year]
+    if len(steps.times) < count:
+        raise ValueError(f"{year}.json: has {len(steps.times)} steps, expected {count}")
+    newest = {  # the later of two steps of one time counts
+        time: slot
+        for slot, (time, crc32) in enumerate(zip(steps.times[:count], steps.crc32, strict=False))
+        if crc32 is not None
+    }
+    slots = np.array(list(newest.values()), np.int32)
+    absent = np.zeros((count, len(header.channels)), bool)
+    for position, channel in enumerate(header.channels):
+        gone = [slot for slot in steps.absent.get(channel.name, ()) if slot < count]
+        absent[gone, position] = True
+    early = np.isin(slots, steps.preliminary)
+    return (
+        np.array(list(newest), np.int64),
+        absent[slots],
+        early,
+        np.full(len(slots), int(year), np.int16),
+        slots,
+    )
 
 
 def refuse_old(folder: Path) -> None:

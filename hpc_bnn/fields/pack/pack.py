@@ -20,14 +20,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
 from hpc_bnn.fields.grid import Grid
-from hpc_bnn.fields.pack.header import (
-    STATIC,
-    Header,
-    PackChannel,
-    Year,
-    read_header,
-    read_year,
-)
+from hpc_bnn.fields.pack.header import STATIC, Header, PackChannel, read_header, read_steps
 from hpc_bnn.fields.pack.sources import changes, listed
 from hpc_bnn.fields.selection import Key, resolve_channels, resolve_static
 
@@ -170,7 +163,7 @@ def open_pack(
     problems = [*_cut_off(folder, header), *problems]
     if problems and strict:
         raise ValueError("\n".join(problems))
-    when, absent, preliminary, year, slot = _steps(folder, header)
+    when, absent, preliminary, year, slot = read_steps(folder, header)
     pack = Pack(
         folder=folder,
         source=str(path),
@@ -272,45 +265,3 @@ def _cut_off(folder: Path, header: Header) -> list[str]:
         for path, least in sizes.items()
         if (size := path.stat().st_size if path.exists() else 0) < least
     ]
-
-
-def _steps(
-    folder: Path, header: Header
-) -> tuple[
-    NDArray[np.int64],
-    NDArray[np.bool_],
-    NDArray[np.bool_],
-    NDArray[np.int16],
-    NDArray[np.int32],
-]:
-    """Return times, absent fields, preliminary, year and slot of all steps that count, sorted."""
-    found = [_of_year(read_year(folder, year), header, year) for year in header.years]
-    when, absent, preliminary, year, slot = (
-        np.concatenate(arrays) for arrays in zip(*found, strict=True)
-    )
-    order = np.argsort(when, kind="stable")
-    return when[order], absent[order], preliminary[order], year[order], slot[order]
-
-
-def _of_year(steps: Year, header: Header, year: str) -> tuple[NDArray[np.generic], ...]:
-    count = header.years[year]
-    if len(steps.times) < count:
-        raise ValueError(f"{year}.json: has {len(steps.times)} steps, expected {count}")
-    newest = {  # the later of two steps of one time counts
-        time: slot
-        for slot, (time, crc32) in enumerate(zip(steps.times[:count], steps.crc32, strict=False))
-        if crc32 is not None
-    }
-    slots = np.array(list(newest.values()), np.int32)
-    absent = np.zeros((count, len(header.channels)), bool)
-    for position, channel in enumerate(header.channels):
-        gone = [slot for slot in steps.absent.get(channel.name, ()) if slot < count]
-        absent[gone, position] = True
-    early = np.isin(slots, steps.preliminary)
-    return (
-        np.array(list(newest), np.int64),
-        absent[slots],
-        early,
-        np.full(len(slots), int(year), np.int16),
-        slots,
-    )
