@@ -15,6 +15,7 @@ from small_run import SAMPLES, Outcome, deviation
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
 from hpc_bnn.group import ALONE, Group
+from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import start_auto
 from hpc_bnn.train.run.build import read_source
@@ -104,6 +105,8 @@ def run(folder: Path, case: str, world: World, ranks: Group, **train: Any) -> Ou
 @pytest.fixture(scope="session")
 def references(toy_folder: Path) -> dict[str, Outcome]:
     """What comes out of each case on one rank."""
+    for case in ("nll", "nll, masked"):  # packed by all ranks: two that read alone exclude another
+        read_source(settings(toy_folder, case), connect())
     return alone(CASES, lambda case, solo: run(toy_folder, case, solo, ALONE))
 
 
