@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import socket
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 # How the line for people begins; a lock that was given free is empty.
 _WRITTEN = re.compile(rb"(Slurm job|process) \S+ on \S+ \(.*since ")
 LONGEST = 4096  # bytes of a lock that are looked at
+WAIT_S = 0.2  # between two looks at a lock that another process holds
 OLDEST = -1  # restart of a holder that is no job of Slurm
 
 
@@ -103,6 +105,7 @@ def hold(
     environment: Mapping[str, str] = os.environ,
     *,
     takes_over: bool = True,
+    waits: bool = False,
     instead: str = "use another --run",
 ) -> Lock:
     """Lock the file ``path`` for as long as the result lives.
@@ -113,6 +116,8 @@ def hold(
     ----------
     takes_over
         From an earlier start of this Slurm job; that one must ask ``require_own`` before it writes.
+    waits
+        For another process that holds it, as long as it does.
     instead
         What to do but wait.
 
@@ -121,12 +126,19 @@ def hold(
     LockError
         If another process holds it.
     """
+    waited = False
     while True:
         file = path.open("a+", encoding="utf-8", errors="replace")
         if not try_lock(file, path):
             file.seek(0)
             holder = file.read()
             file.close()
+            if waits:
+                if not waited:
+                    log.info("%s: waiting for %s", path.parent, _name(holder))
+                waited = True
+                time.sleep(WAIT_S)
+                continue
             if not (takes_over and _is_predecessor(holder, environment)):
                 raise LockError(
                     f"{path.parent}: {_name(holder)} is working in this folder; wait for it or "

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
-from hpc_bnn.fields.pack.header import HEADER, header_of, is_pack, refuse_old
+from hpc_bnn.fields.pack.header import HEADER, header_of, is_pack, read_header, refuse_old
 from hpc_bnn.fields.pack.ingest import ingest
-from hpc_bnn.fields.pack.pack import Pack, Stale, ingest_command, open_pack
+from hpc_bnn.fields.pack.pack import OtherPackError, Pack, Stale, ingest_command, open_pack
 from hpc_bnn.fields.pack.sources import absolute
 from hpc_bnn.group import Group
 
@@ -39,16 +40,21 @@ class Request:
     folder: str | Path | None = None
     limit_gib: float = LIMIT_GIB
 
-    @property
-    def target(self) -> Path:
-        """The folder that files are packed into."""
-        return default_folder(self.path) if self.folder is None else Path(self.folder).expanduser()
+    def targets(self) -> Iterator[Path]:
+        """Yield the folders that may hold the pack of the files: ``folder``, else era5.pack,
+        era5-2.pack, ... beside them, as packs of other channels may have the first names.
+        """
+        if self.folder is not None:
+            yield Path(self.folder).expanduser()
+            return
+        first = default_folder(self.path)
+        yield first
+        yield from (first.with_name(f"{first.stem}-{number}.pack") for number in count(2))
 
-    @property
-    def command(self) -> str:
-        """The command that packs the files."""
+    def command(self, target: Path) -> str:
+        """Return the command that packs the files."""
         wanted = (self.variables, self.levels, self.static or (), self.member)
-        return ingest_command(self.path, self.target, *wanted)
+        return ingest_command(self.path, target, *wanted)
 
     def open(self, folder: str | Path) -> Pack:
         """Open a finished pack."""
@@ -70,11 +76,12 @@ def pack_of(request: Request, ranks: Group) -> Pack:
     FileNotFoundError, ValueError, OSError
         If path or pack cannot be used, or the pack would be larger than the limit; says what to do.
     """
-    found = ranks.on_first(lambda: _look_up(request), name="pack")
-    if isinstance(found, Pack):
-        return found
-    ingest(found, request.target, member=request.member, ranks=ranks)
-    return ranks.on_first(lambda: _named(request, request.open(request.target)), name="pack")
+    answer = ranks.on_first(lambda: _look_up(request), name="pack")
+    if isinstance(answer, Pack):
+        return answer
+    files, target = answer
+    ingest(files, target, member=request.member, waits=True, ranks=ranks)
+    return ranks.on_first(lambda: _named(request, request.open(target)), name="pack")
 
 
 def default_folder(path: str | Path) -> Path:
@@ -85,14 +92,19 @@ def default_folder(path: str | Path) -> Path:
     return base.with_name(f"{base.stem if base.is_file() else base.name}.pack")
 
 
-def _look_up(request: Request) -> Pack | Catalogue:
-    """Return the pack, or the catalogue of the files that are to be packed."""
+def _look_up(request: Request) -> Pack | tuple[Catalogue, Path]:
+    """Return the pack, or the catalogue of the files to pack and the folder for it."""
     if is_pack(request.path):
         return request.open(request.path)
-    target = request.target
-    refuse_old(target)
-    if (target / HEADER).is_file():
-        return _open_made_of(request, target)
+    for target in request.targets():
+        refuse_old(target)
+        if not (target / HEADER).is_file():
+            break
+        try:
+            return _open_made_of(request, target)
+        except OtherPackError:
+            if request.folder is not None:
+                raise
     files = catalogue(
         request.path,
         variables=request.variables,
@@ -105,7 +117,7 @@ def _look_up(request: Request) -> Pack | Catalogue:
         raise ValueError(
             f"{request.path}: is no pack, and its pack would have {size / 2**30:.1f} GiB, more "
             f"than data.pack_limit = {request.limit_gib:g}: make it once, on any number of ranks, "
-            f"with `{request.command}`, or raise data.pack_limit"
+            f"with `{request.command(target)}`, or raise data.pack_limit"
         )
     try:
         target.mkdir(parents=request.folder is not None, exist_ok=True)
@@ -115,23 +127,29 @@ def _look_up(request: Request) -> Pack | Catalogue:
             f"{error.strerror}; set data.pack to a folder that can be written"
         ) from error
     logger.info("%s: is packed once, into %s, %.1f MB", request.path, target, size / 1e6)
-    return files
+    return files, target
 
 
 def _open_made_of(request: Request, target: Path) -> Pack:
-    """Open the pack that was made before, if it was made of the same files."""
-    pack = request.open(target)
-    if pack.header.source != absolute(request.path):
-        raise ValueError(
-            f"{target}: is a pack of {pack.header.source}, not of {request.path}: set data.pack to "
+    """Open the pack that was made before, if it was made of the same files.
+
+    Raises
+    ------
+    OtherPackError
+        If it was not.
+    """
+    header = read_header(target)
+    if header.source != absolute(request.path):
+        raise OtherPackError(
+            f"{target}: is a pack of {header.source}, not of {request.path}: set data.pack to "
             f"another folder for it, or data.path={target}"
         )
-    if pack.header.member != request.member:
-        raise ValueError(
-            f"{target}: is a pack of member {pack.header.member}, not of {request.member}: set "
+    if header.member != request.member:
+        raise OtherPackError(
+            f"{target}: is a pack of member {header.member}, not of {request.member}: set "
             "data.pack to another folder"
         )
-    return _named(request, pack)
+    return _named(request, request.open(target))
 
 
 def _named(request: Request, pack: Pack) -> Pack:

@@ -57,7 +57,9 @@ class Plan:
     lacking: tuple[int, ...]
 
 
-def begin(catalogue: Catalogue, folder: Path, member: int | None, held: ExitStack) -> Plan | None:
+def begin(
+    catalogue: Catalogue, folder: Path, member: int | None, held: ExitStack, *, waits: bool = False
+) -> Plan | None:
     """Lock the folder and find out what is to be done; None if nothing is."""
     header = header_of(catalogue, member=member, files=fingerprints(catalogue.source))
     try:
@@ -74,7 +76,9 @@ def begin(catalogue: Catalogue, folder: Path, member: int | None, held: ExitStac
             f"{folder}: is not empty (it has {', '.join(others[:5])}) and holds no pack; give a "
             "new folder"
         )
-    held.enter_context(hold(folder / LOCK, takes_over=False, instead="start again then"))
+    held.enter_context(
+        hold(folder / LOCK, takes_over=False, waits=waits, instead="start again then")
+    )
     before = load_header(finished) if finished.exists() else None
     for path in (finished, partial):
         if path.exists():

@@ -45,6 +45,7 @@ def ingest(
     *,
     member: int | None = None,
     block_bytes: int = BLOCK_BYTES,
+    waits: bool = False,
     ranks: Group = ALONE,
 ) -> Header:
     """Collective: write the fields of a catalogue, the same on every rank, into a pack.
@@ -54,6 +55,7 @@ def ingest(
 
     member: of ensemble files, as the catalogue was made with.
     block_bytes: what is read together, more where one chunk of the source holds more.
+    waits: for another job that writes this pack, instead of an error.
 
     Raises
     ------
@@ -67,7 +69,9 @@ def ingest(
     if not len(catalogue.times) or not catalogue.channels:
         raise ValueError(f"{catalogue.source}: no times or no channels to pack; choose others")
     with ExitStack() as held:  # on rank 0: locked while it is open
-        plan = ranks.on_first(lambda: begin(catalogue, folder, member, held), name="pack: plan")
+        plan = ranks.on_first(
+            lambda: begin(catalogue, folder, member, held, waits=waits), name="pack: plan"
+        )
         if plan is None:
             return ranks.on_first(lambda: load_header(folder / HEADER), name="pack: header")
         return _Job(catalogue, folder, plan, block_bytes, ranks).run()

@@ -128,6 +128,10 @@ class Pack:
         return replace(self, static=channels, static_positions=at)
 
 
+class OtherPackError(ValueError):
+    """A pack is not what is wanted: of other channels, files or another member."""
+
+
 def open_pack(
     path: str | Path,
     *,
@@ -148,7 +152,8 @@ def open_pack(
     Raises
     ------
     FileNotFoundError, ValueError
-        If it is not finished, has not what is wanted, or, if strict, is damaged or stale.
+        If it is not finished, has not what is wanted (`OtherPackError`), or, if strict, is
+        damaged or stale.
     """
     if stale not in ("error", "allow"):
         raise ValueError(f"stale = '{stale}': expected 'error' or 'allow'")
@@ -190,7 +195,7 @@ def open_pack(
         command = ingest_command(
             header.source, "NEW_FOLDER", variables, levels, static or (), header.member
         )
-        raise ValueError(f"{error}; to pack it: `{command}`") from error
+        raise OtherPackError(f"{error}; to pack it: `{command}`") from error
 
 
 def ingest_command(

@@ -3,6 +3,8 @@
 import fcntl
 import logging
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,22 @@ def test_too_large_a_pack_is_refused_with_the_command(folder: Path, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["era5"]
 
 
-def test_channels_that_the_pack_has_not_are_told(folder: Path) -> None:
+def test_channels_that_a_pack_has_not_are_in_another(folder: Path) -> None:
     source(folder)
+    for _ in range(2):  # packed, then found
+        both = source(folder, variables=["t2m", "msl"])
+        assert both.output_shape[0] == 2
+    assert sorted(path.name for path in folder.parent.glob("*.pack")) == [
+        "era5-2.pack",
+        "era5.pack",
+    ]
+
+
+def test_channels_that_a_named_pack_has_not_are_told(folder: Path) -> None:
+    pack = folder.with_name("mine")
+    source(folder, pack=pack)
     with pytest.raises(ValueError, match=r"no channel 'msl'.*`hpc-bnn data ingest .* t2m,msl`"):
-        source(folder, variables=["t2m", "msl"])
+        source(folder, pack=pack, variables=["t2m", "msl"])
 
 
 def test_files_that_came_since_are_told_and_not_read(
@@ -121,14 +135,21 @@ def test_a_pack_of_other_files_is_refused(folder: Path, tmp_path: Path) -> None:
         source(tmp_path / "b.nc", pack=folder.with_name("era5.pack"))
 
 
-def test_one_of_two_jobs_packs(folder: Path) -> None:
+def test_one_of_two_jobs_packs_and_the_other_waits(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pack = folder.with_name("era5.pack")
     pack.mkdir()
-    with (pack / ".lock").open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match=r"era5\.pack: another job is working in this folder"):
-            source(folder)
-    assert len(source(folder).train) == 15
+    held = (pack / ".lock").open("ab")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(source, folder)
+        while "era5.pack: waiting for another job" not in caplog.text:
+            assert not waiting.done()
+            time.sleep(0.01)
+        assert not (pack / "pack.json").exists()
+        held.close()
+        assert len(waiting.result().train) == 15
 
 
 def test_all_ranks_pack_together(tmp_path: Path) -> None:
