@@ -161,7 +161,7 @@ def test_name_and_method_of_a_posterior_must_agree() -> None:
         "prior_sigma": "fan_in",
         "initial_sigma": 0.02,
     }
-    with pytest.raises(SettingsError, match="name = 'flow' and method = 'gaussian': .*leave it"):
+    with pytest.raises(SettingsError, match=r"name = 'flow' and method = 'gaussian': .*leave it"):
         load_settings(CONFIGS / "mlp_series.yaml", [old[0], "posterior.name=flow"])
 
 
