@@ -28,6 +28,7 @@ from typing import Any
 # A rank that fails waits this long for the others to fail too, before it ends them.
 PATIENCE_S = 3.0
 HEAR_S = 0.5  # and then this long for the words of those that did
+FORWARD_S = 0.5  # mpirun may lose what a rank wrote just before it ended all
 SPIN_S = 2e-4  # a rank that waits longer leaves the core to others
 MOST_MESSAGES = 4
 BUG = 1  # exit status of an error that no user can mend: a traceback
@@ -131,6 +132,7 @@ class Control:
         """End every rank at once."""
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(FORWARD_S)
         self._mpi.COMM_WORLD.Abort(status)
 
     def _overhear(self, word: Word) -> dict[int, Word]:

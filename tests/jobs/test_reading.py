@@ -59,7 +59,7 @@ def test_a_value_that_is_missing(toy: Path, tmp_path: Path) -> None:
         "grid.sample_ranks=2", "--run", tmp_path / "run", ranks=2, cwd=tmp_path)  # fmt: skip
     assert ended.status == 2, ended.text
     assert ended.seconds < SOON_S
-    assert "single_levels_2001.nc: 't2m' (t2m) at 2001-01-11T00" in ended.err, ended.text
+    assert "damaged.pack/2001.f32: 't2m' at 2001-01-11T00" in ended.err, ended.text
     assert ended.err.count("hpc-bnn train: ") == 1, ended.text
 
 

@@ -53,5 +53,5 @@ def test_missing_values_that_were_not_announced_are_refused(
 ) -> None:
     config = written(tmp_path / "toy.yaml", toy_settings(blanked(tmp_path / "toy")))
     assert hpc_bnn("train", config, "--run", tmp_path / "run") == 2
-    assert "'t2m' (t2m) at 2001-01" in (said := capsys.readouterr().err)
+    assert "'t2m' at 2001-01" in (said := capsys.readouterr().err)
     assert "84 of 112 values are missing" in said

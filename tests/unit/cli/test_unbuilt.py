@@ -45,7 +45,7 @@ def test_a_command_in_an_unbuilt_clone_ends_with_one_line(clone: Path) -> None:
 
 def test_a_script_gets_an_error_that_says_so(clone: Path) -> None:
     """And each extension its own."""
-    done = run(clone, "-c", "import hpc_bnn")
+    done = run(clone, "-c", "import hpc_bnn; import hpc_bnn.fields.pack.reader")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(
         f"hpc_bnn.compiled.NotBuiltError: {clone}/hpc_bnn is not built: hpc_bnn.data._decode is "
