@@ -79,11 +79,11 @@ class Group(Protocol):
         rank: its own error where it failed, else ``RankError`` that names the first that did.
         """
         result: T | None = None
-        failure: Exception | None = None
+        failure: Exception | SystemExit | None = None
         report: str | None = None
         try:
             result = action()
-        except Exception as error:  # whatever it is, the other ranks must hear of it
+        except (Exception, SystemExit) as error:  # whatever it is, the other ranks must hear of it
             failure = error
             report = "".join(traceback.format_exception_only(error)).strip()
         reports = self.gather(report, name=name)

@@ -3,6 +3,7 @@ stand. Groups over MPI pass the same in ``tests/mpi/test_group_mpi.py``.
 """
 
 import pickle
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -109,6 +110,15 @@ def test_a_failure_is_raised_on_all_ranks_and_names_the_first(failing: set[int])
     theirs = f"reading the data: rank {first} failed: KeyError: 'file {first}'"
     expected = [repr(f"file {r}") if r in failing else theirs for r in range(3)]
     assert on_ranks(3, work) == expected
+
+
+def test_a_rank_that_exits_leaves_no_other_waiting() -> None:
+    def work(group: Group) -> str:
+        with pytest.raises((RankError, SystemExit)) as error:
+            group.together(lambda: sys.exit(0) if group.rank else None, name="reading the data")
+        return str(error.value)
+
+    assert on_ranks(2, work) == ["reading the data: rank 1 failed: SystemExit: 0", "0"]
 
 
 def test_on_first_runs_once_and_everyone_gets_the_result() -> None:
