@@ -60,6 +60,7 @@ class Header:
     origin: names and sizes of the files that the values come from, as `Catalogue.files`.
     years: how many steps of each year count.
     static_crc32: of the file of static fields.
+    cut: whether the files had more times when the last steps were packed.
     """
 
     version: int
@@ -74,6 +75,7 @@ class Header:
     origin: tuple[tuple[str, int], ...]
     years: Mapping[str, int]
     static_crc32: int
+    cut: bool = False
 
     @property
     def field_bytes(self) -> int:
@@ -129,6 +131,7 @@ def header_of(catalogue: Catalogue, *, member: int | None, files: tuple[SourceFi
         origin=catalogue.files(),
         years={},
         static_crc32=0,
+        cut=catalogue.cut,
     )
 
 
