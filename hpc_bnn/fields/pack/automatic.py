@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.pack.folder import LOCK
 from hpc_bnn.fields.pack.header import HEADER, header_of, is_pack, read_header, refuse_old
 from hpc_bnn.fields.pack.ingest import ingest
 from hpc_bnn.fields.pack.pack import OtherPackError, Pack, Stale, ingest_command, open_pack
@@ -136,9 +137,10 @@ def _look_up(request: Request, others: Sequence[Path] = ()) -> Pack | tuple[Cata
         )
     try:
         target.mkdir(parents=request.folder is not None, exist_ok=True)
+        (target / LOCK).open("ab").close()  # it may be there and be another's
     except OSError as error:
         raise type(error)(
-            f"{target}: the folder for the pack of {request.path} cannot be made: "
+            f"{target}: the folder for the pack of {request.path} cannot be made or written: "
             f"{error.strerror}; set data.pack to a folder that can be written"
         ) from error
     logger.info("%s: is packed once, into %s, %.1f MB", request.path, target, size / 1e6)

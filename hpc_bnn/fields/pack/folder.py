@@ -74,8 +74,8 @@ def begin(
     others = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
     if others and not partial.exists() and not finished.exists():
         raise ValueError(
-            f"{folder}: is not empty (it has {', '.join(others[:5])}) and holds no pack; give a "
-            "new folder"
+            f"{folder}: is not empty (it has {', '.join(others[:5])}) and holds no pack; "
+            "remove it, or give a new folder (of a run: data.pack)"
         )
     held.enter_context(
         hold(folder / LOCK, takes_over=False, waits=waits, instead="start again then")

@@ -202,13 +202,16 @@ def read_year(folder: Path, year: str) -> Year:
     path = folder / f"{year}.json"
     found = _load(path)
     try:
-        return Year(
+        year = Year(
             tuple(found["times"]),
             {name: tuple(slots) for name, slots in found["absent"].items()},
             tuple(found["preliminary"]),
             tuple(found["crc32"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        if len(year.crc32) != len(year.times):
+            raise ValueError(f"{len(year.times)} times, {len(year.crc32)} checksums")
+        return year
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, error) from error
 
 

@@ -76,8 +76,17 @@ def test_another_place_can_be_given(folder: Path, tmp_path: Path) -> None:
     source(folder, pack=str(place))
     assert (place / "pack.json").exists() and not folder.with_name("era5.pack").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"cannot be made: .*set data.pack to a folder that can be"):
+    with pytest.raises(
+        OSError, match=r"cannot be made or written: .*set data.pack to a folder that can be"
+    ):
         source(folder, pack=tmp_path / "file" / "pack")
+
+
+def test_a_folder_that_cannot_be_written_names_the_option(folder: Path) -> None:
+    lock = folder.with_name("era5.pack") / ".lock"
+    lock.mkdir(parents=True)  # as on a file system that is read only, also for root
+    with pytest.raises(OSError, match=r"era5.pack: .* or written: .*set data.pack to a folder"):
+        source(folder)
 
 
 def test_too_large_a_pack_is_refused_with_the_command(folder: Path, tmp_path: Path) -> None:
