@@ -75,7 +75,7 @@ def begin(
     if others and not partial.exists() and not finished.exists():
         raise ValueError(
             f"{folder}: is not empty (it has {', '.join(others[:5])}) and holds no pack; "
-            "remove it, or give a new folder (of a run: data.pack)"
+            "give a new folder (of a run: data.pack)"
         )
     held.enter_context(
         hold(folder / LOCK, takes_over=False, waits=waits, instead="start again then")
