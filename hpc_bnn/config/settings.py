@@ -120,10 +120,16 @@ class PosteriorSettings(Choice):
     @classmethod
     def _old_name(cls, content: object) -> object:
         """Read ``method``, the word of version 0.1 for ``name``."""
-        if not isinstance(content, dict) or "method" not in content or "name" in content:
+        if not isinstance(content, dict) or "method" not in content:
             return content
+        method = content["method"]
+        if content.get("name", method) != method:
+            raise ValueError(
+                f"name = {content['name']!r} and method = {method!r}: method is what version 0.1 "
+                "called name; leave it out"
+            )
         log.info("posterior.method is called posterior.name now; both are read")
-        return {"name" if key == "method" else key: value for key, value in content.items()}
+        return {key: value for key, value in content.items() if key != "method"} | {"name": method}
 
 
 class LossSettings(Choice):

@@ -11,7 +11,7 @@ import torch
 import hpc_bnn
 from hpc_bnn.parallel.mpi import library_version
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(hpc_bnn.__file__).resolve().parents[1]
 GIT_TIMEOUT_S = 10
 
 

@@ -2,8 +2,9 @@
 and the probe of its time.
 """
 
+import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ from hpc_bnn.train.step.unroll import Unroll
 
 Views = Literal["per_sample", "per_rank", "shared"]
 Precision = Literal["float32", "bf16", "float64"]
+CHOICES = {
+    "views": Views,
+    "precision": Precision,
+    "reduction": GradientReduction,
+    "compression": Compression,
+}
 OF_ONE_RANK = ("samples_per_pass", "keep_graphs", "unroll")  # neither objective nor exchanges
 
 
@@ -75,6 +82,20 @@ class StepSettings:
     compression: Compression = "none"
     guard_every: int = 100
     check: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what a settings file could not hold."""
+        for name, kind in CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                expected = ", ".join(get_args(kind))
+                raise ValueError(f"{name} = {getattr(self, name)!r}: expected one of {expected}")
+        for name in ("kl_weight", "kl_warmup_steps", "guard_every"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r}: must be 0 or a positive number"
+                )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm = {self.clip_norm!r}: must be positive; None: no clipping")
 
     def kl_factor(self, step: int) -> float:
         """Return the factor of the KL at ``step``."""

@@ -8,6 +8,7 @@ run the same as the first. ``keep_graphs`` saves the second run where memory all
 
 import logging
 import math
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
 from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.config.options import nearest
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.world import World
@@ -69,7 +71,8 @@ class Step:
         If samples, batch or loss do not fit the grid or each other; from a step, if the loss is not
         one finite number an example because of what it is or of a target.
     TypeError
-        If the loss is of no kind that a step knows, or a keyword is none of the settings.
+        If the loss is of no kind that a step knows, a keyword is none of the settings, or there are
+        both settings and keywords.
     ImpureError
         From the first step, on every rank, if ``check`` finds that the network is not pure.
     FloatingPointError
@@ -88,7 +91,7 @@ class Step:
         **options: Any,
     ) -> None:
         require_loss(loss)
-        self.settings = settings = settings or StepSettings(**options)
+        self.settings = settings = _settings(settings, options)
         self.step = 0
         self.report: Report | None = None
         self._posterior, self._loss = posterior, loss
@@ -214,3 +217,18 @@ class Step:
             batch=[*tensors_of(x), y],
             draw=self._passes.first_draw(self.step),
         )
+
+
+def _settings(settings: StepSettings | None, options: dict[str, Any]) -> StepSettings:
+    """Return the settings that are given as one record or as keywords."""
+    known = [field.name for field in fields(StepSettings)]
+    for key in options.keys() - known:
+        raise TypeError(f"hb.Step: unknown keyword {key}{nearest(key, known)}")
+    if settings is None:
+        return StepSettings(**options)
+    if not isinstance(settings, StepSettings):
+        kind = type(settings).__name__
+        raise TypeError(f"hb.Step: settings is of type {kind}; give samples=... as a keyword")
+    if options:
+        raise TypeError(f"hb.Step: takes settings or keywords, not both ({', '.join(options)})")
+    return settings

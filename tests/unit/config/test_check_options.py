@@ -154,6 +154,17 @@ def test_posterior_options_are_read_and_resolved() -> None:
     assert set(resolved(bare).posterior.options) == set(written.posterior.options)
 
 
+def test_name_and_method_of_a_posterior_must_agree() -> None:
+    """A run of version 0.1 is taken up with ``posterior.name`` on the command line."""
+    old = ["posterior.method=gaussian", "posterior.name=gaussian"]
+    assert load_settings(CONFIGS / "mlp_series.yaml", old).posterior.options == {
+        "prior_sigma": "fan_in",
+        "initial_sigma": 0.02,
+    }
+    with pytest.raises(SettingsError, match=r"name = 'flow' and method = 'gaussian': .*leave it"):
+        load_settings(CONFIGS / "mlp_series.yaml", [old[0], "posterior.name=flow"])
+
+
 def test_problems_of_all_sections_come_together() -> None:
     told = wrong_choices("loss.name=a", "model.name=b", "data.name=c", "data.transform.name=d")
     assert [problem.partition(" ")[0] for problem in told] == [

@@ -370,6 +370,37 @@ def test_refused(options: dict[str, object], told: str) -> None:
         made(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"views": "per_smaple"}, r"views = 'per_smaple': expected one of per_sample, per_rank, "),
+        ({"precision": "fp16"}, r"precision = 'fp16': expected one of float32, bf16, float64"),
+        ({"reduction": "local"}, r"reduction = 'local': expected one of world, two_stage"),
+        ({"compression": "zip"}, r"compression = 'zip': expected one of none, fp16"),
+        ({"clip_norm": -1.0}, r"clip_norm = -1.0: must be positive; None: no clipping"),
+        ({"clip_norm": 0}, r"clip_norm = 0: must be positive"),
+        ({"kl_weight": math.nan}, r"kl_weight = nan: must be 0 or a positive number"),
+        ({"guard_every": -1}, r"guard_every = -1: must be 0"),
+    ],
+)
+def test_settings_that_no_step_knows_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        StepSettings(samples=2, num_examples=4, **options)
+
+
+def test_settings_are_one_record_or_keywords() -> None:
+    toy = Toy()
+    parts = (toy.posterior, toy.loss, toy.optimizer, alone())
+    with pytest.raises(TypeError, match=r"keyword num_exmples; did you mean num_examples\?"):
+        Step(*parts, samples=2, num_exmples=4)
+    with pytest.raises(TypeError, match=r"not both \(samples\)"):
+        Step(*parts, StepSettings(samples=2, num_examples=4), samples=8)
+    with pytest.raises(
+        TypeError, match=r"settings is of type int; give samples=\.\.\. as a keyword"
+    ):
+        Step(*parts, 8, num_examples=4)  # type: ignore[arg-type]
+
+
 def test_what_is_allowed_beside_what_is_refused() -> None:
     made(samples=4, antithetic=True)
     made(dropout=0.5, samples_per_pass=1)

@@ -54,6 +54,10 @@ def test_what_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "commit" not in versions()
 
 
+def test_the_checkout_is_the_folder_of_the_package() -> None:
+    assert (module.CHECKOUT / "hpc_bnn" / "__init__.py").samefile(Path(hb.__file__))
+
+
 def test_an_accelerator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 27, 3))
