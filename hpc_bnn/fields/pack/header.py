@@ -202,15 +202,15 @@ def read_year(folder: Path, year: str) -> Year:
     path = folder / f"{year}.json"
     found = _load(path)
     try:
-        year = Year(
+        steps = Year(
             tuple(found["times"]),
             {name: tuple(slots) for name, slots in found["absent"].items()},
             tuple(found["preliminary"]),
             tuple(found["crc32"]),
         )
-        if len(year.crc32) != len(year.times):
-            raise ValueError(f"{len(year.times)} times, {len(year.crc32)} checksums")
-        return year
+        if len(steps.crc32) != len(steps.times):
+            raise ValueError(f"{len(steps.times)} times, {len(steps.crc32)} checksums")
+        return steps
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, error) from error
 
