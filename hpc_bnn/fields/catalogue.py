@@ -105,6 +105,7 @@ class Catalogue:
     problems: what makes files unusable; empty in a catalogue made with strict = True.
     notices: what was noticed and dealt with.
     skipped: variables that cannot be used, with the reason.
+    cut: whether the files have more times.
     """
 
     source: str
@@ -117,6 +118,7 @@ class Catalogue:
     problems: tuple[str, ...]
     notices: tuple[str, ...]
     skipped: dict[str, str]
+    cut: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -148,6 +150,7 @@ class Catalogue:
         kept = {id(a): a[within] for c in self.channels for a in (c.part, c.step)}
         return replace(
             self,
+            cut=self.cut or not within.all(),
             times=self.times[within],
             preliminary=self.preliminary[within],
             channels=tuple(

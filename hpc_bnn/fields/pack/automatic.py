@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.pack.folder import LOCK
 from hpc_bnn.fields.pack.header import HEADER, header_of, is_pack, read_header, refuse_old
 from hpc_bnn.fields.pack.ingest import ingest
 from hpc_bnn.fields.pack.pack import OtherPackError, Pack, Stale, ingest_command, open_pack
@@ -56,6 +57,16 @@ class Request:
         wanted = (self.variables, self.levels, self.static or (), self.member)
         return ingest_command(self.path, target, *wanted)
 
+    def catalogue(self) -> Catalogue:
+        """Look into the files."""
+        return catalogue(
+            self.path,
+            variables=self.variables,
+            levels=self.levels,
+            static=self.static,
+            member=self.member,
+        )
+
     def open(self, folder: str | Path) -> Pack:
         """Open a finished pack."""
         return open_pack(
@@ -76,11 +87,19 @@ def pack_of(request: Request, ranks: Group) -> Pack:
     FileNotFoundError, ValueError, OSError
         If path or pack cannot be used, or the pack would be larger than the limit; says what to do.
     """
-    answer = ranks.on_first(lambda: _look_up(request), name="pack")
-    if isinstance(answer, Pack):
-        return answer
-    files, target = answer
-    ingest(files, target, member=request.member, waits=True, ranks=ranks)
+    others: list[Path] = []  # folders of unfinished packs of something else
+    while True:
+        answer = ranks.on_first(lambda: _look_up(request, others), name="pack")
+        if isinstance(answer, Pack):
+            return answer
+        files, target = answer
+        try:
+            ingest(files, target, member=request.member, waits=True, ranks=ranks)
+            break
+        except OtherPackError:
+            if request.folder is not None:
+                raise
+            others.append(target)
     return ranks.on_first(lambda: _named(request, request.open(target)), name="pack")
 
 
@@ -92,26 +111,23 @@ def default_folder(path: str | Path) -> Path:
     return base.with_name(f"{base.stem if base.is_file() else base.name}.pack")
 
 
-def _look_up(request: Request) -> Pack | tuple[Catalogue, Path]:
+def _look_up(request: Request, others: Sequence[Path] = ()) -> Pack | tuple[Catalogue, Path]:
     """Return the pack, or the catalogue of the files to pack and the folder for it."""
     if is_pack(request.path):
         return request.open(request.path)
+    everything = None if request.variables else request.catalogue()
     for target in request.targets():
         refuse_old(target)
         if not (target / HEADER).is_file():
+            if target in others:
+                continue
             break
         try:
-            return _open_made_of(request, target)
+            return _open_made_of(request, target, everything.names if everything else ())
         except OtherPackError:
             if request.folder is not None:
                 raise
-    files = catalogue(
-        request.path,
-        variables=request.variables,
-        levels=request.levels,
-        static=request.static,
-        member=request.member,
-    )
+    files = everything or request.catalogue()
     size = len(files.times) * header_of(files, member=request.member, files=()).stride
     if size > request.limit_gib * 2**30:
         raise ValueError(
@@ -121,17 +137,20 @@ def _look_up(request: Request) -> Pack | tuple[Catalogue, Path]:
         )
     try:
         target.mkdir(parents=request.folder is not None, exist_ok=True)
+        (target / LOCK).open("ab").close()  # it may be there and be another's
     except OSError as error:
         raise type(error)(
-            f"{target}: the folder for the pack of {request.path} cannot be made: "
+            f"{target}: the folder for the pack of {request.path} cannot be made or written: "
             f"{error.strerror}; set data.pack to a folder that can be written"
         ) from error
     logger.info("%s: is packed once, into %s, %.1f MB", request.path, target, size / 1e6)
     return files, target
 
 
-def _open_made_of(request: Request, target: Path) -> Pack:
-    """Open the pack that was made before, if it was made of the same files.
+def _open_made_of(request: Request, target: Path, names: Sequence[str]) -> Pack:
+    """Open the pack that was made before, if it was made of all of the same files.
+
+    names: of channels it must have besides.
 
     Raises
     ------
@@ -149,7 +168,19 @@ def _open_made_of(request: Request, target: Path) -> Pack:
             f"{target}: is a pack of member {header.member}, not of {request.member}: set "
             "data.pack to another folder"
         )
-    return _named(request, request.open(target))
+    if header.cut:
+        raise OtherPackError(
+            f"{target}: is a pack of some of the times of {request.path}: set data.path={target} "
+            "to use only them, or data.pack to another folder"
+        )
+    pack = request.open(target)
+    lacking = [name for name in names if name not in pack.names]
+    if lacking:
+        raise OtherPackError(
+            f"{target}: has no {', '.join(lacking)}, of {request.path}: choose variables, or "
+            "another folder for the pack"
+        )
+    return _named(request, pack)
 
 
 def _named(request: Request, pack: Pack) -> Pack:

@@ -32,6 +32,7 @@ from hpc_bnn.fields.pack.header import (
     refuse_old,
     to_json,
 )
+from hpc_bnn.fields.pack.pack import OtherPackError
 from hpc_bnn.fields.pack.sources import changes, fingerprints, listed
 from hpc_bnn.files import sync_folder, unwritable, write_whole
 from hpc_bnn.lock import hold
@@ -73,8 +74,8 @@ def begin(
     others = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
     if others and not partial.exists() and not finished.exists():
         raise ValueError(
-            f"{folder}: is not empty (it has {', '.join(others[:5])}) and holds no pack; give a "
-            "new folder"
+            f"{folder}: is not empty (it has {', '.join(others[:5])}) and holds no pack; "
+            "give a new folder (of a run: data.pack)"
         )
     held.enter_context(
         hold(folder / LOCK, takes_over=False, waits=waits, instead="start again then")
@@ -109,7 +110,7 @@ def _require_same_source(folder: Path, before: Header, now: Header) -> None:
     """Refuse to append what does not belong to a pack, or not any more."""
     other = before.differences(now)
     if other:
-        raise ValueError(
+        raise OtherPackError(
             f"{folder}: holds a pack that differs in {', '.join(other)}: it has "
             f"{', '.join(c.name for c in before.channels)} of {before.source}; give another "
             "folder, or remove this one and run the command again"

@@ -60,6 +60,7 @@ class Header:
     origin: names and sizes of the files that the values come from, as `Catalogue.files`.
     years: how many steps of each year count.
     static_crc32: of the file of static fields.
+    cut: whether the files had more times when the last steps were packed.
     """
 
     version: int
@@ -74,6 +75,7 @@ class Header:
     origin: tuple[tuple[str, int], ...]
     years: Mapping[str, int]
     static_crc32: int
+    cut: bool = False
 
     @property
     def field_bytes(self) -> int:
@@ -129,6 +131,7 @@ def header_of(catalogue: Catalogue, *, member: int | None, files: tuple[SourceFi
         origin=catalogue.files(),
         years={},
         static_crc32=0,
+        cut=catalogue.cut,
     )
 
 
@@ -199,13 +202,16 @@ def read_year(folder: Path, year: str) -> Year:
     path = folder / f"{year}.json"
     found = _load(path)
     try:
-        return Year(
+        steps = Year(
             tuple(found["times"]),
             {name: tuple(slots) for name, slots in found["absent"].items()},
             tuple(found["preliminary"]),
             tuple(found["crc32"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        if len(steps.crc32) != len(steps.times):
+            raise ValueError(f"{len(steps.times)} times, {len(steps.crc32)} checksums")
+        return steps
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, error) from error
 
 

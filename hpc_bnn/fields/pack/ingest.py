@@ -26,6 +26,7 @@ from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.pack.folder import Done, Place, Plan, begin, clear
 from hpc_bnn.fields.pack.header import HEADER, STATIC, Header, load_header, to_json
+from hpc_bnn.fields.pack.pack import OtherPackError
 from hpc_bnn.fields.pack.sources import changes, listed, touched
 from hpc_bnn.fields.possible import impossible
 from hpc_bnn.fields.values import Values, chunk_steps
@@ -60,8 +61,8 @@ def ingest(
     Raises
     ------
     ValueError
-        If the folder holds something else, or files of the source changed or have values that
-        cannot be.
+        If the folder holds something else (`OtherPackError`, on every rank: another pack), or files
+        of the source changed or have values that cannot be.
     OSError
         If the disk is full or fails: what was written stays, another run goes on; or if another
         job writes into this folder.
@@ -69,9 +70,16 @@ def ingest(
     if not len(catalogue.times) or not catalogue.channels:
         raise ValueError(f"{catalogue.source}: no times or no channels to pack; choose others")
     with ExitStack() as held:  # on rank 0: locked while it is open
-        plan = ranks.on_first(
-            lambda: begin(catalogue, folder, member, held, waits=waits), name="pack: plan"
-        )
+
+        def begun() -> Plan | OtherPackError | None:
+            try:
+                return begin(catalogue, folder, member, held, waits=waits)
+            except OtherPackError as error:
+                return error
+
+        plan = ranks.on_first(begun, name="pack: plan")
+        if isinstance(plan, OtherPackError):
+            raise plan
         if plan is None:
             return ranks.on_first(lambda: load_header(folder / HEADER), name="pack: header")
         return _Job(catalogue, folder, plan, block_bytes, ranks).run()

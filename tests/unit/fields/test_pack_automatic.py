@@ -16,9 +16,12 @@ from thread_group import on_ranks
 
 from hpc_bnn.config import check_options
 from hpc_bnn.data import Source, data_set
+from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.era5 import era5
-from hpc_bnn.fields.pack.automatic import default_folder
+from hpc_bnn.fields.pack.automatic import Request, default_folder, pack_of
 from hpc_bnn.fields.pack.header import read_header
+from hpc_bnn.fields.pack.ingest import ingest
+from hpc_bnn.group import ALONE
 
 OPTIONS: dict[str, Any] = {
     "variables": ["t2m"],
@@ -73,8 +76,17 @@ def test_another_place_can_be_given(folder: Path, tmp_path: Path) -> None:
     source(folder, pack=str(place))
     assert (place / "pack.json").exists() and not folder.with_name("era5.pack").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"cannot be made: .*set data.pack to a folder that can be"):
+    with pytest.raises(
+        OSError, match=r"cannot be made or written: .*set data.pack to a folder that can be"
+    ):
         source(folder, pack=tmp_path / "file" / "pack")
+
+
+def test_a_folder_that_cannot_be_written_names_the_option(folder: Path) -> None:
+    lock = folder.with_name("era5.pack") / ".lock"
+    lock.mkdir(parents=True)  # as on a file system that is read only, also for root
+    with pytest.raises(OSError, match=r"era5.pack: .* or written: .*set data.pack to a folder"):
+        source(folder)
 
 
 def test_too_large_a_pack_is_refused_with_the_command(folder: Path, tmp_path: Path) -> None:
@@ -97,6 +109,41 @@ def test_channels_that_a_pack_has_not_are_in_another(folder: Path) -> None:
         "era5-2.pack",
         "era5.pack",
     ]
+
+
+def test_an_unfinished_pack_of_other_channels_is_left_as_it_is(folder: Path) -> None:
+    source(folder)
+    pack = folder.with_name("era5.pack")
+    (pack / "pack.json").rename(pack / "pack.json.partial")
+    before = content(pack)
+    made = on_ranks(2, lambda ranks: source(folder, variables=["msl"], ranks=ranks))
+    assert [one.fields.channels[0].name for one in made if one.fields] == ["msl", "msl"]
+    assert read_header(folder.with_name("era5-2.pack")).channels[0].name == "msl"
+    assert {name: before[name] for name in before if name != ".lock"} == {
+        name: text for name, text in content(pack).items() if name != ".lock"
+    }
+    with pytest.raises(ValueError, match=r"era5.pack: holds a pack that differs in channels"):
+        source(folder, variables=["msl"], pack=pack)
+
+
+def test_a_pack_of_some_times_is_not_used_for_the_files(folder: Path) -> None:
+    pack = folder.with_name("era5.pack")
+    some = catalogue(folder, variables=["t2m"]).between(START, START + 8 * 86400)
+    ingest(some, pack)
+    assert len(source(pack).fields.record.times) == 33
+    assert len(source(folder).fields.record.times) == 40
+    assert folder.with_name("era5-2.pack").exists()
+    with pytest.raises(ValueError, match=r"is a pack of some of the times of .*set data.path="):
+        source(folder, pack=pack)
+    ingest(catalogue(folder, variables=["t2m"]), pack)
+    assert len(source(folder, pack=pack).fields.record.times) == 40
+
+
+def test_where_no_variables_are_chosen_the_pack_has_all(folder: Path) -> None:
+    source(folder)
+    for _ in range(2):  # packed, then found
+        assert pack_of(Request(folder), ALONE).names == ("msl", "t2m")
+    assert len(list(folder.parent.glob("*.pack"))) == 2
 
 
 def test_channels_that_a_named_pack_has_not_are_told(folder: Path) -> None:
