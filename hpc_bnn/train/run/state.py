@@ -149,19 +149,16 @@ def _receive(all_ranks: Group, target: Tensor | Rows, source: Tensor, *, name: s
 
     A target on the CPU is filled in place, without a copy.
     """
-    if isinstance(target, Rows):
-        content = source if all_ranks.rank == 0 else torch.empty(source.shape, dtype=source.dtype)
-        all_ranks.broadcast_tensor(content.contiguous(), name=name)
-        target.tensor.copy_(content[target.samples.start : target.samples.stop])
-        return
     if all_ranks.rank == 0:
-        all_ranks.broadcast_tensor(source.contiguous(), name=name)
-        target.copy_(source)
-        return
-    in_place = target.device.type == "cpu" and target.is_contiguous()
-    content = target if in_place else torch.empty(target.shape, dtype=target.dtype)
+        content = source.contiguous()
+    elif not isinstance(target, Rows) and target.device.type == "cpu" and target.is_contiguous():
+        content = target
+    else:
+        content = torch.empty(source.shape, dtype=source.dtype)
     all_ranks.broadcast_tensor(content, name=name)
-    if not in_place:
+    if isinstance(target, Rows):
+        target.tensor.copy_(content[target.samples.start : target.samples.stop])
+    elif content is not target:
         target.copy_(content)
 
 
