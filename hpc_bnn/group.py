@@ -66,6 +66,10 @@ class Group(Protocol):
     def gather(self, value: T, *, name: str) -> list[T]:
         """Collective: return the value of every rank, in rank order."""
 
+    def gather_objects(self, value: T, *, name: str) -> list[T]:
+        """Collective: ``gather``, as scripts for version 0.1 call it."""
+        return self.gather(value, name=name)
+
     @abstractmethod
     def broadcast(self, value: T, *, name: str) -> T:
         """Collective: return the value of rank 0."""

@@ -56,6 +56,11 @@ class World:
     engine: Engine | None = None
 
     @property
+    def world(self) -> Group:
+        """``all_ranks``, as scripts for version 0.1 call it."""
+        return self.all_ranks
+
+    @property
     def is_first(self) -> bool:
         """True on world rank 0, which writes files and log lines."""
         return self.grid.world_rank == 0

@@ -13,6 +13,15 @@ from torch import Tensor
 
 from hpc_bnn.group import ALONE, Group, RankError
 from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.world import World
+
+
+def test_scripts_for_version_0_1_find_their_names() -> None:
+    def work(group: ThreadGroup) -> list[int]:
+        world = World(Grid(2, 1, group.rank), torch.device("cpu"), group)
+        return world.world.gather_objects(group.rank, name="ranks")
+
+    assert on_ranks(2, work) == [[0, 1]] * 2
 
 
 def test_alone_is_the_identity_and_never_changes() -> None:
