@@ -49,6 +49,15 @@ class Purpose(IntEnum):
     DROPOUT = 4
     OBSERVATION = 5
     FOREIGN = 6
+    INITIAL = 7  # weights of members
+    ANCHORS = 8
+    TARGETS = 9
+    DYNAMICS = 10
+    MOMENTUM = 11
+    DEVIATIONS = 12
+    PREDICTION_DROPOUT = 13
+    FACTOR = 14
+    LAPLACE = 15
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,12 @@ class Posterior(Held):
         """Return the names of parameters and buffers that have a row for each weight sample."""
         return ()
 
+    def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
+        """Return what moves the parameters where the method is a way of moving them, such as a
+        sampler; None: any optimizer may.
+        """
+        return None
+
     def collect(self, step: int) -> None:
         """Take up what the optimizer made of the parameters in ``step``."""
 

@@ -40,8 +40,11 @@ class Parts:
     augment: Augmentation | None
     unroll: Unroll | None = None
 
-    def optimizer(self, lr: float) -> Adam:
-        """Return Adam over everything that is trained."""
+    def optimizer(self, lr: float) -> torch.optim.Optimizer:
+        """Return the optimizer of the method, else Adam over everything that is trained."""
+        given = self.posterior.optimizer(lr)
+        if given is not None:
+            return given
         parameters = [*self.posterior.parameters(), *self.loss.parameters()]
         return Adam([p for p in parameters if p.requires_grad], lr=lr, fused=True)
 
