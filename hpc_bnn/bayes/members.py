@@ -148,11 +148,11 @@ class Members(Posterior):
     # What torch calls before it saves or loads the rows, which are children.
     def _save_to_state_dict(self, *arguments: Any) -> None:
         self.initialise()
-        super()._save_to_state_dict(*arguments)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(*arguments)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self.initialise()
-        super()._load_from_state_dict(*arguments)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*arguments)
 
 
 def _varies(w: Tensor, *, around: float | None) -> bool:
