@@ -112,6 +112,10 @@ class Posterior(Held):
         it once what is shared is the same on all ranks.
         """
 
+    def scales(self) -> Iterable[str]:
+        """Return the names of parameters that are scales of q: no weight decay pulls at them."""
+        return ()
+
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         """Return what moves the parameters where the method is a way of moving them, such as a
         sampler; None: any optimizer may.
