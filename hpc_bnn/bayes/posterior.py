@@ -26,6 +26,13 @@ from hpc_bnn.bayes.purity import check_pure
 Weights = dict[str, Tensor]
 
 
+def row_key(name: str) -> str:
+    """Return the name of a weight in a ParameterDict, where it may not hold dots; slashes keep the
+    path readable in state dicts.
+    """
+    return name.replace(".", "/")
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows that this process holds of a tensor (K, ...) with one for each weight sample.
@@ -102,6 +109,11 @@ class Posterior(Held):
     def per_sample(self) -> Iterable[str]:
         """Return the names of parameters and buffers that have a row for each weight sample."""
         return ()
+
+    def initialise(self) -> None:
+        """Make what per-sample parameters start from, where that is still to be done: a step calls
+        it once what is shared is the same on all ranks.
+        """
 
     def scales(self) -> Iterable[str]:
         """Return the names of parameters that are scales of q: no weight decay pulls at them."""
