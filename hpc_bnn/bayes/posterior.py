@@ -22,6 +22,7 @@ from hpc_bnn.bayes.impure import Surroundings
 from hpc_bnn.bayes.inputs import Inputs
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.purity import check_pure
+from hpc_bnn.group import Group
 
 Weights = dict[str, Tensor]
 
@@ -125,8 +126,19 @@ class Posterior(Held):
         """
         return None
 
+    def begin(self, optimizer: torch.optim.Optimizer, *, num_examples: int) -> None:
+        """Get ready for steps of ``optimizer`` on a training set of so many examples; raise
+        ValueError where only an optimizer of the method will do, and this is another.
+        """
+
     def collect(self, step: int) -> None:
         """Take up what the optimizer made of the parameters in ``step``."""
+
+    def diagnostics(self, inputs: Callable[[], Inputs], axis: Group) -> dict[str, object]:
+        """Collective over the sample axis: return figures of how good the weight samples are, as
+        plain values; ``inputs``, maybe collective, gives examples (B, ...) to judge by.
+        """
+        return {}
 
     def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
         """Raise ValueError unless training can draw so many weight samples."""
@@ -155,12 +167,8 @@ class Posterior(Held):
 
     @torch.no_grad()
     def hold(self, samples: range) -> None:
-        """Keep the rows of ``samples`` only, of all that is per-sample.
-
-        Raises
-        ------
-        ValueError
-            If rows of theirs are not held.
+        """Keep the rows of ``samples`` only, of all that is per-sample; raise ValueError where some
+        are not held.
         """
         if self.members is None or samples == self.own_samples:
             return
@@ -172,12 +180,8 @@ class Posterior(Held):
         self.own_samples = samples
 
     def places(self, samples: Iterable[int]) -> list[int]:
-        """Return where the rows of ``samples`` are in what is per-sample.
-
-        Raises
-        ------
-        ValueError
-            If they are not held here.
+        """Return where the rows of ``samples`` are in what is per-sample; raise ValueError where
+        they are not held here.
         """
         first, count = self.own_samples.start, len(self.own_samples)
         rows = [sample - first for sample in samples]
