@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hpc_bnn.bayes.draw import draw_together, flatten, groups, signed_streams, unflatten
-from hpc_bnn.bayes.gaussian import Gaussian, Positive, _key
+from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.noise import Key, Purpose, Stream, normals
-from hpc_bnn.bayes.posterior import Weights
+from hpc_bnn.bayes.posterior import Weights, row_key
+from hpc_bnn.bayes.prior import Positive, PriorSigma
 
 START = 0.1  # of initial_sigma: the standard deviation that U gives a weight at the start
 CACHED = 1 << 14  # weights at a time in the KL, whose rows of U stay in the cache of a CPU
@@ -67,7 +68,7 @@ class LowRank(Gaussian):
         module: nn.Module,
         *,
         rank: Annotated[int, Interval(ge=0)] = 8,
-        prior_sigma: Positive | Literal["fan_in"] = 1.0,
+        prior_sigma: PriorSigma = 1.0,
         initial_sigma: Positive = 0.02,
         random: Sequence[str] | Literal["layers"] | None = "layers",
         antithetic: bool = False,
@@ -97,10 +98,10 @@ class LowRank(Gaussian):
             start = normals(
                 Stream(seed, Purpose.INITIAL), shape, offset=rank * offset, device=log_sigma.device
             )
-            self.factor[_key(name)] = nn.Parameter(scale * start.to(log_sigma.dtype))
+            self.factor[row_key(name)] = nn.Parameter(scale * start.to(log_sigma.dtype))
 
     def _factors(self) -> list[nn.Parameter]:
-        return [self.factor[_key(name)] for name in self.names]
+        return [self.factor[row_key(name)] for name in self.names]
 
     def sample(self, key: Key) -> Weights:
         """Return the drawn weights by name, each (S, *shape)."""
@@ -184,8 +185,8 @@ class _Means(torch.autograd.Function):
 class _Coupling(torch.autograd.Function):
     """What U adds to the complexity term: sum U^2 / (2 tau^2) - T / 2 log det M.
 
-    With V the rows of U / sigma, v a column of it, the gradients are U / tau^2 - T M^-1 V / sigma to
-    U and T v^T M^-1 v to log_sigma. Sums over weights are in float64.
+    With V the rows of U / sigma and v one of its columns, the gradients are
+    U / tau^2 - T M^-1 V / sigma to U and T v^T M^-1 v to log_sigma. Sums are in float64.
     """
 
     @staticmethod
@@ -201,7 +202,8 @@ class _Coupling(torch.autograd.Function):
                 gram += v @ v.T
         root = torch.linalg.cholesky(gram)
         ctx.inverse = torch.cholesky_inverse(root)
-        return squares - temperature * root.diagonal().log().sum()
+        value: Tensor = squares - temperature * root.diagonal().log().sum()
+        return value
 
     @staticmethod
     @once_differentiable
@@ -239,4 +241,4 @@ def _rows(
 def _pieces(row: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the columns of ``row`` (N,) and ``rows`` (R, N), as many at a time as a cache holds."""
     size = CACHED if row.device.type == "cpu" else row.numel()
-    yield from zip(row.split(size), rows.split(size, 1), strict=True)
+    yield from zip(torch.split(row, size), torch.split(rows, size, 1), strict=True)

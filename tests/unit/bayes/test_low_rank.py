@@ -6,6 +6,7 @@ Tolerances: 1e-12 relative in float64, five standard errors for Monte Carlo.
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -273,4 +274,4 @@ def test_the_bound_rises_with_the_rank_to_the_evidence() -> None:
     assert bounds[10] == pytest.approx(-496.599190, abs=1e-6)
     values = list(bounds.values())
     assert values == sorted(values)
-    assert min(b - a for a, b in zip(values, values[1:], strict=False)) > 1e-4
+    assert min(b - a for a, b in pairwise(values)) > 1e-4
