@@ -27,7 +27,7 @@ class EMA:
     Attributes
     ----------
     weights
-        The averages by name; before the first step the parameters themselves.
+        The averages by name; what they are before the first step does not count.
     steps
         t, steps averaged so far.
     """
@@ -58,14 +58,19 @@ class EMA:
         share = (1 - self.decay) / -math.expm1(self.steps * math.log(self.decay))
         averages = list(self.weights.values())
         now = [p.to(m.dtype) for p, m in zip(named.values(), averages, strict=True)]
-        torch._foreach_lerp_(averages, now, share)
+        if self.steps == 1:  # what was there before may be no number
+            torch._foreach_copy_(averages, now)
+        else:
+            torch._foreach_lerp_(averages, now, share)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Hold the averages in the parameters, for prediction; nothing may be trained meanwhile."""
+        """Hold the averages in the parameters, for prediction; nothing may be trained meanwhile.
+        Before the first step the parameters stay what they are.
+        """
         before = {name: p.data for name, p in self._named.items()}
         try:
-            for name, p in self._named.items():
+            for name, p in self._named.items() if self.steps else ():
                 p.data = self.weights[name].to(p.dtype)
             yield
         finally:

@@ -67,6 +67,17 @@ def test_a_block_holds_the_averages_and_gives_the_weights_back() -> None:
     assert torch.equal(weight, iterates[-1])
 
 
+def test_what_was_there_before_the_first_step_does_not_count() -> None:
+    """Members may have no weights yet: NaN."""
+    named = {"w": nn.Parameter(torch.full((3,), torch.nan))}
+    ema = EMA(named, DECAY)
+    named["w"].data.fill_(2.0)
+    with ema.applied():
+        assert torch.equal(named["w"], torch.full((3,), 2.0))
+    ema.update(named)
+    assert torch.equal(ema.weights["w"], torch.full((3,), 2.0))
+
+
 def toy(**options: object) -> Toy:
     return Toy("gaussian learned", ema=DECAY, **options)
 
