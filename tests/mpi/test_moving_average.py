@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from members import Members
 from small_run import BATCH, Recipe, batch, deviation, make_step, parts
 from test_per_sample import K, posterior, started
 from torch import Tensor
 
 from hpc_bnn.bayes import POSTERIORS
+from hpc_bnn.bayes.members import Members
 from hpc_bnn.config import Settings
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses import almost_fair_crps, gaussian_nll
