@@ -2,7 +2,13 @@
 
 from hpc_bnn.bayes.chains import SGHMC, SGLD
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.low_rank import LowRank
 
-POSTERIORS = {"gaussian": Gaussian, "sghmc": SGHMC, "sgld": SGLD}
+POSTERIORS = {
+    "gaussian": Gaussian,
+    "low_rank": LowRank,
+    "sghmc": SGHMC,
+    "sgld": SGLD,
+}
 
-__all__ = ["POSTERIORS", "SGHMC", "SGLD", "Gaussian"]
+__all__ = ["POSTERIORS", "SGHMC", "SGLD", "Gaussian", "LowRank"]

@@ -118,7 +118,7 @@ class SGHMC(Members):
         )
         self.burn_in, self.collect_every = burn_in, collect_every
         self.cycle, self.exploration = cycle, exploration
-        self.snapshots = Snapshots(self.rows, most=snapshots)
+        self.snapshots = Snapshots(dict(self.rows.items()), most=snapshots)
 
     def dynamics(self) -> Dynamics:
         """Return how the chains move."""

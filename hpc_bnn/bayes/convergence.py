@@ -51,11 +51,12 @@ def effective_samples(draws: Tensor) -> Tensor:
     within, plus = _variances(halves)
     rho = 1 - (within - _autocovariances(halves).mean(0)) / plus  # (n, ...)
     rho[0] = 1.0
-    pairs = rho[: length // 2 * 2].unflatten(0, (-1, 2)).sum(1)
+    pairs = rho[: length // 2 * 2].reshape(length // 2, 2, *rho.shape[1:]).sum(1)
     counts = (pairs > 0).cumprod(0)
     tau = 2 * (pairs.cummin(0).values * counts).sum(0) - 1
     total = count * length
-    return total / tau.clamp(min=1 / math.log10(total)) + 0 * plus / plus
+    effective: Tensor = total / tau.clamp(min=1 / math.log10(total)) + 0 * plus / plus
+    return effective
 
 
 def rank_normalised(draws: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ def rank_normalised(draws: Tensor) -> Tensor:
     below = torch.searchsorted(ordered, values)
     up_to = torch.searchsorted(ordered, values, right=True)
     ranks = (below + up_to + 1).double() / 2
-    scores = torch.special.ndtri((ranks - 3 / 8) / (len(flat) + 1 / 4))
+    scores: Tensor = torch.special.ndtri((ranks - 3 / 8) / (len(flat) + 1 / 4))
     return scores.T.reshape(draws.shape)
 
 
@@ -99,4 +100,5 @@ def _autocovariances(halves: Tensor) -> Tensor:
     length = halves.shape[1]
     spectrum = torch.fft.rfft(halves - halves.mean(1, keepdim=True), n=2 * length, dim=1)
     power = spectrum.real.square() + spectrum.imag.square()
-    return torch.fft.irfft(power, n=2 * length, dim=1)[:, :length] / length
+    sums: Tensor = torch.fft.irfft(power, n=2 * length, dim=1)[:, :length]
+    return sums / length
