@@ -1,5 +1,5 @@
-"""w = W * (r v^T) with Gaussian factors: the outputs of a linear layer and the complexity term, both
-in closed form.
+"""w = W * (r v^T) with Gaussian factors: the outputs of a linear layer and the complexity term in
+closed form.
 
 Tolerances: 1e-12 relative in float64, five standard errors for Monte Carlo.
 """
