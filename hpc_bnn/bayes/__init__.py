@@ -3,12 +3,14 @@
 from hpc_bnn.bayes.chains import SGHMC, SGLD
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.low_rank import LowRank
+from hpc_bnn.bayes.rank1 import Rank1
 
 POSTERIORS = {
     "gaussian": Gaussian,
     "low_rank": LowRank,
+    "rank1": Rank1,
     "sghmc": SGHMC,
     "sgld": SGLD,
 }
 
-__all__ = ["POSTERIORS", "SGHMC", "SGLD", "Gaussian", "LowRank"]
+__all__ = ["POSTERIORS", "SGHMC", "SGLD", "Gaussian", "LowRank", "Rank1"]
