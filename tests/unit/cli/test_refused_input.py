@@ -47,23 +47,11 @@ def test_messages_about_a_file_name_it(tmp_path: Path, told: Any) -> None:
     assert f"{bad}: seed = 'one'" in told("train", bad, "--run", tmp_path / "run")
 
 
-def test_every_error_at_once(config: Path, tmp_path: Path, told: Any) -> None:
-    message = told("train", config, "train.lr=0", "seed=x", "a=1", "--run", tmp_path / "run")
-    assert len(message.splitlines()) == 3
-
-
 def test_a_settings_file_that_is_not_there(tmp_path: Path, told: Any) -> None:
     message = told("train", tmp_path / "none.yaml", "--run", tmp_path / "run")
     assert message.startswith(f"{tmp_path / 'none.yaml'}: no such settings file")
     assert str(CONFIGS) in message
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("content", ["", "a: [1\n", "- 1\n"])
-def test_a_settings_file_that_holds_none(tmp_path: Path, told: Any, content: str) -> None:
-    path = tmp_path / "empty.yaml"
-    path.write_text(content, encoding="utf-8")
-    assert told("train", path, "--run", tmp_path / "run").startswith(f"{path}: ")
 
 
 def rows(count: int = 200) -> list[str]:
