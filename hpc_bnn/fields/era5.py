@@ -114,8 +114,8 @@ def era5(
         reader = PackReader(archive, mean=made.mean, std=std, gaps=gaps)
         return reader, _standardised(archive, reader.static(), missing), gaps
 
-    reader, static, gaps = ranks.together(open_reader, name="static fields")
-    atmosphere = Atmosphere(reader, static, use_calendar=calendar)
+    reader, constants, gaps = ranks.together(open_reader, name="static fields")
+    atmosphere = Atmosphere(reader, constants, use_calendar=calendar)
     ratio = (std / tendency_std).astype(np.float32)
     examples = {
         name: ForecastWindows(atmosphere, torch.from_numpy(rows), history, ratio)
