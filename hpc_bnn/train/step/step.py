@@ -110,8 +110,10 @@ class Step:
         agreed = {**settings.of_all_ranks(), **parts}
         guards.agree(world.all_ranks, agreed, name="before the first step")
         # Also what is not trained: no reduction would ever make it equal.
-        shared, rows = by_kind(posterior, all_tensors(posterior, loss))
+        shared, _ = by_kind(posterior, all_tensors(posterior, loss))
         world.broadcast_parameters(shared)
+        posterior.initialise()
+        _, rows = by_kind(posterior, all_tensors(posterior, loss))
         world.broadcast_parameters(rows, axis="data")
 
     def __call__(self, x: Inputs, y: Tensor) -> Tensor:
