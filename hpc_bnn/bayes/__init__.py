@@ -2,7 +2,8 @@
 
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.low_rank import LowRank
+from hpc_bnn.bayes.rank1 import Rank1
 
-POSTERIORS = {"gaussian": Gaussian, "low_rank": LowRank}
+POSTERIORS = {"gaussian": Gaussian, "low_rank": LowRank, "rank1": Rank1}
 
-__all__ = ["POSTERIORS", "Gaussian", "LowRank"]
+__all__ = ["POSTERIORS", "Gaussian", "LowRank", "Rank1"]
