@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import Gaussian
+    from hpc_bnn.bayes import Gaussian, LastLayerLaplace
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Batches",
     "Gaussian",
+    "LastLayerLaplace",
     "Step",
     "World",
     "freeze_batchnorm",
@@ -37,6 +38,7 @@ __all__ = [
 _HOMES = {
     "Batches": "hpc_bnn.data",
     "Gaussian": "hpc_bnn.bayes",
+    "LastLayerLaplace": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
