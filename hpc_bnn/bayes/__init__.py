@@ -2,7 +2,12 @@
 
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.laplace import LastLayerLaplace
+from hpc_bnn.bayes.low_rank import LowRank
 
-POSTERIORS = {"gaussian": Gaussian, "last_layer_laplace": LastLayerLaplace}
+POSTERIORS = {
+    "gaussian": Gaussian,
+    "last_layer_laplace": LastLayerLaplace,
+    "low_rank": LowRank,
+}
 
-__all__ = ["POSTERIORS", "Gaussian", "LastLayerLaplace"]
+__all__ = ["POSTERIORS", "Gaussian", "LastLayerLaplace", "LowRank"]
