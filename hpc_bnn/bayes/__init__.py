@@ -3,11 +3,13 @@
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.laplace import LastLayerLaplace
 from hpc_bnn.bayes.low_rank import LowRank
+from hpc_bnn.bayes.rank1 import Rank1
 
 POSTERIORS = {
     "gaussian": Gaussian,
     "last_layer_laplace": LastLayerLaplace,
     "low_rank": LowRank,
+    "rank1": Rank1,
 }
 
-__all__ = ["POSTERIORS", "Gaussian", "LastLayerLaplace", "LowRank"]
+__all__ = ["POSTERIORS", "Gaussian", "LastLayerLaplace", "LowRank", "Rank1"]

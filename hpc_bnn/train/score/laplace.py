@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes import LastLayerLaplace
+from hpc_bnn.bayes.export import with_weights
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import SettingsError
 from hpc_bnn.data.sharding import in_turn
@@ -107,7 +108,7 @@ def _require_free(target: RunFolder) -> None:
 def _only_network(posterior: Posterior) -> nn.Module:
     """Return the network of the mean, or of the only member."""
     if posterior.members is None:
-        return posterior.module
+        return with_weights(posterior.module, posterior.mean())
     if posterior.members == 1:
         return posterior.to_module(0)
     raise ValueError(
