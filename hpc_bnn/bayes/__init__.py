@@ -2,15 +2,17 @@
 
 from hpc_bnn.bayes.chains import SGHMC, SGLD
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.laplace import LastLayerLaplace
 from hpc_bnn.bayes.low_rank import LowRank
 from hpc_bnn.bayes.rank1 import Rank1
 
 POSTERIORS = {
     "gaussian": Gaussian,
+    "last_layer_laplace": LastLayerLaplace,
     "low_rank": LowRank,
     "rank1": Rank1,
     "sghmc": SGHMC,
     "sgld": SGLD,
 }
 
-__all__ = ["POSTERIORS", "SGHMC", "SGLD", "Gaussian", "LowRank", "Rank1"]
+__all__ = ["POSTERIORS", "SGHMC", "SGLD", "Gaussian", "LastLayerLaplace", "LowRank", "Rank1"]
