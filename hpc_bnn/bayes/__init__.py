@@ -1,7 +1,8 @@
 """Posteriors over the weights of any module. To add one: a file here and a line in POSTERIORS."""
 
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.mc_dropout import Dropout
 
-POSTERIORS = {"gaussian": Gaussian}
+POSTERIORS = {"dropout": Dropout, "gaussian": Gaussian}
 
-__all__ = ["POSTERIORS", "Gaussian"]
+__all__ = ["POSTERIORS", "Dropout", "Gaussian"]

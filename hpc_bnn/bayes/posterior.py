@@ -8,8 +8,9 @@ Letters: S samples, B batch, K samples over the whole grid.
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.held import Held
 from hpc_bnn.bayes.impure import Surroundings
-from hpc_bnn.bayes.inputs import Inputs
+from hpc_bnn.bayes.inputs import Inputs, positions_of
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.purity import check_pure
 
@@ -95,6 +96,12 @@ class Posterior(Held):
         """
         stream = Stream(key.seed, Purpose.DROPOUT, key.step, key.samples[0])
         return KeyedDropout(stream, examples=examples, first_example=first_example)
+
+    def prediction_dropout(self, sample: int, positions: Sequence[int]) -> KeyedDropout | None:
+        """Return what replaces the dropout of a prediction of one sample for examples in
+        ``positions`` of all that is predicted; None: nothing is dropped.
+        """
+        return None
 
     def per_sample(self) -> Iterable[str]:
         """Return the names of parameters and buffers that have a row for each weight sample."""
@@ -199,10 +206,20 @@ class Posterior(Held):
         if gradients:
             unused = check_pure(self, drawn, x, gradients=True, surroundings=surroundings)
         first = {name: weight[:1] for name, weight in drawn.items()}
+        predicting = partial(self.predicting, key.samples[0], positions_of(x))
         with self.evaluating():
-            check_pure(self, first, x, gradients=False)
+            check_pure(self, first, x, gradients=False, surroundings=predicting)
         self._checked = True
         return unused
+
+    @contextlib.contextmanager
+    def predicting(self, sample: int, positions: Sequence[int]) -> Iterator[KeyedDropout | None]:
+        """Hold the module as it predicts examples in ``positions`` with one sample: in evaluation
+        mode, but for the dropout that a method leaves on.
+        """
+        dropout = self.prediction_dropout(sample, positions)
+        with self.evaluating(), dropout or contextlib.nullcontext():
+            yield dropout
 
     @torch.no_grad()
     def predict(
@@ -213,12 +230,15 @@ class Posterior(Held):
         first: int = 0,
         samples_per_pass: int = 1,
         check: bool = True,
+        positions: Sequence[int] | None = None,
     ) -> Tensor:
         """Return the outputs (S, B, ...) for ``x`` (B, ...) under ``samples`` weight samples, in
-        evaluation mode.
+        evaluation mode, but for dropout that is a part of the method.
 
         Prediction has a stream of its own: sample ``first + s`` is the same network whenever and
-        wherever it is asked for, so members can be spread over calls and ranks.
+        wherever it is asked for, so members can be spread over calls and ranks. Where it differs
+        between examples, ``positions`` (B,) say which these are of all that is predicted; None: the
+        first B.
 
         Raises
         ------
@@ -234,11 +254,13 @@ class Posterior(Held):
         indices = range(first, first + samples)
         outputs: Tensor | None = None
         self._require_layers(self.names)
-        with self.evaluating():
-            if check and not self._checked:
-                self.check(self.key(0, indices[:1], Purpose.PREDICTION), x, gradients=False)
-            for i in range(0, samples, samples_per_pass):
-                part = self(x, self.key(0, indices[i : i + samples_per_pass], Purpose.PREDICTION))
+        places = positions_of(x, positions)
+        if check and not self._checked:
+            self.check(self.key(0, indices[:1], Purpose.PREDICTION), x, gradients=False)
+        for i in range(0, samples, samples_per_pass):
+            key = self.key(0, indices[i : i + samples_per_pass], Purpose.PREDICTION)
+            with self.predicting(key.samples[0], places):
+                part = self(x, key)
                 if outputs is None:  # filled, not joined at the end, which would hold all twice
                     outputs = part.new_empty((samples, *part.shape[1:]))
                 outputs[i : i + len(part)] = part
@@ -247,17 +269,20 @@ class Posterior(Held):
         return outputs
 
     @torch.no_grad()
-    def network(self, sample: int) -> Callable[[Inputs], Tensor]:
+    def network(
+        self, sample: int, *, positions: Sequence[int] | None = None
+    ) -> Callable[[Inputs], Tensor]:
         """Return the network of one sample of ``predict`` as a function (B, ...) -> (B, ...).
 
-        Its weights are drawn here, once, for forecasts that apply it many times.
+        Its weights are drawn here, once, for forecasts that apply it many times; whatever else is
+        random in it is the same each time, too.
         """
         self._require_layers(self.names)
         weights = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
 
         @torch.no_grad()
         def run(x: Inputs) -> Tensor:
-            with self.evaluating():
+            with self.predicting(sample, positions_of(x, positions)):
                 return self.apply_weights(x, weights)[0]
 
         return run
