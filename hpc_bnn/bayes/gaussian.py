@@ -15,7 +15,7 @@ samples, KL); Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Annotated, Any, Literal
 
@@ -132,6 +132,10 @@ class Gaussian(Posterior):
                 keep=self.keep_noise,
             )
         return dict(zip(self.names, weights, strict=True))
+
+    def scales(self) -> Iterable[str]:
+        """Return the names of log_sigma."""
+        return [f"log_sigma.{_key(name)}" for name in self.names]
 
     def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
         """Raise ValueError unless training can draw so many weight samples."""

@@ -107,6 +107,10 @@ class Posterior(Held):
         """Return the names of parameters and buffers that have a row for each weight sample."""
         return ()
 
+    def scales(self) -> Iterable[str]:
+        """Return the names of parameters that are scales of q: no weight decay pulls at them."""
+        return ()
+
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         """Return what moves the parameters where the method is a way of moving them, such as a
         sampler; None: any optimizer may.

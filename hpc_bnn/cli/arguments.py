@@ -20,7 +20,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     misplaced = [text for text in rest if text.startswith("-") or "=" not in text]
-    if misplaced or (rest and options.command != "train"):
+    if misplaced or (rest and options.command not in ("train", "scan")):
         parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
@@ -72,6 +72,21 @@ def _parser() -> argparse.ArgumentParser:
     estimate.add_argument(
         "--device-memory", type=_above_zero, metavar="GIB", help="of a GPU that is not here"
     )
+
+    command = commands.add_parser(
+        "scan", help="train every combination of some values and compare them on validation"
+    )
+    command.add_argument("config", type=Path, help="YAML file, or the name of a bundled one")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="of all runs")
+    command.add_argument(
+        "--try",
+        dest="tries",
+        action="append",
+        required=True,
+        metavar="key=value,value,...",
+        help="such as posterior.kl_weight=0.01,0.1,1; repeated: every combination",
+    )
+    command.add_argument("--runs", dest="folder", type=Path, required=True, metavar="DIR")
 
     command = commands.add_parser(
         "evaluate", help="score the test split of a run and draw its pictures"

@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from hpc_bnn.parallel.control import BUG, STALLED, Word, leave_note
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.launcher import LaunchError, launched_size
 from hpc_bnn.parallel.mpi import abort, connect, fail, leave_together
-from hpc_bnn.parallel.world import start
+from hpc_bnn.parallel.world import World, start
 from hpc_bnn.train.plan.auto_grid import start_auto
 from hpc_bnn.train.run.build import check_choices, resolved
 from hpc_bnn.train.run.checkpoint import CheckpointError
@@ -149,30 +150,51 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
     if settings.grid.mode == "auto":
         world, auto = start_auto(settings, all_ranks, folder, resume=options.resume)
     else:
-        world = start(
-            all_ranks,
-            sample_ranks=settings.grid.sample_ranks,
-            mode=settings.grid.mode,
-            device=settings.train.device,
-            stall_timeout_s=settings.train.stall_timeout,
-        )
-    try:
+        world = _start(settings, all_ranks)
+    with _leaving(world):
         summary = train(
             settings, world, folder, resume=options.resume, began=options.began, auto=auto
         )
-    except Unfinished:
-        # From here on nothing may end a rank before all do: whoever asked may ask again.
-        for number in (SIGNAL, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        if all_ranks.rank == 0:
-            leave_note(REQUEUE)
-        world.stop()  # Horovod ends before MPI does
-        raise
     if world.is_first:
         print(f"{folder.path}: {summary['steps']} steps, final loss {summary['final_loss']:.6g}")
         for name, value in summary["validation"].items():
             print(f"  validation {name:28s} {value:.6g}")
     return 0
+
+
+def _scan(options: argparse.Namespace, all_ranks: Group) -> int:
+    from hpc_bnn.study.scan import report, runs_of, scan
+
+    runs = runs_of(options.tries, lambda more: _settings(options.config, options.overrides + more))
+    world = _start(runs[0][1], all_ranks)
+    with _leaving(world):
+        rows = scan(runs, world, options.folder, began=options.began)
+    return _print((report(rows, options.folder), 0), all_ranks)
+
+
+def _start(settings: Settings, all_ranks: Group) -> World:
+    return start(
+        all_ranks,
+        sample_ranks=settings.grid.sample_ranks,
+        mode=settings.grid.mode,
+        device=settings.train.device,
+        stall_timeout_s=settings.train.stall_timeout,
+    )
+
+
+@contextmanager
+def _leaving(world: World) -> Iterator[None]:
+    """Let a training that ends early end all ranks in good order."""
+    try:
+        yield
+    except Unfinished:
+        # From here on nothing may end a rank before all do: whoever asked may ask again.
+        for number in (SIGNAL, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if world.is_first:
+            leave_note(REQUEUE)
+        world.stop()  # Horovod ends before MPI does
+        raise
 
 
 def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
@@ -183,11 +205,8 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
     world = start(all_ranks, mode="data", device=settings.train.device)
     result = evaluate(world, folder)
-    if world.is_first:
-        for line in told(result):
-            print(line)
-        print(f"scores in {folder.evaluation}, pictures in {folder.plots}")
-    return 0
+    where = f"scores in {folder.evaluation}, pictures in {folder.plots}"
+    return _print(([*told(result), where], 0), all_ranks)
 
 
 def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
@@ -269,6 +288,7 @@ def _log_to_stderr(all_ranks: Group) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
+    "scan": _scan,
     "evaluate": _evaluate,
     "forecast": _forecast,
     "data": _data,

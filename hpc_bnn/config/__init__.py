@@ -2,13 +2,21 @@
 
 from hpc_bnn.config.load import CONFIGS, difference, dump_settings, load_settings
 from hpc_bnn.config.options import check_options, choose
-from hpc_bnn.config.settings import SEED_LIMIT, Choice, DataSettings, Settings, SettingsError
+from hpc_bnn.config.settings import (
+    SEED_LIMIT,
+    Choice,
+    DataSettings,
+    OptimizerSettings,
+    Settings,
+    SettingsError,
+)
 
 __all__ = [
     "CONFIGS",
     "SEED_LIMIT",
     "Choice",
     "DataSettings",
+    "OptimizerSettings",
     "Settings",
     "SettingsError",
     "check_options",

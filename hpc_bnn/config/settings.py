@@ -1,7 +1,7 @@
 """The settings of a run: what each key means, its type and its default.
 
-The sections ``posterior``, ``model``, ``loss`` and ``data`` choose something by ``name``; their
-other keys are the keyword arguments of what was chosen (``options``).
+The sections ``posterior``, ``model``, ``loss``, ``data`` and ``optimizer`` choose something by
+``name``; their other keys are the keyword arguments of what was chosen (``options``).
 """
 
 import logging
@@ -176,7 +176,7 @@ class TrainSettings(_Section):
         description="a run folder, its newest checkpoint, or a checkpoint file: its weights are "
         "those this run starts with; the optimizer and the order of examples start anew",
     )
-    lr: PositiveFloat = Field(1e-3, description="peak learning rate of Adam")
+    lr: PositiveFloat = Field(1e-3, description="peak learning rate")
     lr_min: NonNegativeFloat = Field(0.0, description="learning rate at the end of the cosine")
     warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="after the warm-up")
@@ -224,6 +224,13 @@ class TrainSettings(_Section):
         return self
 
 
+class OptimizerSettings(Choice):
+    """What moves the parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    name: str = Field("adam", description="the optimizer; its options are further keys")
+
+
 class EvaluationSettings(_Section):
     """Scores of weather forecasts; other data sets are scored on their whole test split."""
 
@@ -250,5 +257,8 @@ class Settings(_Section):
     loss: LossSettings
     model: ModelSettings
     data: DataSettings
+    optimizer: OptimizerSettings | None = Field(
+        None, description="left out: Adam, or what the posterior brings"
+    )
     train: TrainSettings
     evaluation: EvaluationSettings = EvaluationSettings()  # type: ignore[call-arg]

@@ -54,7 +54,27 @@ class Shuffled:
         return values.gather(1, order).reshape(x.shape), y
 
 
-FOREIGN: dict[str, Callable[[Examples], Examples]] = {"noise": Noise, "shuffled": Shuffled}
+@dataclass(frozen=True, eq=False)
+class Shifted:
+    """Offer images rolled by half their height and width: what was the middle is at the corners."""
+
+    examples: Examples
+
+    def __len__(self) -> int:
+        """Count the examples."""
+        return len(self.examples)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the images (B, C, H, W) at `indices` (B,) int64 and roll them."""
+        x, y = self.examples.batch(indices)
+        return x.roll([x.shape[-2] // 2, x.shape[-1] // 2], dims=[-2, -1]), y
+
+
+FOREIGN: dict[str, Callable[[Examples], Examples]] = {
+    "noise": Noise,
+    "shuffled": Shuffled,
+    "shifted": Shifted,
+}
 
 
 def _stream(index: int) -> Stream:

@@ -26,6 +26,7 @@ from hpc_bnn.data import Source
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.plan.traced import Validation, step_bytes, validation_bytes
 from hpc_bnn.train.run.build import build
+from hpc_bnn.train.run.optimizers import STATE
 
 AHEAD = 4  # batches at a time: one in use, two ready, one being read
 ON_GPU = 3  # one in use, one ready, one being copied
@@ -47,9 +48,10 @@ class Estimate:
     """Bytes of one rank.
 
     process: before there is a network. parameters: means, log sigmas, the rest of the network.
-    optimizer: Adam's two moments. step: gradients, drawn weights, activations, work space.
-    batch: inputs and targets of one step. exchange: the buffer of gradients on their way.
-    lost: between tensors, on CPUs. validation: in place of the step, beside the last gradients.
+    optimizer: its state, ``moments`` numbers for each trained one. step: gradients, drawn weights,
+    activations, work space. batch: inputs and targets of one step. exchange: the buffer of
+    gradients on their way. lost: between tensors, on CPUs. validation: in place of the step, beside
+    the last gradients.
     """
 
     process: int
@@ -60,6 +62,7 @@ class Estimate:
     exchange: int
     lost: int = 0
     validation: Validation = NO_VALIDATION
+    moments: int = 2
 
     @property
     def cpu_bytes(self) -> int:
@@ -89,7 +92,7 @@ class Estimate:
 
     @property
     def _gradients(self) -> int:
-        return self.optimizer // 2
+        return self.optimizer // self.moments
 
 
 def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
@@ -108,15 +111,17 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
     one = sum(t.numel() * t.element_size() for t in (x, y))
     step = step_bytes(parts, settings, grid)
     validation = validation_bytes(build(settings, source), settings, grid)
+    moments = 2 if settings.optimizer is None else STATE[settings.optimizer.name]
     return Estimate(
         process=process,
         parameters=held,
-        optimizer=2 * trained,
+        optimizer=moments * trained,
         step=step,
         batch=one * len(grid.own_examples(settings.train.batch_size)),
         exchange=min(trained, FUSION_BYTES) if grid.world_size > 1 else 0,
         lost=step // LOST if _loses(os.environ) else 0,
         validation=validation,
+        moments=moments,
     )
 
 

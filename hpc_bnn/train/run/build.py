@@ -2,16 +2,23 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.bayes.posterior import Posterior
-from hpc_bnn.config import Choice, Settings, SettingsError, check_options, choose
+from hpc_bnn.config import (
+    Choice,
+    OptimizerSettings,
+    Settings,
+    SettingsError,
+    check_options,
+    choose,
+)
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
 from hpc_bnn.data.augment import Augmentation
 from hpc_bnn.data.source import Fields
@@ -19,15 +26,17 @@ from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
-from hpc_bnn.train.run.adam import Adam
+from hpc_bnn.train.run.optimizers import OPTIMIZERS
 from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
 
 log = logging.getLogger(__name__)
+C = TypeVar("C", bound=Choice)
 
 GIVEN_TO_DATA = ("ranks", "rollout")
 GIVEN_TO_POSTERIORS = ("module", "samples", "seed")
 GIVEN_TO_MODELS = ("input_shape", "output_shape")
+GIVEN_TO_OPTIMIZERS = ("posterior", "others", "lr")
 
 
 @dataclass(frozen=True)
@@ -39,14 +48,15 @@ class Parts:
     loss: Loss
     augment: Augmentation | None
     unroll: Unroll | None = None
+    chosen_optimizer: OptimizerSettings | None = None
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
-        """Return the optimizer of the method, else Adam over everything that is trained."""
+        """Return the optimizer of the method, else the chosen one for all that is trained."""
         given = self.posterior.optimizer(lr)
         if given is not None:
             return given
-        parameters = [*self.posterior.parameters(), *self.loss.parameters()]
-        return Adam([p for p in parameters if p.requires_grad], lr=lr, fused=True)
+        chosen = self.chosen_optimizer or OptimizerSettings()
+        return OPTIMIZERS[chosen.name](self.posterior, self.loss, lr=lr, **chosen.options)
 
 
 def check_choices(settings: Settings, origin: str) -> None:
@@ -64,6 +74,7 @@ def check_choices(settings: Settings, origin: str) -> None:
         ("loss", settings.loss, LOSSES, ()),
         ("model", settings.model, MODELS, GIVEN_TO_MODELS),
         ("data", settings.data, data_sets, GIVEN_TO_DATA),
+        ("optimizer", _optimizer(settings), OPTIMIZERS, GIVEN_TO_OPTIMIZERS),
     )
     for section, choice, choices, given in sections:
         name, keys = choice.name, type(choice).model_fields
@@ -72,6 +83,12 @@ def check_choices(settings: Settings, origin: str) -> None:
             [wrong]
             if wrong
             else check_options(section, choices[name], choice.options, given=given, beside=keys)
+        )
+    if settings.optimizer and _brings_optimizer(settings):
+        problems.append(
+            f"optimizer.name = {settings.optimizer.name!r}: posterior.name = "
+            f"{settings.posterior.name!r} moves its parameters itself; leave the section "
+            "optimizer out, or choose another posterior"
         )
     transform = dict(settings.data.transform)
     if transform:
@@ -91,15 +108,32 @@ def check_choices(settings: Settings, origin: str) -> None:
 
 
 def resolved(settings: Settings) -> Settings:
-    """Return settings that hold every option of the posterior, the defaults of its method too."""
-    method = POSTERIORS.get(settings.posterior.name)
-    parameters = {} if method is None else inspect.signature(method).parameters
+    """Return settings that hold every option of the posterior and the optimizer, defaults too."""
+    posterior = _with_defaults(settings.posterior, POSTERIORS, GIVEN_TO_POSTERIORS)
+    optimizer = settings.optimizer
+    if not _brings_optimizer(settings):
+        optimizer = _with_defaults(_optimizer(settings), OPTIMIZERS, GIVEN_TO_OPTIMIZERS)
+    return settings.model_copy(update={"posterior": posterior, "optimizer": optimizer})
+
+
+def _optimizer(settings: Settings) -> OptimizerSettings:
+    return settings.optimizer or OptimizerSettings()
+
+
+def _brings_optimizer(settings: Settings) -> bool:
+    """Tell whether the posterior is a way of moving the parameters itself."""
+    method = POSTERIORS.get(settings.posterior.name, Posterior)
+    return method.optimizer is not Posterior.optimizer
+
+
+def _with_defaults(chosen: C, choices: Mapping[str, Any], given: Collection[str]) -> C:
+    """Return a section that holds the defaults of what it chooses."""
+    choice = choices.get(chosen.name)
+    parameters = {} if choice is None else inspect.signature(choice).parameters
     options = {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if name not in GIVEN_TO_POSTERIORS
-    } | settings.posterior.options
-    return settings.model_copy(update={"posterior": settings.posterior.model_copy(update=options)})
+        name: parameter.default for name, parameter in parameters.items() if name not in given
+    }
+    return chosen.model_copy(update=options | chosen.options)
 
 
 def read_source(settings: Settings, ranks: Group) -> Source:
@@ -140,7 +174,7 @@ def build(settings: Settings, source: Source) -> Parts:
     unroll = None
     if settings.train.longest_rollout > 1 and source.fields is not None:
         unroll = Unroll(source.fields)
-    return Parts(source, posterior, loss, augment, unroll)
+    return Parts(source, posterior, loss, augment, unroll, settings.optimizer)
 
 
 def step_settings(settings: Settings, parts: Parts) -> StepSettings:

@@ -236,7 +236,7 @@ def test_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = read_json(run / "evaluation.json")
     scores = evaluation["scores"]
     assert scores["examples"] == 360
-    assert set(evaluation["foreign"]) == {"noise", "shuffled"}
+    assert set(evaluation["foreign"]) == {"noise", "shuffled", "shifted"}
     assert all(0 <= of["auroc"] <= 1 for of in evaluation["foreign"].values())
     assert scores["accuracy"] > 0.2  # five steps: better than chance, 0.1
     assert set(scores) >= {"nll", "accuracy", "brier", "expected_calibration_error"}

@@ -43,3 +43,11 @@ def test_shuffled_images_hold_the_same_values_elsewhere() -> None:
     assert moved > 0.98
     place = torch.stack([(x[i].flatten() == own.x[i, 0, 0, 0]).nonzero()[0] for i in range(40)])
     assert place.unique().numel() > 30  # no order that all images share
+
+
+def test_shifted_images_are_rolled_by_half() -> None:
+    own = images()
+    x, _ = FOREIGN["shifted"](own).batch(torch.arange(40))
+    rows, columns = own.x.shape[-2:]
+    assert torch.equal(x[..., 0, 0], own.x[..., -(rows // 2), -(columns // 2)])
+    assert torch.equal(x.roll([-(rows // 2), -(columns // 2)], [-2, -1]), own.x)

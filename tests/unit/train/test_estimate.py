@@ -127,6 +127,21 @@ def test_on_cpus_what_malloc_loses_is_added_where_it_loses_any(
     assert losing.gpu_bytes == keeping.gpu_bytes
 
 
+def test_an_optimizer_of_one_moment_holds_half() -> None:
+    settings = settings_of("vit_cifar10.yaml", *VIT)
+    source = source_of(settings)
+    adam, sgd = (
+        estimate(
+            settings_of("vit_cifar10.yaml", *VIT, f"optimizer.name={name}"), source, Grid(1, 1, 0)
+        )
+        for name in ("adam", "sgd")
+    )
+    assert (
+        adam.optimizer == estimate(settings, source, Grid(1, 1, 0)).optimizer == 2 * sgd.optimizer
+    )
+    assert adam.validation_cpu_bytes == sgd.validation_cpu_bytes
+
+
 def test_the_source_and_the_settings_stay_as_they_were() -> None:
     settings = settings_of("mlp_series.yaml")
     source = source_of(settings)
