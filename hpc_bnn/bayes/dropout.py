@@ -76,7 +76,8 @@ def restart_calls() -> None:
     """Let the calls from now on have the masks of the first ones of the pass, where one runs under
     ``KeyedDropout``.
     """
-    if any(isinstance(mode, KeyedDropout) for mode in _get_current_function_mode_stack()):
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    if any(isinstance(mode, KeyedDropout) for mode in modes):
         _CALLS.manual_seed(0)
 
 

@@ -48,7 +48,9 @@ def positions_of(x: Inputs, positions: Sequence[int] | None = None) -> Sequence[
     """
     examples = count_examples(x)
     if positions is not None and len(positions) != examples:
-        raise ValueError(f"{len(positions)} positions for {examples} examples: give each example one")
+        raise ValueError(
+            f"{len(positions)} positions for {examples} examples: give each example one"
+        )
     return range(examples) if positions is None else positions
 
 

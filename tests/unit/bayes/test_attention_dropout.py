@@ -274,5 +274,5 @@ def check(layout: str) -> None:
 
 def test_the_check_of_the_network_finds_masks_that_do_not_belong_to_examples() -> None:
     check("examples")
-    with pytest.raises(ImpureError, match="dropout on an activation .* first dimension does not"):
+    with pytest.raises(ImpureError, match=r"dropout on an activation .* first dimension does not"):
         check("heads")

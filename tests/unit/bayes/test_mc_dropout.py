@@ -14,7 +14,6 @@ from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.bayes.dropout import KeyedDropout, restart_calls
 from hpc_bnn.bayes.mc_dropout import BLOCK, Dropout
 from hpc_bnn.bayes.noise import Purpose
-from hpc_bnn.models import MLP, Swin, ViT
 
 B, P = 6, 0.3
 
@@ -207,7 +206,9 @@ def test_prediction_drops_what_training_drops() -> None:
     calls = []
     original = KeyedDropout._drop
 
-    def note(self: KeyedDropout, x: Tensor, p: float = 0.5, training: bool = True, *more: Any, **m: Any) -> Tensor:
+    def note(
+        self: KeyedDropout, x: Tensor, p: float = 0.5, training: bool = True, *more: Any, **m: Any
+    ) -> Tensor:
         calls.append((p, training))
         return original(self, x, p, training, *more, **m)
 
@@ -240,7 +241,7 @@ def test_the_network_is_proved_pure_with_its_dropout() -> None:
             return x * self.calls
 
     impure = Dropout(nn.Sequential(nn.Linear(3, 2), nn.Dropout(P), Counter()).double())
-    with pytest.raises(ValueError, match="remembers earlier calls|other outputs"):
+    with pytest.raises(ValueError, match="remembers earlier calls"):
         impure.predict(X, samples=1)
 
 
@@ -280,57 +281,3 @@ def test_positions_must_be_those_of_the_examples() -> None:
         made().predict(X, samples=1, positions=[0, 1])
     with pytest.raises(ValueError, match="2 positions for 6 examples"):
         made().network(0, positions=[0, 1])(X)
-
-
-MODELS: dict[str, Any] = {
-    "mlp": lambda p: MLP((8, 8), (2,), hidden=(12,), dropout=p),
-    "vit": lambda p: ViT((1, 8, 8), (2,), width=8, depth=2, heads=2, dropout=p),
-    "swin": lambda p: Swin(
-        *((1, 8, 16), (1, 8, 16)), width=8, depths=(2, 0, 0, 0), heads=(2,) * 4, window=(2, 2), dropout=p
-    ),
-    "swin, recomputed": lambda p: Swin(
-        *((1, 8, 16), (1, 8, 16)),
-        width=8,
-        depths=(2, 0, 0, 0),
-        heads=(2,) * 4,
-        window=(2, 2),
-        dropout=p,
-        recompute=True,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_bundled_networks_drop(name: str) -> None:
-    """The gradient of a pass is that of the same pass again; without dropout nothing changes."""
-    torch.manual_seed(0)
-    plain = MODELS[name](0.0).double()
-    torch.manual_seed(0)
-    module = MODELS[name](0.2).double()
-    assert [p.shape for p in plain.parameters()] == [p.shape for p in module.parameters()]
-    if name != "mlp":
-        assert list(plain.state_dict()) == list(module.state_dict())
-    x = numbers(4, 1, 8, 16 if "swin" in name else 8)
-    module.eval()
-    assert torch.equal(module(x), plain(x))  # in training: nothing is dropped with p = 0
-    module.train()
-    posterior = Dropout(module)
-    key = posterior.key(1, (0,))
-    gradients = []
-    for _ in range(2):
-        module.zero_grad()
-        with posterior.dropout(key, examples=4, first_example=0) as dropout:
-            outputs = posterior(x, key)
-        with dropout.in_backward():
-            torch.autograd.backward(outputs.square().sum())
-        gradients.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
-    assert torch.equal(*gradients)
-    assert not torch.allclose(outputs[0], plain(x))
-    members = posterior.predict(x, samples=2)
-    assert not torch.allclose(members[0], members[1])
-
-
-@pytest.mark.parametrize("model", [ViT, Swin])
-def test_a_probability_out_of_range_is_refused(model: Any) -> None:
-    with pytest.raises(ValueError, match=r"model\.dropout = 1\.0: must be at least 0"):
-        model((1, 32, 64), (1, 32, 64), dropout=1.0)
