@@ -1,8 +1,9 @@
 """Posteriors over the weights of any module. To add one: a file here and a line in POSTERIORS."""
 
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.low_rank import LowRank
 from hpc_bnn.bayes.mc_dropout import Dropout
 
-POSTERIORS = {"dropout": Dropout, "gaussian": Gaussian}
+POSTERIORS = {"dropout": Dropout, "gaussian": Gaussian, "low_rank": LowRank}
 
-__all__ = ["POSTERIORS", "Dropout", "Gaussian"]
+__all__ = ["POSTERIORS", "Dropout", "Gaussian", "LowRank"]
