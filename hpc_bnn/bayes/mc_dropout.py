@@ -19,7 +19,6 @@ Source: Gal, Ghahramani 2016, arXiv:1506.02142, eq. 5-7 and section 4 of its app
 Letters: S samples, B examples.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, get_args
@@ -29,12 +28,12 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from hpc_bnn.bayes.dropout import KeyedDropout, dropping_layers, restart_calls
-from hpc_bnn.bayes.gaussian import Positive
 from hpc_bnn.bayes.held import Weights as Given
 from hpc_bnn.bayes.inputs import Inputs
 from hpc_bnn.bayes.noise import Key, Purpose, Stream, uniforms
 from hpc_bnn.bayes.posterior import Posterior, Weights
-from hpc_bnn.bayes.selection import fan_in, names_of_linear_maps, refuse_changing_layers
+from hpc_bnn.bayes.prior import PriorSigma, negative_log_prior, taus
+from hpc_bnn.bayes.selection import names_of_linear_maps, refuse_changing_layers
 
 MaskOwner = Literal["example", "sample"]
 Probability = Annotated[float, Interval(gt=0, lt=1)]
@@ -74,13 +73,13 @@ class Dropout(Posterior):
         module: nn.Module,
         *,
         masks: MaskOwner = "example",
-        prior_sigma: Positive | Literal["fan_in"] = 1.0,
+        prior_sigma: PriorSigma = 1.0,
         p: Probability | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(module, (), seed=seed)
         refuse_changing_layers(module)
-        _check(masks, prior_sigma, p)
+        _check(masks, p)
         if p is not None:
             _set_probability(module, p)
         if not dropping_layers(module):
@@ -90,10 +89,8 @@ class Dropout(Posterior):
                 "= 0.1), or set p (posterior.p) where its layers have p = 0"
             )
         self.masks, self.prior_sigma, self.p = masks, prior_sigma, p
-        self._taus = {
-            name: 1 / math.sqrt(fan_in(module, name)) if prior_sigma == "fan_in" else prior_sigma
-            for name in names_of_linear_maps(module)
-        }
+        self._with_prior = tuple(dict.fromkeys(names_of_linear_maps(module)))  # tied: once
+        self._taus = taus(module, self._with_prior, prior_sigma)
         layers = module.modules() if module.training else ()
         self._never_drop = [layer for layer in layers if not layer.training]
 
@@ -102,14 +99,11 @@ class Dropout(Posterior):
         return {}
 
     def complexity(self) -> Tensor:
-        """Return -log N(w; 0, tau^2) as a float64 scalar."""
-        terms = [torch.zeros((), dtype=torch.float64)]
-        for name, tau in self._taus.items():
-            weight = self.module.get_parameter(name)
-            squares = weight.square().sum(dtype=torch.float64)
-            constant = weight.numel() * math.log(tau * math.sqrt(2 * math.pi))
-            terms.append(squares / (2 * tau**2) + constant)
-        return sum(terms[1:], terms[0])
+        """Return -log N(w; 0, tau^2) as a float64 scalar; 0 where there are no linear maps."""
+        weights = [self.module.get_parameter(name) for name in self._with_prior]
+        if not weights:
+            return torch.zeros((), dtype=torch.float64)
+        return negative_log_prior(weights, self._taus)
 
     def dropout(self, key: Key, *, examples: int, first_example: int) -> KeyedDropout:
         """Return the masks of a training pass of one sample."""
@@ -187,12 +181,8 @@ def _set_probability(module: nn.Module, p: float) -> None:
             layer.dropout = p
 
 
-def _check(masks: str, prior_sigma: float | str, p: float | None) -> None:
+def _check(masks: str, p: float | None) -> None:
     if masks not in get_args(MaskOwner):
         raise ValueError(f"posterior.masks = {masks!r}: expected one of example, sample")
-    if prior_sigma != "fan_in" and not (
-        isinstance(prior_sigma, int | float) and 0 < prior_sigma < math.inf
-    ):
-        raise ValueError(f"posterior.prior_sigma = {prior_sigma!r}: must be a positive number")
     if p is not None and not 0 < p < 1:
         raise ValueError(f"posterior.p = {p!r}: must be more than 0 and less than 1")

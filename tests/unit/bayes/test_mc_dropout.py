@@ -44,7 +44,7 @@ def test_moments_of_a_linear_layer(masks: str) -> None:
     """E = w x + b and Var = p / (1 - p) sum_i w_i^2 x_i^2, within 5 standard errors of n samples:
     sigma / sqrt(n) of a mean and about sqrt(2 / n) sigma^2 of a variance.
     """
-    n, linear = 4000, nn.Linear(30, 1).double()
+    n, linear = 2000, nn.Linear(30, 1).double()
     x = numbers(2, 30)
     posterior = Dropout(nn.Sequential(nn.Dropout(P), linear), masks=masks, seed=4)
     draws = posterior.predict(x, samples=n)[..., 0]
@@ -110,6 +110,15 @@ def test_complexity_is_the_negative_log_prior(prior_sigma: Any) -> None:
     assert module[1].weight.grad is None
 
 
+def test_tied_weights_have_their_prior_once() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight, second.bias = first.weight, first.bias
+    tied = Dropout(nn.Sequential(first, nn.Dropout(0.5), second))
+    alone = Dropout(nn.Sequential(first, nn.Dropout(0.5)))
+    assert torch.equal(tied.complexity(), alone.complexity())
+    assert float(Dropout(nn.Sequential(nn.Embedding(3, 2), nn.Dropout(0.5))).complexity()) == 0.0
+
+
 def test_nothing_is_drawn_but_masks() -> None:
     posterior = made()
     assert posterior.sample(posterior.key(0, range(3))) == {}
@@ -117,6 +126,8 @@ def test_nothing_is_drawn_but_masks() -> None:
     with pytest.raises(ValueError, match=r"samples_per_pass = 2: Dropout draws no weights"):
         posterior.check_samples(4, samples_per_pass=2)
     posterior.check_samples(5, samples_per_pass=1)
+    with pytest.raises(ValueError, match=r"to_module: the samples of Dropout are masks"):
+        posterior.to_module(0)
 
 
 @pytest.mark.parametrize("masks", ["example", "sample"])
@@ -241,7 +252,7 @@ def test_the_network_is_proved_pure_with_its_dropout() -> None:
             return x * self.calls
 
     impure = Dropout(nn.Sequential(nn.Linear(3, 2), nn.Dropout(P), Counter()).double())
-    with pytest.raises(ValueError, match="remembers earlier calls"):
+    with pytest.raises(ValueError, match="what an earlier call left behind"):
         impure.predict(X, samples=1)
 
 
