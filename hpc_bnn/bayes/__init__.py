@@ -3,7 +3,8 @@
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.low_rank import LowRank
 from hpc_bnn.bayes.mc_dropout import Dropout
+from hpc_bnn.bayes.rank1 import Rank1
 
-POSTERIORS = {"dropout": Dropout, "gaussian": Gaussian, "low_rank": LowRank}
+POSTERIORS = {"dropout": Dropout, "gaussian": Gaussian, "low_rank": LowRank, "rank1": Rank1}
 
-__all__ = ["POSTERIORS", "Dropout", "Gaussian", "LowRank"]
+__all__ = ["POSTERIORS", "Dropout", "Gaussian", "LowRank", "Rank1"]
