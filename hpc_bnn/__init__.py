@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import SGHMC, SGLD, Gaussian, LastLayerLaplace, LowRank, Rank1
+    from hpc_bnn.bayes import SGHMC, SGLD, Dropout, Gaussian, LastLayerLaplace, LowRank, Rank1
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -27,6 +27,7 @@ __all__ = [
     "SGHMC",
     "SGLD",
     "Batches",
+    "Dropout",
     "Gaussian",
     "LastLayerLaplace",
     "LowRank",
@@ -43,6 +44,7 @@ _HOMES = {
     "SGHMC": "hpc_bnn.bayes",
     "SGLD": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
+    "Dropout": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
     "LastLayerLaplace": "hpc_bnn.bayes",
     "LowRank": "hpc_bnn.bayes",

@@ -4,9 +4,11 @@ from hpc_bnn.bayes.chains import SGHMC, SGLD
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.laplace import LastLayerLaplace
 from hpc_bnn.bayes.low_rank import LowRank
+from hpc_bnn.bayes.mc_dropout import Dropout
 from hpc_bnn.bayes.rank1 import Rank1
 
 POSTERIORS = {
+    "dropout": Dropout,
     "gaussian": Gaussian,
     "last_layer_laplace": LastLayerLaplace,
     "low_rank": LowRank,
@@ -15,4 +17,13 @@ POSTERIORS = {
     "sgld": SGLD,
 }
 
-__all__ = ["POSTERIORS", "SGHMC", "SGLD", "Gaussian", "LastLayerLaplace", "LowRank", "Rank1"]
+__all__ = [
+    "POSTERIORS",
+    "SGHMC",
+    "SGLD",
+    "Dropout",
+    "Gaussian",
+    "LastLayerLaplace",
+    "LowRank",
+    "Rank1",
+]
