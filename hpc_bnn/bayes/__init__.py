@@ -26,4 +26,4 @@ __all__ = [
     "LastLayerLaplace",
     "LowRank",
     "Rank1",
-]
+,]
