@@ -1,7 +1,8 @@
 """Posteriors over the weights of any module. To add one: a file here and a line in POSTERIORS."""
 
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.ivon import IVON
 
 POSTERIORS = {"gaussian": Gaussian}
 
-__all__ = ["POSTERIORS", "Gaussian"]
+__all__ = ["IVON", "POSTERIORS", "Gaussian"]

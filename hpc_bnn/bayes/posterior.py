@@ -18,6 +18,7 @@ from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.held import Held
 from hpc_bnn.bayes.impure import Surroundings
 from hpc_bnn.bayes.inputs import Inputs
+from hpc_bnn.bayes.mean_field import MeanField
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.purity import check_pure
 
@@ -103,6 +104,12 @@ class Posterior(Held):
     def scales(self) -> Iterable[str]:
         """Return the names of parameters that are scales of q: no weight decay pulls at them."""
         return ()
+
+    def mean_field(self) -> MeanField | None:
+        """Return the parameters of q where it is a mean-field Gaussian, and nothing else is random;
+        None: it is not.
+        """
+        return None
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         """Return what moves the parameters where the method is a way of moving them, such as a
