@@ -2,7 +2,8 @@
 
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.ivon import IVON
+from hpc_bnn.bayes.low_rank import LowRank
 
-POSTERIORS = {"gaussian": Gaussian}
+POSTERIORS = {"gaussian": Gaussian, "low_rank": LowRank}
 
-__all__ = ["IVON", "POSTERIORS", "Gaussian"]
+__all__ = ["IVON", "POSTERIORS", "Gaussian", "LowRank"]

@@ -17,20 +17,18 @@ samples, KL); Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from annotated_types import Interval
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hpc_bnn.bayes.draw import draw_together, flatten, groups, unflatten
 from hpc_bnn.bayes.mean_field import MeanField, RandomWeight
 from hpc_bnn.bayes.noise import Key
-from hpc_bnn.bayes.posterior import Posterior, Weights
-from hpc_bnn.bayes.selection import fan_in, random_names
-
-Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
+from hpc_bnn.bayes.posterior import Posterior, Weights, row_key
+from hpc_bnn.bayes.prior import Positive, PriorSigma, require_positive, taus
+from hpc_bnn.bayes.selection import random_names
 
 
 class Gaussian(Posterior):
@@ -39,8 +37,8 @@ class Gaussian(Posterior):
     Parameters
     ----------
     module
-        Any module without BatchNorm. It is not copied: its parameters are trained in place as the
-        means.
+        Any module; its BatchNorm frozen or replaced (``batchnorm``). It is not copied: its
+        parameters are trained in place as the means.
     prior_sigma
         Standard deviation tau of the prior, or ``"fan_in"``: ``1 / sqrt(fan_in)`` of each layer.
     initial_sigma
@@ -75,7 +73,7 @@ class Gaussian(Posterior):
         self,
         module: nn.Module,
         *,
-        prior_sigma: Positive | Literal["fan_in"] = 1.0,
+        prior_sigma: PriorSigma = 1.0,
         initial_sigma: Positive = 0.02,
         random: Sequence[str] | Literal["layers"] | None = "layers",
         antithetic: bool = False,
@@ -85,27 +83,19 @@ class Gaussian(Posterior):
     ) -> None:
         patterns = None if random == "layers" else random
         super().__init__(module, random_names(module, patterns), seed=seed)
-        scales = {"initial_sigma": initial_sigma, "temperature": temperature}
-        if prior_sigma != "fan_in":
-            scales["prior_sigma"] = prior_sigma
-        for key, value in scales.items():
-            if not (isinstance(value, int | float) and 0 < value < math.inf):
-                raise ValueError(f"posterior.{key} = {value!r}: must be a positive number")
+        require_positive(initial_sigma=initial_sigma, temperature=temperature)
+        self._taus = taus(module, self.names, prior_sigma)
         self.antithetic, self.keep_noise = antithetic, keep_noise
         self.prior_sigma, self.temperature = prior_sigma, temperature
         mus = {name: module.get_parameter(name) for name in self.names}
         self.log_sigma = nn.ParameterDict(
             {
-                _key(name): nn.Parameter(
+                row_key(name): nn.Parameter(
                     torch.full_like(mu, math.log(initial_sigma), dtype=_at_least_float32(mu.dtype))
                 )
                 for name, mu in mus.items()
             }
         )
-        self._taus = [
-            1 / math.sqrt(fan_in(module, name)) if prior_sigma == "fan_in" else float(prior_sigma)
-            for name in self.names
-        ]
         sizes = (mu.numel() for mu in mus.values())
         self._owners = [
             (module.get_submodule(path), name)
@@ -117,7 +107,7 @@ class Gaussian(Posterior):
         """Return mu and log_sigma of the random weights."""
         # Looked up anew: Module.to() may have replaced the parameters that were there at the start.
         mus: list[Tensor] = [getattr(layer, name) for layer, name in self._owners]
-        return mus, [getattr(self.log_sigma, _key(name)) for name in self.names]
+        return mus, [getattr(self.log_sigma, row_key(name)) for name in self.names]
 
     def sample(self, key: Key) -> Weights:
         """Return the drawn weights by name, each (S, *shape)."""
@@ -136,7 +126,7 @@ class Gaussian(Posterior):
 
     def scales(self) -> Iterable[str]:
         """Return the names of log_sigma."""
-        return [f"log_sigma.{_key(name)}" for name in self.names]
+        return [f"log_sigma.{row_key(name)}" for name in self.names]
 
     def mean_field(self) -> MeanField | None:
         """Return mu, log_sigma and tau by random weight."""
@@ -159,23 +149,22 @@ class Gaussian(Posterior):
         return torch.stack(terms).sum()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Gaussian":
-        """Keep log_sigma in float32 where ``to(torch.bfloat16)`` puts the network in it."""
-        before = [log_sigma.data for log_sigma in self.log_sigma.values()]
+        """Keep ``_wide`` in float32 where ``to(torch.bfloat16)`` puts the network in it."""
+        before = [parameter.data for parameter in self._wide()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for old, log_sigma in zip(before, self.log_sigma.values(), strict=True):
-            wide = _at_least_float32(log_sigma.dtype)
-            if wide != log_sigma.dtype:  # of the old values, which the narrow type has rounded
-                log_sigma.data = old.to(device=log_sigma.device, dtype=wide)
+        for old, parameter in zip(before, self._wide(), strict=True):
+            wide = _at_least_float32(parameter.dtype)
+            if wide != parameter.dtype:  # of the old values, which the narrow type has rounded
+                parameter.data = old.to(device=parameter.device, dtype=wide)
         return self
+
+    def _wide(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that stay in float32."""
+        return self.log_sigma.values()
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def _key(name: str) -> str:
-    """Parameter names may not hold dots; slashes keep the path readable in state dicts."""
-    return name.replace(".", "/")
 
 
 class _KL(torch.autograd.Function):

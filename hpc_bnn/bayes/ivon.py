@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from hpc_bnn.bayes.mean_field import RandomWeight
 from hpc_bnn.bayes.optimizer import ClosedForm
 from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.bayes.prior import Positive
 
 CACHED = 1 << 15  # elements of a block on CPUs: all that a step reads of them stays in the cache
 
-Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 
 

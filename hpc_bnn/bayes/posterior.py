@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hpc_bnn.bayes.batchnorm import refuse_running_statistics
 from hpc_bnn.bayes.dropout import KeyedDropout
+from hpc_bnn.bayes.export import with_weights
 from hpc_bnn.bayes.held import Held
 from hpc_bnn.bayes.impure import Surroundings
 from hpc_bnn.bayes.inputs import Inputs
@@ -23,6 +25,13 @@ from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.purity import check_pure
 
 Weights = dict[str, Tensor]
+
+
+def row_key(name: str) -> str:
+    """Return the name of a weight in a ParameterDict, where it may not hold dots; slashes keep the
+    path readable in state dicts.
+    """
+    return name.replace(".", "/")
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class Posterior(Held):
         self, module: nn.Module, names: Sequence[str], *, seed: int, members: int | None = None
     ) -> None:
         super().__init__(module)
+        refuse_running_statistics(module)
         self.names, self.seed = tuple(names), seed
         self.members, self.own_samples = members, range(members or 0)
         self._checked = False
@@ -101,14 +111,17 @@ class Posterior(Held):
         """Return the names of parameters and buffers that have a row for each weight sample."""
         return ()
 
+    def initialise(self) -> None:
+        """Make what per-sample parameters start from, where that is still to be done: a step calls
+        it once what is shared is the same on all ranks.
+        """
+
     def scales(self) -> Iterable[str]:
         """Return the names of parameters that are scales of q: no weight decay pulls at them."""
         return ()
 
     def mean_field(self) -> MeanField | None:
-        """Return the parameters of q where it is a mean-field Gaussian, and nothing else is random;
-        None: it is not.
-        """
+        """Return the parameters of q where it is a mean-field Gaussian; None: it is not."""
         return None
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
@@ -272,3 +285,15 @@ class Posterior(Held):
                 return self.apply_weights(x, weights)[0]
 
         return run
+
+    @torch.no_grad()
+    def to_module(self, sample: int) -> nn.Module:
+        """Return an ordinary module in evaluation mode, a copy, with the weights of one sample of
+        ``predict``: the outputs (B, ...) for ``x`` (B, ...) are those of that sample.
+
+        It can be traced (``torch.jit.trace``), exported to ONNX or trained on by others. Parameters
+        under ``weight_norm`` and other parametrizations become plain ones.
+        """
+        self._require_layers(self.names)
+        drawn = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
+        return with_weights(self.module, {name: weight[0] for name, weight in drawn.items()})

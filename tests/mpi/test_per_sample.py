@@ -8,10 +8,10 @@ from functools import cache
 
 import pytest
 import torch
-from members import Members
 from small_run import BATCH, INPUTS, OUTPUTS, Recipe, batch, deviation
 from torch import Tensor
 
+from hpc_bnn.bayes.members import Members
 from hpc_bnn.losses import almost_fair_crps, gaussian_nll
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.models.mlp import MLP
@@ -35,7 +35,8 @@ OPTIONS = {
 }
 
 
-def posterior(samples: int = K) -> Members:
+def posterior(samples: int = K, network_seed: int = 0) -> Members:
+    torch.manual_seed(network_seed)
     network = MLP((INPUTS,), (OUTPUTS,), hidden=(6,)).double()
     return Members(network, samples=samples, seed=SEED)
 
@@ -60,6 +61,7 @@ def trained(world: World, step: Step, steps: int = STEPS) -> Tensor:
 
 
 def flat(members: Members) -> Tensor:
+    members.initialise()
     return torch.cat([rows.detach().flatten(1) for rows in members.rows.values()], 1)
 
 
@@ -72,8 +74,8 @@ def on_one_rank(loss: str, option: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_grid_gives_the_same(world: World, loss: str, option: str) -> None:
-    torch.manual_seed(world.grid.world_rank)
-    members = posterior()
+    # Members start from the network of rank 0, whatever the other ranks were given.
+    members = posterior(network_seed=world.grid.world_rank)
     step = started(world, members, LOSSES[loss](), **OPTIONS[option])
     figures = trained(world, step)
     expected, rows = on_one_rank(loss, option)
@@ -91,6 +93,7 @@ def test_each_member_is_the_one_that_is_trained_alone(option: str) -> None:
     start = flat(posterior())
     for member in range(0, K, 5):
         alone = posterior()
+        alone.initialise()
         alone.members, alone.own_samples = 1, range(1)
         for rows in alone.rows.values():
             rows.data = rows.data[member : member + 1]
@@ -107,6 +110,7 @@ def test_options_do_something() -> None:
 
 def test_members_of_one_rank_are_broadcast_along_the_data_axis(world: World) -> None:
     members = posterior()
+    members.initialise()
     with torch.no_grad():
         for rows in members.rows.values():
             rows += world.grid.data_rank

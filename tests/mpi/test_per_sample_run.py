@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from members import Members
 
 from hpc_bnn.bayes import POSTERIORS
+from hpc_bnn.bayes.members import Members
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid, divisors
@@ -75,7 +75,8 @@ def run(
 
 def test_the_method_is_known_by_its_name_and_options() -> None:
     check_choices(settings(), "my.yaml")
-    assert resolved(settings()).posterior.options == {}
+    options = resolved(settings()).posterior.options
+    assert options == {"prior_sigma": 1.0, "initial_spread": None}
     assert "name: members" in dump_settings(settings())
 
 

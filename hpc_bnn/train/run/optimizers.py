@@ -16,9 +16,9 @@ from torch import nn, optim
 from hpc_bnn.bayes import IVON
 from hpc_bnn.bayes.optimizer import Uncompiled
 from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.bayes.prior import Positive
 
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
-Positive = Annotated[float, Interval(gt=0, lt=float("inf"))]
 NonNegative = Annotated[float, Interval(ge=0, lt=float("inf"))]
 
 

@@ -164,6 +164,15 @@ def test_purposes_keep_their_published_numbers() -> None:
         "DROPOUT": 4,
         "OBSERVATION": 5,
         "FOREIGN": 6,
+        "INITIAL": 7,
+        "ANCHORS": 8,
+        "TARGETS": 9,
+        "DYNAMICS": 10,
+        "MOMENTUM": 11,
+        "DEVIATIONS": 12,
+        "PREDICTION_DROPOUT": 13,
+        "FACTOR": 14,
+        "LAPLACE": 15,
     }
 
 

@@ -1,0 +1,161 @@
+"""Members: K networks side by side, each with weights of its own.
+
+Every trained parameter of the module has a row for each member; the module's own parameters are
+frozen, and give names, shapes and the scale of the initial weights. Frozen parameters and buffers
+are shared by all members.
+
+Member k starts from weights that are a pure function of the seed, k and the given weights w0, the
+same on any grid:
+
+    w = mean(w0) + std(w0) eps        each member anew: moments of each tensor of the module
+    w = w0 + spread rms(w0) eps       all near the given weights, such as pretrained ones
+
+with eps of the stream (seed, INITIAL, 0, k). What is constant in the module stays what it is: gains
+of one, biases of zero.
+
+Letters: K members, S of them on this rank.
+"""
+
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpc_bnn.bayes.noise import Key, Purpose, Stream, normals
+from hpc_bnn.bayes.posterior import Posterior, Weights, row_key
+from hpc_bnn.bayes.prior import Positive, PriorSigma, negative_log_prior, require_positive, taus
+from hpc_bnn.bayes.selection import random_names
+
+
+class Members(Posterior):
+    """K sets of weights of ``module`` under the prior N(0, tau^2).
+
+    Rows are made when they are first needed, after ``hold``: no process makes those of all members
+    where it holds a part of them. Until then they are NaN and take no memory.
+
+    Parameters
+    ----------
+    module
+        Any module without BatchNorm. It is not copied, and its parameters are frozen.
+    samples
+        K.
+    prior_sigma
+        Standard deviation tau of the prior, or ``"fan_in"``: ``1 / sqrt(fan_in)`` of each layer.
+    initial_spread
+        None: each member starts from weights of its own; a number: all start from the given ones,
+        moved by so many times the root mean square of each tensor.
+    seed
+        Key of the initial weights; the same on every rank.
+
+    Attributes
+    ----------
+    rows
+        One parameter (S, *shape) for each trained one of the module, of its dtype.
+    taus
+        tau of each of ``names``.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, nothing of the module is trained, ``selection.random_names``
+        refuses it, or its weights are such that all members would start as one.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        samples: int,
+        prior_sigma: PriorSigma = 1.0,
+        initial_spread: Positive | None = None,
+        seed: int = 0,
+    ) -> None:
+        if samples < 1:
+            raise ValueError(f"posterior.samples = {samples}: must be at least 1, one a member")
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not trained:
+            raise ValueError(
+                f"{type(module).__name__} has no parameter that is trained, so members would be "
+                "equal; thaw some with requires_grad_()"
+            )
+        names = random_names(module, list(trained))
+        super().__init__(module, names, seed=seed, members=samples)
+        if initial_spread is not None:
+            require_positive(initial_spread=initial_spread)
+        self.prior_sigma, self.initial_spread = prior_sigma, initial_spread
+        self.taus = taus(module, names, prior_sigma)
+        if not any(_varies(trained[name], around=initial_spread) for name in names):
+            raise ValueError(
+                f"every weight of {type(module).__name__} is constant, so its members would start "
+                "as one network and stay it; give the module random initial weights"
+            )
+        self.rows = nn.ParameterDict()
+        for name in names:
+            trained[name].requires_grad_(False)
+            # One number, seen K times.
+            nothing = torch.full_like(trained[name][..., :0].sum(), torch.nan)
+            self.rows[row_key(name)] = nn.Parameter(nothing.expand(samples, *trained[name].shape))
+        self._started = False
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Make the initial rows of the members that this process holds."""
+        if self._started:
+            return
+        self._started = True
+        given = [self.module.get_parameter(name) for name in self.names]
+        offsets = accumulate((w.numel() for w in given), initial=0)
+        for name, w, offset in zip(self.names, given, offsets, strict=False):
+            centre, scale = self._centre_and_scale(w.double())
+            made = w.new_empty((len(self.own_samples), *w.shape))
+            for row, member in zip(made, self.own_samples, strict=True):
+                stream = Stream(self.seed, Purpose.INITIAL, 0, member)
+                eps = normals(stream, w.shape, offset=offset, device=w.device)
+                row.copy_(centre + scale * eps.double())
+            self.rows[row_key(name)].data = made
+
+    def _centre_and_scale(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the initial rows of a parameter scatter around and how far, in float64."""
+        if self.initial_spread is not None:
+            return w, self.initial_spread * w.square().mean().sqrt()
+        low, high = w.aminmax()
+        constant = low == high
+        # Not its mean, which is rounded.
+        return torch.where(constant, w, w.mean()), torch.where(constant, 0.0, w.std(correction=0))
+
+    def sample(self, key: Key) -> Weights:
+        """Return the weights of the members ``key.samples`` by name, each (S, *shape)."""
+        self.initialise()
+        places = self.places(key.samples)
+        if places == list(range(len(self.own_samples))):
+            return {name: self.rows[row_key(name)] for name in self.names}
+        first, end = places[0], places[-1] + 1
+        part = slice(first, end) if places == list(range(first, end)) else places
+        return {name: self.rows[row_key(name)][part] for name in self.names}
+
+    def complexity(self) -> Tensor:
+        """Return the mean of -log p(w) over the members that this process holds, in float64."""
+        self.initialise()
+        rows = [self.rows[row_key(name)] for name in self.names]
+        return negative_log_prior(rows, self.taus) / len(self.own_samples)
+
+    def per_sample(self) -> Iterable[str]:
+        """Return the names of the rows."""
+        return [f"rows.{row_key(name)}" for name in self.names]
+
+    # What torch calls before it saves or loads the rows, which are children.
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        self.initialise()
+        super()._save_to_state_dict(*arguments)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self.initialise()
+        super()._load_from_state_dict(*arguments)
+
+
+def _varies(w: Tensor, *, around: float | None) -> bool:
+    """Tell whether members would differ in this parameter."""
+    low, high = (float(edge) for edge in w.detach().aminmax())
+    return low != high if around is None else (low, high) != (0.0, 0.0)
