@@ -3,7 +3,8 @@
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.ivon import IVON
 from hpc_bnn.bayes.low_rank import LowRank
+from hpc_bnn.bayes.rank1 import Rank1
 
-POSTERIORS = {"gaussian": Gaussian, "low_rank": LowRank}
+POSTERIORS = {"gaussian": Gaussian, "low_rank": LowRank, "rank1": Rank1}
 
-__all__ = ["IVON", "POSTERIORS", "Gaussian", "LowRank"]
+__all__ = ["IVON", "POSTERIORS", "Gaussian", "LowRank", "Rank1"]

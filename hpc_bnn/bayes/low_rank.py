@@ -19,7 +19,7 @@ rank Gaussian variational inference for neural networks" (its KL).
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -103,10 +103,6 @@ class LowRank(Gaussian):
     def _factors(self) -> list[nn.Parameter]:
         return [self.factor[row_key(name)] for name in self.names]
 
-    def scales(self) -> Iterable[str]:
-        """Return the names of log_sigma and U."""
-        return [*super().scales(), *(f"factor.{row_key(name)}" for name in self.names)]
-
     def mean_field(self) -> None:
         """Return None: weights depend on each other."""
 
@@ -150,6 +146,10 @@ class LowRank(Gaussian):
         factors = self._factors()
         more: Tensor = _Coupling.apply(self._taus, self.temperature, *log_sigmas, *factors)  # type: ignore[no-untyped-call]
         return diagonal + more
+
+    def scales(self) -> list[str]:
+        """Return the names of log_sigma and U: no weight decay pulls at them."""
+        return [*super().scales(), *(f"factor.{row_key(name)}" for name in self.names)]
 
     def _wide(self) -> Iterator[nn.Parameter]:
         yield from super()._wide()
