@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import IVON, Gaussian, LowRank, Rank1
+    from hpc_bnn.bayes import IVON, Gaussian, LastLayerLaplace, LowRank, Rank1
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -27,6 +27,7 @@ __all__ = [
     "IVON",
     "Batches",
     "Gaussian",
+    "LastLayerLaplace",
     "LowRank",
     "Rank1",
     "Step",
@@ -41,6 +42,7 @@ _HOMES = {
     "Batches": "hpc_bnn.data",
     "Gaussian": "hpc_bnn.bayes",
     "IVON": "hpc_bnn.bayes",
+    "LastLayerLaplace": "hpc_bnn.bayes",
     "LowRank": "hpc_bnn.bayes",
     "Rank1": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",

@@ -100,6 +100,10 @@ class Posterior(Held):
         the mean of -log prior over the members that this process holds; 0 where there is none.
         """
 
+    def mean(self) -> Weights:
+        """Return the means of drawn weights by name (*shape), where they are not the parameters."""
+        return {}
+
     def dropout(self, key: Key, *, examples: int, first_example: int) -> KeyedDropout | None:
         """Return what replaces the dropout of a training pass of one sample over ``examples`` of
         the batch, the first of which is ``first_example`` of the global one; None: nothing.
