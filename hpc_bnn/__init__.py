@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import IVON, Gaussian, LastLayerLaplace, LowRank, Rank1
+    from hpc_bnn.bayes import IVON, Dropout, Gaussian, LastLayerLaplace, LowRank, Rank1
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "IVON",
     "Batches",
+    "Dropout",
     "Gaussian",
     "LastLayerLaplace",
     "LowRank",
@@ -40,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "Batches": "hpc_bnn.data",
+    "Dropout": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
     "IVON": "hpc_bnn.bayes",
     "LastLayerLaplace": "hpc_bnn.bayes",
