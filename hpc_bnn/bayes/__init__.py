@@ -2,6 +2,7 @@
 
 from hpc_bnn.bayes.chains import SGHMC, SGLD
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.ivon import IVON
 from hpc_bnn.bayes.laplace import LastLayerLaplace
 from hpc_bnn.bayes.low_rank import LowRank
 from hpc_bnn.bayes.mc_dropout import Dropout
@@ -18,6 +19,7 @@ POSTERIORS = {
 }
 
 __all__ = [
+    "IVON",
     "POSTERIORS",
     "SGHMC",
     "SGLD",
@@ -26,4 +28,4 @@ __all__ = [
     "LastLayerLaplace",
     "LowRank",
     "Rank1",
-,]
+]

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.draw import groups, unflatten
 from hpc_bnn.bayes.noise import NORMALS, Purpose, Stream, fill
-from hpc_bnn.bayes.uncompiled import Uncompiled
+from hpc_bnn.bayes.optimizer import Uncompiled
 
 DECAY, SMALLEST = 0.99, 1e-5  # of the moving mean of squared gradients, and beside its root
 

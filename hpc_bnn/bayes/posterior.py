@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hpc_bnn.bayes.batchnorm import refuse_running_statistics
 from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.inputs import Inputs
+from hpc_bnn.bayes.mean_field import MeanField
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.predictor import Predictor
 from hpc_bnn.bayes.predictor import Weights as Weights
@@ -106,6 +107,10 @@ class Posterior(Predictor):
     def scales(self) -> Iterable[str]:
         """Return the names of parameters that are scales of q: no weight decay pulls at them."""
         return ()
+
+    def mean_field(self) -> MeanField | None:
+        """Return the parameters of q where it is a mean-field Gaussian; None: it is not."""
+        return None
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         """Return what moves the parameters where the method is a way of moving them, such as a

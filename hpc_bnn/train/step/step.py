@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
+from hpc_bnn.bayes.optimizer import ClosedForm
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config.options import nearest
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
@@ -132,19 +133,23 @@ class Step:
         check_batch(x, y)
         self._phases.begin()
         x, y = self.settings.place(x, y, self._world.device)
+        factor, kl = self.settings.kl_factor(self.step), 0.0
+        closed = isinstance(self._optimizer, ClosedForm)
+        if isinstance(self._optimizer, ClosedForm):
+            self._optimizer.begin(factor, final=self.settings.final_kl_factor)
         if self.settings.guards_at(self.step):
             self._guard(x, y)
         if self._unchecked:
             self._check_network(x)
         self._gradients.begin()
         self._phases.enter("forward")
-        factor, kl = self.settings.kl_factor(self.step), 0.0
 
-        def complexity() -> Tensor:
+        def complexity() -> Tensor | None:
             nonlocal kl
-            term = self._posterior.complexity()
+            with torch.set_grad_enabled(not closed):
+                term = self._posterior.complexity()
             kl = float(term.detach())
-            return factor / self._world.grid.sample_ranks * term
+            return None if closed else factor / self._world.grid.sample_ranks * term
 
         share = Share(x, y, self.step, self._gradients.scale, complexity)
         data_share = accumulate(self._loss, self._passes, self._world.sample_axis, share)
