@@ -13,29 +13,70 @@ Writes ``build/bench/methods-study.{csv,json,png}``.
 import concurrent.futures
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+from convergence import deterministic
 from report import FOLDER, Row, publish
+
+from hpc_bnn.config.load import CONFIGS, load_settings
+from hpc_bnn.data.images.foreign import FOREIGN
+from hpc_bnn.data.source import Examples
+from hpc_bnn.group import ALONE
+from hpc_bnn.train.run.build import build, read_source
+from hpc_bnn.verify.class_tally import ClassificationTally
 
 STEPS = 1000
 TUNING_SEED = 100
 RUNS = FOLDER / "methods-study"
 SETTINGS = "settings"
 
+DETERMINISTIC = "deterministic, same passes"
+LAPLACE = "last_layer_laplace"
+FAN_IN = "posterior.prior_sigma=fan_in"
+CHAINS = [
+    FAN_IN,
+    f"posterior.burn_in={STEPS // 2}",
+    f"posterior.collect_every={STEPS // 16}",
+    "posterior.snapshots=8",
+    "train.schedule=constant",
+    "train.clip_norm=0",  # clipped gradients are those of another distribution
+]
+
 # Of each method: what is always set, then the values that are tried.
 TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
-    "deterministic": (
-        ["posterior.name=ensemble", "posterior.samples=1"],
-        {"train.lr": (0.001, 0.003), "posterior.kl_weight": (0.01, 0.1)},
+    DETERMINISTIC: ([], {"train.lr": (0.001, 0.003)}),
+    "ensemble": ([FAN_IN], {"posterior.kl_weight": (0.01, 0.1, 1.0)}),
+    "dropout": (
+        [FAN_IN, "posterior.samples_per_pass=1"],
+        {"model.dropout": (0.05, 0.1, 0.2), "posterior.kl_weight": (0.01, 0.1)},
     ),
-    "gaussian": (["posterior.name=gaussian"], {"posterior.kl_weight": (0.003, 0.01, 0.03)}),
+    "gaussian": ([], {"posterior.kl_weight": (0.003, 0.01, 0.03)}),
+    "gaussian, IVON": (
+        ["optimizer.name=ivon"],
+        {"train.lr": (0.03, 0.1, 0.3), "posterior.kl_weight": (0.01, 0.1)},
+    ),
+    "low_rank": (
+        [FAN_IN, "posterior.initial_sigma=0.01"],
+        {"posterior.kl_weight": (0.003, 0.01, 0.03)},
+    ),
+    "rank1": (
+        ["posterior.weight_sigma=fan_in"],
+        {"posterior.kl_weight": (0.01, 0.1), "posterior.prior_sigma": (0.1, 0.3)},
+    ),
+    "swag": ([FAN_IN, "train.schedule=constant"], {"train.lr": (0.001, 0.003)}),
+    "sgld": (CHAINS, {"train.lr": (0.03, 0.1), "posterior.temperature": (0.01, 0.1, 1.0)}),
+    "sghmc": (CHAINS, {"train.lr": (0.003, 0.01), "posterior.temperature": (0.01, 0.1, 1.0)}),
+    LAPLACE: ([], {"posterior.kl_weight": (0.003, 0.01, 0.03)}),
 }
 CHOSEN: dict[str, list[str]] = {}
 SHOWN = {
@@ -53,40 +94,73 @@ def command(*arguments: str) -> list[str]:
 
 def run(name: str, seed: int, steps: int, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     """Train, evaluate and return the scores of one run."""
-    shutil.rmtree(folder, ignore_errors=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for old in (folder, folder.with_suffix(".laplace")):
+        shutil.rmtree(old, ignore_errors=True)
     given = [f"seed={seed}", f"train.steps={steps}", "train.validate_every=0", *overrides]
-    train = command("train", "vit_digits.yaml", *given, "--run", str(folder))
-    child = subprocess.Popen(
-        train, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    assert child.stderr is not None
-    messages = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"{name}, seed {seed}: {' '.join(train)}\n{messages}")
-    subprocess.run(
-        command("evaluate", str(folder)),
-        env=environment,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    summary = json.loads((folder / "summary.json").read_text())
-    evaluation = json.loads((folder / "evaluation.json").read_text())
-    scores = evaluation["scores"]
-    return {
-        "method": name,
-        "seed": seed,
-        "validation_nll": summary["validation"]["nll"],
+    result: dict[str, Any] = {"method": name, "seed": seed}
+    if name == DETERMINISTIC:
+        path = folder.with_suffix(".scores")
+        usage = called(sys.executable, __file__, str(path), *given)
+        scores = json.loads(path.read_text())
+    else:
+        method = {"gaussian, IVON": "gaussian", LAPLACE: "gaussian"}.get(name, name)
+        given.append(f"posterior.name={method}")
+        usage = called(*command("train", "vit_digits.yaml", *given, "--run", str(folder)))
+        if name == LAPLACE:
+            fitted = folder.with_suffix(".laplace")
+            called(*command("laplace", str(folder), "-o", str(fitted)))
+            folder = fitted
+        called(*command("evaluate", str(folder)))
+        scores = json.loads((folder / "summary.json").read_text())["validation"]
+        scores = {f"validation_{key}": value for key, value in scores.items()}
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        scores |= evaluation["scores"] | {"auroc": evaluation["foreign"]["shifted"]["auroc"]}
+    return result | {
+        "validation_nll": scores["validation_nll"],
         "accuracy": scores["accuracy"],
         "nll": scores["nll"],
         "ece": scores["expected_calibration_error"],
-        "auroc_shifted": evaluation["foreign"]["shifted"]["auroc"],
+        "auroc_shifted": scores["auroc"],
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "memory_mib": usage.ru_maxrss / 1024,
     }
+
+
+def called(*words: str) -> resource.struct_rusage:
+    """Run a command on one thread and return what it used."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+") as messages:
+        child = subprocess.Popen(
+            words, env=environment, stdout=subprocess.DEVNULL, stderr=messages, text=True
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            messages.seek(0)
+            raise RuntimeError(f"{' '.join(words)}\n{messages.read()}")
+    return usage
+
+
+def deterministic_run(path: Path, overrides: Sequence[str]) -> None:
+    """Train the network without a posterior and write its scores."""
+    torch.set_num_threads(1)
+    settings = load_settings(CONFIGS / "vit_digits.yaml", overrides)
+    source = read_source(settings, ALONE)
+    parts = build(settings, source)
+    deterministic(settings, parts, times=settings.posterior.samples)
+
+    @torch.no_grad()
+    def tally(examples: Examples) -> ClassificationTally:
+        filled = ClassificationTally()
+        for part in torch.arange(len(examples)).split(256):
+            x, y = examples.batch(part)
+            filled.add(parts.posterior.module(x)[None], None, y)
+        return filled
+
+    test = tally(source.test)
+    scores = test.result() | {"auroc": test.auroc(tally(FOREIGN["shifted"](source.test)))}
+    scores["validation_nll"] = tally(source.validation).result()["nll"]
+    path.write_text(json.dumps(scores))
 
 
 def settings_of(name: str, *, tried: bool) -> list[list[str]]:
@@ -107,10 +181,9 @@ def study(*, seeds: int, steps: int, tune: bool, only: Sequence[str], collect: b
     jobs = []
     for name in names:
         for number, overrides in enumerate(settings_of(name, tried=tune)):
-            passes = 8 if name == "deterministic" else 1  # posterior.samples of vit_digits.yaml
             for seed in [TUNING_SEED] if tune else range(seeds):
                 folder = RUNS / f"{name.replace(' ', '-').replace(',', '')}-{number}-{seed}-{tune}"
-                jobs.append((name, seed, passes * steps, overrides, folder))
+                jobs.append((name, seed, steps, overrides, folder))
     if not collect:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             for (*_, overrides, folder), result in zip(
@@ -161,7 +234,7 @@ def draw(names: Sequence[str], results: Sequence[dict[str, Any]], path: Path) ->
     for panel, (key, label) in zip(panels, SHOWN.items(), strict=True):
         for place, name in enumerate(names):
             values = [result[key] for result in results if result["method"] == name]
-            colour = "black" if name == "deterministic" else "tab:blue"
+            colour = "black" if name == DETERMINISTIC else "tab:blue"
             panel.plot(values, [place] * len(values), ".", color=colour, alpha=0.5)
             panel.plot(statistics.fmean(values), place, "|", color=colour, markersize=16)
         better = "higher" if key in ("accuracy", "auroc_shifted") else "lower"
@@ -172,3 +245,7 @@ def draw(names: Sequence[str], results: Sequence[dict[str, Any]], path: Path) ->
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+if __name__ == "__main__":  # one run of the deterministic network, for ``run``
+    deterministic_run(Path(sys.argv[1]), sys.argv[2:])
