@@ -64,7 +64,7 @@ METHODS: dict[str, Method] = {
         SHARED,
         most=1.02,
         against="gaussian",
-        optimizer=lambda posterior: hb.IVON(posterior, lr=1e-3, num_examples=NUM_EXAMPLES),
+        optimizer=lambda posterior: hb.IVON(posterior, lr=1e-3),
     ),
     "low_rank, r = 8": Method(
         lambda net, k: hb.LowRank(net, rank=8), SHARED, most=1.4, against="gaussian"
