@@ -16,19 +16,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpc_bnn import losses
     from hpc_bnn.bayes import Gaussian
+    from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
     from hpc_bnn.train.step.step import Step
 
 __version__ = "0.1.0"
 
-__all__ = ["Batches", "Gaussian", "Step", "World", "losses", "start"]
+__all__ = [
+    "Batches",
+    "Gaussian",
+    "Step",
+    "World",
+    "freeze_batchnorm",
+    "losses",
+    "replace_batchnorm",
+    "start",
+]
 
 _HOMES = {
     "Batches": "hpc_bnn.data",
     "Gaussian": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
+    "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
+    "replace_batchnorm": "hpc_bnn.bayes.batchnorm",
     "start": "hpc_bnn.parallel.world",
 }
 

@@ -36,8 +36,8 @@ class Gaussian(Posterior):
     Parameters
     ----------
     module
-        Any module without BatchNorm. It is not copied: its parameters are trained in place as the
-        means.
+        Any module; its BatchNorm frozen or replaced (``batchnorm``). It is not copied: its
+        parameters are trained in place as the means.
     prior_sigma
         Standard deviation tau of the prior, or ``"fan_in"``: ``1 / sqrt(fan_in)`` of each layer.
     initial_sigma

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hpc_bnn.bayes.batchnorm import refuse_running_statistics
 from hpc_bnn.bayes.dropout import KeyedDropout
+from hpc_bnn.bayes.export import with_weights
 from hpc_bnn.bayes.held import Held
 from hpc_bnn.bayes.impure import Surroundings
 from hpc_bnn.bayes.inputs import Inputs
@@ -76,6 +78,7 @@ class Posterior(Held):
         self, module: nn.Module, names: Sequence[str], *, seed: int, members: int | None = None
     ) -> None:
         super().__init__(module)
+        refuse_running_statistics(module)
         self.names, self.seed = tuple(names), seed
         self.members, self.own_samples = members, range(members or 0)
         self._checked = False
@@ -277,3 +280,15 @@ class Posterior(Held):
                 return self.apply_weights(x, weights)[0]
 
         return run
+
+    @torch.no_grad()
+    def to_module(self, sample: int) -> nn.Module:
+        """Return an ordinary module in evaluation mode, a copy, with the weights of one sample of
+        ``predict``: the outputs (B, ...) for ``x`` (B, ...) are those of that sample.
+
+        It can be traced (``torch.jit.trace``), exported to ONNX or trained on by others. Parameters
+        under ``weight_norm`` and other parametrizations become plain ones.
+        """
+        self._require_layers(self.names)
+        drawn = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
+        return with_weights(self.module, {name: weight[0] for name, weight in drawn.items()})

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
+
+from hpc_bnn.bayes.batchnorm import refuse_running_statistics
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def random_names(module: nn.Module, patterns: Sequence[str] | None = None) -> tu
         If nothing is selected, a pattern matches nothing, a weight is not there yet or no real
         number, or a layer changes buffers as it runs (BatchNorm, ``spectral_norm``).
     """
-    _refuse_running_statistics(module)
+    refuse_running_statistics(module)
     _refuse_power_iterations(module)
     _refuse_uninitialized(module)
     names = [name for name, _ in module.named_parameters()]
@@ -128,17 +129,6 @@ def _warn_of_others(module: nn.Module, chosen: set[str]) -> None:
         listed,
         more,
     )
-
-
-def _refuse_running_statistics(module: nn.Module) -> None:
-    for name, layer in module.named_modules():
-        tracked = isinstance(layer, _InstanceNorm) and layer.track_running_stats
-        if isinstance(layer, _BatchNorm) or tracked:
-            raise ValueError(
-                f"{name or 'the module'} is a {type(layer).__name__}: its running statistics "
-                "would mix the weight "
-                "samples and differ between ranks; use nn.GroupNorm or nn.LayerNorm"
-            )
 
 
 def _refuse_power_iterations(module: nn.Module) -> None:

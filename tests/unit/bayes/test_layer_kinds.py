@@ -124,6 +124,26 @@ def random_input(kind: str) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
+def test_a_sample_as_an_ordinary_module(kind: str) -> None:
+    """Without parametrizations, so that others can store, trace or train it."""
+    module, x = network(kind).double(), random_input(kind).double()
+    posterior = hb.Gaussian(module, initial_sigma=0.5, seed=1)
+    expected = posterior.predict(x, samples=1, first=3)[0]
+    module(x).sum().backward()  # the old weight_norm keeps what it computed, with its history
+    ordinary = posterior.to_module(3)
+    assert torch.allclose(ordinary(x), expected, rtol=0, atol=1e-12)
+    assert not any(parametrize.is_parametrized(layer) for layer in ordinary.modules())
+    leaves = {name.rpartition(".")[2] for name, _ in ordinary.named_parameters()}
+    assert not {leaf for leaf in leaves if leaf.startswith("original") or leaf.endswith("_g")}
+    with torch.no_grad():  # in both passes of the tracer, which compares them
+        traced = torch.jit.trace(ordinary, x)
+        assert torch.allclose(traced(x), expected, rtol=0, atol=1e-12)
+    ordinary(x).sum().backward()
+    assert any(p.grad is not None for p in ordinary.parameters())
+    assert torch.equal(module(x), network(kind).double()(x))  # the posterior has its means still
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_all_weights_are_random_and_used_as_drawn(kind: str) -> None:
     """By value: a copy of the network that holds the drawn numbers gives the same outputs."""
     module, x = network(kind), random_input(kind)
