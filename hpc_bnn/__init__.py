@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import Gaussian
+    from hpc_bnn.bayes import Ensemble, Gaussian
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
+    from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
     from hpc_bnn.train.step.step import Step
@@ -25,21 +26,25 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Batches",
+    "Ensemble",
     "Gaussian",
     "Step",
     "World",
     "freeze_batchnorm",
     "losses",
+    "perturbed_targets",
     "replace_batchnorm",
     "start",
 ]
 
 _HOMES = {
     "Batches": "hpc_bnn.data",
+    "Ensemble": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
+    "perturbed_targets": "hpc_bnn.bayes.ensemble",
     "replace_batchnorm": "hpc_bnn.bayes.batchnorm",
     "start": "hpc_bnn.parallel.world",
 }

@@ -241,6 +241,8 @@ class Posterior(Held):
 
         Raises
         ------
+        ValueError
+            If there are fewer weight samples to predict with.
         ImpureError
             From the first call with ``check``: if the network is not a pure function of its weights
             and input (``hpc_bnn.bayes.purity``).
@@ -251,6 +253,12 @@ class Posterior(Held):
             )
         samples_per_pass = samples_per_pass if self.names else 1
         indices = range(first, first + samples)
+        available = self.prediction_samples(indices.stop)
+        if available < indices.stop:
+            raise ValueError(
+                f"samples = {samples}, from {first} on: this posterior has {available} weight "
+                f"samples to predict with; ask for at most {max(0, available - first)}"
+            )
         outputs: Tensor | None = None
         self._require_layers(self.names)
         with self.evaluating():

@@ -146,7 +146,7 @@ def test_prediction_has_every_member_on_every_rank(
         state = trained.parts.posterior.state_dict()
         assert all(torch.equal(state[name], saved) for name, saved in found[1].posterior.items())
         x = torch.zeros(2, *trained.parts.source.input_shape, dtype=torch.float64)
-        with pytest.raises(ValueError, match=r"weight samples 12 to 12: .* members 0 to 11 of 12"):
+        with pytest.raises(ValueError, match=r"samples = 13, from 0 on: .* has 12 weight samples"):
             trained.parts.posterior.predict(x, samples=K + 1)
         result = evaluate(world, folder)
         assert result["samples"] == K
