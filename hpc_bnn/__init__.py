@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import Ensemble, Gaussian
+    from hpc_bnn.bayes import Ensemble, Gaussian, LowRank
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
@@ -28,6 +28,7 @@ __all__ = [
     "Batches",
     "Ensemble",
     "Gaussian",
+    "LowRank",
     "Step",
     "World",
     "freeze_batchnorm",
@@ -41,6 +42,7 @@ _HOMES = {
     "Batches": "hpc_bnn.data",
     "Ensemble": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
+    "LowRank": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",

@@ -2,10 +2,17 @@
 
 from hpc_bnn.bayes.ensemble import Ensemble
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.low_rank import LowRank
 
 POSTERIORS = {
     "gaussian": Gaussian,
     "ensemble": Ensemble,
+    "low_rank": LowRank,
 }
 
-__all__ = ["POSTERIORS", "Ensemble", "Gaussian"]
+__all__ = [
+    "POSTERIORS",
+    "Ensemble",
+    "Gaussian",
+    "LowRank",
+]

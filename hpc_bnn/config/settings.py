@@ -181,6 +181,13 @@ class TrainSettings(_Section):
     warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="after the warm-up")
     clip_norm: NonNegativeFloat = Field(0.0, description="largest gradient norm; 0: no clipping")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of a moving average of the weights, such as 0.999, with which the run "
+        "is validated, evaluated, forecasts and starts others; 0: none",
+    )
     precision: Literal["float32", "bf16", "float64"] = Field(
         "float32", description="bf16: autocast; parameters, KL and accumulators stay float32"
     )

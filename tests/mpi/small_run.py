@@ -7,6 +7,7 @@ part. Initial weights are drawn differently on every rank: world rank 0's must w
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +105,9 @@ def parts(recipe: Recipe, world: World) -> tuple[Gaussian, Loss]:
     return posterior, loss
 
 
-def make_step(recipe: Recipe, world: World, posterior: Gaussian, loss: Loss) -> Step:
+def make_step(
+    recipe: Recipe, world: World, posterior: Gaussian, loss: Loss, **options: Any
+) -> Step:
     """Return the step of a run."""
     trained = [*posterior.parameters(), *loss.parameters()]
     optimizers = {
@@ -128,6 +131,7 @@ def make_step(recipe: Recipe, world: World, posterior: Gaussian, loss: Loss) -> 
         reduction=recipe.reduction,
         compression=recipe.compression,
         guard_every=1,
+        **options,
     )
 
 

@@ -51,7 +51,7 @@ class Estimate:
     optimizer: its state, ``moments`` numbers for each trained one. step: gradients, drawn weights,
     activations, work space. batch: inputs and targets of one step. exchange: the buffer of
     gradients on their way. lost: between tensors, on CPUs. validation: in place of the step, beside
-    the last gradients.
+    the last gradients. ema: the moving average of the weights.
     """
 
     process: int
@@ -62,6 +62,7 @@ class Estimate:
     exchange: int
     lost: int = 0
     validation: Validation = NO_VALIDATION
+    ema: int = 0
     moments: int = 2
 
     @property
@@ -88,7 +89,7 @@ class Estimate:
 
     @property
     def _state(self) -> int:
-        return self.parameters + self.optimizer + self.exchange
+        return self.parameters + self.optimizer + self.exchange + self.ema
 
     @property
     def _gradients(self) -> int:
@@ -103,6 +104,7 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
     parts.posterior.hold(grid.own_samples(settings.posterior.samples))
     every = [*parts.posterior.parameters(), *parts.loss.parameters()]
     trained = sum(p.numel() * p.element_size() for p in every if p.requires_grad)
+    averages = sum(p.numel() * max(4, p.element_size()) for p in every if p.requires_grad)
     buffers = [*parts.posterior.buffers(), *parts.loss.buffers()]
     held = sum(t.numel() * t.element_size() for t in (*every, *buffers))
     x, y = source.train.batch(torch.tensor([0]))
@@ -121,6 +123,7 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
         exchange=min(trained, FUSION_BYTES) if grid.world_size > 1 else 0,
         lost=step // LOST if _loses(os.environ) else 0,
         validation=validation,
+        ema=averages if settings.train.ema else 0,
         moments=moments,
     )
 
@@ -150,6 +153,7 @@ def told(found: Estimate, settings: Settings, grid: Grid, *, gpu: bool) -> list[
         head,
         f"  parameters, means and log sigmas   {_size(found.parameters)}",
         f"  optimizer                          {_size(found.optimizer)}",
+        *([f"  moving average of the weights      {_size(found.ema)}"] if found.ema else []),
         f"  gradients, weights, activations    {_size(found.step)}",
         f"  validation, in place of a step     {_validation(found, gpu=gpu)}",
         f"  batch                              {_size(found.batch)}{ahead}",

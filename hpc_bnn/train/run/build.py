@@ -191,6 +191,7 @@ def step_settings(settings: Settings, parts: Parts) -> StepSettings:
         views=settings.data.augmentation,
         unroll=parts.unroll,
         clip_norm=chosen.clip_norm or None,
+        ema=chosen.ema,
         precision=chosen.precision,
         exact=settings.loss.exact,
         reduction=chosen.reduction,

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from hpc_bnn.lock import LockError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # which names what is per-sample
-READS = (1, 2)
+FORMAT = 3  # which holds moving averages; 2 named what is per-sample
+READS = (1, 2, 3)
 PATTERN = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -53,7 +53,10 @@ class Checkpoint:
         Versions of what wrote the file.
     per_sample
         Tensors of ``posterior`` with a row for each weight sample, by its global index. The moments
-        of such parameters have the same rows.
+        of such parameters have the same rows, and so have their averages.
+    ema
+        The moving average of what is trained: its ``decay``, its ``steps`` and its ``weights`` by
+        name; empty where the run has none.
     """
 
     step: int
@@ -64,6 +67,7 @@ class Checkpoint:
     settings: str
     versions: Mapping[str, str]
     per_sample: Sequence[str] = ()
+    ema: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save(
@@ -158,13 +162,16 @@ def load(path: Path) -> Checkpoint:
     if content.get("format") not in READS:
         raise CheckpointError(
             f"{path}: format {content.get('format')!r}, this version reads "
-            f"{' and '.join(map(str, READS))}; use the version that wrote it"
+            f"{', '.join(map(str, READS))}; use the version that wrote it"
         )
     if digest(content) != expected:
         raise CheckpointError(f"{path}: damaged checkpoint (its sha256 does not match its content)")
-    if content.pop("format") == 1:  # which knew no per-sample parameters
+    written = content.pop("format")
+    if written == 1:  # which knew no per-sample parameters
         content["per_sample"] = []
-    names = {field.name for field in fields(Checkpoint)}
+    if written < FORMAT:
+        content["ema"] = {}
+    names = {each.name for each in fields(Checkpoint)}
     for what, keys in (("lacks", names - set(content)), ("has unknown", set(content) - names)):
         if keys:
             listed = ", ".join(sorted(map(repr, keys)))

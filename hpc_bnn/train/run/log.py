@@ -104,6 +104,8 @@ def log_start(
         len(parts.source.train),
     )
     log.info("steps %d to %d, %d an epoch", steps.start, steps.stop, steps_per_epoch)
+    if settings.train.ema:
+        log.info("validated with a moving average of the weights, decay %g", settings.train.ema)
     for epoch, longer in settings.train.rollout.items() if parts.unroll else ():
         at = epoch * steps_per_epoch
         never = "" if at < steps.stop else ", which this run does not reach"

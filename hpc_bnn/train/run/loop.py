@@ -126,7 +126,6 @@ class _Run:
         parts.posterior.to(world.device)
         parts.loss.to(world.device)
         self._optimizer = parts.optimizer(training.lr)
-        self._snapshots = Snapshots(settings, world, folder, parts, self._optimizer)
         self._step = Step(
             parts.posterior,
             parts.loss,
@@ -134,6 +133,7 @@ class _Run:
             world,
             step_settings(settings, parts),
         )
+        self._snapshots = Snapshots(settings, world, folder, parts, self._optimizer, self._step.ema)
 
     def train(self, *, resume: bool) -> dict[str, Any]:
         if resume:
@@ -241,7 +241,10 @@ class _Run:
         none, but a checkpoint, from which the run validates again.
         """
         try:
-            scores = validate(self._settings, self._world, self._parts, interrupt=self._stop.check)
+            with self._step.averaged():
+                scores = validate(
+                    self._settings, self._world, self._parts, interrupt=self._stop.check
+                )
         except Interrupted as reason:
             self._save(done)
             raise Unfinished(str(reason), done=done, total=self._total) from None

@@ -1,5 +1,6 @@
 """What a run saves and how it comes back: the collective side of checkpoints."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,18 @@ from hpc_bnn.train.run import checkpoint
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError, digest
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.state import gather_optimizer, gather_posterior, outline, restore
+from hpc_bnn.train.run.state import (
+    gather_ema,
+    gather_optimizer,
+    gather_posterior,
+    outline,
+    restore,
+    restore_ema,
+)
 from hpc_bnn.train.run.versions import versions
+from hpc_bnn.train.step.ema import EMA
+
+log = logging.getLogger(__name__)
 
 
 class Snapshots:
@@ -28,7 +39,9 @@ class Snapshots:
         folder: RunFolder,
         parts: Parts,
         optimizer: torch.optim.Optimizer,
+        ema: EMA | None = None,
     ) -> None:
+        self._ema = ema
         self._settings, self._world, self._folder = settings, world, folder
         self._parts, self._optimizer = parts, optimizer
         # At the start: a checkout may change while its code runs.
@@ -39,6 +52,7 @@ class Snapshots:
 
         posterior = gather_posterior(self._parts.posterior, self._world.sample_axis)
         moments = gather_optimizer(self._optimizer, self._parts.posterior, self._world.sample_axis)
+        ema = gather_ema(self._ema, self._parts.posterior, self._world.sample_axis)
 
         def write() -> Path:
             self._require_finite(step, posterior)
@@ -52,6 +66,7 @@ class Snapshots:
                 settings=dump_settings(self._settings),
                 versions=self._versions,
                 per_sample=list(self._parts.posterior.per_sample()),
+                ema=ema,
             )
             return checkpoint.save(
                 self._folder.checkpoints,
@@ -67,7 +82,8 @@ class Snapshots:
         restores it; return its path and step, None where there is no checkpoint.
 
         to_train: with the optimizer's state; refuse a checkpoint after which the examples would
-            come in another order.
+            come in another order. Else moving averages, where it holds some, take the place of the
+            weights.
         """
 
         def read() -> tuple[Path, Checkpoint] | None:
@@ -79,8 +95,9 @@ class Snapshots:
         return self._take(read, self._optimizer if to_train else None)
 
     def start_from(self, given: Path) -> Path:
-        """Collective: take the parameters, and nothing else, from a checkpoint, or from the newest
-        good one of another run; return its path.
+        """Collective: take the parameters, or their moving averages where there are some, and
+        nothing else, from a checkpoint, or from the newest good one of another run; return its
+        path.
         """
 
         def read() -> tuple[Path, Checkpoint]:
@@ -123,9 +140,20 @@ class Snapshots:
         posterior, loss = self._parts.posterior, self._parts.loss
         state = whole[0] if whole else outlined
         restore(path, state, posterior, loss, optimizer, self._world.all_ranks)
+        ema = self._ema if optimizer else None
+        if state.ema and (ema or not optimizer):
+            restore_ema(path, state, posterior, loss, ema, self._world.all_ranks)
+        if state.ema and not optimizer:
+            log.info(
+                "the weights are moving averages of %d steps (train.ema = %g)",
+                state.ema["steps"],
+                state.ema["decay"],
+            )
         restored = {"posterior": posterior.state_dict(), "loss": loss.state_dict()}
         if optimizer is not None:
             restored["optimizer"] = optimizer.state_dict()
+        if ema is not None:
+            restored["ema"] = ema.weights
         # Where members are spread over the sample axis, the same ones are on a data axis.
         spread = posterior.own_samples != range(posterior.members or 0)
         ranks = self._world.data_axis if spread else self._world.all_ranks

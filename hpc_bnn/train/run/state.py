@@ -12,9 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.posterior import Posterior, Rows
+from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.bayes.rows import Rows, gather_rows
 from hpc_bnn.group import ALONE, Group
+from hpc_bnn.losses.base import Loss
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError
+from hpc_bnn.train.step.ema import EMA
+from hpc_bnn.train.step.parameters import parameters_of
 
 Optimizer = torch.optim.Optimizer
 
@@ -38,18 +42,29 @@ def gather_optimizer(optimizer: Optimizer, posterior: Posterior, sample: Group) 
     return state
 
 
+def gather_ema(ema: EMA | None, posterior: Posterior, sample: Group) -> dict[str, Any]:
+    """Collective over the sample axis: return moving averages with all rows; nothing of None."""
+    if ema is None:
+        return {}
+    weights = {
+        name: _gathered(value, sample, f"average of {name}")
+        for name, value in _rows(posterior, ema.weights).items()
+    }
+    return {"decay": ema.decay, "steps": ema.steps, "weights": weights}
+
+
+def _rows(posterior: Posterior, tensors: Mapping[str, Tensor]) -> dict[str, Tensor | Rows]:
+    per_sample = set(posterior.per_sample())
+    return {
+        name: Rows(tensor, posterior.own_samples) if name in per_sample else tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def _gathered(value: Tensor | Rows, sample: Group, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    if sample.size == 1:
-        return value.tensor
-    rows = value.tensor.detach().cpu()
-    full = rows.new_empty((sample.size, *rows.shape))
-    for place, row in enumerate(rows):  # as bytes, since numpy knows fewer types
-        content = row.contiguous().view(1, -1).view(torch.uint8)
-        everyone = sample.all_gather(content, name=f"checkpoint: {name}")
-        full[:, place] = everyone.view(rows.dtype).view(sample.size, *row.shape)
-    return full.flatten(0, 1)
+    return gather_rows(value, sample, name=f"checkpoint: {name}")
 
 
 def _per_sample_numbers(optimizer: Optimizer, posterior: Posterior) -> dict[int, Rows]:
@@ -142,6 +157,40 @@ def restore(
     all_ranks.together(put, name="restoring the optimizer")
 
 
+def restore_ema(
+    path: Path,
+    checkpoint: Checkpoint,
+    posterior: Posterior,
+    loss: Loss,
+    ema: EMA | None,
+    all_ranks: Group = ALONE,
+) -> None:
+    """Collective: put the moving averages of a checkpoint into those of a run; None: into the
+    parameters, to predict with them.
+
+    Raises
+    ------
+    CheckpointError
+        If they are the averages of other parameters.
+    """
+    saved: Mapping[str, Tensor] = checkpoint.ema["weights"]
+    here = parameters_of(posterior, loss) if ema is None else ema.weights
+
+    def require_same_parameters() -> None:
+        other = saved.keys() - here.keys() if ema is None else saved.keys() ^ here.keys()
+        if other:
+            raise CheckpointError(
+                f"{path}: moving averages of other parameters: {min(other)} is on one side only; "
+                "use the settings it was trained with (config.yaml beside its folder)"
+            )
+
+    all_ranks.together(require_same_parameters, name="restoring the moving average")
+    for name, target in _rows(posterior, {name: here[name] for name in saved}).items():
+        _receive(all_ranks, target, saved[name], name=f"checkpoint: average of {name}")
+    if ema is not None:
+        ema.steps = checkpoint.ema["steps"]
+
+
 @torch.no_grad()
 def _receive(all_ranks: Group, target: Tensor | Rows, source: Tensor, *, name: str) -> None:
     """Collective: overwrite ``target`` with the ``source`` of rank 0, an outline elsewhere; rows
@@ -151,7 +200,7 @@ def _receive(all_ranks: Group, target: Tensor | Rows, source: Tensor, *, name: s
     """
     if all_ranks.rank == 0:
         content = source.contiguous()
-    elif not isinstance(target, Rows) and target.device.type == "cpu" and target.is_contiguous():
+    elif isinstance(target, Tensor) and _is_like(target, source):
         content = target
     else:
         content = torch.empty(source.shape, dtype=source.dtype)
@@ -160,6 +209,11 @@ def _receive(all_ranks: Group, target: Tensor | Rows, source: Tensor, *, name: s
         target.tensor.copy_(content[target.samples.start : target.samples.stop])
     elif content is not target:
         target.copy_(content)
+
+
+def _is_like(target: Tensor, source: Tensor) -> bool:
+    on_cpu = target.device.type == "cpu" and target.is_contiguous()
+    return on_cpu and target.dtype == source.dtype
 
 
 def _mapped(value: Any, action: Callable[[Tensor], Tensor]) -> Any:

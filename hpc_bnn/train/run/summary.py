@@ -124,6 +124,7 @@ def write_summary(
         },
         "samples": samples,
         "batch_size": settings.train.batch_size,
+        "ema": settings.train.ema,
         **figures,
         "examples_per_s": examples_per_s,
         "validation": validation,

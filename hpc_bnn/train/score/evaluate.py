@@ -58,6 +58,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         "split": "test",
         "step": trained.step,
         "samples": samples,
+        "ema": settings.train.ema,
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
         **({} if report is None else report.details(tally)),

@@ -53,6 +53,9 @@ class StepSettings:
         inputs are of one step.
     clip_norm
         Largest norm of the reduced gradient; None: no clipping.
+    ema
+        Decay of a moving average of what is trained (``hpc_bnn.train.step.ema``), at least 0 and
+        less than 1; 0: none. ``with step.averaged()`` predicts with it.
     precision
         ``bf16`` runs the network under autocast; parameters, KL and accumulators stay float32.
     exact
@@ -76,6 +79,7 @@ class StepSettings:
     views: Views = "per_sample"
     unroll: Unroll | None = None
     clip_norm: float | None = None
+    ema: float = 0.0
     precision: Precision = "float32"
     exact: bool = True
     reduction: GradientReduction = "world"
@@ -96,6 +100,10 @@ class StepSettings:
                 )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm = {self.clip_norm!r}: must be positive; None: no clipping")
+        if not 0 <= self.ema < 1:
+            raise ValueError(
+                f"ema = {self.ema!r}: must be at least 0 and less than 1, such as 0.999; 0: none"
+            )
 
     def kl_factor(self, step: int) -> float:
         """Return the factor of the KL at ``step``."""

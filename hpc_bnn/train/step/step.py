@@ -6,6 +6,7 @@ gradient to the outputs, and runs the samples again to pull it back: keyed noise
 run the same as the first. ``keep_graphs`` saves the second run where memory allows.
 """
 
+import contextlib
 import logging
 import math
 from dataclasses import fields
@@ -28,6 +29,7 @@ from hpc_bnn.train.step.checks import (
     check_sizes,
     require_finite,
 )
+from hpc_bnn.train.step.ema import EMA
 from hpc_bnn.train.step.gradients import Gradients
 from hpc_bnn.train.step.parameters import (
     all_tensors,
@@ -64,6 +66,8 @@ class Step:
         Steps made so far, which keys the noise; set it to go on with an earlier run.
     report
         What the last step did; None before the first.
+    ema
+        The moving average of what is trained, with the option ``ema``; None without.
 
     Raises
     ------
@@ -115,6 +119,7 @@ class Step:
         posterior.initialise()
         _, rows = by_kind(posterior, all_tensors(posterior, loss))
         world.broadcast_parameters(rows, axis="data")
+        self.ema = EMA(self._gradients.named, settings.ema) if settings.ema else None
 
     def __call__(self, x: Inputs, y: Tensor) -> Tensor:
         """Collective: train on this rank's examples and return the objective over the whole grid, a
@@ -155,11 +160,19 @@ class Step:
             self._gradients.clip(self.settings.clip_norm, norms)
         self._optimizer.step()
         self._posterior.collect(self.step)
+        if self.ema is not None:
+            self.ema.update(self._gradients.named)
         phases = self._phases.end()
         took = sum(phases.values())
         self.report = Report(self.step, loss, data_loss, kl, norms.whole, took, phases)
         self.step += 1
         return torch.tensor(loss, dtype=torch.float64)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Return a block in which the parameters are their moving averages; without the option
+        ``ema`` what they are.
+        """
+        return contextlib.nullcontext() if self.ema is None else self.ema.applied()
 
     def _check_numbers(self, x: Inputs, y: Tensor) -> None:
         """Raise ValueError where a loss that is not finite follows from the batch."""

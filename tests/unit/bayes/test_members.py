@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.members import Members
 from hpc_bnn.bayes.noise import Purpose, Stream, normals
-from hpc_bnn.bayes.posterior import Rows
+from hpc_bnn.bayes.rows import Rows
 
 
 def network(seed: int = 1) -> nn.Sequential:

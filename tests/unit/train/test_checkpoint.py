@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes import Gaussian
+from hpc_bnn.group import ALONE
 from hpc_bnn.lock import LockError
 from hpc_bnn.losses import gaussian_moments, gaussian_nll
 from hpc_bnn.models import MODELS
@@ -28,7 +29,8 @@ from hpc_bnn.train.run.checkpoint import (
     newest_good,
     save,
 )
-from hpc_bnn.train.run.state import outline, restore
+from hpc_bnn.train.run.state import gather_ema, outline, restore, restore_ema
+from hpc_bnn.train.step.ema import EMA
 
 STATE = {
     "single": torch.linspace(-1, 1, 500),
@@ -122,7 +124,7 @@ def test_a_checkpoint_of_version_0_1_goes_on_as_it_would_have(tmp_path: Path) ->
         posterior=posterior.state_dict(), loss=loss.state_dict(), optimizer=optimizer.state_dict()
     )
     content = {"format": 1, **vars(state)}
-    del content["per_sample"]
+    del content["per_sample"], content["ema"]
     path = tmp_path / "step-00000003.pt"
     torch.save({**content, "sha256": digest(content)}, path)
     found, second = load(path), parts()
@@ -130,6 +132,43 @@ def test_a_checkpoint_of_version_0_1_goes_on_as_it_would_have(tmp_path: Path) ->
     restore(path, found, *second)
     expected, got = stepped(*first, 2), stepped(*second, 2)
     assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
+def test_a_checkpoint_of_format_2_is_read(tmp_path: Path) -> None:
+    """It held no moving averages."""
+    state = some(per_sample=["single"])
+    content = {"format": 2, **vars(state)}
+    del content["ema"]
+    path = tmp_path / "step-00000003.pt"
+    torch.save({**content, "sha256": digest(content)}, path)
+    assert same(load(path), state)
+    assert load(path).ema == {}
+
+
+def test_moving_averages_come_back(tmp_path: Path) -> None:
+    """Into those of a run that goes on, or into the parameters, in their own dtype."""
+    posterior, _loss, _ = parts(dtype=torch.bfloat16)
+    named = dict(posterior.named_parameters())
+    ema = EMA(named, 0.5)
+    for value in (1.0, 2.0):
+        for p in named.values():
+            p.data.fill_(value)
+        ema.update(named)
+    path = save(tmp_path, some(ema=gather_ema(ema, posterior, ALONE)), keep=1)
+    found, (other, same_loss, _) = load(path), parts(dtype=torch.bfloat16)
+    again = EMA(dict(other.named_parameters()), 0.5)
+    restore_ema(path, found, other, same_loss, again)
+    assert again.steps == 2
+    for name, average in again.weights.items():
+        assert average.dtype == torch.float32
+        assert torch.allclose(average, torch.tensor(5 / 3))
+        assert torch.equal(average, ema.weights[name])
+    restore_ema(path, found, other, same_loss, None)
+    for name, p in other.named_parameters():
+        assert torch.equal(p, ema.weights[name].to(p.dtype))
+    fewer = EMA(dict(other.module.named_parameters()), 0.5)
+    with pytest.raises(CheckpointError, match=r"step-00000003\.pt: moving averages of other para"):
+        restore_ema(path, found, other, same_loss, fewer)
 
 
 @pytest.mark.parametrize(
@@ -261,15 +300,18 @@ def test_another_format_number_says_which_is_read(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     content["format"] = 99
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=rf"format 99, this version reads 1 and {FORMAT}"):
+    with pytest.raises(CheckpointError, match=rf"format 99, this version reads 1, 2, {FORMAT};"):
         load(path)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda content: content.pop("position"), r"lacks 'position': expected loss, optimizer"),
-        (lambda content: content.update(members=3), r"has unknown 'members': expected loss"),
+        (
+            lambda content: content.pop("position"),
+            r"lacks 'position': expected ema, loss, optimizer",
+        ),
+        (lambda content: content.update(members=3), r"has unknown 'members': expected ema, loss"),
     ],
 )
 def test_other_keys_than_those_of_this_format_are_named(
