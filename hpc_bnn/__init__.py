@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import Ensemble, Gaussian, LowRank
+    from hpc_bnn.bayes import Ensemble, Gaussian, LowRank, Rank1
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
@@ -29,6 +29,7 @@ __all__ = [
     "Ensemble",
     "Gaussian",
     "LowRank",
+    "Rank1",
     "Step",
     "World",
     "freeze_batchnorm",
@@ -43,6 +44,7 @@ _HOMES = {
     "Ensemble": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
     "LowRank": "hpc_bnn.bayes",
+    "Rank1": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",

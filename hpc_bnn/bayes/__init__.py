@@ -3,11 +3,13 @@
 from hpc_bnn.bayes.ensemble import Ensemble
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.low_rank import LowRank
+from hpc_bnn.bayes.rank1 import Rank1
 
 POSTERIORS = {
     "gaussian": Gaussian,
     "ensemble": Ensemble,
     "low_rank": LowRank,
+    "rank1": Rank1,
 }
 
 __all__ = [
@@ -15,4 +17,5 @@ __all__ = [
     "Ensemble",
     "Gaussian",
     "LowRank",
+    "Rank1",
 ]
