@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import Ensemble, Gaussian, LowRank, Rank1
+    from hpc_bnn.bayes import Dropout, Ensemble, Gaussian, LastLayerLaplace, LowRank, Rank1
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
@@ -26,8 +26,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Batches",
+    "Dropout",
     "Ensemble",
     "Gaussian",
+    "LastLayerLaplace",
     "LowRank",
     "Rank1",
     "Step",
@@ -41,8 +43,10 @@ __all__ = [
 
 _HOMES = {
     "Batches": "hpc_bnn.data",
+    "Dropout": "hpc_bnn.bayes",
     "Ensemble": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
+    "LastLayerLaplace": "hpc_bnn.bayes",
     "LowRank": "hpc_bnn.bayes",
     "Rank1": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",

@@ -2,20 +2,26 @@
 
 from hpc_bnn.bayes.ensemble import Ensemble
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.laplace import LastLayerLaplace
 from hpc_bnn.bayes.low_rank import LowRank
+from hpc_bnn.bayes.mc_dropout import Dropout
 from hpc_bnn.bayes.rank1 import Rank1
 
 POSTERIORS = {
-    "gaussian": Gaussian,
+    "dropout": Dropout,
     "ensemble": Ensemble,
+    "gaussian": Gaussian,
+    "last_layer_laplace": LastLayerLaplace,
     "low_rank": LowRank,
     "rank1": Rank1,
 }
 
 __all__ = [
     "POSTERIORS",
+    "Dropout",
     "Ensemble",
     "Gaussian",
+    "LastLayerLaplace",
     "LowRank",
     "Rank1",
 ]
