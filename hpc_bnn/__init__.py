@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import Dropout, Ensemble, Gaussian, LastLayerLaplace, LowRank, Rank1
+    from hpc_bnn.bayes import (
+        IVON,
+        SGHMC,
+        SGLD,
+        Dropout,
+        Ensemble,
+        Gaussian,
+        LastLayerLaplace,
+        LowRank,
+        Rank1,
+    )
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
@@ -25,6 +35,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "IVON",
+    "SGHMC",
+    "SGLD",
     "Batches",
     "Dropout",
     "Ensemble",
@@ -42,10 +55,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "SGHMC": "hpc_bnn.bayes",
+    "SGLD": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
     "Dropout": "hpc_bnn.bayes",
     "Ensemble": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
+    "IVON": "hpc_bnn.bayes",
     "LastLayerLaplace": "hpc_bnn.bayes",
     "LowRank": "hpc_bnn.bayes",
     "Rank1": "hpc_bnn.bayes",

@@ -1,7 +1,9 @@
 """Posteriors over the weights of any module. To add one: a file here and a line in POSTERIORS."""
 
+from hpc_bnn.bayes.chains import SGHMC, SGLD
 from hpc_bnn.bayes.ensemble import Ensemble
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.ivon import IVON
 from hpc_bnn.bayes.laplace import LastLayerLaplace
 from hpc_bnn.bayes.low_rank import LowRank
 from hpc_bnn.bayes.mc_dropout import Dropout
@@ -14,10 +16,15 @@ POSTERIORS = {
     "last_layer_laplace": LastLayerLaplace,
     "low_rank": LowRank,
     "rank1": Rank1,
+    "sghmc": SGHMC,
+    "sgld": SGLD,
 }
 
 __all__ = [
+    "IVON",
     "POSTERIORS",
+    "SGHMC",
+    "SGLD",
     "Dropout",
     "Ensemble",
     "Gaussian",

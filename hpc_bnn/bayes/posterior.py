@@ -7,7 +7,7 @@ Letters: S samples, B batch, K samples over the whole grid.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.batchnorm import refuse_running_statistics
 from hpc_bnn.bayes.dropout import KeyedDropout
+from hpc_bnn.bayes.inputs import Inputs
+from hpc_bnn.bayes.mean_field import MeanField
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.predictor import Predictor
 from hpc_bnn.bayes.predictor import Weights as Weights
@@ -91,14 +93,29 @@ class Posterior(Predictor):
         """Return the names of parameters that are scales of q: no weight decay pulls at them."""
         return ()
 
+    def mean_field(self) -> MeanField | None:
+        """Return the parameters of q where it is a mean-field Gaussian; None: it is not."""
+        return None
+
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         """Return what moves the parameters where the method is a way of moving them, such as a
         sampler; None: any optimizer may.
         """
         return None
 
+    def begin(self, optimizer: torch.optim.Optimizer, *, num_examples: int) -> None:
+        """Get ready for steps of ``optimizer`` on a training set of so many examples; raise
+        ValueError where only an optimizer of the method will do, and this is another.
+        """
+
     def collect(self, step: int) -> None:
         """Take up what the optimizer made of the parameters in ``step``."""
+
+    def diagnostics(self, inputs: Callable[[], Inputs], axis: Group) -> dict[str, object]:
+        """Collective over the sample axis: return figures of how good the weight samples are, as
+        plain values; ``inputs``, maybe collective, gives examples (B, ...) to judge by.
+        """
+        return {}
 
     def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
         """Raise ValueError unless training can draw so many weight samples."""
@@ -127,12 +144,8 @@ class Posterior(Predictor):
 
     @torch.no_grad()
     def hold(self, samples: range) -> None:
-        """Keep the rows of ``samples`` only, of all that is per-sample.
-
-        Raises
-        ------
-        ValueError
-            If rows of theirs are not held.
+        """Keep the rows of ``samples`` only, of all that is per-sample; raise ValueError where some
+        are not held.
         """
         if self.members is None or samples == self.own_samples:
             return
@@ -154,12 +167,8 @@ class Posterior(Predictor):
         self.own_samples = range(self.members or 0)
 
     def places(self, samples: Iterable[int]) -> list[int]:
-        """Return where the rows of ``samples`` are in what is per-sample.
-
-        Raises
-        ------
-        ValueError
-            If they are not held here.
+        """Return where the rows of ``samples`` are in what is per-sample; raise ValueError where
+        they are not held here.
         """
         first, count = self.own_samples.start, len(self.own_samples)
         rows = [sample - first for sample in samples]
