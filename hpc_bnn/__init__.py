@@ -15,8 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import IVON, SGHMC, SGLD, Dropout, Gaussian, LastLayerLaplace, LowRank, Rank1
+    from hpc_bnn.bayes import (
+        IVON,
+        SGHMC,
+        SGLD,
+        Dropout,
+        Ensemble,
+        Gaussian,
+        LastLayerLaplace,
+        LowRank,
+        Rank1,
+    )
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
+    from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
     from hpc_bnn.train.step.step import Step
@@ -29,6 +40,7 @@ __all__ = [
     "SGLD",
     "Batches",
     "Dropout",
+    "Ensemble",
     "Gaussian",
     "LastLayerLaplace",
     "LowRank",
@@ -37,6 +49,7 @@ __all__ = [
     "World",
     "freeze_batchnorm",
     "losses",
+    "perturbed_targets",
     "replace_batchnorm",
     "start",
 ]
@@ -46,6 +59,7 @@ _HOMES = {
     "SGLD": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
     "Dropout": "hpc_bnn.bayes",
+    "Ensemble": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
     "IVON": "hpc_bnn.bayes",
     "LastLayerLaplace": "hpc_bnn.bayes",
@@ -54,6 +68,7 @@ _HOMES = {
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
+    "perturbed_targets": "hpc_bnn.bayes.ensemble",
     "replace_batchnorm": "hpc_bnn.bayes.batchnorm",
     "start": "hpc_bnn.parallel.world",
 }
