@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import Gaussian, LastLayerLaplace, LowRank, Rank1
+    from hpc_bnn.bayes import Gaussian, LastLayerLaplace, LowRank, Rank1, convert
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -31,12 +31,14 @@ __all__ = [
     "Rank1",
     "Step",
     "World",
+    "convert",
     "freeze_batchnorm",
     "losses",
     "replace_batchnorm",
     "start",
 ]
 
+_MODULES = {"convert": "hpc_bnn.bayes.convert", "losses": "hpc_bnn.losses"}
 _HOMES = {
     "Batches": "hpc_bnn.data",
     "Gaussian": "hpc_bnn.bayes",
@@ -53,8 +55,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: ``hpc-bnn --help`` needs no torch."""
-    if name == "losses":
-        return importlib.import_module("hpc_bnn.losses")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
