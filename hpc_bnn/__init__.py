@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import Gaussian, LastLayerLaplace, LowRank, Rank1, convert
+    from hpc_bnn.bayes import (
+        IVON,
+        SGHMC,
+        SGLD,
+        Dropout,
+        Gaussian,
+        LastLayerLaplace,
+        LowRank,
+        Rank1,
+        convert,
+    )
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -24,7 +34,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "IVON",
+    "SGHMC",
+    "SGLD",
     "Batches",
+    "Dropout",
     "Gaussian",
     "LastLayerLaplace",
     "LowRank",
@@ -40,8 +54,12 @@ __all__ = [
 
 _MODULES = {"convert": "hpc_bnn.bayes.convert", "losses": "hpc_bnn.losses"}
 _HOMES = {
+    "SGHMC": "hpc_bnn.bayes",
+    "SGLD": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
+    "Dropout": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
+    "IVON": "hpc_bnn.bayes",
     "LastLayerLaplace": "hpc_bnn.bayes",
     "LowRank": "hpc_bnn.bayes",
     "Rank1": "hpc_bnn.bayes",

@@ -34,7 +34,7 @@ def gather_optimizer(optimizer: Optimizer, posterior: Posterior, sample: Group) 
         own = state["state"].get(number, {})
         state["state"][number] = {
             key: _gathered(Rows(value, rows.samples), sample, f"optimizer: {number}.{key}")
-            if isinstance(value, Tensor) and value.shape == rows.tensor.shape
+            if isinstance(value, Tensor) and value.shape[:1] == rows.tensor.shape[:1]
             else value
             for key, value in own.items()
         }
@@ -137,11 +137,11 @@ def restore(
     per_sample = _per_sample_numbers(optimizer, posterior)
 
     def received(tensor: Tensor, rows: Rows | None = None) -> Tensor:
-        if rows is None or tensor.shape != (members, *rows.tensor.shape[1:]):
+        if rows is None or tensor.shape[:1] != (members,):
             own = torch.empty(tensor.shape, dtype=tensor.dtype)
             _receive(all_ranks, own, tensor, name="checkpoint: optimizer")
         else:
-            own = torch.empty(rows.tensor.shape, dtype=tensor.dtype)
+            own = torch.empty((len(rows.tensor), *tensor.shape[1:]), dtype=tensor.dtype)
             _receive(all_ranks, Rows(own, rows.samples), tensor, name="checkpoint: optimizer")
         return own
 
