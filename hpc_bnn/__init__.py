@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SGHMC,
         SGLD,
         Dropout,
+        Ensemble,
         Gaussian,
         LastLayerLaplace,
         LowRank,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         convert,
     )
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
+    from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
     from hpc_bnn.train.step.step import Step
@@ -39,6 +41,7 @@ __all__ = [
     "SGLD",
     "Batches",
     "Dropout",
+    "Ensemble",
     "Gaussian",
     "LastLayerLaplace",
     "LowRank",
@@ -48,6 +51,7 @@ __all__ = [
     "convert",
     "freeze_batchnorm",
     "losses",
+    "perturbed_targets",
     "replace_batchnorm",
     "start",
 ]
@@ -58,6 +62,7 @@ _HOMES = {
     "SGLD": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
     "Dropout": "hpc_bnn.bayes",
+    "Ensemble": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
     "IVON": "hpc_bnn.bayes",
     "LastLayerLaplace": "hpc_bnn.bayes",
@@ -66,6 +71,7 @@ _HOMES = {
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
+    "perturbed_targets": "hpc_bnn.bayes.ensemble",
     "replace_batchnorm": "hpc_bnn.bayes.batchnorm",
     "start": "hpc_bnn.parallel.world",
 }

@@ -1,6 +1,7 @@
 """Posteriors over the weights of any module. To add one: a file here and a line in POSTERIORS."""
 
 from hpc_bnn.bayes.chains import SGHMC, SGLD
+from hpc_bnn.bayes.ensemble import Ensemble
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.ivon import IVON
 from hpc_bnn.bayes.laplace import LastLayerLaplace
@@ -10,6 +11,7 @@ from hpc_bnn.bayes.rank1 import Rank1
 
 POSTERIORS = {
     "dropout": Dropout,
+    "ensemble": Ensemble,
     "gaussian": Gaussian,
     "last_layer_laplace": LastLayerLaplace,
     "low_rank": LowRank,
@@ -24,6 +26,7 @@ __all__ = [
     "SGHMC",
     "SGLD",
     "Dropout",
+    "Ensemble",
     "Gaussian",
     "LastLayerLaplace",
     "LowRank",
