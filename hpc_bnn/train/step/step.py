@@ -28,7 +28,7 @@ from hpc_bnn.train.step.checks import (
     check_finite_inputs,
     check_optimizer,
     check_sizes,
-    require_finite,
+    refuse_divergence,
 )
 from hpc_bnn.train.step.ema import EMA
 from hpc_bnn.train.step.gradients import Gradients
@@ -106,6 +106,7 @@ class Step:
         self._passes = Passes(posterior, world, settings, self._phases)
         check_sizes(posterior, loss, settings, self._passes.parts)
         check_optimizer(optimizer)
+        posterior.begin(optimizer, num_examples=settings.num_examples)
         posterior.hold(world.grid.own_samples(settings.samples))
         posterior.to(world.device)
         loss.to(world.device)
@@ -160,7 +161,14 @@ class Step:
         norms = self._gradients.norms()
         if not math.isfinite(loss):
             self._world.all_ranks.together(lambda: self._check_numbers(x, y), name="batch")
-        require_finite(self.step, loss, norms.whole, self._gradients.named)
+        if not (math.isfinite(loss) and math.isfinite(norms.whole)):
+            refuse_divergence(
+                self.step,
+                loss,
+                norms.whole,
+                self._gradients.named,
+                self._gradients.diverged(norms),
+            )
         if self.settings.clip_norm is not None:
             self._gradients.clip(self.settings.clip_norm, norms)
         self._optimizer.step()
