@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         LastLayerLaplace,
         LowRank,
         Rank1,
+        convert,
     )
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.bayes.ensemble import perturbed_targets
@@ -47,6 +48,7 @@ __all__ = [
     "Rank1",
     "Step",
     "World",
+    "convert",
     "freeze_batchnorm",
     "losses",
     "perturbed_targets",
@@ -54,6 +56,7 @@ __all__ = [
     "start",
 ]
 
+_MODULES = {"convert": "hpc_bnn.bayes.convert", "losses": "hpc_bnn.losses"}
 _HOMES = {
     "SGHMC": "hpc_bnn.bayes",
     "SGLD": "hpc_bnn.bayes",
@@ -76,8 +79,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: ``hpc-bnn --help`` needs no torch."""
-    if name == "losses":
-        return importlib.import_module("hpc_bnn.losses")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
