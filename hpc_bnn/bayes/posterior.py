@@ -6,24 +6,22 @@ one: then a rank holds the rows of its own samples.
 Letters: S samples, B batch, K samples over the whole grid.
 """
 
-import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes.batchnorm import refuse_running_statistics
 from hpc_bnn.bayes.dropout import KeyedDropout
-from hpc_bnn.bayes.export import with_weights
-from hpc_bnn.bayes.held import Held
-from hpc_bnn.bayes.impure import Surroundings
 from hpc_bnn.bayes.inputs import Inputs
+from hpc_bnn.bayes.mean_field import MeanField
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
-from hpc_bnn.bayes.purity import check_pure
-
-Weights = dict[str, Tensor]
+from hpc_bnn.bayes.predictor import Predictor
+from hpc_bnn.bayes.predictor import Weights as Weights
+from hpc_bnn.bayes.rows import Rows, gather_rows
+from hpc_bnn.group import Group
 
 
 def row_key(name: str) -> str:
@@ -33,23 +31,7 @@ def row_key(name: str) -> str:
     return name.replace(".", "/")
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows that this process holds of a tensor (K, ...) with one for each weight sample.
-
-    Attributes
-    ----------
-    tensor
-        (S, ...).
-    samples
-        The global indices of its S rows.
-    """
-
-    tensor: Tensor
-    samples: range
-
-
-class Posterior(Held):
+class Posterior(Predictor):
     """Runs ``module`` on drawn weights.
 
     A method implements ``sample`` and ``complexity``, and whatever else differs from here. The
@@ -77,27 +59,19 @@ class Posterior(Held):
     def __init__(
         self, module: nn.Module, names: Sequence[str], *, seed: int, members: int | None = None
     ) -> None:
-        super().__init__(module)
+        super().__init__(module, names, seed=seed)
         refuse_running_statistics(module)
-        self.names, self.seed = tuple(names), seed
         self.members, self.own_samples = members, range(members or 0)
-        self._checked = False
-
-    def key(self, step: int, samples: Iterable[int], purpose: Purpose = Purpose.WEIGHTS) -> Key:
-        """Name the weight samples of global indices ``samples`` at ``step``."""
-        return Key(self.seed, step, tuple(samples), purpose)
-
-    @abstractmethod
-    def sample(self, key: Key) -> Weights:
-        """Return the drawn weights by name, each (S, *shape), a function of ``key`` and the
-        parameters.
-        """
 
     @abstractmethod
     def complexity(self) -> Tensor:
         """Return the complexity term as a float64 scalar: a KL; where parameters are per-sample,
         the mean of -log prior over the members that this process holds; 0 where there is none.
         """
+
+    def mean(self) -> Weights:
+        """Return the means of drawn weights by name (*shape), where they are not the parameters."""
+        return {}
 
     def dropout(self, key: Key, *, examples: int, first_example: int) -> KeyedDropout | None:
         """Return what replaces the dropout of a training pass of one sample over ``examples`` of
@@ -119,14 +93,29 @@ class Posterior(Held):
         """Return the names of parameters that are scales of q: no weight decay pulls at them."""
         return ()
 
+    def mean_field(self) -> MeanField | None:
+        """Return the parameters of q where it is a mean-field Gaussian; None: it is not."""
+        return None
+
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         """Return what moves the parameters where the method is a way of moving them, such as a
         sampler; None: any optimizer may.
         """
         return None
 
+    def begin(self, optimizer: torch.optim.Optimizer, *, num_examples: int) -> None:
+        """Get ready for steps of ``optimizer`` on a training set of so many examples; raise
+        ValueError where only an optimizer of the method will do, and this is another.
+        """
+
     def collect(self, step: int) -> None:
         """Take up what the optimizer made of the parameters in ``step``."""
+
+    def diagnostics(self, inputs: Callable[[], Inputs], axis: Group) -> dict[str, object]:
+        """Collective over the sample axis: return figures of how good the weight samples are, as
+        plain values; ``inputs``, maybe collective, gives examples (B, ...) to judge by.
+        """
+        return {}
 
     def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
         """Raise ValueError unless training can draw so many weight samples."""
@@ -155,140 +144,38 @@ class Posterior(Held):
 
     @torch.no_grad()
     def hold(self, samples: range) -> None:
-        """Keep the rows of ``samples`` only, of all that is per-sample.
-
-        Raises
-        ------
-        ValueError
-            If rows of theirs are not held.
+        """Keep the rows of ``samples`` only, of all that is per-sample; raise ValueError where some
+        are not held.
         """
         if self.members is None or samples == self.own_samples:
             return
         rows = self.places(samples)
         for name in self.per_sample():
-            path, _, leaf = name.rpartition(".")
-            tensor = getattr(self.get_submodule(path), leaf)
+            tensor = attrgetter(name)(self)
             tensor.data = tensor.data[rows]
         self.own_samples = samples
 
-    def places(self, samples: Iterable[int]) -> list[int]:
-        """Return where the rows of ``samples`` are in what is per-sample.
+    @torch.no_grad()
+    def gather(self, sample_axis: Group) -> None:
+        """Collective over the sample axis: hold all rows, to predict; training cannot go on."""
+        if self.own_samples == range(self.members or 0):
+            return
+        for name, value in self.saved().items():
+            if isinstance(value, Rows):
+                tensor = attrgetter(name)(self)
+                tensor.data = gather_rows(value, sample_axis, name=name).to(tensor.device)
+        self.own_samples = range(self.members or 0)
 
-        Raises
-        ------
-        ValueError
-            If they are not held here.
+    def places(self, samples: Iterable[int]) -> list[int]:
+        """Return where the rows of ``samples`` are in what is per-sample; raise ValueError where
+        they are not held here.
         """
         first, count = self.own_samples.start, len(self.own_samples)
         rows = [sample - first for sample in samples]
         if rows and not (min(rows) >= 0 and max(rows) < count):
             raise ValueError(
                 f"weight samples {min(rows) + first} to {max(rows) + first}: this process holds "
-                f"the members {first} to {first + count - 1} of {self.members}"
+                f"the members {first} to {first + count - 1} of {self.members}; to predict with "
+                "all of them: posterior.gather(world.sample_axis)"
             )
         return rows
-
-    def forward(self, x: Inputs, key: Key, *, views: bool = False) -> Tensor:
-        """Return the outputs (S, B, ...) of the module on drawn weights.
-
-        ``x`` is a tensor (B, ...), or a tuple, list or dict of such, the same for all samples, or
-        with ``views`` (S, B, ...), one view of the batch a sample. Several samples run in one pass
-        by ``torch.vmap``; a single one runs as the plain module.
-        """
-        return self.apply_weights(x, self.sample(key), views=views)
-
-    @torch.no_grad()
-    def check(
-        self,
-        key: Key,
-        x: Inputs,
-        *,
-        gradients: bool,
-        surroundings: Surroundings = contextlib.nullcontext,
-    ) -> list[str]:
-        """Raise ImpureError unless the module is a pure function of its weights and its input
-        ``x`` in evaluation mode, and with ``gradients`` in training as well; return the names of
-        drawn weights that no output depends on then (``hpc_bnn.bayes.purity``). Prediction does not
-        check again.
-        """
-        drawn = self.sample(key)
-        if not drawn:  # then the network's own parameters must be all that it computes with
-            drawn = {name: p.detach()[None] for name, p in self.module.named_parameters()}
-        unused = []
-        if gradients:
-            unused = check_pure(self, drawn, x, gradients=True, surroundings=surroundings)
-        first = {name: weight[:1] for name, weight in drawn.items()}
-        with self.evaluating():
-            check_pure(self, first, x, gradients=False)
-        self._checked = True
-        return unused
-
-    @torch.no_grad()
-    def predict(
-        self,
-        x: Inputs,
-        *,
-        samples: int,
-        first: int = 0,
-        samples_per_pass: int = 1,
-        check: bool = True,
-    ) -> Tensor:
-        """Return the outputs (S, B, ...) for ``x`` (B, ...) under ``samples`` weight samples, in
-        evaluation mode.
-
-        Prediction has a stream of its own: sample ``first + s`` is the same network whenever and
-        wherever it is asked for, so members can be spread over calls and ranks.
-
-        Raises
-        ------
-        ImpureError
-            From the first call with ``check``: if the network is not a pure function of its weights
-            and input (``hpc_bnn.bayes.purity``).
-        """
-        if samples < 1 or samples_per_pass < 1:
-            raise ValueError(
-                f"samples = {samples}, samples_per_pass = {samples_per_pass}: must be at least 1"
-            )
-        samples_per_pass = samples_per_pass if self.names else 1
-        indices = range(first, first + samples)
-        outputs: Tensor | None = None
-        self._require_layers(self.names)
-        with self.evaluating():
-            if check and not self._checked:
-                self.check(self.key(0, indices[:1], Purpose.PREDICTION), x, gradients=False)
-            for i in range(0, samples, samples_per_pass):
-                part = self(x, self.key(0, indices[i : i + samples_per_pass], Purpose.PREDICTION))
-                if outputs is None:  # filled, not joined at the end, which would hold all twice
-                    outputs = part.new_empty((samples, *part.shape[1:]))
-                outputs[i : i + len(part)] = part
-                del part
-        assert outputs is not None
-        return outputs
-
-    @torch.no_grad()
-    def network(self, sample: int) -> Callable[[Inputs], Tensor]:
-        """Return the network of one sample of ``predict`` as a function (B, ...) -> (B, ...).
-
-        Its weights are drawn here, once, for forecasts that apply it many times.
-        """
-        self._require_layers(self.names)
-        weights = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
-
-        @torch.no_grad()
-        def run(x: Inputs) -> Tensor:
-            with self.evaluating():
-                return self.apply_weights(x, weights)[0]
-
-        return run
-
-    @torch.no_grad()
-    def to_module(self, sample: int) -> nn.Module:
-        """Return an ordinary module in evaluation mode, a copy, with the weights of one sample of
-        ``predict``: the outputs (B, ...) for ``x`` (B, ...) are those of that sample.
-
-        It can be traced (``torch.jit.trace``), exported to ONNX or trained on by others. Parameters
-        under ``weight_norm`` and other parametrizations become plain ones.
-        """
-        self._require_layers(self.names)
-        drawn = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
-        return with_weights(self.module, {name: weight[0] for name, weight in drawn.items()})

@@ -209,32 +209,16 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     return _print(([*told(result), where], 0), all_ranks)
 
 
-def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
-    from hpc_bnn.fields import times
-    from hpc_bnn.fields.forecast_file import require_writable
-    from hpc_bnn.train.score.forecast import forecast
-    from hpc_bnn.train.score.trained import load_trained
+def _laplace(options: argparse.Namespace, all_ranks: Group) -> int:
+    from hpc_bnn.cli.laplace_command import laplace_command
 
-    folder = RunFolder(options.run_folder)
-    start_s = times.parse(options.start, end=False)
-    settings = folder.settings()
-    all_ranks.on_first(lambda: require_writable(options.output), name="output")
-    world = start(all_ranks, mode="data", device=settings.train.device)
-    trained = load_trained(world, folder)
-    forecast(
-        trained,
-        world,
-        options.output,
-        start_s=start_s,
-        steps=options.steps,
-        members=options.members,
-    )
-    if world.is_first:
-        print(
-            f"{options.output}: {options.members} members, {options.steps} steps from "
-            f"{options.start}"
-        )
-    return 0
+    return _print(laplace_command(options, all_ranks), all_ranks)
+
+
+def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
+    from hpc_bnn.cli.forecast_command import forecast_command
+
+    return _print(forecast_command(options, all_ranks), all_ranks)
 
 
 def _data(options: argparse.Namespace, all_ranks: Group) -> int:
@@ -290,6 +274,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "scan": _scan,
     "evaluate": _evaluate,
+    "laplace": _laplace,
     "forecast": _forecast,
     "data": _data,
     "data request": _data_request,

@@ -17,7 +17,7 @@ from hpc_bnn.fields.forecast_file import (
     require_writable,
 )
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.rollout import Rollout
+from hpc_bnn.train.score.rollout import Rollout, noise_keys
 from hpc_bnn.train.score.trained import Trained
 
 log = logging.getLogger(__name__)
@@ -34,11 +34,18 @@ def forecast(
     Raises
     ------
     ValueError
-        If there is no state at the start, or the forecast leaves the finite numbers.
+        If the run has fewer weight samples than ``members``, there is no state at the start, or
+        the forecast leaves the finite numbers.
     OSError
         If the file cannot be written, or would replace anything but an earlier forecast; no new
         file then has the final name.
     """
+    available = trained.parts.posterior.prediction_samples(members)
+    if available < members:
+        raise ValueError(
+            f"members = {members}: this run has {available} weight samples to forecast with; ask "
+            f"for at most {available}"
+        )
     sources = () if trained.parts.source.fields is None else trained.parts.source.fields.files
     world.all_ranks.on_first(lambda: require_writable(path, sources), name="output")
     rollout = world.all_ranks.together(lambda: Rollout(trained.parts, world.device), name="rollout")
@@ -66,7 +73,8 @@ def forecast(
     def write() -> None:
         with ForecastFile(path, present=present) as file:
             for member in own.tolist():
-                network, history = trained.parts.posterior.network(member), first
+                network = trained.parts.posterior.network(member, positions=noise_keys(starts))
+                history = first
                 for lead in range(steps):
                     history = rollout.advance(history, starts, lead, member, network)
                     state = fields.physical(history[0, -1]).to(torch.float32)
