@@ -1,7 +1,8 @@
 """Posteriors over the weights of any module. To add one: a file here and a line in POSTERIORS."""
 
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.swag import SWAG
 
-POSTERIORS = {"gaussian": Gaussian}
+POSTERIORS = {"gaussian": Gaussian, "swag": SWAG}
 
-__all__ = ["POSTERIORS", "Gaussian"]
+__all__ = ["POSTERIORS", "SWAG", "Gaussian"]

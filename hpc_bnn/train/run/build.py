@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 C = TypeVar("C", bound=Choice)
 
 GIVEN_TO_DATA = ("ranks", "rollout")
-GIVEN_TO_POSTERIORS = ("module", "samples", "seed")
+GIVEN_TO_POSTERIORS = ("module", "samples", "seed", "steps")
 GIVEN_TO_MODELS = ("input_shape", "output_shape")
 GIVEN_TO_OPTIMIZERS = ("posterior", "others", "lr")
 
@@ -168,6 +168,10 @@ def build(settings: Settings, source: Source) -> Parts:
     method, options = POSTERIORS[chosen.name], {"seed": settings.seed, **chosen.options}
     if _takes(method, "samples"):
         options["samples"] = chosen.samples
+    if _takes(method, "steps"):
+        options["steps"] = settings.train.steps or settings.train.epochs * steps_per_epoch(
+            len(source.train), settings.train.batch_size
+        )
     posterior = method(network, **options)
     transform = dict(settings.data.transform)
     augment = AUGMENTATIONS[transform.pop("name")](**transform) if transform else None
