@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import Gaussian
+    from hpc_bnn.bayes import SWAG, Gaussian
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "SWAG",
     "Batches",
     "Gaussian",
     "Step",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "SWAG": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
     "Gaussian": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",

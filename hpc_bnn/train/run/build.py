@@ -21,6 +21,7 @@ from hpc_bnn.config import (
 )
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
 from hpc_bnn.data.augment import Augmentation
+from hpc_bnn.data.sharding import steps_per_epoch
 from hpc_bnn.data.source import Fields
 from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
