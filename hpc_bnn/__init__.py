@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import SWAG, Gaussian
+    from hpc_bnn.bayes import SWAG, Gaussian, LowRank
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -27,6 +27,7 @@ __all__ = [
     "SWAG",
     "Batches",
     "Gaussian",
+    "LowRank",
     "Step",
     "World",
     "freeze_batchnorm",
@@ -39,6 +40,7 @@ _HOMES = {
     "SWAG": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
     "Gaussian": "hpc_bnn.bayes",
+    "LowRank": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",

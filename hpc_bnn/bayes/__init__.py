@@ -1,8 +1,9 @@
 """Posteriors over the weights of any module. To add one: a file here and a line in POSTERIORS."""
 
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.low_rank import LowRank
 from hpc_bnn.bayes.swag import SWAG
 
-POSTERIORS = {"gaussian": Gaussian, "swag": SWAG}
+POSTERIORS = {"gaussian": Gaussian, "low_rank": LowRank, "swag": SWAG}
 
-__all__ = ["POSTERIORS", "SWAG", "Gaussian"]
+__all__ = ["POSTERIORS", "SWAG", "Gaussian", "LowRank"]

@@ -60,7 +60,7 @@ def unflatten(row: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
 
 
 def draw_together(
-    mus: Sequence[Tensor],
+    mus: Sequence[Tensor] | Tensor,
     log_sigmas: Sequence[Tensor],
     key: Key,
     offset: int = 0,
@@ -73,19 +73,21 @@ def draw_together(
 
     The noise belongs to the position of an element in C order, whatever the memory format of a
     tensor. With ``antithetic``, samples 2j and 2j + 1 are the mirrored pair mu +- sigma * eps_j.
+    Where each sample has means of its own, ``mus`` is their tensor (S, N).
     """
-    streams = _mirrored(key) if antithetic else [(_stream(key, s), 1.0) for s in key.samples]
-    weights: tuple[Tensor, ...] = _Draw.apply(streams, offset, keep, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
+    streams = signed_streams(key, antithetic=antithetic)
+    rows, mus = (mus, ()) if isinstance(mus, Tensor) else (None, mus)
+    weights: tuple[Tensor, ...] = _Draw.apply(streams, offset, keep, rows, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
     return weights
 
 
-def _stream(key: Key, sample: int) -> Stream:
-    return Stream(key.seed, key.purpose, key.step, sample)
-
-
-def _mirrored(key: Key) -> list[tuple[Stream, float]]:
-    """Return the stream and the sign of each sample of mirrored pairs."""
-    return [(_stream(key, s // 2), 1.0 - 2.0 * (s % 2)) for s in key.samples]
+def signed_streams(key: Key, *, antithetic: bool) -> list[tuple[Stream, float]]:
+    """Return the stream of each sample and the sign of its noise, -1 for the second of a pair."""
+    pairs = [divmod(sample, 2) if antithetic else (sample, 0) for sample in key.samples]
+    return [
+        (Stream(key.seed, key.purpose, key.step, sample), 1.0 - 2.0 * second)
+        for sample, second in pairs
+    ]
 
 
 class _Draw(torch.autograd.Function):
@@ -95,17 +97,20 @@ class _Draw(torch.autograd.Function):
         streams: list[tuple[Stream, float]],
         offset: int,
         keep: bool,
+        rows: Tensor | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
-        mus, log_sigmas = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
-        dtype = mus[0].dtype
+        count = 0 if rows is not None else len(parameters) // 2
+        mus, log_sigmas = parameters[:count], parameters[count:]
+        dtype = mus[0].dtype if rows is None else rows.dtype
         # The wider of the two: a network in half precision is drawn in float32 and rounded.
         wide = torch.promote_types(dtype, log_sigmas[0].dtype)
-        mu, log_sigma = flatten(mus).to(wide), flatten(log_sigmas).to(wide)
-        out = mu.new_empty((len(streams), *mu.shape))
+        log_sigma = flatten(log_sigmas).to(wide)
+        means = flatten(mus).to(wide).expand(len(streams), -1) if rows is None else rows.to(wide)
+        out = torch.empty_like(means, memory_format=torch.contiguous_format)
         kept = torch.empty_like(out) if keep else None
         for i, (stream, sign) in enumerate(streams):
-            shift = None if kept is None else kept[i]
+            mu, shift = means[i], None if kept is None else kept[i]
             if mu.dtype == torch.float32:
                 one = out[i]
                 fill(DRAW, one, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, keep=shift)
@@ -115,8 +120,9 @@ class _Draw(torch.autograd.Function):
                 if shift is not None:
                     shift.copy_(noise)
         ctx.streams, ctx.offset, ctx.kept, ctx.dtype = streams, offset, kept, dtype
+        ctx.has_rows = rows is not None
         ctx.save_for_backward(*log_sigmas)
-        return tuple(unflatten(out.to(dtype), [mu.shape for mu in mus]))
+        return tuple(unflatten(out.to(dtype), [log_sigma.shape for log_sigma in log_sigmas]))
 
     @staticmethod
     @once_differentiable
@@ -130,9 +136,11 @@ class _Draw(torch.autograd.Function):
         else:
             pulled = _pulled(grad, flatten(log_sigmas).to(wide), ctx.streams, ctx.offset)
         shapes = [log_sigma.shape for log_sigma in log_sigmas]
-        to_mus = unflatten(_over_samples(grad).to(ctx.dtype), shapes)
         to_log_sigmas = unflatten(pulled.to(narrow), shapes)
-        return None, None, None, *to_mus, *to_log_sigmas
+        if ctx.has_rows:
+            return None, None, None, grad.to(ctx.dtype), *to_log_sigmas
+        to_mus = unflatten(_over_samples(grad).to(ctx.dtype), shapes)
+        return None, None, None, None, *to_mus, *to_log_sigmas
 
 
 def _pulled(

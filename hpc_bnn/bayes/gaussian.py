@@ -143,14 +143,18 @@ class Gaussian(Posterior):
         return torch.stack(terms).sum()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Gaussian":
-        """Keep log_sigma in float32 where ``to(torch.bfloat16)`` puts the network in it."""
-        before = [log_sigma.data for log_sigma in self.log_sigma.values()]
+        """Keep ``_wide`` in float32 where ``to(torch.bfloat16)`` puts the network in it."""
+        before = [parameter.data for parameter in self._wide()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for old, log_sigma in zip(before, self.log_sigma.values(), strict=True):
-            wide = _at_least_float32(log_sigma.dtype)
-            if wide != log_sigma.dtype:  # of the old values, which the narrow type has rounded
-                log_sigma.data = old.to(device=log_sigma.device, dtype=wide)
+        for old, parameter in zip(before, self._wide(), strict=True):
+            wide = _at_least_float32(parameter.dtype)
+            if wide != parameter.dtype:  # of the old values, which the narrow type has rounded
+                parameter.data = old.to(device=parameter.device, dtype=wide)
         return self
+
+    def _wide(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that stay in float32."""
+        return self.log_sigma.values()
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -8,6 +8,7 @@ Letters: S samples of one pass, B examples of this rank.
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +79,10 @@ class Passes:
 
     def _attempt(self, x: Inputs, step: int, part: range) -> Pass | None:
         """Return a pass; None where it showed something of the network that it was run without."""
+        following = self.parts[-1].stop - part.stop
         with self.phases.within("draw"):
-            drawn = self._posterior.sample(self._posterior.key(step, part))
+            key = replace(self._posterior.key(step, part), following=following)
+            drawn = self._posterior.sample(key)
         dropout = None  # torch.vmap refuses random layers
         if len(part) == 1 and self._drops:
             dropout = self._dropout(step, part[0], count_examples(x))

@@ -1,0 +1,244 @@
+"""Gaussian posterior with a low-rank covariance over all random weights together.
+
+    q(w) = N(mu, D + U U^T),   D = sigma^2 = exp(2 log_sigma),   prior p(w) = N(0, tau^2)
+
+    w_s = mu + sigma * eps1_s + U eps2_s,   eps1_s (P,), eps2_s (R,) standard normal
+
+    log det(D + U U^T) = sum log sigma^2 + log det M,   M = 1 + U^T D^-1 U   (R, R)
+
+    KL(q || p) = KL at U = 0 + sum U^2 / (2 tau^2) - 1/2 log det M
+
+eps2 is one vector for all layers, which U couples; at rank 0 this is the mean-field Gaussian.
+
+U starts as small keyed noise. At zero it would stay: the expected gradient there, that of the KL
+and E[H] U of the loss with Hessian H, is zero.
+
+Letters: S samples, P random weights, N those of a group, R rank. Sources: Ong, Nott, Smith 2018,
+arXiv:1701.03208, section 3 (the family and its draw); Tomczak, Swaroop, Turner 2020, "Efficient low
+rank Gaussian variational inference for neural networks" (its KL).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Interval
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from hpc_bnn.bayes.draw import draw_together, flatten, groups, signed_streams, unflatten
+from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.noise import Key, Purpose, Stream, normals
+from hpc_bnn.bayes.posterior import Weights, row_key
+from hpc_bnn.bayes.prior import Positive, PriorSigma
+
+START = 0.1  # of initial_sigma: the standard deviation that U gives a weight at the start
+CACHED = 1 << 14  # weights at a time in the KL, whose rows of U stay in the cache of a CPU
+
+
+class LowRank(Gaussian):
+    """Give the weights of ``module`` a Gaussian posterior with covariance D + U U^T.
+
+    Memory and exchange grow by R numbers a weight, beside the two of ``Gaussian``.
+
+    Parameters
+    ----------
+    rank
+        R, the columns of U; 0: none.
+    antithetic
+        Draw samples in mirrored pairs, mu +- (sigma * eps1 + U eps2).
+    module, prior_sigma, initial_sigma, random, keep_noise, temperature, seed
+        As of ``Gaussian``; ``initial_sigma`` is that of D.
+
+    Attributes
+    ----------
+    factor
+        U: one parameter (R, *shape) for each random weight, of the dtype of its log_sigma.
+
+    Raises
+    ------
+    ValueError
+        As ``Gaussian``; if the rank is no integer from 0 on.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        rank: Annotated[int, Interval(ge=0)] = 8,
+        prior_sigma: PriorSigma = 1.0,
+        initial_sigma: Positive = 0.02,
+        random: Sequence[str] | Literal["layers"] | None = "layers",
+        antithetic: bool = False,
+        keep_noise: bool = False,
+        temperature: Positive = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            module,
+            prior_sigma=prior_sigma,
+            initial_sigma=initial_sigma,
+            random=random,
+            antithetic=antithetic,
+            keep_noise=keep_noise,
+            temperature=temperature,
+            seed=seed,
+        )
+        if not (isinstance(rank, int) and rank >= 0):
+            raise ValueError(f"posterior.rank = {rank!r}: must be an integer, at least 0")
+        self.rank = rank
+        scale = START * initial_sigma / math.sqrt(max(rank, 1))
+        self.factor = nn.ParameterDict()
+        for name, log_sigma, offset in zip(
+            self.names, self._random()[1], self._offsets[:-1], strict=True
+        ):
+            shape = (rank, *log_sigma.shape)
+            start = normals(
+                Stream(seed, Purpose.INITIAL), shape, offset=rank * offset, device=log_sigma.device
+            )
+            self.factor[row_key(name)] = nn.Parameter(scale * start.to(log_sigma.dtype))
+
+    def _factors(self) -> list[nn.Parameter]:
+        return [self.factor[row_key(name)] for name in self.names]
+
+    def sample(self, key: Key) -> Weights:
+        """Return the drawn weights by name, each (S, *shape)."""
+        if not self.rank:
+            return super().sample(key)
+        mus, log_sigmas = self._random()
+        factors = self._factors()
+        eps = self._shared_noise(key, log_sigmas[0])
+        weights: list[Tensor] = []
+        for group in groups(mus, [None] * len(mus)):
+            means = _Means.apply(eps, key.following, factors[group], *mus[group], *factors[group])  # type: ignore[no-untyped-call]
+            drawn = draw_together(
+                means,
+                log_sigmas[group],
+                key,
+                self._offsets[group.start],
+                antithetic=self.antithetic,
+                keep=self.keep_noise,
+            )
+            weights += [weight.to(mus[group.start].dtype) for weight in drawn]
+        return dict(zip(self.names, weights, strict=True))
+
+    def _shared_noise(self, key: Key, like: Tensor) -> Tensor:
+        """Return eps2 (S, R): of each stream, a stretch of its own for each purpose of weights."""
+        streams = signed_streams(replace(key, purpose=Purpose.FACTOR), antithetic=self.antithetic)
+        offset = self.rank * key.purpose
+        rows = [
+            normals(stream, (self.rank,), offset=offset, sign=sign, device=like.device)
+            for stream, sign in streams
+        ]
+        return torch.stack(rows).to(like.dtype)
+
+    def complexity(self) -> Tensor:
+        """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""
+        diagonal = super().complexity()
+        if not self.rank:
+            return diagonal
+        _, log_sigmas = self._random()
+        factors = self._factors()
+        more: Tensor = _Coupling.apply(self._taus, self.temperature, *log_sigmas, *factors)  # type: ignore[no-untyped-call]
+        return diagonal + more
+
+    def _wide(self) -> Iterator[nn.Parameter]:
+        yield from super()._wide()
+        yield from self.factor.values()
+
+
+class _Means(torch.autograd.Function):
+    """The means mu + U eps2 (S, N) of the samples of a group.
+
+    A gradient of U is R times as large as the weights: where more passes of the step follow, it is
+    added to what the parameters have, without a tensor of its own.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, eps: Tensor, following: int, owners: Sequence[nn.Parameter], *parameters: Tensor
+    ) -> Tensor:
+        mus, factors = parameters[: len(owners)], parameters[len(owners) :]
+        ctx.eps, ctx.following, ctx.owners, ctx.dtype = eps, following, owners, mus[0].dtype
+        ctx.shapes = [mu.shape for mu in mus]
+        return torch.addmm(flatten(mus).to(eps.dtype), eps, flatten(factors, samples=True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        total = grad[0] if len(grad) == 1 else grad.sum(0)
+        to_mus = unflatten(total.to(ctx.dtype), ctx.shapes)
+        to_factors: list[Tensor | None] = [None] * len(ctx.owners)
+        eps = ctx.eps.T  # (R, S)
+        parts = torch.split_with_sizes(grad, [shape.numel() for shape in ctx.shapes], 1)
+        for i, (owner, part) in enumerate(zip(ctx.owners, parts, strict=True)):
+            if ctx.following and owner.grad is not None and owner.grad.is_contiguous():
+                owner.grad.view(len(eps), -1).addmm_(eps, part)
+            elif owner.requires_grad:
+                to_factors[i] = (eps @ part).view_as(owner)
+        return None, None, None, *to_mus, *to_factors
+
+
+class _Coupling(torch.autograd.Function):
+    """What U adds to the complexity term: sum U^2 / (2 tau^2) - T / 2 log det M.
+
+    With V the rows of U / sigma and v one of its columns, the gradients are
+    U / tau^2 - T M^-1 V / sigma to U and T v^T M^-1 v to log_sigma. Sums are in float64.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, taus: list[float], temperature: float, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        ctx.taus, ctx.temperature = taus, temperature
+        squares = parameters[0].new_zeros((), dtype=torch.float64)
+        gram = torch.eye(len(parameters[-1]), dtype=torch.float64, device=squares.device)
+        for tau, log_sigma, factor, _ in _rows(taus, parameters):
+            for s, u in _pieces(log_sigma, factor):
+                squares += u.square().sum(dtype=torch.float64) / (2 * tau**2)
+                v = u * torch.exp(-s)
+                gram += v @ v.T
+        root = torch.linalg.cholesky(gram)
+        ctx.inverse = torch.cholesky_inverse(root)
+        value: Tensor = squares - temperature * root.diagonal().log().sum()
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        to_log_sigmas: list[Tensor] = []
+        to_factors: list[Tensor] = []
+        for tau, log_sigma, factor, shapes in _rows(ctx.taus, ctx.saved_tensors):
+            to_log_sigma, to_factor = torch.empty_like(log_sigma), torch.empty_like(factor)
+            scale = grads[0].to(factor.dtype)
+            inverse = (grads[0] * ctx.temperature * ctx.inverse).to(factor.dtype)
+            out = _pieces(to_log_sigma, to_factor)
+            for (s, u), (to_s, to_u) in zip(_pieces(log_sigma, factor), out, strict=True):
+                precision = torch.exp(-s)
+                v = u * precision
+                pulled = inverse @ v
+                torch.sum(v.mul_(pulled), 0, out=to_s)
+                torch.mul(u, scale / tau**2, out=to_u)
+                to_u.addcmul_(pulled, precision, value=-1)
+            to_log_sigmas += unflatten(to_log_sigma, shapes)
+            to_factors += unflatten(to_factor, shapes)
+        return None, None, *to_log_sigmas, *to_factors
+
+
+def _rows(
+    taus: Sequence[float], parameters: Sequence[Tensor]
+) -> Iterator[tuple[float, Tensor, Tensor, list[torch.Size]]]:
+    """Yield tau, log_sigma (N,), U (R, N) and the shapes of the tensors of each group."""
+    log_sigmas, factors = parameters[: len(taus)], parameters[len(taus) :]
+    for group in groups(log_sigmas, taus):
+        shapes = [log_sigma.shape for log_sigma in log_sigmas[group]]
+        rows = flatten(log_sigmas[group]), flatten(factors[group], samples=True)
+        yield taus[group.start], *rows, shapes
+
+
+def _pieces(row: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the columns of ``row`` (N,) and ``rows`` (R, N), as many at a time as a cache holds."""
+    size = CACHED if row.device.type == "cpu" else row.numel()
+    yield from zip(torch.split(row, size), torch.split(rows, size, 1), strict=True)
