@@ -197,11 +197,10 @@ class SWAG(Members):
             self._warn(collected)
             return super().sample(self.key(key.step, members))
         columns = min(collected, self.rank)
-        drawn: list[list[Tensor]] = []
-        for sample, place in zip(key.samples, self.places(members), strict=True):
-            drawn.append(
-                self._draw(Stream(key.seed, key.purpose, key.step, sample), place, columns)
-            )
+        drawn = [
+            self._draw(Stream(key.seed, key.purpose, key.step, sample), place, columns)
+            for sample, place in zip(key.samples, self.places(members), strict=True)
+        ]
         return dict(zip(self.names, map(torch.stack, zip(*drawn, strict=True)), strict=True))
 
     def _draw(self, stream: Stream, place: int, columns: int) -> list[Tensor]:
@@ -209,10 +208,10 @@ class SWAG(Members):
         device, offset, drawn = self.collected.device, 0, []
         e2 = normals(replace(stream, purpose=Purpose.DEVIATIONS), (self.rank,), device=device)
         for name in self.names:
-            moments = [each[place] for each in self._moments(name)]
-            e1 = normals(stream, moments[0].shape, offset=offset, device=device)
+            mean, variance, deviations = (each[place] for each in self._moments(name))
+            e1 = normals(stream, mean.shape, offset=offset, device=device)
             offset += e1.numel()
-            weight = around(*moments, e1, e2, columns=columns, scale=self.scale)
+            weight = around(mean, variance, deviations, e1, e2, columns=columns, scale=self.scale)
             drawn.append(weight.to(self.rows[row_key(name)].dtype))
         return drawn
 
@@ -244,4 +243,5 @@ def around(
     the others are zero.
     """
     low_rank = torch.tensordot(e2.to(mean.dtype), deviations, 1) / math.sqrt(columns - 1)
-    return mean + math.sqrt(scale / 2) * (variance.sqrt() * e1 + low_rank)
+    apart: Tensor = math.sqrt(scale / 2) * (variance.sqrt() * e1 + low_rank)
+    return mean + apart
