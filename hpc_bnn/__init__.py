@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import SWAG, Gaussian, LowRank
+    from hpc_bnn.bayes import SWAG, Gaussian, LowRank, Rank1
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -28,6 +28,7 @@ __all__ = [
     "Batches",
     "Gaussian",
     "LowRank",
+    "Rank1",
     "Step",
     "World",
     "freeze_batchnorm",
@@ -41,6 +42,7 @@ _HOMES = {
     "Batches": "hpc_bnn.data",
     "Gaussian": "hpc_bnn.bayes",
     "LowRank": "hpc_bnn.bayes",
+    "Rank1": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",

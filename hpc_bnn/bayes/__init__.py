@@ -2,8 +2,14 @@
 
 from hpc_bnn.bayes.gaussian import Gaussian
 from hpc_bnn.bayes.low_rank import LowRank
+from hpc_bnn.bayes.rank1 import Rank1
 from hpc_bnn.bayes.swag import SWAG
 
-POSTERIORS = {"gaussian": Gaussian, "low_rank": LowRank, "swag": SWAG}
+POSTERIORS = {
+    "gaussian": Gaussian,
+    "low_rank": LowRank,
+    "rank1": Rank1,
+    "swag": SWAG,
+}
 
-__all__ = ["POSTERIORS", "SWAG", "Gaussian", "LowRank"]
+__all__ = ["POSTERIORS", "SWAG", "Gaussian", "LowRank", "Rank1"]

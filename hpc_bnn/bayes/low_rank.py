@@ -144,6 +144,10 @@ class LowRank(Gaussian):
         more: Tensor = _Coupling.apply(self._taus, self.temperature, *log_sigmas, *factors)  # type: ignore[no-untyped-call]
         return diagonal + more
 
+    def scales(self) -> list[str]:
+        """Return the names of log_sigma and U: no weight decay pulls at them."""
+        return [*super().scales(), *(f"factor.{row_key(name)}" for name in self.names)]
+
     def _wide(self) -> Iterator[nn.Parameter]:
         yield from super()._wide()
         yield from self.factor.values()

@@ -35,6 +35,7 @@ SOLO = World(Grid(1, 1, 0), torch.device("cpu"))
 METHODS: dict[str, tuple[type[Posterior], dict[str, Any]]] = {
     "low_rank": (hb.LowRank, {"rank": 3, "initial_sigma": 0.1}),
     "low_rank antithetic": (hb.LowRank, {"rank": 2, "prior_sigma": "fan_in", "antithetic": True}),
+    "rank1": (hb.Rank1, {"initial_sigma": 0.1, "antithetic": True}),
 }
 LOSSES = {
     "separable": lambda: hb.losses.gaussian_nll(sigma=0.7),
@@ -132,7 +133,10 @@ CONTENT: dict[str, Any] = {
         "checkpoint_every": 2,
     },
 }
-OPTIONS: dict[str, dict[str, Any]] = {"low_rank": {"rank": 3, "initial_sigma": 0.1}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "low_rank": {"rank": 3, "initial_sigma": 0.1},
+    "rank1": {"weight_sigma": "fan_in"},
+}
 
 
 def settings(name: str, **options: Any) -> Settings:

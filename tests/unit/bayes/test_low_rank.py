@@ -226,6 +226,12 @@ def test_u_of_a_network_in_half_precision_is_float32() -> None:
     assert {p.grad.dtype for p in posterior.module.parameters()} == {torch.bfloat16}
 
 
+def test_no_decay_pulls_at_u() -> None:
+    posterior = hb.LowRank(nn.Linear(2, 3), random=["weight"])
+    assert set(posterior.scales()) == {"log_sigma.weight", "factor.weight"}
+    assert set(posterior.scales()) <= {name for name, _ in posterior.named_parameters()}
+
+
 @pytest.mark.parametrize("rank", [-1, 2.0, None])
 def test_a_rank_that_is_none_is_refused(rank: object) -> None:
     with pytest.raises(ValueError, match=rf"posterior\.rank = {rank}: must be an integer"):
