@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import SWAG, Gaussian, LowRank, Rank1
+    from hpc_bnn.bayes import SWAG, Dropout, Gaussian, LastLayerLaplace, LowRank, Rank1
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
@@ -26,7 +26,9 @@ __version__ = "0.1.0"
 __all__ = [
     "SWAG",
     "Batches",
+    "Dropout",
     "Gaussian",
+    "LastLayerLaplace",
     "LowRank",
     "Rank1",
     "Step",
@@ -40,7 +42,9 @@ __all__ = [
 _HOMES = {
     "SWAG": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
+    "Dropout": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
+    "LastLayerLaplace": "hpc_bnn.bayes",
     "LowRank": "hpc_bnn.bayes",
     "Rank1": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",

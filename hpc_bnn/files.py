@@ -1,5 +1,5 @@
 """Files that are on the disk as a whole or not at all, and what is said where that fails; what an
-output must never replace.
+output must never replace; one file that many processes write; how many bytes were read.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -144,6 +145,56 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def put(descriptor: int, raw: Any, place: int) -> None:
+    """Write in as many calls as it takes: one writes at most 2 GiB, and less on a full disk."""
+    view = memoryview(raw).cast("B")
+    while view:
+        done = os.pwrite(descriptor, view, place)
+        view, place = view[done:], place + done
+
+
+def open_shared(path: Path) -> int:
+    """Open a file for `put` beside other processes, on this node and on others."""
+    return os.open(path, os.O_RDWR | (os.O_DSYNC if _on_nfs(path) else 0))
+
+
+def _on_nfs(path: Path) -> bool:
+    """Tell whether a file lies on NFS, as far as Linux says.
+
+    There a client may widen a write to the whole page in its memory, and so undo what another node
+    wrote beside it, unless the file is open with O_DSYNC (nfs_can_extend_write in fs/nfs/write.c).
+    """
+    device = path.stat().st_dev
+    key = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    rows = [line.partition(" - ") for line in mounts.splitlines()]
+    return any(row[0].split()[2] == key and row[2].startswith("nfs") for row in rows)
+
+
+class _Count(threading.local):
+    bytes = 0
+
+
+_COUNT = _Count()
+
+
+def count_read(size: int) -> None:
+    """Note that this thread has asked `size` bytes of a file; called by whatever reads one."""
+    _COUNT.bytes += size
+
+
+def bytes_read() -> int:
+    """Return the bytes that this thread has asked of files since it started.
+
+    A batch is read by one thread, beside others that read for validation: the difference before and
+    after is what the batch took.
+    """
+    return _COUNT.bytes
 
 
 def _finite(value: Any) -> Any:

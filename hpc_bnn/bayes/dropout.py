@@ -13,22 +13,24 @@ when backward runs a part of the network again, and so the calls of that part fi
 """
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+from hpc_bnn.bayes.attention_dropout import keyed_attention
 from hpc_bnn.bayes.noise import Stream, uniforms
 
 CALL_STRIDE = 1 << 40  # elements of noise set aside for each dropout call of a forward pass
 _CALLS = torch.default_generator  # its seed is the number of dropout calls so far
 
-_CHANNELWISE = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
+CHANNELWISE = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
 _REFUSED = frozenset(
     [
         *(functional.alpha_dropout, functional.feature_alpha_dropout, functional.rrelu),
@@ -56,6 +58,27 @@ def generator_states(device: torch.device) -> list[bytes]:
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
     return [state.numpy().tobytes() for state in states]
+
+
+def dropping_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of ``module`` that drop in training, by name; networks may also call
+    ``torch.nn.functional.dropout`` themselves.
+    """
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)
+        or (isinstance(layer, nn.MultiheadAttention) and layer.dropout > 0)
+    }
+
+
+def restart_calls() -> None:
+    """Let the calls from now on have the masks of the first ones of the pass, where one runs under
+    ``KeyedDropout``.
+    """
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    if any(isinstance(mode, KeyedDropout) for mode in modes):
+        _CALLS.manual_seed(0)
 
 
 class KeyedDropout(TorchFunctionMode):
@@ -118,12 +141,9 @@ class KeyedDropout(TorchFunctionMode):
         """Return a mode that repeats the masks of the calls from now on, for a part of a forward
         pass that backward runs again.
         """
-        return KeyedDropout(
-            self._stream,
-            examples=self._examples,
-            first_example=self._first,
-            first_call=_CALLS.initial_seed(),
-        )
+        again = copy.copy(self)
+        again._first_call = _CALLS.initial_seed()
+        return again
 
     @contextlib.contextmanager
     def in_backward(self) -> Iterator[None]:
@@ -156,8 +176,8 @@ class KeyedDropout(TorchFunctionMode):
         if func is torch.autograd.backward:
             with self._on():  # torch takes a mode off while the mode handles a call
                 return _run_backward(*args, **kwargs)
-        if func is functional.dropout or func in _CHANNELWISE:
-            return self._drop(*args, channelwise=func in _CHANNELWISE, **kwargs)
+        if func is functional.dropout or func in CHANNELWISE:
+            return self._drop(*args, channelwise=func in CHANNELWISE, **kwargs)
         if func in _REFUSED and _in_training(args, kwargs):
             raise NotImplementedError(f"{func.__name__} has no keyed mask; use nn.Dropout")
         if func in _RECURRENT and _recurrent_dropout(args) > 0:
@@ -170,18 +190,8 @@ class KeyedDropout(TorchFunctionMode):
                 f"{func.__name__} takes its numbers from torch's own generator, which depends on "
                 "the grid of ranks; make them with nn.functional.dropout"
             )
-        if func is functional.scaled_dot_product_attention and _dropout_p(args, kwargs, 4) > 0:
-            raise NotImplementedError(
-                "dropout inside scaled_dot_product_attention has no keyed mask; set dropout_p = "
-                "0 and drop its output"
-            )
-        attention = func is functional.multi_head_attention_forward
-        if attention and kwargs.get("training", True) and _dropout_p(args, kwargs, 10) > 0:
-            raise NotImplementedError(
-                "dropout inside nn.MultiheadAttention has no keyed mask; set dropout = 0 and drop "
-                "its output"
-            )
-        return func(*args, **kwargs)
+        attention = keyed_attention(func, self._drop)
+        return (attention or func)(*args, **kwargs)
 
     def _drop(
         self,
@@ -190,9 +200,9 @@ class KeyedDropout(TorchFunctionMode):
         training: bool = True,
         inplace: bool = False,
         *,
-        channelwise: bool,
+        channelwise: bool = False,
     ) -> Tensor:
-        if not training or p == 0.0:
+        if not training or p == 0.0 or x.numel() == 0:
             return x
         if x.dim() == 0 or x.shape[0] % self._examples:
             raise ValueError(
@@ -202,7 +212,6 @@ class KeyedDropout(TorchFunctionMode):
                 "any grid"
             )
         shape = (*x.shape[:2], *(1,) * (x.dim() - 2)) if channelwise else tuple(x.shape)
-        per_example = torch.Size(shape).numel() // self._examples
         call = _CALLS.initial_seed()
         if self._end is not None and call >= self._end:
             raise NotImplementedError(
@@ -210,46 +219,15 @@ class KeyedDropout(TorchFunctionMode):
                 "generator back: its mask would be another one; leave preserve_rng_state = True in "
                 "torch.utils.checkpoint"
             )
-        offset = call * CALL_STRIDE + self._first * per_example
         _CALLS.manual_seed(call + 1)
-        keep = uniforms(self._stream, shape, offset=offset, device=x.device) >= p
+        keep = self._uniforms(shape, call * CALL_STRIDE, x.device) >= p
         scale = keep.to(x.dtype) / (1.0 - p) if p < 1.0 else torch.zeros_like(x)
         return x.mul_(scale) if inplace else x * scale
 
-
-class DropoutRows(TorchFunctionMode):
-    """Leave dropout out of a forward pass, and note what it would have dropped.
-
-    Attributes
-    ----------
-    rows
-        Of each dropout call: the shape of the activation, and two sums (rows, 2) over each of its
-        rows, entries of its first dimension.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[tuple[tuple[int, ...], Tensor]] = []
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is not functional.dropout and func not in _CHANNELWISE:
-            return func(*args, **kwargs)
-        self._note(*args, **kwargs)
-        return args[0] if args else kwargs["input"]
-
-    def _note(
-        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-    ) -> None:
-        if training and p > 0.0 and input.dim() > 0:
-            each = input.detach().to(torch.float32).reshape(len(input), -1)
-            self.rows.append((tuple(input.shape), torch.stack([each.sum(1), each.norm(dim=1)], 1)))
+    def _uniforms(self, shape: tuple[int, ...], offset: int, device: torch.device) -> Tensor:
+        """Return the noise of ``shape`` of a call that begins at ``offset`` of a stream."""
+        first = self._first * (torch.Size(shape).numel() // self._examples)
+        return uniforms(self._stream, shape, offset=offset + first, device=device)
 
 
 def _run_backward(
@@ -285,7 +263,3 @@ def _recurrent_dropout(args: tuple[Any, ...]) -> float:
     """Return p, or 0 outside training: the only float among the arguments, then ``training``."""
     position = next(i for i, value in enumerate(args) if isinstance(value, float))
     return float(args[position]) if args[position + 1] else 0.0
-
-
-def _dropout_p(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> float:
-    return float(kwargs.get("dropout_p", args[position] if len(args) > position else 0.0))

@@ -31,7 +31,7 @@ def with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     }
     network = copy.deepcopy(module, dict(computed)).eval()
     for name, weight in weights.items():
-        network.get_parameter(name).copy_(weight)
+        network.get_parameter(name).copy_(weight).requires_grad_()
     for layer in list(network.modules()):
         _make_plain(layer)
     return network

@@ -178,15 +178,18 @@ class Held(nn.Module):
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Hold the module in evaluation mode."""
+        """Hold the module in the mode that it predicts in."""
         # Mode by mode: part of a network in training may be held in evaluation mode.
         modes = [(layer, layer.training) for layer in self.module.modules()]
-        self.module.eval()
+        self._switch_to_prediction()
         try:
             yield
         finally:
             for layer, mode in modes:
                 layer.training = mode
+
+    def _switch_to_prediction(self) -> None:
+        self.module.eval()
 
 
 def _itself(tensor: Tensor) -> Tensor:

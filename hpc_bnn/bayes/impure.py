@@ -4,12 +4,16 @@ Letters: B examples, S samples.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from hpc_bnn.bayes.dropout import DropoutRows, KeyedDropout
+from hpc_bnn.bayes.attention_dropout import keyed_attention
+from hpc_bnn.bayes.dropout import CHANNELWISE, KeyedDropout
 from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors
 
 # What a pass runs in: autocast, keyed dropout.
@@ -183,11 +187,46 @@ def taken(x: Inputs, places: list[int]) -> Inputs:
     return map_tensors(take, x)
 
 
+class _DropoutRows(TorchFunctionMode):
+    """Leave dropout out of a forward pass, and note what it would have dropped.
+
+    Attributes
+    ----------
+    rows
+        Of each dropout call: the shape of the activation, and two sums (rows, 2) over each of its
+        rows, entries of its first dimension.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[tuple[int, ...], Tensor]] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        drops = func is functional.dropout or func in CHANNELWISE
+        note = self._note if drops else keyed_attention(func, self._note)
+        return (note or func)(*args, **kwargs)
+
+    def _note(
+        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        if training and p > 0.0 and input.dim() > 0:
+            each = input.detach().to(torch.float32).reshape(len(input), -1)
+            self.rows.append((tuple(input.shape), torch.stack([each.sum(1), each.norm(dim=1)], 1)))
+        return input
+
+
 def _run(
     network: nn.Module, x: Inputs, surroundings: Surroundings
 ) -> tuple[Tensor, list[tuple[tuple[int, ...], Tensor]]]:
     """Return the outputs without dropout, and the rows of what it would have dropped."""
-    with torch.no_grad(), surroundings(), DropoutRows() as dropped:
+    with torch.no_grad(), surroundings(), _DropoutRows() as dropped:
         outputs: Tensor = network(x)
     return outputs, dropped.rows
 

@@ -4,7 +4,7 @@ The first dimension of tensors enumerates the examples of a batch. A network get
 argument, as a data set gives it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -40,6 +40,18 @@ def count_examples(x: Inputs) -> int:
             f"x is {what}: expected a tensor (B, ...), or a tuple, list or dict of such tensors"
         )
     return len(tensors[0])
+
+
+def positions_of(x: Inputs, positions: Sequence[int] | None = None) -> Sequence[int]:
+    """Return ``positions`` (B,), having checked that there is one for each example of ``x``; of
+    None, 0 to B - 1.
+    """
+    examples = count_examples(x)
+    if positions is not None and len(positions) != examples:
+        raise ValueError(
+            f"{len(positions)} positions for {examples} examples: give each example one"
+        )
+    return range(examples) if positions is None else positions
 
 
 def versions(x: Inputs) -> list[int] | None:

@@ -6,9 +6,8 @@ one: then a rank holds the rows of its own samples.
 Letters: S samples, B batch, K samples over the whole grid.
 """
 
-import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +15,9 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.batchnorm import refuse_running_statistics
 from hpc_bnn.bayes.dropout import KeyedDropout
-from hpc_bnn.bayes.export import with_weights
-from hpc_bnn.bayes.held import Held
-from hpc_bnn.bayes.impure import Surroundings
-from hpc_bnn.bayes.inputs import Inputs
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
-from hpc_bnn.bayes.purity import check_pure
-
-Weights = dict[str, Tensor]
+from hpc_bnn.bayes.predictor import Predictor
+from hpc_bnn.bayes.predictor import Weights as Weights
 
 
 def row_key(name: str) -> str:
@@ -49,7 +43,7 @@ class Rows:
     samples: range
 
 
-class Posterior(Held):
+class Posterior(Predictor):
     """Runs ``module`` on drawn weights.
 
     A method implements ``sample`` and ``complexity``, and whatever else differs from here. The
@@ -77,27 +71,19 @@ class Posterior(Held):
     def __init__(
         self, module: nn.Module, names: Sequence[str], *, seed: int, members: int | None = None
     ) -> None:
-        super().__init__(module)
+        super().__init__(module, names, seed=seed)
         refuse_running_statistics(module)
-        self.names, self.seed = tuple(names), seed
         self.members, self.own_samples = members, range(members or 0)
-        self._checked = False
-
-    def key(self, step: int, samples: Iterable[int], purpose: Purpose = Purpose.WEIGHTS) -> Key:
-        """Name the weight samples of global indices ``samples`` at ``step``."""
-        return Key(self.seed, step, tuple(samples), purpose)
-
-    @abstractmethod
-    def sample(self, key: Key) -> Weights:
-        """Return the drawn weights by name, each (S, *shape), a function of ``key`` and the
-        parameters.
-        """
 
     @abstractmethod
     def complexity(self) -> Tensor:
         """Return the complexity term as a float64 scalar: a KL; where parameters are per-sample,
         the mean of -log prior over the members that this process holds; 0 where there is none.
         """
+
+    def mean(self) -> Weights:
+        """Return the means of drawn weights by name (*shape), where they are not the parameters."""
+        return {}
 
     def dropout(self, key: Key, *, examples: int, first_example: int) -> KeyedDropout | None:
         """Return what replaces the dropout of a training pass of one sample over ``examples`` of
@@ -187,108 +173,3 @@ class Posterior(Held):
                 f"the members {first} to {first + count - 1} of {self.members}"
             )
         return rows
-
-    def forward(self, x: Inputs, key: Key, *, views: bool = False) -> Tensor:
-        """Return the outputs (S, B, ...) of the module on drawn weights.
-
-        ``x`` is a tensor (B, ...), or a tuple, list or dict of such, the same for all samples, or
-        with ``views`` (S, B, ...), one view of the batch a sample. Several samples run in one pass
-        by ``torch.vmap``; a single one runs as the plain module.
-        """
-        return self.apply_weights(x, self.sample(key), views=views)
-
-    @torch.no_grad()
-    def check(
-        self,
-        key: Key,
-        x: Inputs,
-        *,
-        gradients: bool,
-        surroundings: Surroundings = contextlib.nullcontext,
-    ) -> list[str]:
-        """Raise ImpureError unless the module is a pure function of its weights and its input
-        ``x`` in evaluation mode, and with ``gradients`` in training as well; return the names of
-        drawn weights that no output depends on then (``hpc_bnn.bayes.purity``). Prediction does not
-        check again.
-        """
-        drawn = self.sample(key)
-        if not drawn:  # then the network's own parameters must be all that it computes with
-            drawn = {name: p.detach()[None] for name, p in self.module.named_parameters()}
-        unused = []
-        if gradients:
-            unused = check_pure(self, drawn, x, gradients=True, surroundings=surroundings)
-        first = {name: weight[:1] for name, weight in drawn.items()}
-        with self.evaluating():
-            check_pure(self, first, x, gradients=False)
-        self._checked = True
-        return unused
-
-    @torch.no_grad()
-    def predict(
-        self,
-        x: Inputs,
-        *,
-        samples: int,
-        first: int = 0,
-        samples_per_pass: int = 1,
-        check: bool = True,
-    ) -> Tensor:
-        """Return the outputs (S, B, ...) for ``x`` (B, ...) under ``samples`` weight samples, in
-        evaluation mode.
-
-        Prediction has a stream of its own: sample ``first + s`` is the same network whenever and
-        wherever it is asked for, so members can be spread over calls and ranks.
-
-        Raises
-        ------
-        ImpureError
-            From the first call with ``check``: if the network is not a pure function of its weights
-            and input (``hpc_bnn.bayes.purity``).
-        """
-        if samples < 1 or samples_per_pass < 1:
-            raise ValueError(
-                f"samples = {samples}, samples_per_pass = {samples_per_pass}: must be at least 1"
-            )
-        samples_per_pass = samples_per_pass if self.names else 1
-        indices = range(first, first + samples)
-        outputs: Tensor | None = None
-        self._require_layers(self.names)
-        with self.evaluating():
-            if check and not self._checked:
-                self.check(self.key(0, indices[:1], Purpose.PREDICTION), x, gradients=False)
-            for i in range(0, samples, samples_per_pass):
-                part = self(x, self.key(0, indices[i : i + samples_per_pass], Purpose.PREDICTION))
-                if outputs is None:  # filled, not joined at the end, which would hold all twice
-                    outputs = part.new_empty((samples, *part.shape[1:]))
-                outputs[i : i + len(part)] = part
-                del part
-        assert outputs is not None
-        return outputs
-
-    @torch.no_grad()
-    def network(self, sample: int) -> Callable[[Inputs], Tensor]:
-        """Return the network of one sample of ``predict`` as a function (B, ...) -> (B, ...).
-
-        Its weights are drawn here, once, for forecasts that apply it many times.
-        """
-        self._require_layers(self.names)
-        weights = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
-
-        @torch.no_grad()
-        def run(x: Inputs) -> Tensor:
-            with self.evaluating():
-                return self.apply_weights(x, weights)[0]
-
-        return run
-
-    @torch.no_grad()
-    def to_module(self, sample: int) -> nn.Module:
-        """Return an ordinary module in evaluation mode, a copy, with the weights of one sample of
-        ``predict``: the outputs (B, ...) for ``x`` (B, ...) are those of that sample.
-
-        It can be traced (``torch.jit.trace``), exported to ONNX or trained on by others. Parameters
-        under ``weight_norm`` and other parametrizations become plain ones.
-        """
-        self._require_layers(self.names)
-        drawn = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
-        return with_weights(self.module, {name: weight[0] for name, weight in drawn.items()})

@@ -113,7 +113,15 @@ class Rank1(Posterior):
 
     def sample(self, key: Key) -> Weights:
         """Return the drawn weights by name, each (S, *shape)."""
-        drawn = self.factors.sample(key)
+        return self._products(self.factors.sample(key))
+
+    @torch.no_grad()
+    def mean(self) -> Weights:
+        """Return the mean of the drawn weights, the product of those of independent factors."""
+        means = {name: m[None] for name, m in self.factors.module.named_parameters()}
+        return {name: weight[0] for name, weight in self._products(means).items()}
+
+    def _products(self, drawn: Weights) -> Weights:
         return {
             name: _Product.apply(weight, *(drawn[f"{row_key(name)}/{factor}"] for factor in "rv"))  # type: ignore[no-untyped-call]
             for name, weight in zip(self.names, self._matrices(), strict=True)

@@ -56,12 +56,10 @@ def random_names(module: nn.Module, patterns: Sequence[str] | None = None) -> tu
         If nothing is selected, a pattern matches nothing, a weight is not there yet or no real
         number, or a layer changes buffers as it runs (BatchNorm, ``spectral_norm``).
     """
-    refuse_running_statistics(module)
-    _refuse_power_iterations(module)
-    _refuse_uninitialized(module)
+    refuse_changing_layers(module)
     names = [name for name, _ in module.named_parameters()]
     if patterns is None:
-        chosen = set(_names_of_linear_maps(module))
+        chosen = set(names_of_linear_maps(module))
     else:
         chosen = set()
         for pattern in patterns:
@@ -93,7 +91,8 @@ def random_names(module: nn.Module, patterns: Sequence[str] | None = None) -> tu
     return selected
 
 
-def _names_of_linear_maps(module: nn.Module) -> Iterator[str]:
+def names_of_linear_maps(module: nn.Module) -> Iterator[str]:
+    """Yield the names of the parameters of linear maps (``is_linear_map``)."""
     # Shared parameters appear once in named_parameters(), under their first name.
     first_name = {id(parameter): name for name, parameter in module.named_parameters()}
     for layer in module.modules():
@@ -129,6 +128,13 @@ def _warn_of_others(module: nn.Module, chosen: set[str]) -> None:
         listed,
         more,
     )
+
+
+def refuse_changing_layers(module: nn.Module) -> None:
+    """Raise ValueError for a layer that changes buffers as it runs, or has no weights yet."""
+    refuse_running_statistics(module)
+    _refuse_power_iterations(module)
+    _refuse_uninitialized(module)
 
 
 def _refuse_power_iterations(module: nn.Module) -> None:

@@ -93,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("run_folder", type=Path, metavar="DIR")
 
+    command = commands.add_parser(
+        "laplace", help="give the last layer of a trained run a Gaussian posterior"
+    )
+    command.add_argument("run_folder", type=Path, metavar="RUN")
+    command.add_argument("-o", "--output", type=Path, metavar="NEWRUN", help="default: RUN-laplace")
+    command.add_argument(
+        "--layer", default="", metavar="NAME", help="the linear layer; default: the last one"
+    )
+
     command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")
     command.add_argument("run_folder", type=Path, metavar="DIR", help="of a run on fields")
     command.add_argument(

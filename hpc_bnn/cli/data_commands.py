@@ -5,17 +5,17 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from hpc_bnn.cli.ingest_command import ingest_command
-from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields import times
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.check import sample_problems
 from hpc_bnn.fields.files import data_files, find_files
-from hpc_bnn.fields.pack import verify
 from hpc_bnn.fields.pack.automatic import Request, pack_of
-from hpc_bnn.fields.pack.header import is_pack
-from hpc_bnn.fields.pack.pack import Pack, open_pack
-from hpc_bnn.fields.report import defects, describe
+from hpc_bnn.fields.pack.header import is_pack, read_header, refuse_old
+from hpc_bnn.fields.pack.ingest import ingest
+from hpc_bnn.fields.pack.verify import verify
+from hpc_bnn.fields.report import defects, describe, describe_pack, pack_defects
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import require_writable, write_statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
@@ -28,17 +28,18 @@ def _check(options: argparse.Namespace, ranks: Group) -> Answer:
     """Collective: list what files or a pack hold, and every defect, of files also of a sample of
     the values.
     """
+    variables, levels, stale = options.variables or (), options.levels, options.stale
+    wanted = Request(options.path, variables, levels, member=options.member, stale=stale)
     if ranks.on_first(lambda: is_pack(options.path), name="path"):
-        pack = ranks.on_first(lambda: _open(options), name="pack")
-        problems = verify.defects(pack)
-        lines = [*verify.describe(pack), *_remarks(problems, len(pack.problems))]
+        pack = ranks.on_first(lambda: wanted.open(options.path, strict=False), name="pack")
+        lines = [*describe_pack(pack), *_remarks(pack_defects(pack), len(pack.problems))]
         return lines, int(bool(pack.problems))
-    files = ranks.on_first(lambda: _catalogue(options), name="catalogue")
+    files = ranks.on_first(lambda: wanted.catalogue(strict=False), name="catalogue")
     bad, read = ranks.on_first(lambda: sample_problems(files), name="values")
     if not files.channels and not files.static:
         bad.append(f"{files.source}: has no channel that can be used")
     unusable = len(files.problems) + len(bad)
-    lines = [describe(files), read, *_remarks([*bad, *defects(files)], unusable)]
+    lines = [*describe(files), read, *_remarks([*bad, *defects(files)], unusable)]
     return lines, int(unusable > 0)
 
 
@@ -85,25 +86,64 @@ def _statistics(options: argparse.Namespace, ranks: Group) -> Answer:
     return [head, *rows], 0
 
 
-def _catalogue(options: argparse.Namespace) -> Catalogue:
-    return catalogue(
-        options.path,
-        variables=options.variables,
-        levels=options.levels,
-        member=options.member,
-        strict=False,
+def _ingest(options: argparse.Namespace, ranks: Group) -> Answer:
+    """Collective: write a pack or append to it, or compare it with its checksums and source."""
+    if options.verify:
+        return _verify(options, ranks)
+    folder: Path = options.output
+
+    def source() -> Catalogue:
+        _refuse_dropped(options)
+        refuse_old(Path(options.path).expanduser())
+        if is_pack(options.path):
+            raise ValueError(f"{options.path}: is a pack already; give the files it was made of")
+        wanted = (options.variables or (), options.levels, options.static, options.member)
+        files = Request(options.path, *wanted).catalogue()
+        if options.start is None and options.end is None:
+            return files
+        return files.between(
+            times.parse("0001-01-01" if options.start is None else options.start, end=False),
+            times.parse("9999-12-31" if options.end is None else options.end, end=True),
+        )
+
+    files = ranks.on_first(source, name="catalogue")
+    header = ingest(files, folder, member=options.member, ranks=ranks)
+    steps = sum(header.years.values())
+    line = (
+        f"{folder}: {steps} steps of {len(header.channels)} channels in {len(header.years)} years, "
+        f"{steps * header.stride / 1e6:.1f} MB; use it as data.path={folder}"
     )
+    return [line], 0
 
 
-def _open(options: argparse.Namespace) -> Pack:
-    return open_pack(
-        options.path,
-        variables=options.variables or (),
-        levels=options.levels,
-        member=options.member,
-        stale=options.stale,
-        strict=False,
-    )
+def _verify(options: argparse.Namespace, ranks: Group) -> Answer:
+    folder: Path = options.output
+
+    def source() -> Catalogue | None:
+        header = read_header(folder)
+        if Path(options.path).resolve() == folder.resolve():
+            return None
+        names = [channel.name for channel in header.channels]
+        static = [channel.name for channel in header.static]
+        return Request(options.path, names, static=static, member=header.member).catalogue()
+
+    files = ranks.on_first(source, name="catalogue")
+    wrong = verify(folder, source=files, ranks=ranks)
+    with_what = "its checksums" if files is None else f"its checksums and {options.path}"
+    lines = [f"- {one}" for one in wrong]
+    lines.append(f"{folder}: compared with {with_what}: {len(wrong)} differences")
+    return lines, 1 if wrong else 0
+
+
+def _refuse_dropped(options: argparse.Namespace) -> None:
+    """Refuse what version 0.1 wrote besides."""
+    if options.dtype != "float32":
+        raise ValueError(f"--dtype {options.dtype}: a pack holds float32 only; leave it out")
+    if options.format != "cache":
+        raise ValueError(
+            f"--format {options.format}: a pack has one format, plain numbers; leave it out (for "
+            "netCDF of one step a chunk: nccopy -c time/1 FILE NEW_FILE)"
+        )
 
 
 def _toy(options: argparse.Namespace, ranks: Group) -> Answer:
@@ -127,7 +167,7 @@ def _toy(options: argparse.Namespace, ranks: Group) -> Answer:
 DATA: dict[str, Callable[[argparse.Namespace, Group], Answer]] = {
     "data check": _check,
     "data statistics": _statistics,
-    "data ingest": ingest_command,
-    "data repack": ingest_command,  # as version 0.1 called it
+    "data ingest": _ingest,
+    "data repack": _ingest,  # as version 0.1 called it
     "data toy": _toy,
 }

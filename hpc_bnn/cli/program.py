@@ -209,6 +209,12 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     return _print(([*told(result), where], 0), all_ranks)
 
 
+def _laplace(options: argparse.Namespace, all_ranks: Group) -> int:
+    from hpc_bnn.cli.laplace_command import laplace_command
+
+    return _print(laplace_command(options, all_ranks), all_ranks)
+
+
 def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
     from hpc_bnn.fields import times
     from hpc_bnn.fields.forecast_file import require_writable
@@ -290,6 +296,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "scan": _scan,
     "evaluate": _evaluate,
+    "laplace": _laplace,
     "forecast": _forecast,
     "data": _data,
     "data request": _data_request,

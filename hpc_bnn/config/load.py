@@ -7,7 +7,7 @@ Every error is found at once and names the file, the key, the value and what was
 import copy
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from hpc_bnn.config.options import IN_QUOTES, lower, nearest, needs_quotes
-from hpc_bnn.config.settings import Settings, SettingsError
+from hpc_bnn.config.settings import Choice, Settings, SettingsError
 from hpc_bnn.config.yaml_text import MOST_LEVELS, Dumper, TrapError, parse, read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -74,6 +74,7 @@ def load_settings(
             continue
         overridden.add(key)
 
+    _drop_options_of_another(content, in_file, overridden)
     data = content.get("data")
     if isinstance(data, dict) and data.pop("share", None) is not None:
         log_gone("data.share", "every rank reads its own batches")
@@ -115,6 +116,40 @@ def difference(old: Settings, new: Settings) -> dict[str, tuple[object, object]]
     return {
         key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
     }
+
+
+def _drop_options_of_another(
+    content: dict[str, Any], in_file: dict[str, Any], overridden: Collection[str]
+) -> None:
+    """Leave out the options that a file has for one choice where the command line makes another:
+    what two methods call by one name need not be the same thing.
+    """
+    for section, field in Settings.model_fields.items():
+        before, now = in_file.get(section), content.get(section)
+        if not (inspect.isclass(field.annotation) and issubclass(field.annotation, Choice)):
+            continue
+        if f"{section}.name" not in overridden:
+            continue
+        if not (isinstance(before, dict) and isinstance(now, dict)):
+            continue
+        known = field.annotation.model_fields
+        old = before.get("name", before.get("method", known["name"].default))
+        if old == now["name"]:
+            continue
+        strange = [
+            key for key in before if key not in known and f"{section}.{key}" not in overridden
+        ]
+        for key in strange:
+            now.pop(key)
+        options = [key for key in strange if key != "method"]
+        if options:
+            log.info(
+                "%s.name = %s: the options of %s in the file do not count: %s",
+                section,
+                now["name"],
+                old,
+                ", ".join(options),
+            )
 
 
 def _holds(tree: object, path: Sequence[str]) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_bnn.data.source import FieldChannel
 from hpc_bnn.fields import times
 from hpc_bnn.fields.grid import Grid, Orientation
 from hpc_bnn.fields.ingest.packing import Packing
@@ -70,26 +71,16 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Channel:
-    """One variable on one level.
+class Channel(FieldChannel):
+    """One variable on one level; units: of the values that are read, conversions done.
 
-    name: "t2m", "z500".
-    level_hpa: None at the surface.
-    units: of the values that are read, conversions done.
-    vector: a component of a horizontal vector.
     part: (T,) int32, position in `Catalogue.parts` for each time, -1 where there is none; channels
         that always lie side by side share the array.
     step: (T,) int32, stored step within that part.
     level_index: position along the level axis of each part.
     """
 
-    name: str
     variable: str
-    level_hpa: float | None
-    units: str
-    standard_name: str
-    long_name: str
-    vector: bool
     part: NDArray[np.int32]
     step: NDArray[np.int32]
     level_index: dict[int, int]

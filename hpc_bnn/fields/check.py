@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
 from hpc_bnn.fields.catalogue import Catalogue, Channel, amplification, levels_in_words
-from hpc_bnn.fields.possible import impossible
-from hpc_bnn.fields.values import Values
+from hpc_bnn.fields.values import Values, impossible
 
 SAMPLE_BYTES = 1 << 30  # inflated at most for a sample, but for one variable of one file
 FIRST_BYTES = 1 << 28  # for the first look, which every catalogue takes

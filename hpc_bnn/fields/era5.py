@@ -12,18 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hpc_bnn.data.source import FieldChannel, Fields, Source
+from hpc_bnn.data.source import Fields, Source
 from hpc_bnn.fields import times
-from hpc_bnn.fields.calendar_fields import CALENDAR_CHANNELS
 from hpc_bnn.fields.gaps import Gaps
 from hpc_bnn.fields.normalisation import normalisation, positive
 from hpc_bnn.fields.outline import source_without_files
 from hpc_bnn.fields.pack.automatic import LIMIT_GIB, Request, pack_of
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import Missing, PackReader, read
-from hpc_bnn.fields.statistics import Statistics, within_range
+from hpc_bnn.fields.statistics import within_range
 from hpc_bnn.fields.statistics_file import read_statistics
-from hpc_bnn.fields.windows import Atmosphere, ForecastWindows, window_steps
+from hpc_bnn.fields.windows import CALENDAR_CHANNELS, Atmosphere, ForecastWindows, window_steps
 from hpc_bnn.group import ALONE, Group
 
 logger = logging.getLogger(__name__)
@@ -85,84 +84,51 @@ def era5(
         For files or settings that cannot be used; names file, variable, time and what to do.
     """
     request = Request(path, variables, levels, static, member, stale, pack, pack_limit)
-    fields = pack_of(request, ranks)
+    archive = pack_of(request, ranks)
     given = ranks.on_first(
         lambda: None if statistics is None else read_statistics(statistics), name="statistics"
     )
-    return source_of(
-        fields,
-        step_hours=step_hours,
-        train=train,
-        validation=validation,
-        test=test,
-        history=history,
-        statistics=given,
-        calendar=calendar,
-        missing=missing,
-        rollout=rollout,
-        ranks=ranks,
-    )
-
-
-def source_of(
-    pack: Pack,
-    *,
-    step_hours: int,
-    train: tuple[str, str],
-    validation: tuple[str, str],
-    test: tuple[str, str],
-    history: int = 1,
-    statistics: Statistics | None = None,
-    calendar: bool = True,
-    missing: Literal["error", "mean"] = "error",
-    rollout: int = 1,
-    ranks: Group = ALONE,
-) -> Source:
-    """Collective: offer a pack, the same on every rank, as a data set; see `era5`."""
     if step_hours < 1 or history < 1 or rollout < 1:
         raise ValueError(
-            f"{pack.source}: step_hours = {step_hours}, history = {history}, rollout = "
+            f"{archive.source}: step_hours = {step_hours}, history = {history}, rollout = "
             f"{rollout}: expected at least 1 each"
         )
     if missing not in ("error", "mean"):
-        raise ValueError(f"{pack.source}: missing = '{missing}': expected 'error' or 'mean'")
+        raise ValueError(f"{archive.source}: missing = '{missing}': expected 'error' or 'mean'")
     parts = {"train": train, "validation": validation, "test": test}
-    ranges = _ranges(pack, parts)
-    steps = {name: _windows(pack, name, ranges[name], step_hours, history) for name in parts}
-    train_times = pack.times[steps["train"][:, history - 1]]
+    ranges = _ranges(archive, parts)
+    steps = {name: _windows(archive, name, ranges[name], step_hours, history) for name in parts}
+    train_times = archive.times[steps["train"][:, history - 1]]
     first_state = int(steps["train"][0, 0])
     if rollout > 1:
         steps["train"] = _windows(
-            pack, "train", ranges["train"], step_hours, history, rollout=rollout
+            archive, "train", ranges["train"], step_hours, history, rollout=rollout
         )
     keep: Missing = "keep" if missing == "mean" else "declared"
-    made = normalisation(pack, statistics, train, step_hours, ranks, keep)
-    std = positive(pack, made.std, "", ranks)
-    tendency_std = positive(pack, made.tendency_std, "tendency of ", ranks)
+    made = normalisation(archive, given, train, step_hours, ranks, keep)
+    std = positive(archive, made.std, "", ranks)
+    tendency_std = positive(archive, made.tendency_std, "tendency of ", ranks)
 
     def open_reader() -> tuple[PackReader, NDArray[np.float32], Gaps | None]:
-        gaps = _gaps(pack, first_state) if missing == "mean" else None
-        reader = PackReader(pack, mean=made.mean, std=std, gaps=gaps)
-        return reader, _standardised(pack, reader.static(), missing), gaps
+        gaps = _gaps(archive, first_state) if missing == "mean" else None
+        reader = PackReader(archive, mean=made.mean, std=std, gaps=gaps)
+        return reader, _standardised(archive, reader.static(), missing), gaps
 
-    reader, static, gaps = ranks.together(open_reader, name="static fields")
-    atmosphere = Atmosphere(reader, static, use_calendar=calendar)
+    reader, constants, gaps = ranks.together(open_reader, name="static fields")
+    atmosphere = Atmosphere(reader, constants, use_calendar=calendar)
     ratio = (std / tendency_std).astype(np.float32)
     examples = {
         name: ForecastWindows(atmosphere, torch.from_numpy(rows), history, ratio)
         for name, rows in steps.items()
     }
-    channels, rows, columns = pack.shape
+    channels, rows, columns = archive.shape
     fields = Fields(
-        channels=tuple(
-            FieldChannel(c.name, c.units, c.standard_name, c.long_name, c.level_hpa, c.vector)
-            for c in pack.channels
-        ),
-        latitude=torch.from_numpy(pack.grid.latitude.copy()),
-        longitude=torch.from_numpy(pack.grid.longitude.copy()),
-        periodic=pack.grid.periodic,
+        channels=archive.channels,
+        latitude=torch.from_numpy(archive.grid.latitude.copy()),
+        longitude=torch.from_numpy(archive.grid.longitude.copy()),
+        periodic=archive.grid.periodic,
         history=history,
-        forcing=tuple(c.name for c in pack.static) + (CALENDAR_CHANNELS if calendar else ()),
+        forcing=tuple(c.name for c in archive.static) + (CALENDAR_CHANNELS if calendar else ()),
         state_mean=torch.from_numpy(made.mean.copy()),
         state_std=torch.from_numpy(std),
         tendency_std=torch.from_numpy(tendency_std),
@@ -171,10 +137,10 @@ def source_of(
         test_times=examples["test"].times,
         record=atmosphere,
         present=torch.from_numpy(~gaps.absent) if gaps is not None and gaps.any else None,
-        files=pack.files(),
+        files=archive.files(),
     )
     return Source(
-        name=f"era5({pack.source})",
+        name=f"era5({archive.source})",
         task="regression",
         train=examples["train"],
         validation=examples["validation"],

@@ -29,12 +29,11 @@ from struct import pack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.data.source import FieldChannel
 from hpc_bnn.fields.files import is_forecast
 from hpc_bnn.fields.forecast_header import CELL, forecast_header
 from hpc_bnn.fields.ingest import netcdf
-from hpc_bnn.files import refuse_foreign, sync_folder
+from hpc_bnn.files import open_shared, put, refuse_foreign, sync_folder
 
 WRITTEN = b"\x01"
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from hpc_bnn.fields import times
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import Missing
-from hpc_bnn.fields.statistics import Statistics
 from hpc_bnn.fields.statistics import statistics as compute_statistics
+from hpc_bnn.fields.statistics_file import Statistics
 from hpc_bnn.group import Group
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from hpc_bnn.data.source import FieldChannel, Fields, InMemory, Source
-from hpc_bnn.fields.calendar_fields import CALENDAR_CHANNELS
 from hpc_bnn.fields.names import channel_name
 from hpc_bnn.fields.selection import known_channels, known_static
+from hpc_bnn.fields.windows import CALENDAR_CHANNELS
 
 
 def source_without_files(

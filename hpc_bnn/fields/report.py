@@ -1,35 +1,23 @@
-"""A catalogue in words: what it holds, and what is wrong with it."""
+"""A catalogue or a pack in words: what it holds, and what is wrong with it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
 from hpc_bnn.fields.catalogue import Catalogue, Part, levels_in_words
+from hpc_bnn.fields.pack.pack import Pack
 
 
-def describe(catalogue: Catalogue) -> str:
-    """Describe files, grid, channels and times."""
+def describe(catalogue: Catalogue) -> list[str]:
+    """Describe files, grid, channels and times in lines."""
     parts = used_parts(catalogue)
     files = {part.file.path: part.file for part in parts}
     formats = sorted({file.flavour for file in files.values()})
     size = sum(file.size for file in files.values())
-    lines = [
-        f"source    {catalogue.source}",
-        f"files     {len(files)} ({', '.join(formats)}), {size / 1e6:.1f} MB",
-        f"grid      {catalogue.grid}",
-        f"channels  {len(catalogue.channels)}: {levels_in_words(catalogue.names)}",
-    ]
-    if catalogue.static:
-        lines.append(f"static    {', '.join(c.name for c in catalogue.static)}")
-    if len(catalogue.times):
-        gaps = np.diff(catalogue.times)
-        every = f", every {_usual_step(gaps) / 3600:g} h" if len(gaps) else ""
-        lines.append(
-            f"times     {len(catalogue.times)}{every}, {times.text(int(catalogue.times[0]))} to "
-            f"{times.text(int(catalogue.times[-1]))}"
-        )
     layouts = sorted(
         {
             f"{np.dtype(p.packing.dtype).name}, "
@@ -39,18 +27,56 @@ def describe(catalogue: Catalogue) -> str:
         }
     )
     more = f" and {len(layouts) - 3} other layouts" if len(layouts) > 3 else ""
-    lines.append(f"stored    {'; '.join(layouts[:3])}{more}")
-    return "\n".join(lines)
+    return [
+        f"source    {catalogue.source}",
+        f"files     {len(files)} ({', '.join(formats)}), {size / 1e6:.1f} MB",
+        *_contents(catalogue),
+        f"stored    {'; '.join(layouts[:3])}{more}",
+    ]
+
+
+def describe_pack(pack: Pack) -> list[str]:
+    """Describe a pack in lines."""
+    header = pack.header
+    size = sum(header.years.values()) * header.stride
+    return [
+        f"pack      {pack.source}, {len(header.years)} years, {size / 1e6:.1f} MB",
+        f"source    {header.source}, {len(header.files)} files",
+        *_contents(pack),
+    ]
+
+
+def _contents(held: Catalogue | Pack) -> list[str]:
+    """Describe grid, channels and times."""
+    lines = [
+        f"grid      {held.grid}",
+        f"channels  {len(held.channels)}: {levels_in_words(held.names)}",
+    ]
+    if held.static:
+        lines.append(f"static    {', '.join(channel.name for channel in held.static)}")
+    if len(held.times):
+        gaps = np.diff(held.times)
+        every = f", every {_usual_step(gaps) / 3600:g} h" if len(gaps) else ""
+        first, last = (times.text(int(held.times[at])) for at in (0, -1))
+        lines.append(f"times     {len(held.times)}{every}, {first} to {last}")
+    return lines
 
 
 def defects(catalogue: Catalogue) -> list[str]:
     """List everything that is odd or unusable, worst first."""
     return [
         *catalogue.problems,
-        *_times(catalogue),
+        *_irregular(catalogue),
+        *_incomplete(catalogue, [channel.part < 0 for channel in catalogue.channels]),
         *(f"'{name}' {reason}" for name, reason in catalogue.skipped.items()),
         *catalogue.notices,
     ]
+
+
+def pack_defects(pack: Pack) -> list[str]:
+    """List what is odd about a pack, problems first."""
+    absent = [pack.absent[:, position] for position in pack.positions]
+    return [*pack.problems, *pack.notices, *_incomplete(pack, absent)]
 
 
 def used_parts(catalogue: Catalogue) -> list[Part]:
@@ -60,8 +86,8 @@ def used_parts(catalogue: Catalogue) -> list[Part]:
     return [catalogue.parts[i] for i in sorted(indices)]
 
 
-def _times(catalogue: Catalogue) -> list[str]:
-    """Describe gaps, incomplete steps and preliminary data."""
+def _irregular(catalogue: Catalogue) -> list[str]:
+    """Describe gaps between the times."""
     remarks = []
     gaps = np.diff(catalogue.times)
     if len(gaps):
@@ -81,18 +107,26 @@ def _times(catalogue: Catalogue) -> list[str]:
                 f"{times.text(int(catalogue.times[at]))} to "
                 f"{times.text(int(catalogue.times[at + 1]))}; no window crosses a gap"
             )
-    for channel in catalogue.channels:
-        gone = catalogue.times[channel.part < 0]
+    return remarks
+
+
+def _incomplete(held: Catalogue | Pack, absent: Sequence[NDArray[np.bool_]]) -> list[str]:
+    """Describe incomplete steps, of each channel those that are ``absent`` (T,), and preliminary
+    ones.
+    """
+    remarks = []
+    for name, is_absent in zip(held.names, absent, strict=True):
+        gone = held.times[is_absent]
         if len(gone):
             remarks.append(
-                f"{catalogue.source}: '{channel.name}' is missing at {len(gone)} of "
-                f"{len(catalogue.times)} times ({times.listed(gone)}); no window contains them"
+                f"{held.source}: '{name}' is missing at {len(gone)} of {len(held.times)} times "
+                f"({times.listed(gone)}); no window contains them"
             )
-    early = catalogue.times[catalogue.preliminary]
+    early = held.times[held.preliminary]
     if len(early):
         remarks.append(
-            f"{catalogue.source}: {len(early)} steps are ERA5T, preliminary data "
-            f"(expver 0005), {times.listed(early)}; ERA5 may replace them"
+            f"{held.source}: {len(early)} steps are ERA5T, preliminary data (expver 0005), "
+            f"{times.listed(early)}; ERA5 may replace them"
         )
     return remarks
 

@@ -14,7 +14,7 @@ Shape letters: C channels, H latitude, W longitude, T time, N values.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
@@ -26,6 +26,7 @@ from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.fields import times
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import Missing, PackReader
+from hpc_bnn.fields.statistics_file import Statistics
 from hpc_bnn.group import ALONE, Group
 
 KEPT_BYTES = 1 << 31  # fields kept to form differences; beyond it they are read again
@@ -175,63 +176,6 @@ class _Recent:
 
     def close(self) -> None:
         self._reader.close()
-
-
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """What normalisation needs, (C,) float64 each, and where it comes from.
-
-    start, end: range of times that was used, ISO 8601.
-    fingerprint: of the pack.
-    """
-
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    minimum: NDArray[np.float64]
-    maximum: NDArray[np.float64]
-    count: NDArray[np.float64]
-    tendency_mean: NDArray[np.float64]
-    tendency_std: NDArray[np.float64]
-    step_hours: int
-    start: str
-    end: str
-    fingerprint: str
-
-    def select(self, channels: Sequence[str], units: Sequence[str], where: str) -> Statistics:
-        """Return the statistics of some channels in their order.
-
-        Raises
-        ------
-        ValueError
-            If one is not there or in other units.
-        """
-        positions = []
-        for name, unit in zip(channels, units, strict=True):
-            if name not in self.channels:
-                raise ValueError(
-                    f"{where}: no statistics of '{name}'; has {', '.join(self.channels)}: make "
-                    "them again with this channel"
-                )
-            at = self.channels.index(name)
-            if self.units[at] != unit:
-                raise ValueError(
-                    f"{where}: '{name}' is in '{self.units[at]}', the data in '{unit}': make the "
-                    "statistics again"
-                )
-            positions.append(at)
-        arrays = ("mean", "std", "minimum", "maximum", "count", "tendency_mean", "tendency_std")
-        chosen: dict[str, Any] = {name: getattr(self, name)[positions] for name in arrays}
-        return Statistics(
-            tuple(channels),
-            tuple(units),
-            **chosen,
-            step_hours=self.step_hours,
-            start=self.start,
-            end=self.end,
-            fingerprint=self.fingerprint,
-        )
 
 
 def within_range(pack: Pack, start: int, end: int) -> NDArray[np.bool_]:

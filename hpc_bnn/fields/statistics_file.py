@@ -1,10 +1,15 @@
-"""Statistics as a netCDF file: one dimension, `channel`."""
+"""The statistics that normalisation needs, and their netCDF file of one dimension, `channel`.
+
+Letters: C channels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
@@ -12,7 +17,6 @@ from numpy.typing import NDArray
 
 from hpc_bnn.fields.files import MARKS, STATISTICS, is_statistics
 from hpc_bnn.fields.ingest.netcdf import library_lock
-from hpc_bnn.fields.statistics import Statistics
 from hpc_bnn.files import refuse_foreign, whole_file
 
 ARRAYS = {
@@ -26,6 +30,54 @@ ARRAYS = {
 }
 NORMALISE = ("mean", "std", "tendency_mean", "tendency_std")
 TEXTS = ("start", "end", "fingerprint")
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What normalisation needs, (C,) float64 each, and where it comes from.
+
+    start, end: range of times that was used, ISO 8601.
+    fingerprint: of the pack.
+    """
+
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    minimum: NDArray[np.float64]
+    maximum: NDArray[np.float64]
+    count: NDArray[np.float64]
+    tendency_mean: NDArray[np.float64]
+    tendency_std: NDArray[np.float64]
+    step_hours: int
+    start: str
+    end: str
+    fingerprint: str
+
+    def select(self, channels: Sequence[str], units: Sequence[str], where: str) -> Statistics:
+        """Return the statistics of some channels in their order.
+
+        Raises
+        ------
+        ValueError
+            If one is not there or in other units.
+        """
+        positions = []
+        for name, unit in zip(channels, units, strict=True):
+            if name not in self.channels:
+                raise ValueError(
+                    f"{where}: no statistics of '{name}'; has {', '.join(self.channels)}: make "
+                    "them again with this channel"
+                )
+            at = self.channels.index(name)
+            if self.units[at] != unit:
+                raise ValueError(
+                    f"{where}: '{name}' is in '{self.units[at]}', the data in '{unit}': make the "
+                    "statistics again"
+                )
+            positions.append(at)
+        arrays: dict[str, Any] = {name: getattr(self, name)[positions] for name in ARRAYS}
+        return replace(self, channels=tuple(channels), units=tuple(units), **arrays)
 
 
 def require_writable(path: Path, sources: Iterable[str] = ()) -> None:

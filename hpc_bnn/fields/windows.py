@@ -26,9 +26,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_bnn.fields.calendar_fields import calendar
 from hpc_bnn.fields.pack.reader import PackReader
 from hpc_bnn.fields.statistics import positions_after
+
+CALENDAR_CHANNELS = ("sin_time_of_day", "cos_time_of_day", "sin_time_of_year", "cos_time_of_year")
 
 
 class Atmosphere:
@@ -56,7 +57,7 @@ class Atmosphere:
     @property
     def forcing_channels(self) -> int:
         """F, static and calendar channels."""
-        return len(self._static) + (4 if self._use_calendar else 0)
+        return len(self._static) + (len(CALENDAR_CHANNELS) if self._use_calendar else 0)
 
     def states(self, indices: Tensor) -> Tensor:
         """Read the normalised states (B, C, H, W) float32 at positions (B,) in `times`."""
@@ -178,3 +179,18 @@ def window_steps(
         columns.append(np.where((after >= 0) & usable[after], after, -1))
     steps = np.stack(columns, axis=1)
     return steps[(steps >= 0).all(axis=1)]
+
+
+def calendar(seconds: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Compute sine and cosine of the times of day and of year (B, 4) of times (B,), seconds since
+    1970, UTC.
+
+    The year counts from 0 on 1 January to 1 on the next, leap years included.
+    """
+    moments = np.asarray(seconds, np.int64).astype("datetime64[s]")
+    years = moments.astype("datetime64[Y]")
+    begin, end = (y.astype("datetime64[s]").astype(np.int64) for y in (years, years + 1))
+    of_day = 2 * np.pi * (np.asarray(seconds) % 86400) / 86400
+    of_year = 2 * np.pi * (np.asarray(seconds) - begin) / (end - begin)
+    parts = [np.sin(of_day), np.cos(of_day), np.sin(of_year), np.cos(of_year)]
+    return np.stack(parts, axis=-1).astype(np.float32)

@@ -31,7 +31,7 @@ from hpc_bnn.losses.base import (
     to_float,
 )
 from hpc_bnn.losses.predictive import log_mean_exp
-from hpc_bnn.losses.weights import checked_weights, share_of, weighted_sum
+from hpc_bnn.losses.weights import checked_weights, point_weights, share_of, weighted_sum
 
 Variance = Literal["fixed", "learned", "predicted"]
 
@@ -44,6 +44,8 @@ class CategoricalLikelihood(nn.Module):
     the labels would make a GPU wait; a step whose loss is not finite names the label
     (``check_target``).
     """
+
+    independent = False  # outputs of an example
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,6 +83,11 @@ class CategoricalLikelihood(nn.Module):
         )
         return -nll.masked_fill(wrong, math.nan)
 
+    def curvature(self, output: Tensor) -> Tensor:
+        """Return the Hessian of -log p in the logits (B, C): diag(p) - p p^T (B, C, C), float64."""
+        p = output.double().softmax(1)
+        return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+
     def check_target(self, target: Tensor) -> None:
         """Raise ValueError for the first label that is no class."""
         labels = target.long()
@@ -97,6 +104,8 @@ class CategoricalLikelihood(nn.Module):
 
 class GaussianLikelihood(nn.Module):
     """log p(y) of points y (B, ...) under independent Gaussians."""
+
+    independent = True  # outputs of an example
 
     def __init__(
         self,
@@ -151,6 +160,26 @@ class GaussianLikelihood(nn.Module):
         z = (target - mean) / sigma
         points = -0.5 * z.square() - torch.log(sigma) - 0.5 * math.log(2 * math.pi)
         return weighted_sum(points, self.weights, self.share)
+
+    def curvature(self, output: Tensor) -> Tensor:
+        """Return the diagonal of the Hessian of -log p in the means (B, ...): their weights over
+        sigma^2, float64.
+
+        Raises
+        ------
+        ValueError
+            If the network predicts the variance, which the means then go with.
+        """
+        if self.variance == "predicted":
+            raise ValueError(
+                "loss.variance = 'predicted': means and scales of a Gaussian have no independent "
+                "curvature; expected fixed or learned"
+            )
+        each = torch.exp(-2 * self.log_sigma.double()).expand(output.shape)
+        if self.weights is not None:
+            shares = point_weights(self.weights, output, torch.float64)
+            each = each * self.share * shares.view(output.shape[1:])
+        return each
 
 
 Likelihood = CategoricalLikelihood | GaussianLikelihood

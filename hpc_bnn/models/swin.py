@@ -50,6 +50,8 @@ class Swin(nn.Module):
         Add a learned vector to the tokens of each latitude row.
     mlp_ratio
         Hidden width of a block's perceptron over its token width.
+    dropout
+        Probability of dropping, in training, what attention gives and hidden units of perceptrons.
     recompute
         Keep only the inputs of blocks for backward and run them again: less memory, more time.
 
@@ -72,6 +74,7 @@ class Swin(nn.Module):
         vector_channels: Sequence[int] = (),
         latitude_embedding: bool = False,
         mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -83,6 +86,8 @@ class Swin(nn.Module):
                 f"{out_grid[1]}: they must lie on one grid"
             )
         _check(width, depths, heads, window, channels, vector_channels)
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"model.dropout = {dropout}: must be at least 0 and less than 1")
         self._rows, self._columns, self._periodic = rows, columns, periodic
         self._recompute = recompute
         height, breadth = window
@@ -112,6 +117,7 @@ class Swin(nn.Module):
                     periodic=periodic,
                     inside=_inside(inside, PATCH if outer else STRIDE),
                     mlp_ratio=mlp_ratio,
+                    dropout=dropout,
                 )
             )
         self.stages = nn.ModuleList(stages)
@@ -153,17 +159,21 @@ class Swin(nn.Module):
 class Block(nn.Module):
     """Attention within windows, then a perceptron, each on normalised tokens and added to them."""
 
-    def __init__(self, width: int, heads: int, windows: Windows, mlp_ratio: float) -> None:
+    def __init__(
+        self, width: int, heads: int, windows: Windows, mlp_ratio: float, dropout: float
+    ) -> None:
         super().__init__()
         hidden = round(width * mlp_ratio)
         self.attention_norm = nn.LayerNorm(width)
         self.attention = WindowAttention(width, heads, windows)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        activation = nn.Sequential(nn.GELU(), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens (B, rows, columns, D)."""
-        tokens = tokens + self.attention(self.attention_norm(tokens))
+        tokens = tokens + self.drop(self.attention(self.attention_norm(tokens)))
         result: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
         return result
 
@@ -178,11 +188,12 @@ def _stage(
     periodic: bool,
     inside: tuple[int, int] | None,
     mlp_ratio: float,
+    dropout: float,
 ) -> nn.ModuleList:
     plain = Windows(grid, window, shifted=False, periodic=periodic, inside=inside)
     shifted = Windows(grid, window, shifted=True, periodic=periodic, inside=inside)
     return nn.ModuleList(
-        Block(width, heads, shifted if i % 2 else plain, mlp_ratio) for i in range(depth)
+        Block(width, heads, shifted if i % 2 else plain, mlp_ratio, dropout) for i in range(depth)
     )
 
 

@@ -1,4 +1,4 @@
-"""Vision transformer for images, the plain one: no class token, no dropout, nothing of Bayes.
+"""Vision transformer for images, the plain one: no class token, nothing of Bayes.
 
     patches -> linear -> + fixed sin-cos positions -> blocks -> norm -> mean over tokens -> linear
 
@@ -36,6 +36,8 @@ class ViT(nn.Module):
         Attention heads of a block.
     mlp_ratio
         Hidden width of a block's perceptron over D.
+    dropout
+        Probability of dropping, in training, what attention gives and hidden units of perceptrons.
 
     Raises
     ------
@@ -53,6 +55,7 @@ class ViT(nn.Module):
         depth: int = 6,
         heads: int = 3,
         mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if len(input_shape) != 3:
@@ -61,6 +64,8 @@ class ViT(nn.Module):
             )
         channels, height, breadth = input_shape
         _check(height, breadth, patch, width, depth, heads, mlp_ratio)
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"model.dropout = {dropout}: must be at least 0 and less than 1")
         self.output_shape = tuple(output_shape)
         self._patch = patch
         # Patches do not overlap, so their convolution is a linear map; under vmap that is one
@@ -68,7 +73,8 @@ class ViT(nn.Module):
         self.embed = nn.Linear(channels * patch**2, width)
         positions = sin_cos_positions(height // patch, breadth // patch, width)
         self.register_buffer("_positions", positions, persistent=False)
-        self.blocks = nn.Sequential(*(Block(width, heads, mlp_ratio) for _ in range(depth)))
+        blocks = (Block(width, heads, mlp_ratio, dropout) for _ in range(depth))
+        self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, prod(self.output_shape))
 
@@ -85,7 +91,7 @@ class ViT(nn.Module):
 class Block(nn.Module):
     """Attention of all tokens, then a perceptron, each on normalised tokens and added to them."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()
         hidden = round(width * mlp_ratio)
         self._heads = heads
@@ -93,11 +99,13 @@ class Block(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        activation = nn.Sequential(nn.GELU(), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens (B, L, D)."""
-        tokens = tokens + self._attend(self.attention_norm(tokens))
+        tokens = tokens + self.drop(self._attend(self.attention_norm(tokens)))
         result: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
         return result
 

@@ -4,7 +4,7 @@ Colour says the mode, the dash says what it is measured against; both stay apart
 colour-blindness (Okabe, Ito 2008). Bars are the range over the medians of single repeats.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil, isfinite
 from pathlib import Path
 from statistics import median
@@ -51,7 +51,7 @@ Series = list[Row]
 
 
 def plot_study(rows: Sequence[Row], outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
-    """Draw the overview ``scaling.png`` and single pictures; return what was drawn.
+    """Draw ``scaling.png``, speed-up and efficiency, and the other pictures; return what was drawn.
 
     Raises
     ------
@@ -62,8 +62,7 @@ def plot_study(rows: Sequence[Row], outcomes: Sequence[Outcome], folder: Path) -
         raise ValueError(f"{folder / 'scaling.csv'}: holds no rows; run and collect points first")
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     drawn = [plot_overview(rows, kinds, folder / "scaling.png")]
-    for name, draw in (("speedup", _speedup), ("efficiency", _efficiency), ("memory", _memory)):
-        drawn.append(_by_kind(rows, kinds, draw, folder / f"{name}.png"))
+    drawn.append(plot_memory(rows, kinds, folder / "memory.png"))
     if any(row["forward_s"] is not None for row in rows):
         drawn.append(plot_phases(rows, kinds, folder / "phases.png"))
     losses = [outcome for outcome in outcomes if outcome.losses]
@@ -184,16 +183,14 @@ def plot_projection(
     return save_figure(figure, path)
 
 
-def _by_kind(
-    rows: Sequence[Row],
-    kinds: Sequence[str],
-    draw: Callable[[Axes, dict[str, Series]], None],
-    path: Path,
-) -> Path:
+def plot_memory(rows: Sequence[Row], kinds: Sequence[str], path: Path) -> Path:
+    """Draw the peak memory of a rank, one panel a kind."""
     columns = min(2, len(kinds))
     figure, panels = make_panels(ceil(len(kinds) / columns), columns, height_in=2.8)
     for axes, kind in zip(panels, kinds, strict=False):
-        draw(axes, _series(rows, kind))
+        _curves(axes, _series(rows, kind), "peak_memory_bytes", scale=1 / 2**20)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("peak memory of a rank [MiB]")
         axes.set_title(TITLES[kind], loc="left", fontsize=10)
     for axes in panels[len(kinds) :]:
         axes.set_visible(False)
@@ -238,12 +235,6 @@ def _crowded(axes: Axes, by_mode: dict[str, Series]) -> None:
             middle, max(crowded) + 0.15, color=GREY, alpha=0.12, linewidth=0,
             label="ranks share cores", zorder=0,
         )  # fmt: skip
-
-
-def _memory(axes: Axes, by_mode: dict[str, Series]) -> None:
-    _curves(axes, by_mode, "peak_memory_bytes", scale=1 / 2**20)
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("peak memory of a rank [MiB]")
 
 
 def _curves(axes: Axes, by_mode: dict[str, Series], key: str, *, scale: float = 1.0) -> list[int]:

@@ -3,7 +3,23 @@
 Counts and sums come out, so that parts of a test set (or ranks) can be added before a ratio is
 taken; what needs all examples at once says so. NaN raises: in a histogram it could only vanish.
 
-Shape letters: N examples, S members (first), K bins; `...` any points.
+The probability integral transform (PIT) of a continuous forecast is a number. That of M members is
+known as an interval only: a truth above b of them and equal to t lies in
+
+    [b, b + t + 1] / (M + 1)
+
+and if the forecast is calibrated, anywhere in it with equal probability. Every count takes the
+share of the interval that falls into it, the expectation over ranks whose ties are broken at
+random. So a calibrated ensemble of any size is covered as stated, with ties (no rain) and without,
+and nothing random decides. Source: Czado, Gneiting, Held 2009,
+doi:10.1111/j.1541-0420.2009.01191.x, eq. 1 and 2.
+
+The interval of the outermost ranks is as wide as that of the others: however far outside the
+members the truth lies, M of them count as covered with 1 - (1 - level) (M + 1) / 2 of its points,
+or not at all where that is negative (from 19 on for 0.9). What few members cannot tell here, the
+spread-skill ratio and the histogram do.
+
+Shape letters: N examples, S or M members (first), K bins; `...` any points.
 """
 
 from __future__ import annotations
@@ -13,8 +29,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from hpc_bnn.verify.pit import covered, pit_counts
 
 # Fine bins are equally wide in log-odds, log(p / (1 - p)): the nearer to 1, where the examples of
 # confident networks crowd, the finer. Of width 1/256, so at most 0.001 wide in p. What lies beyond
@@ -26,7 +40,7 @@ SINGULAR = 1e-9  # smaller eigenvalues of a covariance, relative to the largest,
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Hold sums per bin of confidence in (0, 1]; add records of disjoint examples with `+`.
+    """Hold sums per bin of confidence in (0, 1]; those of disjoint examples add up.
 
     count: (K,) float64, examples in the bin.
     confidence_sum: (K,) float64.
@@ -37,19 +51,6 @@ class Reliability:
     confidence_sum: Tensor
     correct_sum: Tensor
 
-    def __add__(self, other: Reliability) -> Reliability:
-        """Pool two records of equally many bins."""
-        if self.count.shape != other.count.shape:
-            raise ValueError(
-                f"Reliability: {len(self.count)} bins + {len(other.count)} bins: "
-                "expected equally many; make both records with the same number of bins"
-            )
-        return Reliability(
-            self.count + other.count,
-            self.confidence_sum + other.confidence_sum,
-            self.correct_sum + other.correct_sum,
-        )
-
     def mean_confidence(self) -> Tensor:
         """Compute the mean confidence (K,) of each bin; NaN where it is empty."""
         return self.confidence_sum / self.count
@@ -57,15 +58,6 @@ class Reliability:
     def accuracy(self) -> Tensor:
         """Compute the share of correct predictions (K,) of each bin; NaN where it is empty."""
         return self.correct_sum / self.count
-
-
-@dataclass(frozen=True)
-class Flatness:
-    """Hold a chi-square test of equal counts: a small p_value speaks against a flat histogram."""
-
-    chi_square: float
-    degrees_of_freedom: int
-    p_value: float
 
 
 def reliability_bins(confidence: Tensor, correct: Tensor, bins: int = 15) -> Reliability:
@@ -103,36 +95,20 @@ def expected_calibration_error(record: Reliability) -> float:
     return float((record.correct_sum - record.confidence_sum).abs().sum()) / num_examples
 
 
-def adaptive_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
-    """Compute the calibration error over K bins of equal mass (Nixon et al. 2019).
-
-    Needs all examples at once: confidence (N,), correct (N,). Sizes of bins differ by at most one.
-    Examples of equal confidence share their mean accuracy, so their order does not matter.
-    """
-    confidence, correct = _checked("adaptive_calibration_error", confidence, correct, bins)
-    num_examples = len(confidence)
-    if num_examples < bins:
-        raise ValueError(
-            f"adaptive_calibration_error: {num_examples} examples in {bins} bins: "
-            "expected at least one example a bin; set fewer bins"
-        )
-    values, group, sizes = torch.unique(confidence, return_inverse=True, return_counts=True)
-    accuracy = torch.zeros_like(values).index_add(0, group, correct) / sizes
-    return _equal_mass_error(accuracy - values, sizes, bins)
-
-
 def fine_adaptive_error(record: Reliability, bins: int = 15) -> float:
-    """Compute ``adaptive_calibration_error`` from fine bins; NaN for fewer examples than bins.
+    """Compute the calibration error over K bins of equal mass; NaN for fewer examples than bins.
 
-    The examples of one fine bin share its mean confidence and accuracy, so the error differs from
-    the exact one by at most 2 (K - 1) times the largest share of examples in one fine bin.
+    Sizes of bins differ by at most one (Nixon et al. 2019). The examples of one fine bin share its
+    mean confidence and accuracy, so the error differs from that of all examples in order by at most
+    2 (K - 1) times the largest share of examples in one fine bin.
     """
     filled = record.count > 0
     sizes = record.count[filled].long()
     if int(sizes.sum()) < bins:
         return math.nan
     gap = (record.correct_sum - record.confidence_sum)[filled] / record.count[filled]
-    return _equal_mass_error(gap, sizes, bins)
+    each = torch.repeat_interleave(gap, sizes)
+    return float(sum(part.sum().abs() for part in each.tensor_split(bins))) / len(each)
 
 
 def auroc(low: Tensor, high: Tensor) -> float:
@@ -176,38 +152,66 @@ def rank_histogram(
     return counts.index_add(0, rank, weight)
 
 
-def pit_histogram(pit: Tensor, bins: int = 10, *, weights: Tensor | None = None) -> Tensor:
-    """Count probability integral transforms (...) in K equal bins of [0, 1], as (K,) float64.
+def ensemble_pit(members: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends (...) float64 of the PIT of truth (...) among members (M, ...); NaN where one
+    of them is.
+    """
+    below = (members < truth).double().sum(0)
+    not_above = (members <= truth).double().sum(0)
+    unknown = members.isnan().any(0) | truth.isnan()
+    places = len(members) + 1
+    low, high = below / places, (not_above + 1) / places
+    return low.masked_fill(unknown, torch.nan), high.masked_fill(unknown, torch.nan)
+
+
+def covered(low: Tensor, high: Tensor, level: float) -> Tensor:
+    """Compute the share (...) of each PIT [low, high] inside the central interval of probability
+    ``level``, which is closed: 1 or 0 where low = high.
+    """
+    first, last = (1 - level) / 2, (1 + level) / 2
+    width = high - low
+    share = (high.clamp(max=last) - low.clamp(min=first)).clamp(min=0) / width
+    inside = ((low - 0.5).abs() <= level / 2).to(low).masked_fill(low.isnan(), torch.nan)
+    return torch.where(width > 0, share, inside)
+
+
+def coverage_of_ranks(counts: Tensor, level: float) -> Tensor:
+    """Compute the share (...) of truths inside the central interval of probability ``level``.
+
+    counts: (..., M + 1) of ranks, each of which stands for the PIT [r, r + 1] / (M + 1). NaN
+    without counts.
+    """
+    bins = counts.shape[-1]
+    edges = torch.arange(bins + 1, dtype=torch.float64, device=counts.device) / bins
+    inside = covered(edges[:-1], edges[1:], level)
+    return (counts.double() * inside).sum(dim=-1) / counts.double().sum(dim=-1)
+
+
+def pit_counts(low: Tensor, high: Tensor, bins: int, *, weights: Tensor | None = None) -> Tensor:
+    """Count PITs [low, high] (...) in K equal bins of [0, 1], as (K,) float64; a NaN makes all NaN.
 
     weights: broadcasts to (...), what each counts.
     """
-    _require_probabilities("pit_histogram", pit, bins)
-    return pit_counts(pit.double(), pit.double(), bins, weights=weights)
+    width = high - low
+    at = (low * bins).floor().clamp(max=bins - 1)
+    counts = torch.empty(bins, dtype=torch.float64, device=low.device)
+    for k in range(bins):
+        share = (high.clamp(max=(k + 1) / bins) - low.clamp(min=k / bins)).clamp(min=0) / width
+        share = torch.where(width > 0, share, (at == k).to(share))
+        counts[k] = (share if weights is None else share * weights).sum()
+    return torch.where(width.isnan().any(), torch.nan, counts)
 
 
-def coverage(pit: Tensor, level: float) -> float:
-    """Compute the share of pit (...) inside the central interval of probability `level`.
+def flatness(counts: Tensor, *, members: int | None = None) -> tuple[float, int]:
+    """Return chi-square of counts (K,) of independent examples against equal expectation in every
+    bin, and its degrees of freedom.
 
-    The interval is closed: |pit - 1/2| <= level / 2.
-    """
-    _require_probabilities("coverage", pit, 1)
-    if not 0 < level < 1 or pit.numel() == 0:
-        raise ValueError(
-            f"coverage: level = {level} of {pit.numel()} values: "
-            "expected a level between 0 and 1, such as 0.9, and at least one value"
-        )
-    return float(covered(pit.double(), pit.double(), level).mean())
-
-
-def flatness(counts: Tensor, *, members: int | None = None) -> Flatness:
-    """Test counts (K,) of independent examples against equal expectation in every bin.
-
-    members: M, where the counts are shares of the PITs of ensembles (``verify.pit``). Their M + 1
+    members: M, where the counts are shares of the PITs of ensembles (``pit_counts``). Their M + 1
     ranks are equally likely, but bins that share ranks are not independent: with the covariance V
     of the counts, chi-square is (n - N / K)' V^-1 (n - N / K), of min(M, K - 1) degrees of freedom;
     up to M + 1 = K it is that of the ranks. Ties make it smaller.
 
-    Neighbouring points or hours are not independent: then p_value is too small; compare chi_square.
+    Neighbouring points or hours are not independent: then it is larger.
     """
     total, bins = float(counts.sum()), counts.numel()
     if bins < 2 or total <= 0:
@@ -222,9 +226,7 @@ def flatness(counts: Tensor, *, members: int | None = None) -> Flatness:
             float(gap @ _inverse(members, bins) @ gap) / total,
             min(members, bins - 1),
         )
-    half = torch.tensor([freedom / 2, chi_square / 2], dtype=torch.float64)
-    # The survival function of chi-square.
-    return Flatness(chi_square, freedom, float(torch.special.gammaincc(half[0], half[1])))
+    return chi_square, freedom
 
 
 def _inverse(members: int, bins: int) -> Tensor:
@@ -245,12 +247,6 @@ def _summed(confidence: Tensor, correct: Tensor, index: Tensor, bins: int) -> Re
         return zeros.index_add(0, index, values)
 
     return Reliability(summed(torch.ones_like(confidence)), summed(confidence), summed(correct))
-
-
-def _equal_mass_error(gap: Tensor, sizes: Tensor, bins: int) -> float:
-    """Average |mean gap| over K bins of equal mass; group g of ``sizes[g]`` examples has gap[g]."""
-    each = torch.repeat_interleave(gap, sizes)
-    return float(sum(part.sum().abs() for part in each.tensor_split(bins))) / len(each)
 
 
 def _checked(where: str, confidence: Tensor, correct: Tensor, bins: int) -> tuple[Tensor, Tensor]:

@@ -55,36 +55,20 @@ def log_odds(log_prob: Tensor) -> Tensor:
     return log_prob.gather(1, top).squeeze(1) - others.logsumexp(dim=1)
 
 
-def crps_ensemble(members: Tensor, truth: Tensor, alpha: float = 0.0) -> Tensor:
-    """Compute the CRPS (...) of members (S, ...) by sorting, O(S log S).
+def crps_ensemble(members: Tensor, truth: Tensor) -> Tensor:
+    """Compute the standard CRPS (...) of members (S, ...) by sorting, O(S log S).
 
-    mean_i |x_i - y| - (1 - e) / (2 S (S - 1)) sum_ij |x_i - x_j| with e = (1 - alpha) / S:
-    alpha = 0 standard (1 / (2 S^2); Hersbach 2000), 1 fair, unbiased in S (Ferro 2014,
-    doi:10.1002/qj.2270), 0.95 almost fair (Lang et al. 2024, arXiv:2412.15832).
-    One member: the absolute error; alpha > 0 is undefined.
+    mean_i |x_i - y| - 1 / (2 S^2) sum_ij |x_i - x_j| (Hersbach 2000,
+    doi:10.1175/1520-0434(2000)015<0559:DOTCRP>2.0.CO;2). One member: the absolute error.
     """
     num_members = _num_members("crps_ensemble", members, truth)
-    if not 0 <= alpha <= 1:
-        raise ValueError(
-            f"crps_ensemble: alpha = {alpha}: expected between 0 (standard) and 1 (fair)"
-        )
     # Differences to the truth score the same and lose no digits where values lie far from zero;
     # sorted before every sum, the result does not depend on the order of the members.
     error = (members.double() - truth.double()).sort(dim=0).values
-    skill = error.abs().mean(dim=0)
-    if num_members == 1:
-        if alpha > 0:
-            raise ValueError(
-                f"crps_ensemble: alpha = {alpha} with 1 member: the fair CRPS needs a pair of "
-                "members; expected at least 2, or alpha = 0 for the absolute error"
-            )
-        return skill
     rank = torch.arange(1, num_members + 1, dtype=torch.float64, device=error.device)
     # sum_ij |x_i - x_j| = 2 sum_k (2 k - S - 1) x_(k)
     weight = (2 * rank - num_members - 1).reshape(-1, *[1] * truth.dim())
-    pairs = 2 * (weight * error).sum(dim=0)
-    unfair = (1 - alpha) / num_members
-    return skill - (1 - unfair) / (2 * num_members * (num_members - 1)) * pairs
+    return error.abs().mean(dim=0) - (weight * error).sum(dim=0) / num_members**2
 
 
 def crps_gaussian(mu: Tensor, sigma: Tensor, truth: Tensor) -> Tensor:
@@ -95,19 +79,6 @@ def crps_gaussian(mu: Tensor, sigma: Tensor, truth: Tensor) -> Tensor:
     _require_positive("crps_gaussian", sigma)
     difference, sigma = truth.double() - mu.double(), sigma.double()
     return _expected_distance(difference, sigma) - sigma / math.sqrt(math.pi)
-
-
-def ensemble_spread_skill(members: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute variance over members (ddof=1) and squared error of their mean, both (...).
-
-    Average both over everything first; then `spread_skill_ratio`. A mean of ratios is wrong.
-    """
-    if _num_members("ensemble_spread_skill", members, truth) < 2:
-        raise ValueError(
-            "ensemble_spread_skill: 1 member has no spread; expected at least 2 members"
-        )
-    members = members.double()
-    return members.var(dim=0, correction=1), (members.mean(dim=0) - truth.double()).square()
 
 
 def spread_skill_ratio(
@@ -133,8 +104,8 @@ def spread_skill_ratio(
 def fair_crps(crps: Tensor, absolute_error: Tensor, members: int) -> Tensor:
     """Compute the fair CRPS (...) from the standard one and mean_i |x_i - y|, both (...) or means.
 
-    The standard CRPS is the absolute error less a term of pairs over M^2; the fair one divides that
-    term by M (M - 1) instead.
+    The standard CRPS is the absolute error less a term of pairs over M^2; the fair one, unbiased in
+    M (Ferro 2014, doi:10.1002/qj.2270), divides that term by M (M - 1) instead.
     """
     return crps - (absolute_error - crps) / (members - 1)
 

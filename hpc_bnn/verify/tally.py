@@ -4,7 +4,7 @@ A tally is one float64 vector of sums; ranks reduce it with a single sum, and th
 on any grid. What a forecast does not define, such as the spread of one member, has no entry in a
 result.
 
-Letters: S weight samples, B batch.
+Letters: S weight samples, B batch, P points that count.
 """
 
 import math
@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.verify import scores
-from hpc_bnn.verify.calibration import flatness
+from hpc_bnn.verify.calibration import covered, ensemble_pit, flatness, pit_counts
 from hpc_bnn.verify.class_tally import ClassificationTally
-from hpc_bnn.verify.pit import covered, ensemble_pit, pit_counts
-from hpc_bnn.verify.points import PointWeights
 
 PIT_BINS = 10
 # Sums of a RegressionTally before its PIT histogram.
@@ -60,13 +58,46 @@ class PointScores:
     pinball: Tensor
 
 
+class PointWeights:
+    """Weights of the points of a target; those of 0 do not count.
+
+    They are looked up by place, so weights that are expanded, such as cell areas, take no memory.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        self._weights = weights.double().cpu()
+        least, most = float(self._weights.min()), float(self._weights.max())
+        if not (least >= 0 and 0 < most < math.inf):
+            raise ValueError(
+                f"RegressionTally: weights from {least} to {most}: expected finite numbers of at "
+                "least 0, not all of them 0"
+            )
+        self._mean = float(self._weights.sum()) / float((self._weights > 0).sum())
+
+    def check(self, shape: torch.Size) -> None:
+        """Refuse targets (B, ...) of another shape."""
+        if shape[1:] != self._weights.shape:
+            raise ValueError(
+                f"RegressionTally: weights {tuple(self._weights.shape)} for targets "
+                f"{tuple(shape)}: expected the shape of one target"
+            )
+
+    def of(self, first: int, number: int) -> tuple[Tensor, Tensor]:
+        """Return which of ``number`` points of flattened targets count, from place ``first`` on,
+        and the weights (P,) of those, relative to the mean of all that count.
+        """
+        places = torch.arange(first, first + number) % self._weights.numel()
+        weights = self._weights[torch.unravel_index(places, self._weights.shape)]
+        return weights > 0, weights[weights > 0] / self._mean
+
+
 class RegressionTally:
     """RMSE, CRPS, NLL, spread and coverage, in the units of the outputs.
 
     With standard deviations the forecast is the Gaussian mixture of the weight samples; without,
     their ensemble, which also has a fair CRPS, that of as many members as one likes; its PIT is
-    that of the truth's rank (``verify.pit``), and it has no NLL and no aleatoric spread. One member
-    has neither spread nor coverage.
+    that of the truth's rank (``ensemble_pit``), and it has no NLL and no aleatoric spread. One
+    member has neither spread nor coverage.
 
     The spread-skill ratio (``scores``) is 1 if the truth is what one more weight sample would
     forecast. The PIT of a mixture is that of its own distribution function, exact for any S.
@@ -234,8 +265,7 @@ class RegressionTally:
                 ratio = scores.spread_skill_ratio(variance, error, members, noise_variance=noise)
                 result["spread_skill_ratio"] = float(ratio)
             flat = flatness(self.pit_counts(), members=None if mixture else round(members))
-            result["pit_chi_square"] = flat.chi_square
-            result["pit_degrees_of_freedom"] = float(flat.degrees_of_freedom)
+            result["pit_chi_square"], result["pit_degrees_of_freedom"] = flat[0], float(flat[1])
         return result
 
     def _has_pit(self) -> bool:

@@ -23,9 +23,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from hpc_bnn.verify.calibration import rank_histogram
-from hpc_bnn.verify.pit import coverage_of_ranks
-from hpc_bnn.verify.points import checked_present
+from hpc_bnn.verify.calibration import coverage_of_ranks, rank_histogram
 from hpc_bnn.verify.scores import crps_ensemble, crps_gaussian, fair_crps, spread_skill_ratio
 
 # The columns of `sums`; behind them the M + 1 counts of the rank histogram.
@@ -104,7 +102,7 @@ class WeatherTally:
         self.members = members
         self.sums = torch.zeros(leads, channels, len(COLUMNS) + members + 1, dtype=torch.float64)
         self._area = area.detach().double()[:, None]
-        self._points = checked_present(present, channels, len(area))
+        self._points = _checked_present(present, channels, len(area))
 
     def add(
         self,
@@ -270,3 +268,21 @@ class WeatherTally:
                 "crps": mean["climatology_crps"].tolist(),
             },
         }
+
+
+def _checked_present(present: Tensor | None, channels: int, rows: int) -> Tensor | None:
+    """Return the points that have values, after a check; None where all have."""
+    if present is None:
+        return None
+    shape = tuple(present.shape)
+    if len(shape) != 3 or shape[:2] != (channels, rows) or present.dtype != torch.bool:
+        raise ValueError(
+            f"WeatherTally: present {shape} of {present.dtype}: "
+            f"expected ({channels}, {rows}, W) of torch.bool"
+        )
+    if not bool(present.flatten(1).any(1).all()):
+        raise ValueError(
+            "WeatherTally: present has no point of a channel: expected some of each; "
+            "leave the channel out"
+        )
+    return None if bool(present.all()) else present

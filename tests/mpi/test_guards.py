@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import BATCH, INPUTS, OUTPUTS, SAMPLES, Recipe, batch, make_step, parts, run
+from small_run import BATCH, INPUTS, OUTPUTS, SAMPLES, Recipe, batch, make_step, parts
 from torch import Tensor, nn
 
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
-from hpc_bnn.group import Group, RankError
+from hpc_bnn.group import RankError
 from hpc_bnn.models.mlp import MLP
-from hpc_bnn.parallel.guards import GuardError, agree
+from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.step import Step
 
@@ -235,24 +235,6 @@ def test_frozen_parameters_and_buffers_are_those_of_rank_0(world: World) -> None
     for name, value in network.state_dict().items():
         everyone = world.all_ranks.gather(value.tolist(), name="test.state")
         assert everyone == [everyone[0]] * world.grid.world_size, name
-
-
-def test_agree_names_key_ranks_and_values(all_ranks: Group) -> None:
-    if all_ranks.size == 1:
-        agree(all_ranks, {"lr": 0.1}, name="settings")
-        return
-    last = all_ranks.size - 1
-    agree(all_ranks, {"lr": 0.1}, name="settings")
-    with pytest.raises(
-        GuardError, match=rf"settings: lr is 0\.1 on world rank 0 and 0\.2 .* {last}"
-    ):
-        agree(all_ranks, {"lr": 0.2 if all_ranks.rank == last else 0.1}, name="settings")
-    with pytest.raises(GuardError, match=rf"extra is 'missing' .* and 1 on world rank {last}"):
-        agree(all_ranks, {"extra": 1} if all_ranks.rank == last else {}, name="settings")
-
-
-def test_a_correct_run_passes_all_guards(world: World) -> None:
-    run(RECIPE, world)
 
 
 # Numbers

@@ -48,6 +48,17 @@ CASES: dict[str, dict[str, Any]] = {
         "model": DROPPING,
     },
     "crps, dropout": {"loss": {"name": "crps"}, "model": DROPPING},
+    "nll, dropout of examples": {
+        "loss": {"name": "gaussian_nll", "variance": "predicted"},
+        "model": DROPPING,
+        "name": "dropout",
+    },
+    "crps, dropout of samples": {
+        "loss": {"name": "almost_fair_crps", "layout": "transposed"},
+        "model": {**SWIN, "dropout": 0.2, "recompute": True},
+        "name": "dropout",
+        "masks": "sample",
+    },
     "crps, masked": {
         "loss": {"name": "almost_fair_crps", "layout": "transposed"},
         "missing": "mean",
@@ -62,12 +73,13 @@ CASES: dict[str, dict[str, Any]] = {
 def settings(folder: Path, case: str, **train: Any) -> Settings:
     chosen = dict(CASES[case])
     missing = chosen.pop("missing", "error")
+    posterior = {} if "name" in chosen else {"initial_sigma": 0.1}
     return Settings.model_validate(
         {
             "seed": 3,
             "loss": chosen.pop("loss"),
             "model": chosen.pop("model", SWIN),
-            "posterior": {"samples": SAMPLES, "initial_sigma": 0.1, **chosen},
+            "posterior": {"samples": SAMPLES, **posterior, **chosen},
             "data": {
                 "name": "era5",
                 "path": str(folder.parent / "masked" if missing == "mean" else folder),

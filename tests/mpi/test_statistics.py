@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.pack.ingest import ingest
 from hpc_bnn.fields.pack.pack import open_pack
-from hpc_bnn.fields.statistics import Statistics, statistics
+from hpc_bnn.fields.statistics import statistics
+from hpc_bnn.fields.statistics_file import Statistics
 from hpc_bnn.fields.toy_atmosphere import write_toy
 from hpc_bnn.fields.values import Values
 from hpc_bnn.group import Group

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hpc_bnn.files import refuse_foreign, whole_file, write_whole
+from hpc_bnn.files import bytes_read, count_read, refuse_foreign, whole_file, write_whole
 
 OWN = b"made by us"
 
@@ -158,3 +159,22 @@ def test_two_processes_may_write_one_file_at_once(tmp_path: Path) -> None:
         assert path.read_bytes() == b"of the other"
         file.write(b"last")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a": b"first, last"}
+
+
+def test_each_thread_counts_its_own() -> None:
+    found: list[int] = []
+
+    def read() -> None:
+        before = bytes_read()
+        count_read(5)
+        count_read(7)
+        found.extend([before, bytes_read()])
+
+    here = bytes_read()
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert found == [0, 12]
+    assert bytes_read() == here
+    count_read(3)
+    assert bytes_read() == here + 3

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from hpc_bnn.bayes.noise import Purpose, Stream, normals
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
 from hpc_bnn.fields.toy_atmosphere import write_toy
@@ -71,6 +73,37 @@ def toy_trained(folder: Path, source: Source, **changes: dict[str, Any]) -> Trai
     """Return a run that has not been trained: its weights are as good as any other."""
     settings = Settings.model_validate(toy_settings(folder, **changes))
     return Trained(settings, build(settings, source), 0)
+
+
+def forecast_by_hand(trained: Trained, starts: Tensor, steps: int, *, members: int) -> Tensor:
+    """Return the members (M, L, B, C, H, W) in physical units and float64, by ``predict`` alone."""
+    posterior, loss, fields = (
+        trained.parts.posterior,
+        trained.parts.loss,
+        trained.parts.source.fields,
+    )
+    assert fields is not None
+    dtype = next(posterior.parameters()).dtype
+    normal = [v[:, None, None].double() for v in (fields.state_mean, fields.state_std)]
+    forecasts = []
+    for member in range(members):
+        when = [starts - k * STEP_HOURS * 3600 for k in reversed(range(fields.history))]
+        at = [torch.searchsorted(fields.record.times, seconds) for seconds in when]
+        past = [fields.record.states(indices).double() for indices in at]
+        for lead in range(steps):
+            forcing = fields.record.forcing(starts + lead * STEP_HOURS * 3600)
+            x = torch.cat([*past, forcing], 1).to(dtype)
+            mean, sigma = loss.forecast(posterior.predict(x, samples=1, first=member))
+            tendency = mean[0].double()
+            for b, start in enumerate(starts.tolist() if sigma is not None else ()):
+                key = start // 3600 + 719_162 * 24
+                stream = Stream(posterior.seed, Purpose.OBSERVATION, key, member)
+                shape = tendency[b].shape
+                tendency[b] += sigma[0, b] * normals(stream, shape, offset=lead * shape.numel())
+            now = fields.physical(past[-1]) + fields.tendency_std[:, None, None] * tendency
+            forecasts.append(now)
+            past = [*past[1:], (now - normal[0]) / normal[1]]
+    return torch.stack(forecasts).unflatten(0, (members, steps))
 
 
 def data_world(all_ranks: Group) -> World:

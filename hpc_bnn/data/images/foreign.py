@@ -19,14 +19,18 @@ from hpc_bnn.data.source import Examples
 
 
 @dataclass(frozen=True, eq=False)
-class Noise:
-    """Offer as many examples of independent standard normal values, with the targets of others."""
+class _OfExamples:
+    """One foreign example for each of a data set."""
 
     examples: Examples
 
     def __len__(self) -> int:
         """Count the examples."""
         return len(self.examples)
+
+
+class Noise(_OfExamples):
+    """Offer as many examples of independent standard normal values, with the targets of others."""
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Make the inputs at `indices` (B,) int64, each by its index alone."""
@@ -35,15 +39,8 @@ class Noise:
         return torch.stack(made).to(x.dtype), y
 
 
-@dataclass(frozen=True, eq=False)
-class Shuffled:
+class Shuffled(_OfExamples):
     """Offer the examples with the values of each input in a random order of its own."""
-
-    examples: Examples
-
-    def __len__(self) -> int:
-        """Count the examples."""
-        return len(self.examples)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Read the examples at `indices` (B,) int64 and shuffle each by its index alone."""
@@ -54,15 +51,8 @@ class Shuffled:
         return values.gather(1, order).reshape(x.shape), y
 
 
-@dataclass(frozen=True, eq=False)
-class Shifted:
+class Shifted(_OfExamples):
     """Offer images rolled by half their height and width: what was the middle is at the corners."""
-
-    examples: Examples
-
-    def __len__(self) -> int:
-        """Count the examples."""
-        return len(self.examples)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Read the images (B, C, H, W) at `indices` (B,) int64 and roll them."""

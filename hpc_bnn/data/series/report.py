@@ -1,7 +1,7 @@
 """What ``evaluate`` tells of time series beyond the scores of all points: by level, channel and
 lead time, beside naive forecasts, and pictures.
 
-Letters: S samples, B windows, P rows of the horizon, C channels.
+Letters: S samples, B windows, H history rows, P rows of the horizon, C channels.
 """
 
 import textwrap
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hpc_bnn.data.series.windows import Windows
 from hpc_bnn.data.source import Forecast, Source
-from hpc_bnn.verify.naive import seasonal_naive
 from hpc_bnn.verify.plots import plot_forecast
 from hpc_bnn.verify.scores import ensemble_quantile, mixture_quantile
 from hpc_bnn.verify.series_plots import plot_lead_scores
@@ -131,6 +130,17 @@ class SeriesReport:
             value_label=named + (f"\n[{scale.units}]" if scale.units else ""),
             titles=[_title(windows, i) for i in drawn.tolist()],
         )
+
+
+def seasonal_naive(history: Tensor, *, horizon: int, season: int) -> Tensor:
+    """Return the seasonal naive forecast (B, P, C) after a history (B, H, C).
+
+        forecast_p = y_(p - m ceil(p / m)),    p = 1 .. P, y_0 the last known row, m rows a season
+
+    m = 1 is persistence. Source: Hyndman, Athanasopoulos 2021, Forecasting: Principles and Practice
+    (3rd edition), section 5.2. The history holds a whole season, 1 <= m <= H.
+    """
+    return history[:, history.shape[1] - season + torch.arange(horizon) % season]
 
 
 def _title(windows: Windows, index: int) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.ingest.coordinates import coordinate_values, levels_hpa
 from hpc_bnn.fields.ingest.header import Header, VariableHeader
+from hpc_bnn.fields.ingest.meaning import coordinate_values, levels_hpa
 
 # In order of preference: a forecast file has both time (of its start) and valid_time.
 NAMES = {

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from hpc_bnn.fields import names
 from hpc_bnn.fields.catalogue import File, Part
 from hpc_bnn.fields.grid import Grid, canonical
-from hpc_bnn.fields.ingest.coordinates import scalar_level
 from hpc_bnn.fields.ingest.header import Header, VariableHeader
 from hpc_bnn.fields.ingest.meaning import (
     meaning,
     not_a_state,
     possible_names,
     require_geographic,
+    scalar_level,
 )
 from hpc_bnn.fields.ingest.packing import missing_values, packing
 from hpc_bnn.fields.ingest.roles import Roles, find_roles

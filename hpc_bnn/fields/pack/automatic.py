@@ -57,7 +57,7 @@ class Request:
         wanted = (self.variables, self.levels, self.static or (), self.member)
         return ingest_command(self.path, target, *wanted)
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, *, strict: bool = True) -> Catalogue:
         """Look into the files."""
         return catalogue(
             self.path,
@@ -65,9 +65,10 @@ class Request:
             levels=self.levels,
             static=self.static,
             member=self.member,
+            strict=strict,
         )
 
-    def open(self, folder: str | Path) -> Pack:
+    def open(self, folder: str | Path, *, strict: bool = True) -> Pack:
         """Open a finished pack."""
         return open_pack(
             folder,
@@ -76,6 +77,7 @@ class Request:
             static=self.static,
             member=self.member,
             stale=self.stale,
+            strict=strict,
         )
 
 

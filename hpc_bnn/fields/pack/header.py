@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_bnn.data.source import FieldChannel
 from hpc_bnn.fields.catalogue import Catalogue, Channel
 from hpc_bnn.fields.pack.sources import SourceFile, absolute
 
@@ -35,19 +36,13 @@ HEADER, STATIC, OLD_HEADER = "pack.json", "static.f32", "cache.json"
 
 
 @dataclass(frozen=True)
-class PackChannel:
-    """A channel as in `Channel`.
+class PackChannel(FieldChannel):
+    """A channel of a pack.
 
     declared: whether its files say that values may be missing.
     """
 
-    name: str
     variable: str
-    level_hpa: float | None
-    units: str
-    standard_name: str
-    long_name: str
-    vector: bool
     declared: bool
 
 

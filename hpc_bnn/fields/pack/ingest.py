@@ -22,15 +22,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.data.shared_file import open_shared, put
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.pack.folder import Done, Place, Plan, begin, clear
 from hpc_bnn.fields.pack.header import HEADER, STATIC, Header, load_header, to_json
 from hpc_bnn.fields.pack.pack import OtherPackError
 from hpc_bnn.fields.pack.sources import changes, listed, touched
-from hpc_bnn.fields.possible import impossible
-from hpc_bnn.fields.values import Values, chunk_steps
-from hpc_bnn.files import unwritable, write_whole
+from hpc_bnn.fields.values import Values, chunk_steps, impossible
+from hpc_bnn.files import open_shared, put, unwritable, write_whole
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.progress import Progress
 

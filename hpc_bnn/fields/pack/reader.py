@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.compiled import load
-from hpc_bnn.data.read_count import count_read
 from hpc_bnn.fields import times
 from hpc_bnn.fields.gaps import Gaps
 from hpc_bnn.fields.pack.header import STATIC
 from hpc_bnn.fields.pack.pack import Pack
+from hpc_bnn.files import count_read
 
 _decode = load("hpc_bnn.data._decode", needed=True)
 

@@ -1,4 +1,4 @@
-"""What a pack holds, in words; whether it is what its checksums and its source say."""
+"""Whether a pack is what its checksums and its source say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
-from hpc_bnn.fields.catalogue import Catalogue, levels_in_words, some
+from hpc_bnn.fields.catalogue import Catalogue, some
 from hpc_bnn.fields.pack.header import STATIC, header_of, read_year
 from hpc_bnn.fields.pack.ingest import BLOCK_BYTES, Span, share, spans, step_crc32
 from hpc_bnn.fields.pack.pack import Pack, open_pack, year_path
@@ -20,43 +20,6 @@ from hpc_bnn.fields.pack.reader import PackReader
 from hpc_bnn.fields.values import Values, chunk_steps
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.progress import Progress
-
-
-def describe(pack: Pack) -> list[str]:
-    """Describe a pack in lines, and list what is odd about it."""
-    header, when = pack.header, pack.times
-    size = sum(header.years.values()) * header.stride
-    lines = [
-        f"pack      {pack.source}, {len(header.years)} years, {size / 1e6:.1f} MB",
-        f"source    {header.source}, {len(header.files)} files",
-        f"grid      {pack.grid}",
-        f"channels  {len(pack.channels)}: {levels_in_words(pack.names)}",
-    ]
-    if pack.static:
-        lines.append(f"static    {', '.join(channel.name for channel in pack.static)}")
-    lines.append(
-        f"times     {len(when)}, {times.text(int(when[0]))} to {times.text(int(when[-1]))}"
-    )
-    return lines
-
-
-def defects(pack: Pack) -> list[str]:
-    """List what is odd about a pack: problems first."""
-    found = [*pack.problems, *pack.notices]
-    for name, position in zip(pack.names, pack.positions, strict=True):
-        gone = pack.times[pack.absent[:, position]]
-        if len(gone):
-            found.append(
-                f"{pack.source}: '{name}' is missing at {len(gone)} of {len(pack.times)} times "
-                f"({times.listed(gone)}); no window contains them"
-            )
-    early = pack.times[pack.preliminary]
-    if len(early):
-        found.append(
-            f"{pack.source}: {len(early)} steps are ERA5T, preliminary data (expver 0005), "
-            f"{times.listed(early)}; ERA5 may replace them"
-        )
-    return found
 
 
 def verify(

@@ -93,12 +93,12 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     _forget_numbers(parts, mode)
     with mode:
         posterior.initialise()
-    posterior.eval()
     scale = None if source.scale is None else _without_numbers(source.scale, mode)
     tally = TALLIES[source.task]()
     axis: Group = CountingAxis(grid.sample_ranks) if grid.sample_ranks > 1 else ALONE
     known = [*posterior.parameters(), *posterior.buffers(), *loss.parameters(), *loss.buffers()]
-    with mode, torch.no_grad(), LiveMemory(known) as live:
+    one_sample = posterior.predicting(0, range(at_once))
+    with mode, torch.no_grad(), one_sample, LiveMemory(known) as live:
         x, y = (torch.empty((at_once, *one.shape[1:]), dtype=one.dtype) for one in (one_x, one_y))
         x = as_input(posterior, x, torch.device("cpu"))
         key = posterior.key(0, grid.own_samples(samples)[:1], Purpose.PREDICTION)

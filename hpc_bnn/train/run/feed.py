@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hpc_bnn.data import Batches
 from hpc_bnn.data.prefetch import Prefetch
-from hpc_bnn.data.read_count import bytes_read
+from hpc_bnn.files import bytes_read
 
 Batch = tuple[Tensor, Tensor]
 Upload = Callable[[Batch], Batch]

@@ -17,7 +17,7 @@ from hpc_bnn.fields.forecast_file import (
     require_writable,
 )
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.rollout import Rollout
+from hpc_bnn.train.score.rollout import Rollout, noise_keys
 from hpc_bnn.train.score.trained import Trained
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ def forecast(
     def write() -> None:
         with ForecastFile(path, present=present) as file:
             for member in own.tolist():
-                network, history = trained.parts.posterior.network(member), first
+                network = trained.parts.posterior.network(member, positions=noise_keys(starts))
+                history = first
                 for lead in range(steps):
                     history = rollout.advance(history, starts, lead, member, network)
                     state = fields.physical(history[0, -1]).to(torch.float32)

@@ -102,19 +102,19 @@ class Rollout:
         points = shape[1:]
         drawn = [
             normals(
-                Stream(
-                    self._posterior.seed,
-                    Purpose.OBSERVATION,
-                    int(start) // HOUR_S + HOURS_BEFORE_1970,
-                    member,
-                ),
+                Stream(self._posterior.seed, Purpose.OBSERVATION, start, member),
                 points,
                 offset=lead * points.numel(),
                 device=self._device,
             )
-            for start in starts
+            for start in noise_keys(starts)
         ]
         return torch.stack(drawn).to(self._dtype)
+
+
+def noise_keys(starts: Tensor) -> list[int]:
+    """Return what keys the noise of forecasts from start times (B,): hours since the year 0001."""
+    return [int(start) // HOUR_S + HOURS_BEFORE_1970 for start in starts]
 
 
 def time_text(seconds: int | Tensor) -> str:

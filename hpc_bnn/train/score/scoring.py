@@ -61,7 +61,7 @@ def score(
     def forecast(part: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         x, y = examples.batch(part)
         x = as_input(posterior, x, world.device)
-        outputs = posterior.predict(x, samples=len(own), first=own.start)
+        outputs = posterior.predict(x, samples=len(own), first=own.start, positions=part.tolist())
         return physical(*loss.forecast(outputs), y, scale)
 
     most = -(-len(examples) // world.grid.data_ranks)  # of any rank

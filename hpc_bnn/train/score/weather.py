@@ -17,7 +17,7 @@ from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.rollout import HOUR_S, Rollout
+from hpc_bnn.train.score.rollout import HOUR_S, Rollout, noise_keys
 from hpc_bnn.train.score.scoring import examples_at_once
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.verify.climatology import Climatology, HarmonicSums, harmonics
@@ -116,7 +116,7 @@ def _score(
     pictures = []
     for lead in range(steps):
         for member in range(tally.members):
-            network = posterior.network(member)
+            network = posterior.network(member, positions=noise_keys(starts))
             histories[member] = rollout.advance(histories[member], starts, lead, member, network)
         valid = starts + (lead + 1) * rollout.step_s
         members = torch.stack([physical(history[:, -1]).cpu() for history in histories])

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.dropout import KeyedDropout, generator_states
+from hpc_bnn.bayes.dropout import KeyedDropout, dropping_layers, generator_states
 from hpc_bnn.bayes.inputs import Inputs, count_examples
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.bayes.posterior import Posterior
@@ -193,11 +193,7 @@ class Passes:
         return torch.autocast(self._world.device.type, dtype=torch.bfloat16)
 
     def _has_dropout(self) -> bool:
-        drops = [
-            name
-            for name, layer in self._posterior.module.named_modules()
-            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
-        ]
+        drops = list(dropping_layers(self._posterior.module))
         if drops and len(self.parts[0]) > 1:
             raise ValueError(
                 f"posterior.samples_per_pass: {drops[0]} is dropout, which needs the weight "

@@ -163,7 +163,6 @@ def test_rows_that_do_not_enumerate_the_batch_are_refused(shape: tuple[int, ...]
         functional.dropout(torch.ones(shape))
 
 
-ATTENTION = nn.MultiheadAttention(6, 2, dropout=0.1, batch_first=True)
 RECURRENT = {
     kind: getattr(nn, kind)(6, 4, num_layers=2, dropout=0.1, batch_first=True)
     for kind in ("LSTM", "GRU", "RNN")
@@ -171,13 +170,6 @@ RECURRENT = {
 X = torch.randn(B, 5, 6)
 
 REFUSED = {
-    "dropout inside scaled_dot_product_attention": lambda: functional.scaled_dot_product_attention(
-        X, X, X, dropout_p=0.1
-    ),
-    "inside scaled_dot_product_attention": lambda: functional.scaled_dot_product_attention(
-        X, X, X, None, 0.1
-    ),
-    "dropout inside nn.MultiheadAttention": lambda: ATTENTION(X, X, X),
     "alpha_dropout has": lambda: nn.AlphaDropout(0.1)(X),
     "feature_alpha_dropout has": lambda: nn.FeatureAlphaDropout(0.1)(X),
     "rrelu has": lambda: nn.RReLU()(X),

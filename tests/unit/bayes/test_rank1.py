@@ -51,6 +51,7 @@ def test_outputs_of_a_linear_layer_have_the_mean_and_covariance_of_products() ->
     vv = torch.outer(v, v) + torch.diag(sigma_v.square())
     terms = layer.weight.detach() * x[:, None]
     mean = r * (terms @ v)
+    assert torch.allclose(posterior.mean()["weight"], layer.weight * torch.outer(r, v), rtol=1e-12)
     second = torch.einsum("ab,xai,ybj,ij->xayb", rr, terms, terms, vv)
     covariance = second.reshape(6, 6) - torch.outer(mean.flatten(), mean.flatten())
     centred = (outputs - layer.bias.detach() - mean).reshape(count, 6)

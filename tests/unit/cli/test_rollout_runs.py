@@ -105,14 +105,3 @@ def test_scores_and_forecast(finished: Path, tmp_path: Path) -> None:
     with xarray.open_dataset(tmp_path / "forecast.nc", decode_timedelta=True) as file:
         assert file.t2m.shape == (2, 3, 7, 16)
         assert np.isfinite(file.t2m.values).all()
-
-
-def test_a_rollout_that_no_window_holds(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
-    options = ["train.rollout={0: 1, 1: 102}", "--run", tmp_path / "run"]
-    assert hpc_bnn("train", config_of(finished), *options) == 2
-    err = capsys.readouterr().err
-    assert "none is followed by 102 complete steps 12 h apart (train.rollout)" in err
-    assert not (tmp_path / "run").exists()

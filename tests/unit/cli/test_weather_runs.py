@@ -257,14 +257,6 @@ def test_statistics_that_cannot_be(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_toy_into_a_used_folder(trained: Path, told: Any) -> None:
-    assert "has " in told("data toy", trained.parent / "toy", *TOY)
-
-
-def test_toy_of_too_small_a_grid(tmp_path: Path, told: Any) -> None:
-    assert "7 x 8 points" in told("data toy", tmp_path / "toy", *TOY, "--columns", 8)
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -1,5 +1,6 @@
 """Settings from a YAML file and the command line: what is read, and how every mistake is told."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def test_a_wrong_value_of_the_file_is_not_blamed_on_another_override(tmp_path: P
         (b"a: [1, 2\n", "not YAML"),
         (b"\ttabs: 1\n", "not YAML"),
         (b"\xff\xfe\x00", "not YAML"),
-        (b"", "expected sections (seed, grid, posterior, loss, model, data, train, evalu"),
+        (b"", "expected sections (seed, grid, posterior, loss, model, data, optimizer, train, "),
         (b"", "evaluation), got None"),
         (b"# nothing\n", "expected sections"),
         (b"- 1\n- 2\n", "expected sections"),
@@ -331,3 +332,37 @@ def test_a_default_counts_where_nobody_says_otherwise(tmp_path: Path) -> None:
     assert settings.grid.sample_ranks == 1
     with pytest.raises(SettingsError, match=r"command line: train\.stal_timeout: unknown key"):
         load_settings(path, defaults=["train.stal_timeout=600"])
+
+
+METHOD_FILE = """
+posterior: {samples: 4, prior_sigma: fan_in, initial_sigma: 0.01}
+loss: {name: categorical_nll}
+model: {name: vit, patch: 4}
+data: {name: digits}
+train: {steps: 5}
+"""
+
+
+def test_options_of_a_file_belong_to_the_choice_that_it_makes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``posterior.name`` is left out in the file: its options are those of the default."""
+    path = tmp_path / "vit.yaml"
+    path.write_text(METHOD_FILE)
+    caplog.set_level(logging.INFO, logger="hpc_bnn")
+    overrides = ["posterior.name=ensemble", "posterior.initial_sigma=0.1", "model.name=mlp"]
+    settings = load_settings(path, overrides)
+    assert settings.posterior.options == {"initial_sigma": 0.1}  # of the command line: it counts
+    assert settings.posterior.samples == 4
+    assert settings.model.options == {}
+    assert "options of gaussian in the file do not count: prior_sigma" in caplog.text
+    assert "model.name = mlp: the options of vit in the file do not count: patch" in caplog.text
+
+
+def test_the_same_choice_keeps_the_options_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "vit.yaml"
+    path.write_text(METHOD_FILE)
+    options = {"prior_sigma": "fan_in", "initial_sigma": 0.01}
+    for overrides in ([], ["posterior.name=gaussian"], ["posterior={name: ensemble}"]):
+        settings = load_settings(path, overrides)
+        assert settings.posterior.options == ({} if "{" in "".join(overrides) else options)

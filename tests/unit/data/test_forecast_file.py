@@ -101,14 +101,6 @@ def test_values_come_back_exactly(whole: Path) -> None:
             assert opened[variable.name].dims == CELL
 
 
-def test_its_header_is_read_as_the_library_reads_it(whole: Path) -> None:
-    header = read_header(str(whole))
-    with netCDF4.Dataset(whole) as dataset:
-        assert list(dataset.variables) == list(header.variables)
-        assert {n: len(d) for n, d in dataset.dimensions.items()} == header.dimensions
-        assert {n: dataset.getncattr(n) for n in dataset.ncattrs()} == header.attributes
-
-
 def test_nothing_follows_the_values(whole: Path) -> None:
     begin, record = read_header(str(whole)).records
     assert record == 4 + len(VARIABLES) * len(LEADS) * len(LATITUDE) * len(LONGITUDE) * 4

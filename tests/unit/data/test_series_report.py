@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_bnn.data.series.report import SeriesReport
+from hpc_bnn.data.series.report import SeriesReport, seasonal_naive
 from hpc_bnn.data.series.windows import RegularSeries, windowed_source
 from hpc_bnn.data.source import Source
 
@@ -76,3 +76,12 @@ def test_details_hold_them_by_channel_and_lead_time() -> None:
     assert of["crps"] == pytest.approx((of["channels"]["c0"]["crps"] + 7.0) / 2, 1e-3)
     squares = [of["channels"][name]["rmse"] ** 2 for name in ("c0", "c1")]
     assert of["rmse"] ** 2 == pytest.approx(sum(squares) / 2, 1e-9)
+
+
+def test_a_season_is_repeated() -> None:
+    series = torch.tensor([3.0, 1.0, 4.0]).repeat(5)[None, :, None]
+    history, truth = series[:, :7], series[:, 7:15]
+    assert torch.equal(seasonal_naive(history, horizon=8, season=3), truth)
+    assert torch.equal(seasonal_naive(history, horizon=8, season=6), truth)
+    assert seasonal_naive(history, horizon=4, season=1).flatten().tolist() == [3.0] * 4
+    assert seasonal_naive(history, horizon=2, season=7).flatten().tolist() == [3.0, 1.0]

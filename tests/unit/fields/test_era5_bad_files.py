@@ -191,11 +191,6 @@ def test_packed_missing_values(tmp_path: Path, attribute: str) -> None:
 # Times
 
 
-def test_missing_steps_are_listed(tmp_path: Path) -> None:
-    made = catalogue(write_new(tmp_path / "a.nc", np.delete(hours(12), [4, 5, 9])))
-    assert any("3 steps are missing in 2 gaps" in defect for defect in defects(made))
-
-
 def test_unsorted_times_are_sorted(tmp_path: Path) -> None:
     made = catalogue(write_new(tmp_path / "a.nc", hours(4)[[2, 0, 3, 1]]))
     assert (made.times == hours(4)).all()
@@ -210,20 +205,6 @@ def test_equal_duplicates_are_read_once(tmp_path: Path) -> None:
     made = catalogue(tmp_path)
     assert (made.times == hours(4)).all()
     assert any("3 steps are there twice" in notice for notice in made.notices)
-
-
-def test_different_duplicates_are_an_error(tmp_path: Path) -> None:
-    def other(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        array[-1, 3, 3] += 0.5
-        return array
-
-    write_new(tmp_path / "a.nc", hours(4))
-    write_new(tmp_path / "b.nc", hours(2, start=START + 12 * HOUR), change=other)
-    with pytest.raises(
-        ValueError,
-        match=r"a\.nc and .*b\.nc: 't2m' at 2017-01-01T18:00 is there twice.*by up to 0\.5",
-    ):
-        catalogue(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["noleap", "360_day", "365_day", "julian"])
@@ -283,15 +264,6 @@ def test_regions_are_not_periodic(tmp_path: Path) -> None:
     np.testing.assert_allclose(made.grid.longitude, [-30, 0, 30])
     made = catalogue(write_new(tmp_path / "b.nc", hours(1), latitude=LATITUDE[1:]))
     assert not made.grid.periodic  # the circle closes, but one pole is missing
-
-
-def test_different_grids_are_an_error_that_lists_both(tmp_path: Path) -> None:
-    write_new(tmp_path / "a.nc", hours(1))
-    write_new(tmp_path / "b.nc", hours(1), longitude=LONGITUDE[:6])
-    with pytest.raises(ValueError, match=r"b\.nc and .*a\.nc have different grids: 7 x 6.*7 x 12"):
-        catalogue(tmp_path)
-    made = catalogue(tmp_path, strict=False)
-    assert "different grids" in defects(made)[0]
 
 
 def test_different_variables_and_levels_are_an_error_that_lists_both(tmp_path: Path) -> None:
@@ -380,18 +352,6 @@ def test_units_are_converted(
     made = catalogue(path)
     np.testing.assert_allclose(state(made)[0], field(name, START), rtol=1e-6)
     assert any(f"converted from '{units}'" in notice for notice in made.notices)
-
-
-def test_wrong_and_unknown_units_are_refused(tmp_path: Path) -> None:
-    path = write_new(tmp_path / "a.nc", hours(1), change=lambda _, a: a - np.float32(273.15))
-    with pytest.raises(
-        ValueError,
-        match=r"at 2017-01-01T00:00: 84 of 84 .*expected 150 to 350 K: check the units attribute",
-    ):
-        catalogue(path)
-    path = write_new(tmp_path / "b.nc", hours(1), attributes={"units": "furlong"})
-    with pytest.raises(ValueError, match=r"b\.nc: 't2m': units = 'furlong': expected 'K'"):
-        catalogue(path)
 
 
 # Versions, accumulations, members, missing dimensions
@@ -570,7 +530,8 @@ def test_an_unknown_channel_lists_those_there_are(tmp_path: Path) -> None:
 
 
 def test_the_layout_of_files_is_described(tmp_path: Path) -> None:
-    assert "chunks [40, 7, 12], zlib 1" in describe(
-        catalogue(write_new(tmp_path / "a.nc", hours(40), chunks=40))
-    )
-    assert "int16, contiguous" in describe(catalogue(write_legacy(tmp_path / "b.nc", hours(2))))
+    for path, stored in (
+        (write_new(tmp_path / "a.nc", hours(40), chunks=40), "chunks [40, 7, 12], zlib 1"),
+        (write_legacy(tmp_path / "b.nc", hours(2)), "int16, contiguous"),
+    ):
+        assert stored in describe(catalogue(path))[-1]

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from packs import packed
 
 from hpc_bnn.data import Source
-from hpc_bnn.data.read_count import bytes_read
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.gaps import Gaps
 from hpc_bnn.fields.pack.reader import PackReader
+from hpc_bnn.files import bytes_read
 
 RANGES: dict[str, Any] = {
     "train": ("2017-01-02", "2017-01-04"),
@@ -172,21 +172,6 @@ def test_a_channel_without_any_value_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"2017\.f32: 'sst' at 2017-01-02T00:00: no point has a value"
     ):
         source(write(tmp_path / "files", none))
-
-
-def test_the_reader_fills_what_is_known_to_be_missing(tmp_path: Path) -> None:
-    made = packed(write(tmp_path / "files"), variables=["sst"])
-    mean, std = np.array([290.0]), np.array([10.0])
-    kept, filled = np.empty((2, *made.shape), np.float32)
-    PackReader(made, mean=mean, std=std, missing="keep").read(3, kept)
-    gaps = Gaps(LAND[None], "2017-01-02T00:00")
-    reader = PackReader(made, mean=mean, std=std, gaps=gaps)
-    reader.read(3, filled)
-    assert np.array_equal(np.nan_to_num(kept), filled)
-    outs = np.empty((3, *made.shape), np.float32)
-    reader.read_all([5, 3, 4], list(outs))
-    assert np.array_equal(outs[1], filled)
-    assert (outs[:, 0, LAND] == 0).all()
 
 
 def test_masked_steps_are_read_once(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import read
-from hpc_bnn.fields.statistics import BLOCK, Statistics, statistics
+from hpc_bnn.fields.statistics import BLOCK, statistics
+from hpc_bnn.fields.statistics_file import Statistics
 from hpc_bnn.group import ALONE, Group, RankError
 
 TIMES = 3 * BLOCK + 20  # four blocks, the last of them shorter

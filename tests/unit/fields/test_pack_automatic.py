@@ -217,6 +217,8 @@ def test_all_ranks_pack_together(tmp_path: Path) -> None:
 def test_the_settings_know_the_options() -> None:
     options = {name: list(v) if isinstance(v, tuple) else v for name, v in OPTIONS.items()}
     options |= {"path": "x", "pack": "y", "pack_limit": 3, "stale": "allow"}
+    options |= {"levels": [500], "static": ["lsm"]}
     assert check_options("data", data_set("era5"), options) == []
+    assert len(check_options("data", data_set("era5"), options | {"step": 6})) == 1
     (wrong,) = check_options("data", data_set("era5"), options | {"stale": "yes"})
     assert "data.stale = 'yes'" in wrong and "'allow'" in wrong

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from packs import everything, packed
 
-from hpc_bnn.data.read_count import bytes_read
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.gaps import Gaps
 from hpc_bnn.fields.pack import reader as reader_module
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import PackReader
 from hpc_bnn.fields.values import Values
+from hpc_bnn.files import bytes_read
 
 
 @pytest.fixture(scope="module")

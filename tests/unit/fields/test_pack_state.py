@@ -14,7 +14,8 @@ from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.pack.automatic import Request, pack_of
 from hpc_bnn.fields.pack.ingest import ingest
 from hpc_bnn.fields.pack.pack import open_pack
-from hpc_bnn.fields.pack.verify import defects, describe, verify
+from hpc_bnn.fields.pack.verify import verify
+from hpc_bnn.fields.report import describe_pack, pack_defects
 from hpc_bnn.group import ALONE
 
 
@@ -45,8 +46,8 @@ def test_a_stale_pack_is_used_with_a_warning_that_names_what_changed(
     (told,) = [record.getMessage() for record in caplog.records]
     assert "2.nc has" in told and "3.nc is gone" in told and "used as it is" in told
     assert same(everything(used), want) and not used.problems
-    assert any("3.nc is gone" in one for one in defects(used))
-    assert any("stale" in one for one in defects(open_pack(folder, strict=False)))
+    assert any("3.nc is gone" in one for one in pack_defects(used))
+    assert any("stale" in one for one in pack_defects(open_pack(folder, strict=False)))
 
 
 def test_many_changes_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,10 +126,10 @@ def test_what_a_pack_has_not_is_told_with_the_command(folder: Path) -> None:
 
 def test_words_and_checksums(folder: Path) -> None:
     pack = open_pack(folder)
-    text = "\n".join(describe(pack))
+    text = "\n".join(describe_pack(pack))
     assert "1 years, 0.1 MB" in text and "channels  1: t2m" in text
-    assert "times     32, 2017-01-01T00:00 to 2017-01-08T18:00" in text
-    assert defects(pack) == [] and verify(folder) == ()
+    assert "times     32, every 6 h, 2017-01-01T00:00 to 2017-01-08T18:00" in text
+    assert pack_defects(pack) == [] and verify(folder) == ()
     files = catalogue(folder.with_name("source"))
     assert verify(folder, source=files) == ()
     raw = bytearray((folder / "2017.f32").read_bytes())

@@ -1,6 +1,5 @@
 """Values of foreign files, as a pack reads them: whole blocks, in canonical order."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 from cache_files import MAKES, write_static
 from era5_files import field, hours, write_new
-from numpy.typing import NDArray
 
 from hpc_bnn.fields import values as values_module
 from hpc_bnn.fields.assemble import catalogue
@@ -103,20 +101,3 @@ def test_damage_names_file_variable_and_time(tmp_path: Path) -> None:
     when = r"\(reading t2m at 2017-01-01T00:00 to 2017-01-02T06:00\)"
     with pytest.raises(OSError, match=f"{where}.*{when}"):
         Values(made).read([0], 0, 6)
-
-
-def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
-    path = write_new(tmp_path / "a.nc", hours(6))
-    made = catalogue(path)
-    os.truncate(path, path.stat().st_size - 9)
-    with pytest.raises(ValueError, match=r"a\.nc: has \d+ bytes, expected the \d+"):
-        Values(made).read([0], 0, 6)
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"a\.nc: was there when the catalogue was made"):
-        Values(made).read([0], 0, 6)
-
-
-def test_only_what_is_asked_for(tmp_path: Path) -> None:
-    made = catalogue(MAKES["new"](tmp_path))
-    values: NDArray[np.float32] = Values(made).read([], 0, 4)
-    assert values.shape == (4, 0, *made.shape[1:])

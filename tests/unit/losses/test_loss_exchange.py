@@ -5,7 +5,7 @@ own parameters summed over the ranks, in float64 to 1e-12. The ranks are threads
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -102,6 +102,17 @@ def joint_result(
     return value.detach(), mine.grad, [p.grad for p in loss.parameters() if p.grad is not None]
 
 
+def added(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum(0)
+
+
+def assert_gradients(results: Sequence[Result], wanted: Sequence[Tensor]) -> None:
+    """Those to outputs lie side by side on the ranks, those to the loss's own are summed."""
+    assert close(torch.cat([mine for _, mine, _ in results]), wanted[0])
+    for i, expected in enumerate(wanted[1:]):
+        assert close(added([gradients[i] for _, _, gradients in results]), expected)
+
+
 def test_every_loss_of_the_registry_is_here() -> None:
     tested = {name.split()[0] for name in JOINT} | {name.split()[0] for name in SEPARABLE}
     assert tested == set(losses.LOSSES)
@@ -117,10 +128,7 @@ def test_joint_loss_on_ranks_equals_local(name: str, ranks: int) -> None:
     results = on_ranks(ranks, lambda axis: joint_result(loss, outputs, target, axis, weights))
     for rank_value, _, _ in results:
         assert close(rank_value, value)
-    assert close(torch.cat([mine for _, mine, _ in results]), gradient)
-    for i, expected in enumerate(own_gradients):
-        summed = sum((gradients[i] for _, _, gradients in results), torch.zeros(()).double())
-        assert close(summed, expected)
+    assert_gradients(results, [gradient, *own_gradients])
 
 
 @pytest.mark.parametrize("name", [n for n in JOINT if "transposed" not in n])
@@ -159,12 +167,8 @@ def test_shares_of_a_separable_loss_sum_to_the_objective(name: str, ranks: int) 
     objective = torch.stack([loss(output, target) for output in everything]).mean()
     wanted = torch.autograd.grad(objective, [everything, *loss.parameters()])
     results = on_ranks(ranks, result)
-    total = sum((share for share, _, _ in results), torch.zeros(()).double())
-    assert close(total, objective.detach())
-    assert close(torch.cat([mine for _, mine, _ in results]), wanted[0])
-    for i, expected in enumerate(wanted[1:]):
-        summed = sum((gradients[i] for _, _, gradients in results), torch.zeros(()).double())
-        assert close(summed, expected)
+    assert close(added([share for share, _, _ in results]), objective.detach())
+    assert_gradients(results, wanted)
 
 
 @pytest.mark.parametrize("ranks", RANKS)
@@ -188,12 +192,9 @@ def test_inexact_share_is_the_average_of_the_losses_of_each_rank(name: str, rank
         return share.detach(), mine.grad, [p.grad for p in twin.parameters() if p.grad is not None]
 
     results = on_ranks(ranks, result)
-    total = sum((share for share, _, _ in results), torch.zeros(()).double())
+    total = added([share for share, _, _ in results])
     assert close(total, average.detach())
-    assert close(torch.cat([mine for _, mine, _ in results]), wanted[0])
-    for i, expected in enumerate(wanted[1:]):
-        summed = sum((gradients[i] for _, _, gradients in results), torch.zeros(()).double())
-        assert close(summed, expected)
+    assert_gradients(results, wanted)
     exact = loss(outputs, target, ALONE).mean()
     if ranks > 1:
         assert abs(total.item() - exact.item()) > 1e-4

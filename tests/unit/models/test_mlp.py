@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from hpc_bnn.models import MODELS
 from hpc_bnn.models.mlp import MLP
 
 
@@ -53,7 +52,3 @@ def test_dropout_follows_every_hidden_layer() -> None:
 def test_refused(options: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         MLP((3,), (2,), **options)  # type: ignore[arg-type]
-
-
-def test_is_registered() -> None:
-    assert MODELS["mlp"] is MLP

@@ -10,7 +10,6 @@ from torch.func import functional_call
 
 from hpc_bnn.bayes import Gaussian
 from hpc_bnn.bayes.selection import random_names
-from hpc_bnn.models import MODELS
 from hpc_bnn.models.vit import ViT, sin_cos_positions
 
 TIGHT: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-12}
@@ -171,7 +170,3 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], told: str) -> Non
 def test_only_images_are_taken() -> None:
     with pytest.raises(ValueError, match=r"model\.vit: input of shape \(168, 1\): .*\(C, H, W\)"):
         ViT((168, 1), (10,))
-
-
-def test_vit_is_registered() -> None:
-    assert MODELS["vit"] is ViT

@@ -150,7 +150,8 @@ def test_fits_a_signed_integer() -> None:
     assert all(-(2**63) <= fingerprint(some(dtype)) < 2**63 for dtype in DTYPES)
 
 
-Break = Callable[[Grid, dict[str, Tensor], list[Tensor], list[Tensor]], None]
+Named = dict[str, Tensor]
+Break = Callable[[Grid, Named, list[Tensor], list[Tensor]], None]
 
 
 def guarded(sample_ranks: int, data_ranks: int, spoil: Break) -> list[Exception | None]:
@@ -187,9 +188,7 @@ def test_a_good_state_passes(sample_ranks: int, data_ranks: int) -> None:
 
 @pytest.mark.parametrize("bad_rank", [0, 1, 2, 3])
 def test_a_parameter_that_differs_is_named_with_its_rank(bad_rank: int) -> None:
-    def spoil(
-        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
-    ) -> None:
+    def spoil(grid: Grid, parameters: Named, batch: list[Tensor], draw: list[Tensor]) -> None:
         if grid.world_rank == bad_rank:
             parameters["c"][0] += 1
             parameters["b"][3] = torch.nextafter(parameters["b"][3], torch.tensor(1e9))
@@ -201,9 +200,7 @@ def test_a_parameter_that_differs_is_named_with_its_rank(bad_rank: int) -> None:
 
 @pytest.mark.parametrize("part", [0, 1], ids=["x", "y"])
 def test_different_batches_on_one_data_rank(part: int) -> None:
-    def spoil(
-        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
-    ) -> None:
+    def spoil(grid: Grid, parameters: Named, batch: list[Tensor], draw: list[Tensor]) -> None:
         if grid.world_rank == 3:  # sample rank 1 of data rank 1
             batch[part] = batch[part] + 100
 
@@ -214,9 +211,7 @@ def test_different_batches_on_one_data_rank(part: int) -> None:
 
 
 def test_the_same_batch_on_two_data_ranks() -> None:
-    def spoil(
-        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
-    ) -> None:
+    def spoil(grid: Grid, parameters: Named, batch: list[Tensor], draw: list[Tensor]) -> None:
         if grid.data_rank == 2:
             batch[0], batch[1] = batch[0] - 1, batch[1] - 4
 
@@ -226,9 +221,7 @@ def test_the_same_batch_on_two_data_ranks() -> None:
 
 
 def test_the_same_draws_on_two_sample_ranks() -> None:
-    def spoil(
-        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
-    ) -> None:
+    def spoil(grid: Grid, parameters: Named, batch: list[Tensor], draw: list[Tensor]) -> None:
         if grid.sample_rank == 2:
             draw[0] -= 1
 
@@ -240,9 +233,7 @@ def test_the_same_draws_on_two_sample_ranks() -> None:
 def test_mirrored_draws_of_zero_means_are_different() -> None:
     """An antithetic pair over a mean of zero, in float64, is not *the same weights*."""
 
-    def spoil(
-        grid: Grid, parameters: dict[str, Tensor], batch: list[Tensor], draw: list[Tensor]
-    ) -> None:
+    def spoil(grid: Grid, parameters: Named, batch: list[Tensor], draw: list[Tensor]) -> None:
         draw[0] = some(torch.float64, 11)[1:] * (1 - 2 * grid.sample_rank)
 
     assert guarded(2, 1, spoil) == [None, None]

@@ -20,9 +20,7 @@ def test_every_picture(tmp_path: Path, kinds: list[str]) -> None:
     make_runs(made, step_time=lambda p: 0.01 + ideal(p))
     rows = list(collect(made).rows)
     drawn = plot_study(rows, read_outcomes(made), tmp_path / "pictures")
-    assert [path.name for path in drawn] == [
-        "scaling.png", "speedup.png", "efficiency.png", "memory.png", "phases.png", "loss.png"
-    ]  # fmt: skip
+    assert [path.name for path in drawn] == ["scaling.png", "memory.png", "phases.png", "loss.png"]
     points = measured(rows, made.settings())
     projected = project(
         rows, points.fit(), leave_one_out(points)[1], ranks_per_node=4, max_ranks=64
@@ -37,6 +35,6 @@ def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
     made = plan(tmp_path, kinds=["fixed_samples"], modes=["local"], ranks=[1])
     make_runs(made, phases_s=None)
     names = [p.name for p in plot_study(list(collect(made).rows), [], tmp_path / "pictures")]
-    assert names == ["scaling.png", "speedup.png", "efficiency.png", "memory.png"]
+    assert names == ["scaling.png", "memory.png"]
     with pytest.raises(ValueError, match="holds no rows"):
         plot_study([], [], tmp_path)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.data import Batches
-from hpc_bnn.data.read_count import count_read
+from hpc_bnn.files import count_read
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.feed import Batch, Feed, upload_to

@@ -16,12 +16,13 @@ from toy_weather import (
     ALONE_WORLD,
     STEP_HOURS,
     data_world,
+    forecast_by_hand,
     toy_source,
     toy_trained,
     write_small_toy,
 )
 
-from hpc_bnn.bayes.noise import Purpose, Stream, normals, uniforms
+from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data import Source
 from hpc_bnn.data.source import FieldRecord
 from hpc_bnn.group import Group, RankError
@@ -59,13 +60,9 @@ def scored_on(size: int, folder: Path, **changes: dict[str, Any]) -> list[Weathe
 
 def by_hand(trained: Trained, starts: Tensor, steps: int) -> tuple[WeatherTally, Tensor]:
     """Return the tally of all starts and the members (M, L, B, C, H, W), with ``predict``."""
-    fields, posterior, loss = (
-        trained.parts.source.fields,
-        trained.parts.posterior,
-        trained.parts.loss,
-    )
+    fields, count = trained.parts.source.fields, trained.settings.posterior.predict_samples
     assert fields is not None
-    times, count = fields.record.times, trained.settings.posterior.predict_samples
+    times = fields.record.times
 
     def states(seconds: Tensor) -> Tensor:
         return fields.record.states(torch.searchsorted(times, seconds)).double()
@@ -73,26 +70,7 @@ def by_hand(trained: Trained, starts: Tensor, steps: int) -> tuple[WeatherTally,
     sums = HarmonicSums(0, 1, tuple(trained.parts.source.output_shape))  # type: ignore[arg-type]
     sums.add(fields.train_times, states(fields.train_times))
     climatology = sums.solve()
-    forecasts = []
-    for member in range(count):
-        past = [states(starts - k * STEP_S) for k in reversed(range(fields.history))]
-        for lead in range(steps):
-            forcing = fields.record.forcing(starts + lead * STEP_S).double()
-            x = torch.cat([*past, forcing], 1)
-            mean, sigma = loss.forecast(posterior.predict(x, samples=1, first=member))
-            tendency = mean[0]
-            if sigma is not None:
-                for b, start in enumerate(starts.tolist()):
-                    key = start // 3600 + 719_162 * 24
-                    stream = Stream(posterior.seed, Purpose.OBSERVATION, key, member)
-                    shape = tendency[b].shape
-                    noise = normals(stream, shape, offset=lead * shape.numel())
-                    tendency[b] += sigma[0, b] * noise
-            now = fields.physical(past[-1]) + fields.tendency_std[:, None, None] * tendency
-            forecasts.append(now)
-            normal = (now - fields.state_mean[:, None, None]) / fields.state_std[:, None, None]
-            past = [*past[1:], normal]
-    members = torch.stack(forecasts).unflatten(0, (count, steps))
+    members = forecast_by_hand(trained, starts, steps, members=count)
     channels = len(fields.names)
     tally = WeatherTally(
         leads=steps, channels=channels, members=count, area=cell_area(fields.latitude)
