@@ -45,7 +45,7 @@ from hpc_bnn.bayes.prior import Positive, PriorSigma, require_positive
 log = logging.getLogger(__name__)
 
 ENOUGH = 2  # collections: of one, there is no variance
-MOMENTS = ("mean", "variance", "deviations")
+MOMENTS = ("means", "variances", "deviations")
 
 
 class SWAG(Members):
@@ -75,7 +75,7 @@ class SWAG(Members):
     ----------
     collected
         n, collections so far.
-    mean, variance, deviations
+    means, variances, deviations
         Of each parameter, (S, *shape) and (S, r, *shape), in float32 or wider.
 
     Raises

@@ -45,8 +45,8 @@ def test_moments_are_those_of_the_iterates(count: int) -> None:
         values = torch.stack([rows[name] for rows in iterates])
         mean = values.mean(0)
         variance = values.square().mean(0) - mean.square()
-        assert torch.allclose(getattr(posterior.mean, name), mean, rtol=1e-13)
-        assert torch.allclose(getattr(posterior.variance, name), variance, rtol=0, atol=1e-13)
+        assert torch.allclose(getattr(posterior.means, name), mean, rtol=1e-13)
+        assert torch.allclose(getattr(posterior.variances, name), variance, rtol=0, atol=1e-13)
         columns = getattr(posterior.deviations, name)
         for i in range(max(0, count - RANK), count):
             deviation = values[i] - values[: i + 1].mean(0)
@@ -67,7 +67,7 @@ def test_the_variance_of_large_weights_keeps_its_digits() -> None:
         posterior.collect(step)
     held = torch.tensor(values)
     exact = held.double().var(correction=0)
-    found = getattr(posterior.variance, "0/weight").double()
+    found = getattr(posterior.variances, "0/weight").double()
     assert torch.allclose(found, exact.expand_as(found), rtol=0.01)
     assert abs(held.square().mean() - held.mean().square() - exact) > exact
 
@@ -193,7 +193,7 @@ def test_a_process_predicts_with_the_members_that_it_holds() -> None:
 def test_a_network_in_half_precision_has_moments_in_float32() -> None:
     posterior = swag(torch.bfloat16)
     feed(posterior, 3)
-    assert getattr(posterior.variance, "2/bias").dtype == torch.float32
+    assert getattr(posterior.variances, "2/bias").dtype == torch.float32
     drawn = posterior.sample(posterior.key(0, (0,), Purpose.PREDICTION))
     assert drawn["2.bias"].dtype == torch.bfloat16
 
