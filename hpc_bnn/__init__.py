@@ -15,8 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import SWAG, Dropout, Gaussian, LastLayerLaplace, LowRank, Rank1
+    from hpc_bnn.bayes import (
+        IVON,
+        SGHMC,
+        SGLD,
+        SWAG,
+        Dropout,
+        Ensemble,
+        Gaussian,
+        LastLayerLaplace,
+        LowRank,
+        Rank1,
+    )
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
+    from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
     from hpc_bnn.train.step.step import Step
@@ -24,9 +36,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "IVON",
+    "SGHMC",
+    "SGLD",
     "SWAG",
     "Batches",
     "Dropout",
+    "Ensemble",
     "Gaussian",
     "LastLayerLaplace",
     "LowRank",
@@ -35,21 +51,27 @@ __all__ = [
     "World",
     "freeze_batchnorm",
     "losses",
+    "perturbed_targets",
     "replace_batchnorm",
     "start",
 ]
 
 _HOMES = {
     "SWAG": "hpc_bnn.bayes",
+    "SGHMC": "hpc_bnn.bayes",
+    "SGLD": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
     "Dropout": "hpc_bnn.bayes",
+    "Ensemble": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
+    "IVON": "hpc_bnn.bayes",
     "LastLayerLaplace": "hpc_bnn.bayes",
     "LowRank": "hpc_bnn.bayes",
     "Rank1": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
+    "perturbed_targets": "hpc_bnn.bayes.ensemble",
     "replace_batchnorm": "hpc_bnn.bayes.batchnorm",
     "start": "hpc_bnn.parallel.world",
 }

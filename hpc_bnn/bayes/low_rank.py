@@ -103,6 +103,9 @@ class LowRank(Gaussian):
     def _factors(self) -> list[nn.Parameter]:
         return [self.factor[row_key(name)] for name in self.names]
 
+    def mean_field(self) -> None:
+        """Return None: weights depend on each other."""
+
     def sample(self, key: Key) -> Weights:
         """Return the drawn weights by name, each (S, *shape)."""
         if not self.rank:
