@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         LastLayerLaplace,
         LowRank,
         Rank1,
+        convert,
     )
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
     from hpc_bnn.bayes.ensemble import perturbed_targets
@@ -49,6 +50,7 @@ __all__ = [
     "Rank1",
     "Step",
     "World",
+    "convert",
     "freeze_batchnorm",
     "losses",
     "perturbed_targets",
@@ -56,6 +58,7 @@ __all__ = [
     "start",
 ]
 
+_MODULES = {"convert": "hpc_bnn.bayes.convert", "losses": "hpc_bnn.losses"}
 _HOMES = {
     "SWAG": "hpc_bnn.bayes",
     "SGHMC": "hpc_bnn.bayes",
@@ -79,8 +82,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: ``hpc-bnn --help`` needs no torch."""
-    if name == "losses":
-        return importlib.import_module("hpc_bnn.losses")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
