@@ -1,4 +1,9 @@
-"""The library in a user's own script, as README shows it; prints every loss."""
+"""The library in a user's own script, as README shows it; prints every loss.
+
+The argument names the posterior.
+"""
+
+import sys
 
 import torch
 
@@ -9,10 +14,11 @@ from hpc_bnn.models import MODELS
 digits = data_set("digits")()
 train_set = digits.train
 torch.manual_seed(0)
-network = MODELS["mlp"](digits.input_shape, digits.output_shape, hidden=(16,)).double()
+shapes = digits.input_shape, digits.output_shape
+network = MODELS["mlp"](*shapes, hidden=(16,), dropout=0.1).double()
 
 world = hb.start(sample_ranks="auto")
-posterior = hb.Gaussian(network, prior_sigma=1.0)
+posterior = getattr(hb, sys.argv[1])(network, prior_sigma=1.0)
 optimizer = torch.optim.Adam(posterior.parameters(), lr=1e-3)
 step = hb.Step(
     posterior,
