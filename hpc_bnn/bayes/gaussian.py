@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hpc_bnn.bayes.draw import draw_together, flatten, groups, unflatten
+from hpc_bnn.bayes.mean_field import MeanField, RandomWeight
 from hpc_bnn.bayes.noise import Key
 from hpc_bnn.bayes.posterior import Posterior, Weights, row_key
 from hpc_bnn.bayes.prior import Positive, PriorSigma, require_positive, taus
@@ -126,6 +127,11 @@ class Gaussian(Posterior):
     def scales(self) -> Iterable[str]:
         """Return the names of log_sigma."""
         return [f"log_sigma.{row_key(name)}" for name in self.names]
+
+    def mean_field(self) -> MeanField | None:
+        """Return mu, log_sigma and tau by random weight."""
+        parts = zip(self.names, *self._random(), self._taus, strict=True)
+        return MeanField([RandomWeight(*each) for each in parts], self.temperature)
 
     def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
         """Raise ValueError unless training can draw so many weight samples."""

@@ -7,17 +7,21 @@ Letters: S samples, B batch, K samples over the whole grid.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes.batchnorm import refuse_running_statistics
 from hpc_bnn.bayes.dropout import KeyedDropout
+from hpc_bnn.bayes.inputs import Inputs
+from hpc_bnn.bayes.mean_field import MeanField
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.predictor import Predictor
 from hpc_bnn.bayes.predictor import Weights as Weights
+from hpc_bnn.bayes.rows import Rows, gather_rows
+from hpc_bnn.group import Group
 
 
 def row_key(name: str) -> str:
@@ -25,22 +29,6 @@ def row_key(name: str) -> str:
     path readable in state dicts.
     """
     return name.replace(".", "/")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows that this process holds of a tensor (K, ...) with one for each weight sample.
-
-    Attributes
-    ----------
-    tensor
-        (S, ...).
-    samples
-        The global indices of its S rows.
-    """
-
-    tensor: Tensor
-    samples: range
 
 
 class Posterior(Predictor):
@@ -105,14 +93,29 @@ class Posterior(Predictor):
         """Return the names of parameters that are scales of q: no weight decay pulls at them."""
         return ()
 
+    def mean_field(self) -> MeanField | None:
+        """Return the parameters of q where it is a mean-field Gaussian; None: it is not."""
+        return None
+
     def optimizer(self, lr: float) -> torch.optim.Optimizer | None:
         """Return what moves the parameters where the method is a way of moving them, such as a
         sampler; None: any optimizer may.
         """
         return None
 
+    def begin(self, optimizer: torch.optim.Optimizer, *, num_examples: int) -> None:
+        """Get ready for steps of ``optimizer`` on a training set of so many examples; raise
+        ValueError where only an optimizer of the method will do, and this is another.
+        """
+
     def collect(self, step: int) -> None:
         """Take up what the optimizer made of the parameters in ``step``."""
+
+    def diagnostics(self, inputs: Callable[[], Inputs], axis: Group) -> dict[str, object]:
+        """Collective over the sample axis: return figures of how good the weight samples are, as
+        plain values; ``inputs``, maybe collective, gives examples (B, ...) to judge by.
+        """
+        return {}
 
     def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
         """Raise ValueError unless training can draw so many weight samples."""
@@ -141,35 +144,38 @@ class Posterior(Predictor):
 
     @torch.no_grad()
     def hold(self, samples: range) -> None:
-        """Keep the rows of ``samples`` only, of all that is per-sample.
-
-        Raises
-        ------
-        ValueError
-            If rows of theirs are not held.
+        """Keep the rows of ``samples`` only, of all that is per-sample; raise ValueError where some
+        are not held.
         """
         if self.members is None or samples == self.own_samples:
             return
         rows = self.places(samples)
         for name in self.per_sample():
-            path, _, leaf = name.rpartition(".")
-            tensor = getattr(self.get_submodule(path), leaf)
+            tensor = attrgetter(name)(self)
             tensor.data = tensor.data[rows]
         self.own_samples = samples
 
-    def places(self, samples: Iterable[int]) -> list[int]:
-        """Return where the rows of ``samples`` are in what is per-sample.
+    @torch.no_grad()
+    def gather(self, sample_axis: Group) -> None:
+        """Collective over the sample axis: hold all rows, to predict; training cannot go on."""
+        if self.own_samples == range(self.members or 0):
+            return
+        for name, value in self.saved().items():
+            if isinstance(value, Rows):
+                tensor = attrgetter(name)(self)
+                tensor.data = gather_rows(value, sample_axis, name=name).to(tensor.device)
+        self.own_samples = range(self.members or 0)
 
-        Raises
-        ------
-        ValueError
-            If they are not held here.
+    def places(self, samples: Iterable[int]) -> list[int]:
+        """Return where the rows of ``samples`` are in what is per-sample; raise ValueError where
+        they are not held here.
         """
         first, count = self.own_samples.start, len(self.own_samples)
         rows = [sample - first for sample in samples]
         if rows and not (min(rows) >= 0 and max(rows) < count):
             raise ValueError(
                 f"weight samples {min(rows) + first} to {max(rows) + first}: this process holds "
-                f"the members {first} to {first + count - 1} of {self.members}"
+                f"the members {first} to {first + count - 1} of {self.members}; to predict with "
+                "all of them: posterior.gather(world.sample_axis)"
             )
         return rows

@@ -1,6 +1,6 @@
 """The library in a user's own script, as README shows it; prints every loss.
 
-The argument names the posterior.
+The method is the first argument, else the Gaussian.
 """
 
 import sys
@@ -14,11 +14,17 @@ from hpc_bnn.models import MODELS
 digits = data_set("digits")()
 train_set = digits.train
 torch.manual_seed(0)
-shapes = digits.input_shape, digits.output_shape
-network = MODELS["mlp"](*shapes, hidden=(16,), dropout=0.1).double()
+method = sys.argv[1] if len(sys.argv) > 1 else "gaussian"
+shapes, rate = (digits.input_shape, digits.output_shape), 0.1 if method == "dropout" else 0.0
+network = MODELS["mlp"](*shapes, hidden=(16,), dropout=rate).double()
 
 world = hb.start(sample_ranks="auto")
-posterior = getattr(hb, sys.argv[1])(network, prior_sigma=1.0)
+METHODS = {
+    "dropout": lambda: hb.Dropout(network, prior_sigma=1.0),
+    "gaussian": lambda: hb.Gaussian(network, prior_sigma=1.0),
+    "ensemble": lambda: hb.Ensemble(network, samples=4),
+}
+posterior = METHODS[method]()
 optimizer = torch.optim.Adam(posterior.parameters(), lr=1e-3)
 step = hb.Step(
     posterior,
@@ -34,8 +40,10 @@ for x, y in loader:
     loss = step(x, y)
     if world.is_first:
         print(f"loss {float(loss)!r}")
+posterior.gather(world.sample_axis)
+samples = posterior.prediction_samples(6)
 images, _ = digits.test.batch(torch.arange(5))
-probabilities = posterior.predict(images.double(), samples=6).softmax(-1)
-assert probabilities.shape == (6, 5, 10)
+probabilities = posterior.predict(images.double(), samples=samples).softmax(-1)
+assert probabilities.shape == (samples, 5, 10)
 if world.is_first:
     print(f"probability {float(probabilities[:, 0, 0].mean())!r}")

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from hpc_bnn.bayes.optimizer import ClosedForm
 from hpc_bnn.config import Settings
 from hpc_bnn.losses.base import JointLoss
 from hpc_bnn.parallel.grid import Grid
@@ -124,7 +125,11 @@ class GridProbe:
 
         def run() -> None:
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(self._parts.posterior.complexity() * 1e-12)
+            if isinstance(optimizer, ClosedForm):
+                optimizer.begin(1e-12, final=1e-12)
+                self._parts.posterior.complexity()
+            else:
+                torch.autograd.backward(self._parts.posterior.complexity() * 1e-12)
             optimizer.step()
 
         return self._timed(run)

@@ -54,6 +54,12 @@ class Parts:
         """Return the optimizer of the method, else the chosen one for all that is trained."""
         given = self.posterior.optimizer(lr)
         if given is not None:
+            learns = [name for name, p in self.loss.named_parameters() if p.requires_grad]
+            if learns:
+                raise ValueError(
+                    f"loss: learns {learns[0]}, and {type(self.posterior).__name__} moves weights "
+                    "of the network only; choose a loss that learns nothing"
+                )
             return given
         chosen = self.chosen_optimizer or OptimizerSettings()
         return OPTIMIZERS[chosen.name](self.posterior, self.loss, lr=lr, **chosen.options)

@@ -21,7 +21,7 @@ from hpc_bnn.train.run.restarts import ResumePoint, log_restart, resume_run
 from hpc_bnn.train.run.snapshots import Snapshots
 from hpc_bnn.train.run.stop import Interrupted, Stop, Unfinished
 from hpc_bnn.train.run.summary import Course, read_summary, write_summary
-from hpc_bnn.train.run.validation import validate
+from hpc_bnn.train.run.validation import diagnose, validate
 from hpc_bnn.train.step.schedule import rollout_steps, set_learning_rate
 from hpc_bnn.train.step.step import Step
 from hpc_bnn.train.step.step_report import Report
@@ -213,6 +213,7 @@ class _Run:
             self._parts.posterior,
             Course(self._step.step, reports, waits, energy, feed.bytes_read),
             validation=validation,
+            diagnostics=diagnose(world, self._parts),
             auto=self._auto,
         )
 

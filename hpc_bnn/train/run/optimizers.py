@@ -13,11 +13,12 @@ import torch
 from annotated_types import Interval
 from torch import nn, optim
 
+from hpc_bnn.bayes import IVON
+from hpc_bnn.bayes.optimizer import Uncompiled
 from hpc_bnn.bayes.posterior import Posterior
-from hpc_bnn.bayes.uncompiled import Uncompiled
+from hpc_bnn.bayes.prior import Positive
 
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
-Positive = Annotated[float, Interval(gt=0, lt=float("inf"))]
 NonNegative = Annotated[float, Interval(ge=0, lt=float("inf"))]
 
 
@@ -104,9 +105,14 @@ def sgd(
     return SGD(parameters, lr, momentum, nesterov=nesterov, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"adam": adam, "adamw": adamw, "sgd": sgd}
+OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
+    "adam": adam,
+    "adamw": adamw,
+    "sgd": sgd,
+    "ivon": IVON,
+}
 # Numbers that each holds for every trained one.
-STATE = {"adam": 2, "adamw": 2, "sgd": 1}
+STATE = {"adam": 2, "adamw": 2, "sgd": 1, "ivon": 1}
 
 
 def _trained(*modules: nn.Module) -> Iterator[nn.Parameter]:

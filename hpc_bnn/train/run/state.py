@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.posterior import Posterior, Rows
+from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.bayes.rows import Rows, gather_rows
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError
@@ -34,7 +35,7 @@ def gather_optimizer(optimizer: Optimizer, posterior: Posterior, sample: Group) 
         own = state["state"].get(number, {})
         state["state"][number] = {
             key: _gathered(Rows(value, rows.samples), sample, f"optimizer: {number}.{key}")
-            if isinstance(value, Tensor) and value.shape == rows.tensor.shape
+            if isinstance(value, Tensor) and value.shape[:1] == rows.tensor.shape[:1]
             else value
             for key, value in own.items()
         }
@@ -63,15 +64,7 @@ def _rows(posterior: Posterior, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 def _gathered(value: Tensor | Rows, sample: Group, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    if sample.size == 1:
-        return value.tensor
-    rows = value.tensor.detach().cpu()
-    full = rows.new_empty((sample.size, *rows.shape))
-    for place, row in enumerate(rows):  # as bytes, since numpy knows fewer types
-        content = row.contiguous().view(1, -1).view(torch.uint8)
-        everyone = sample.all_gather(content, name=f"checkpoint: {name}")
-        full[:, place] = everyone.view(rows.dtype).view(sample.size, *row.shape)
-    return full.flatten(0, 1)
+    return gather_rows(value, sample, name=f"checkpoint: {name}")
 
 
 def _per_sample_numbers(optimizer: Optimizer, posterior: Posterior) -> dict[int, Rows]:
@@ -137,11 +130,11 @@ def restore(
     per_sample = _per_sample_numbers(optimizer, posterior)
 
     def received(tensor: Tensor, rows: Rows | None = None) -> Tensor:
-        if rows is None or tensor.shape != (members, *rows.tensor.shape[1:]):
+        if rows is None or tensor.shape[:1] != (members,):
             own = torch.empty(tensor.shape, dtype=tensor.dtype)
             _receive(all_ranks, own, tensor, name="checkpoint: optimizer")
         else:
-            own = torch.empty(rows.tensor.shape, dtype=tensor.dtype)
+            own = torch.empty((len(rows.tensor), *tensor.shape[1:]), dtype=tensor.dtype)
             _receive(all_ranks, Rows(own, rows.samples), tensor, name="checkpoint: optimizer")
         return own
 

@@ -91,6 +91,7 @@ def write_summary(
     course: Course,
     *,
     validation: dict[str, float],
+    diagnostics: dict[str, object],
     auto: AutoGrid | None,
 ) -> dict[str, Any]:
     """Collective over the world: write the summary of a run that has made all of its steps, and
@@ -128,6 +129,7 @@ def write_summary(
         **figures,
         "examples_per_s": examples_per_s,
         "validation": validation,
+        **({"diagnostics": diagnostics} if diagnostics else {}),
         "versions": all_ranks.on_first(versions, name="versions"),
         "data": data,
         "restarts": len(restarts),

@@ -1,14 +1,37 @@
-"""Validation: the scores of the validation split, and what those of fields count."""
+"""Validation: the scores of the validation split, what those of fields count, and what a method
+says of itself.
+"""
 
 from collections.abc import Callable
 
+import torch
+
+from hpc_bnn.bayes.inputs import Inputs
 from hpc_bnn.config import Settings
 from hpc_bnn.data.source import Source
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import Parts
-from hpc_bnn.train.score.scoring import score
+from hpc_bnn.train.score.scoring import as_input, score
 from hpc_bnn.verify.tally import RegressionTally
+
+FEW = 4  # examples by which a method may judge its weight samples
+
+
+def diagnose(world: World, parts: Parts) -> dict[str, object]:
+    """Collective over the world: return what the posterior says of its weight samples, judged by
+    the first examples of the validation split where it asks for any.
+    """
+    examples = parts.source.validation
+
+    def read() -> Inputs:
+        x, _ = examples.batch(torch.arange(min(FEW, len(examples))))
+        return as_input(parts.posterior, x, world.device)
+
+    def inputs() -> Inputs:
+        return world.all_ranks.together(read, name="examples for diagnostics")
+
+    return parts.posterior.diagnostics(inputs, world.sample_axis)
 
 
 def validate(

@@ -32,20 +32,21 @@ class Share:
     scale
         What the share of the objective is multiplied by before it goes backward.
     complexity
-        Gives the share of the complexity term, a scalar.
+        Gives the share of the complexity term, a scalar; None: none of it goes backward.
     """
 
     x: Inputs
     y: Tensor
     step: int
     scale: float
-    complexity: Callable[[], Tensor]
+    complexity: Callable[[], Tensor | None]
 
     def complexity_of(self, part: int) -> Tensor | None:
         """Return what goes backward beside a pass: the complexity term with the first, so that the
         last one ends with the gradients of the network, which are reduced meanwhile.
         """
-        return None if part else self.complexity() * self.scale
+        share = None if part else self.complexity()
+        return None if share is None else share * self.scale
 
 
 def accumulate(loss: Loss, passes: Passes, axis: Group, share: Share) -> Tensor:
@@ -59,8 +60,9 @@ def accumulate(loss: Loss, passes: Passes, axis: Group, share: Share) -> Tensor:
 
 
 def _separable(loss: SeparableLoss, passes: Passes, share: Share, part: int) -> Tensor:
-    one = passes.run(share.x, share.step, passes.parts[part])
-    value = separable_share(loss, one.outputs, share.y, passes.settings.samples)
+    samples = passes.parts[part]
+    one = passes.run(share.x, share.step, samples)
+    value = separable_share(loss, one.outputs, share.y, passes.settings.samples, samples)
     more = share.complexity_of(part)
     with passes.phases.within("backward"):
         one.backward(value * share.scale, more=more)

@@ -3,7 +3,6 @@ finite.
 """
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -92,19 +91,21 @@ def check_finite_inputs(x: Inputs) -> None:
             )
 
 
-def require_finite(step: int, loss: float, norm: float, named: Mapping[str, Tensor]) -> None:
-    """Raise FloatingPointError unless the loss and the norm of the gradient are finite.
+def refuse_divergence(
+    step: int, loss: float, norm: float, named: Mapping[str, Tensor], members: Sequence[int]
+) -> None:
+    """Raise FloatingPointError for a loss or a norm of the gradient that is not finite.
 
     named: the parameters by name; the first with a bad gradient is told.
+    members: those that diverged.
     """
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
     bad = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
-    where = (
-        f"first parameter with a non-finite gradient: {bad[0]}"
-        if bad
-        else "all gradients are finite"
-    )
+    if members:
+        where = f"diverged: member{'s' * (len(members) > 1)} {', '.join(map(str, members))}"
+    elif bad:
+        where = f"first parameter with a non-finite gradient: {bad[0]}"
+    else:
+        where = "all gradients are finite"
     raise FloatingPointError(
         f"step {step}: loss = {loss}, gradient norm = {norm}; {where}; the parameters are those "
         "before this step. Lower train.lr or posterior.initial_sigma, or set train.clip_norm"

@@ -166,12 +166,26 @@ class Gradients:
         gradients = self._gradients_of(self._rows)
         if not gradients:
             return Norms(shared, None, float(shared))
-        squares = torch.stack([g.flatten(1).double().square().sum(1) for g in gradients]).sum(0)
+        squares = torch.stack([_flat(g).double().square().sum(1) for g in gradients]).sum(0)
         total = self._world.sample_axis.all_reduce(
             squares.sum().cpu().reshape(1), reduction="sum", name="norms of members"
         )
         mean = float(total) / (self._posterior.members or 1)
         return Norms(shared, squares.sqrt(), math.sqrt(float(shared) ** 2 + mean))
+
+    def diverged(self, norms: Norms) -> list[int]:
+        """Collective over the sample axis where there are per-sample parameters: return the members
+        with a weight that is not finite, else those whose gradient is not.
+        """
+        if norms.rows is None:
+            return []
+        weights = [_flat(self.named[name].detach()).isfinite().all(1) for name in self._rows]
+        bad = torch.stack([~torch.stack(weights).all(0), ~norms.rows.isfinite()], 1)
+        everyone = self._world.sample_axis.all_gather(bad.int().cpu(), name="diverged members")
+        for kind in everyone.bool().T:
+            if kind.any():
+                return [int(member) for member in kind.nonzero()]
+        return []
 
     def clip(self, max_norm: float, norms: Norms) -> None:
         """Scale what is longer than ``max_norm`` to it: the gradient of what is shared, and that of
@@ -195,6 +209,11 @@ def _norm(gradients: Sequence[Tensor]) -> Tensor:
     norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in half]
     rest = [g for g in gradients if g.dtype not in (torch.float16, torch.bfloat16)]
     return torch.nn.utils.get_total_norm([*norms, *rest])
+
+
+def _flat(rows: Tensor) -> Tensor:
+    """Return rows (S, ...) as (S, n), also of one number each."""
+    return rows.reshape(len(rows), -1)
 
 
 def _parts(digest: int) -> list[int]:

@@ -114,6 +114,11 @@ class StepSettings:
             num_examples=self.num_examples,
         )
 
+    @property
+    def final_kl_factor(self) -> float:
+        """The factor of the KL after the warm-up."""
+        return self.kl_factor(self.kl_warmup_steps)
+
     def place(self, x: Inputs, y: Tensor, device: torch.device) -> tuple[Inputs, Tensor]:
         """Return a batch as passes and loss take it: on the device, in the precision of the run,
         the targets of each lead time as examples of their own.

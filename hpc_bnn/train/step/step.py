@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
+from hpc_bnn.bayes.optimizer import ClosedForm
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config.options import nearest
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
@@ -27,7 +28,7 @@ from hpc_bnn.train.step.checks import (
     check_finite_inputs,
     check_optimizer,
     check_sizes,
-    require_finite,
+    refuse_divergence,
 )
 from hpc_bnn.train.step.ema import EMA
 from hpc_bnn.train.step.gradients import Gradients
@@ -105,6 +106,7 @@ class Step:
         self._passes = Passes(posterior, world, settings, self._phases)
         check_sizes(posterior, loss, settings, self._passes.parts)
         check_optimizer(optimizer)
+        posterior.begin(optimizer, num_examples=settings.num_examples)
         posterior.hold(world.grid.own_samples(settings.samples))
         posterior.to(world.device)
         loss.to(world.device)
@@ -131,19 +133,23 @@ class Step:
         check_batch(x, y)
         self._phases.begin()
         x, y = self.settings.place(x, y, self._world.device)
+        factor, kl = self.settings.kl_factor(self.step), 0.0
+        closed = isinstance(self._optimizer, ClosedForm)
+        if isinstance(self._optimizer, ClosedForm):
+            self._optimizer.begin(factor, final=self.settings.final_kl_factor)
         if self.settings.guards_at(self.step):
             self._guard(x, y)
         if self._unchecked:
             self._check_network(x)
         self._gradients.begin()
         self._phases.enter("forward")
-        factor, kl = self.settings.kl_factor(self.step), 0.0
 
-        def complexity() -> Tensor:
+        def complexity() -> Tensor | None:
             nonlocal kl
-            term = self._posterior.complexity()
+            with torch.set_grad_enabled(not closed):
+                term = self._posterior.complexity()
             kl = float(term.detach())
-            return factor / self._world.grid.sample_ranks * term
+            return None if closed else factor / self._world.grid.sample_ranks * term
 
         share = Share(x, y, self.step, self._gradients.scale, complexity)
         data_share = accumulate(self._loss, self._passes, self._world.sample_axis, share)
@@ -155,7 +161,14 @@ class Step:
         norms = self._gradients.norms()
         if not math.isfinite(loss):
             self._world.all_ranks.together(lambda: self._check_numbers(x, y), name="batch")
-        require_finite(self.step, loss, norms.whole, self._gradients.named)
+        if not (math.isfinite(loss) and math.isfinite(norms.whole)):
+            refuse_divergence(
+                self.step,
+                loss,
+                norms.whole,
+                self._gradients.named,
+                self._gradients.diverged(norms),
+            )
         if self.settings.clip_norm is not None:
             self._gradients.clip(self.settings.clip_norm, norms)
         self._optimizer.step()

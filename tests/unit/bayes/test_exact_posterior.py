@@ -155,6 +155,40 @@ def test_temperature_scales_the_variance_and_not_the_mean(temperature: float) ->
     assert_sigma(sigma, expected, 300)
 
 
+@pytest.mark.parametrize(("beta", "temperature"), [(1.0, 1.0), (30.0, 0.05)])
+def test_ivon_reaches_the_same_optimum(beta: float, temperature: float) -> None:
+    """h becomes the diagonal of the Hessian of the mean loss, 1 / s2 for standardised columns."""
+    steps = 300
+    linear = nn.Linear(10, 1, bias=False).double()
+    nn.init.zeros_(linear.weight)
+    posterior = hb.Gaussian(linear, antithetic=True, temperature=temperature)
+    optimizer = hb.IVON(posterior, lr=4.0, hess_init=1.0, debias=False)
+    step = hb.Step(
+        posterior,
+        hb.losses.gaussian_nll(sigma=math.sqrt(S2)),
+        optimizer,
+        World(Grid(1, 1, 0), torch.device("cpu")),
+        samples=SAMPLES,
+        samples_per_pass=SAMPLES,
+        num_examples=N,
+        kl_weight=beta,
+        precision="float64",
+    )
+    for t in range(steps):
+        optimizer.param_groups[0]["beta2"] = 1 - 1 / (t + 5)  # h: the mean of all estimates
+        step(X, Y.unsqueeze(1))
+    (log_sigma,) = posterior.log_sigma.values()
+    hessian = optimizer.state[log_sigma]["hessian"]
+    assert torch.allclose(hessian.log(), torch.tensor(1 / S2).log().double(), rtol=0, atol=0.2)
+    assert abs(hessian.log().mean() - math.log(1 / S2)) < 6 * log_sigma_error(steps)
+    mu, sigma = linear.weight.detach().flatten(), log_sigma.detach().exp().flatten()
+    assert (mu - exact_mean(beta)).abs().max() < 1e-6
+    assert_sigma(sigma, math.sqrt(temperature * beta / (N / S2 + beta)), steps)
+    if (beta, temperature) == (1.0, 1.0):
+        reached = elbo(mu, sigma)
+        assert BEST_ELBO - 40 * log_sigma_error(steps) ** 2 < reached <= BEST_ELBO + 1e-6
+
+
 # Bounds: log p(y) >= IWAE_K >= ELBO
 
 

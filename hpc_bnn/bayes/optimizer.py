@@ -1,6 +1,9 @@
-"""The base of the optimizers of a run, without what only ``torch.compile`` needs of it."""
+"""What optimizers of a run are made from: without what only ``torch.compile`` needs, and where they
+minimise the complexity term themselves.
+"""
 
 import inspect
+from abc import abstractmethod
 
 from torch.optim import Optimizer
 
@@ -17,3 +20,15 @@ class Uncompiled(Optimizer):
     zero_grad = inspect.unwrap(Optimizer.zero_grad)
     state_dict = inspect.unwrap(Optimizer.state_dict)
     load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+
+class ClosedForm(Uncompiled):
+    """An optimizer that knows the complexity term of its posterior in closed form: gradients are of
+    the data term alone.
+    """
+
+    @abstractmethod
+    def begin(self, factor: float, *, final: float) -> None:
+        """Start a step, before weights are drawn: ``factor`` is that of the complexity term now
+        (``losses.objective``), ``final`` that after the warm-up.
+        """
