@@ -20,9 +20,11 @@ world = hb.start(sample_ranks="auto")
 METHODS = {
     "gaussian": lambda: hb.Gaussian(network, prior_sigma=1.0),
     "ensemble": lambda: hb.Ensemble(network, samples=4),
+    "sgld": lambda: hb.SGLD(network, samples=4, burn_in=2, collect_every=3, snapshots=2),
+    "sghmc": lambda: hb.SGHMC(network, samples=4, burn_in=2, collect_every=3, snapshots=2),
 }
 posterior = METHODS[sys.argv[1] if len(sys.argv) > 1 else "gaussian"]()
-optimizer = torch.optim.Adam(posterior.parameters(), lr=1e-3)
+optimizer = posterior.optimizer(lr=0.05) or torch.optim.Adam(posterior.parameters(), lr=1e-3)
 step = hb.Step(
     posterior,
     hb.losses.categorical_nll(),
