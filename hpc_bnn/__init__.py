@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         IVON,
         SGHMC,
         SGLD,
+        SWAG,
         Dropout,
         Ensemble,
         Gaussian,
@@ -39,6 +40,7 @@ __all__ = [
     "IVON",
     "SGHMC",
     "SGLD",
+    "SWAG",
     "Batches",
     "Dropout",
     "Ensemble",
@@ -58,6 +60,7 @@ __all__ = [
 
 _MODULES = {"convert": "hpc_bnn.bayes.convert", "losses": "hpc_bnn.losses"}
 _HOMES = {
+    "SWAG": "hpc_bnn.bayes",
     "SGHMC": "hpc_bnn.bayes",
     "SGLD": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",

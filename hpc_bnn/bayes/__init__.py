@@ -8,6 +8,7 @@ from hpc_bnn.bayes.laplace import LastLayerLaplace
 from hpc_bnn.bayes.low_rank import LowRank
 from hpc_bnn.bayes.mc_dropout import Dropout
 from hpc_bnn.bayes.rank1 import Rank1
+from hpc_bnn.bayes.swag import SWAG
 
 POSTERIORS = {
     "dropout": Dropout,
@@ -18,6 +19,7 @@ POSTERIORS = {
     "rank1": Rank1,
     "sghmc": SGHMC,
     "sgld": SGLD,
+    "swag": SWAG,
 }
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "POSTERIORS",
     "SGHMC",
     "SGLD",
+    "SWAG",
     "Dropout",
     "Ensemble",
     "Gaussian",
