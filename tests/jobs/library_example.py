@@ -14,16 +14,19 @@ from hpc_bnn.models import MODELS
 digits = data_set("digits")()
 train_set = digits.train
 torch.manual_seed(0)
-network = MODELS["mlp"](digits.input_shape, digits.output_shape, hidden=(16,)).double()
+method = sys.argv[1] if len(sys.argv) > 1 else "gaussian"
+shapes, rate = (digits.input_shape, digits.output_shape), 0.1 if method == "dropout" else 0.0
+network = MODELS["mlp"](*shapes, hidden=(16,), dropout=rate).double()
 
 world = hb.start(sample_ranks="auto")
 METHODS = {
+    "dropout": lambda: hb.Dropout(network, prior_sigma=1.0),
     "gaussian": lambda: hb.Gaussian(network, prior_sigma=1.0),
     "ensemble": lambda: hb.Ensemble(network, samples=4),
     "sgld": lambda: hb.SGLD(network, samples=4, burn_in=2, collect_every=3, snapshots=2),
     "sghmc": lambda: hb.SGHMC(network, samples=4, burn_in=2, collect_every=3, snapshots=2),
 }
-posterior = METHODS[sys.argv[1] if len(sys.argv) > 1 else "gaussian"]()
+posterior = METHODS[method]()
 optimizer = posterior.optimizer(lr=0.05) or torch.optim.Adam(posterior.parameters(), lr=1e-3)
 step = hb.Step(
     posterior,

@@ -17,7 +17,7 @@ def numbers(ended: Ended) -> list[float]:
     return [float(line[1]) for line in lines]
 
 
-@pytest.mark.parametrize("method", ["gaussian", "ensemble", "sgld", "sghmc"])
+@pytest.mark.parametrize("method", ["gaussian", "dropout", "ensemble", "sgld", "sghmc"])
 def test_same_losses_alone_and_on_two_ranks(tmp_path: Path, method: str) -> None:
     alone = numbers(run(SCRIPT, method, ranks=0, cwd=tmp_path))
     assert len(alone) == 1293 // 128 + 1  # an epoch of the digits, and the prediction
