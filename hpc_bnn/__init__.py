@@ -15,8 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_bnn import losses
-    from hpc_bnn.bayes import IVON, SGHMC, SGLD, Dropout, Gaussian, LastLayerLaplace, LowRank, Rank1
+    from hpc_bnn.bayes import (
+        IVON,
+        SGHMC,
+        SGLD,
+        SWAG,
+        Dropout,
+        Ensemble,
+        Gaussian,
+        LastLayerLaplace,
+        LowRank,
+        Rank1,
+        convert,
+    )
     from hpc_bnn.bayes.batchnorm import freeze_batchnorm, replace_batchnorm
+    from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
     from hpc_bnn.train.step.step import Step
@@ -27,25 +40,32 @@ __all__ = [
     "IVON",
     "SGHMC",
     "SGLD",
+    "SWAG",
     "Batches",
     "Dropout",
+    "Ensemble",
     "Gaussian",
     "LastLayerLaplace",
     "LowRank",
     "Rank1",
     "Step",
     "World",
+    "convert",
     "freeze_batchnorm",
     "losses",
+    "perturbed_targets",
     "replace_batchnorm",
     "start",
 ]
 
+_MODULES = {"convert": "hpc_bnn.bayes.convert", "losses": "hpc_bnn.losses"}
 _HOMES = {
+    "SWAG": "hpc_bnn.bayes",
     "SGHMC": "hpc_bnn.bayes",
     "SGLD": "hpc_bnn.bayes",
     "Batches": "hpc_bnn.data",
     "Dropout": "hpc_bnn.bayes",
+    "Ensemble": "hpc_bnn.bayes",
     "Gaussian": "hpc_bnn.bayes",
     "IVON": "hpc_bnn.bayes",
     "LastLayerLaplace": "hpc_bnn.bayes",
@@ -54,6 +74,7 @@ _HOMES = {
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
+    "perturbed_targets": "hpc_bnn.bayes.ensemble",
     "replace_batchnorm": "hpc_bnn.bayes.batchnorm",
     "start": "hpc_bnn.parallel.world",
 }
@@ -61,8 +82,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: ``hpc-bnn --help`` needs no torch."""
-    if name == "losses":
-        return importlib.import_module("hpc_bnn.losses")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -54,7 +54,7 @@ class IVON(ClosedForm):
     others
         Modules whose parameters are trained as well: the loss.
     lr
-        Learning rate; 0.1 is a usual one with ``rescale_lr``.
+        Learning rate; 0.1 to 1 are usual with ``rescale_lr``, that of SGD.
     hess_init
         First h of all weights, which sets their first sigma; None: the h that belongs to the sigma
         of the posterior as it is, at least 0.

@@ -115,7 +115,9 @@ class LowRank(Gaussian):
         eps = self._shared_noise(key, log_sigmas[0])
         weights: list[Tensor] = []
         for group in groups(mus, [None] * len(mus)):
-            means = _Means.apply(eps, key.following, factors[group], *mus[group], *factors[group])  # type: ignore[no-untyped-call]
+            means = _Means.apply(
+                eps, key.preceding > 0, factors[group], *mus[group], *factors[group]
+            )  # type: ignore[no-untyped-call]
             drawn = draw_together(
                 means,
                 log_sigmas[group],
@@ -159,16 +161,17 @@ class LowRank(Gaussian):
 class _Means(torch.autograd.Function):
     """The means mu + U eps2 (S, N) of the samples of a group.
 
-    A gradient of U is R times as large as the weights: where more passes of the step follow, it is
-    added to what the parameters have, without a tensor of its own.
+    A gradient of U is R times as large as the weights: from the second pass of a step on it is
+    added to what the parameters have (``in_place``), without a tensor of its own. So ranks sum it
+    after the last pass, not during it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, eps: Tensor, following: int, owners: Sequence[nn.Parameter], *parameters: Tensor
+        ctx: Any, eps: Tensor, in_place: bool, owners: Sequence[nn.Parameter], *parameters: Tensor
     ) -> Tensor:
         mus, factors = parameters[: len(owners)], parameters[len(owners) :]
-        ctx.eps, ctx.following, ctx.owners, ctx.dtype = eps, following, owners, mus[0].dtype
+        ctx.eps, ctx.in_place, ctx.owners, ctx.dtype = eps, in_place, owners, mus[0].dtype
         ctx.shapes = [mu.shape for mu in mus]
         return torch.addmm(flatten(mus).to(eps.dtype), eps, flatten(factors, samples=True))
 
@@ -182,7 +185,7 @@ class _Means(torch.autograd.Function):
         eps = ctx.eps.T  # (R, S)
         parts = torch.split_with_sizes(grad, [shape.numel() for shape in ctx.shapes], 1)
         for i, (owner, part) in enumerate(zip(ctx.owners, parts, strict=True)):
-            if ctx.following and owner.grad is not None and owner.grad.is_contiguous():
+            if ctx.in_place and owner.grad is not None and owner.grad.is_contiguous():
                 owner.grad.view(len(eps), -1).addmm_(eps, part)
             elif owner.requires_grad:
                 to_factors[i] = (eps @ part).view_as(owner)
@@ -192,8 +195,8 @@ class _Means(torch.autograd.Function):
 class _Coupling(torch.autograd.Function):
     """What U adds to the complexity term: sum U^2 / (2 tau^2) - T / 2 log det M.
 
-    With V the rows of U / sigma and v one of its columns, the gradients are
-    U / tau^2 - T M^-1 V / sigma to U and T v^T M^-1 v to log_sigma. Sums are in float64.
+    Of a weight with the row u in U, the gradients are u / tau^2 - T M^-1 u / sigma^2 to u and
+    T u^T M^-1 u / sigma^2 to log_sigma. Sums over weights are in float64.
     """
 
     @staticmethod
@@ -204,9 +207,10 @@ class _Coupling(torch.autograd.Function):
         gram = torch.eye(len(parameters[-1]), dtype=torch.float64, device=squares.device)
         for tau, log_sigma, factor, _ in _rows(taus, parameters):
             for s, u in _pieces(log_sigma, factor):
-                squares += u.square().sum(dtype=torch.float64) / (2 * tau**2)
                 v = u * torch.exp(-s)
                 gram += v @ v.T
+                norms = torch.bmm(u[:, None], u[:, :, None])  # of each row, squared
+                squares += norms.sum(dtype=torch.float64) / (2 * tau**2)
         root = torch.linalg.cholesky(gram)
         ctx.inverse = torch.cholesky_inverse(root)
         value: Tensor = squares - temperature * root.diagonal().log().sum()
@@ -223,12 +227,10 @@ class _Coupling(torch.autograd.Function):
             inverse = (grads[0] * ctx.temperature * ctx.inverse).to(factor.dtype)
             out = _pieces(to_log_sigma, to_factor)
             for (s, u), (to_s, to_u) in zip(_pieces(log_sigma, factor), out, strict=True):
-                precision = torch.exp(-s)
-                v = u * precision
-                pulled = inverse @ v
-                torch.sum(v.mul_(pulled), 0, out=to_s)
-                torch.mul(u, scale / tau**2, out=to_u)
-                to_u.addcmul_(pulled, precision, value=-1)
+                solved = inverse @ u
+                precision = torch.exp(-2 * s)
+                torch.sum(u * solved, 0, out=to_s).mul_(precision)
+                torch.mul(solved, precision, out=to_u).neg_().add_(u * (scale / tau**2))
             to_log_sigmas += unflatten(to_log_sigma, shapes)
             to_factors += unflatten(to_factor, shapes)
         return None, None, *to_log_sigmas, *to_factors

@@ -16,7 +16,7 @@ of one, biases of zero.
 Letters: K members, S of them on this rank.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -135,11 +135,16 @@ class Members(Posterior):
         part = slice(first, end) if places == list(range(first, end)) else places
         return {name: self.rows[row_key(name)][part] for name in self.names}
 
+    def prior_centres(self) -> Sequence[Tensor] | None:
+        """Return the means (S, *shape) of the priors of the members held here; None: 0."""
+        return None
+
     def complexity(self) -> Tensor:
         """Return the mean of -log p(w) over the members that this process holds, in float64."""
         self.initialise()
         rows = [self.rows[row_key(name)] for name in self.names]
-        return negative_log_prior(rows, self.taus) / len(self.own_samples)
+        total = negative_log_prior(rows, self.taus, self.prior_centres())
+        return total / len(self.own_samples)
 
     def per_sample(self) -> Iterable[str]:
         """Return the names of the rows."""

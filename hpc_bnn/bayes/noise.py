@@ -98,16 +98,16 @@ class Key:
     ----------
     samples
         Their global indices.
-    following
-        How many samples of the step go backward after these, in later passes: what they add up may
-        be left in the gradients of the parameters. No number depends on it.
+    preceding
+        How many samples of the step went backward before these, in earlier passes, whose gradients
+        the parameters hold. No number depends on it.
     """
 
     seed: int
     step: int
     samples: tuple[int, ...]
     purpose: Purpose = Purpose.WEIGHTS
-    following: int = 0
+    preceding: int = 0
 
 
 WORDS, NORMALS, DRAW, PULL = range(4)  # what ``fill`` fills with

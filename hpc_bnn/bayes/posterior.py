@@ -8,7 +8,7 @@ Letters: S samples, B batch, K samples over the whole grid.
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from hpc_bnn.bayes.mean_field import MeanField
 from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.predictor import Predictor
 from hpc_bnn.bayes.predictor import Weights as Weights
+from hpc_bnn.bayes.rows import Rows, gather_rows
 from hpc_bnn.group import Group
 
 
@@ -28,22 +29,6 @@ def row_key(name: str) -> str:
     path readable in state dicts.
     """
     return name.replace(".", "/")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows that this process holds of a tensor (K, ...) with one for each weight sample.
-
-    Attributes
-    ----------
-    tensor
-        (S, ...).
-    samples
-        The global indices of its S rows.
-    """
-
-    tensor: Tensor
-    samples: range
 
 
 class Posterior(Predictor):
@@ -166,10 +151,20 @@ class Posterior(Predictor):
             return
         rows = self.places(samples)
         for name in self.per_sample():
-            path, _, leaf = name.rpartition(".")
-            tensor = getattr(self.get_submodule(path), leaf)
+            tensor = attrgetter(name)(self)
             tensor.data = tensor.data[rows]
         self.own_samples = samples
+
+    @torch.no_grad()
+    def gather(self, sample_axis: Group) -> None:
+        """Collective over the sample axis: hold all rows, to predict; training cannot go on."""
+        if self.own_samples == range(self.members or 0):
+            return
+        for name, value in self.saved().items():
+            if isinstance(value, Rows):
+                tensor = attrgetter(name)(self)
+                tensor.data = gather_rows(value, sample_axis, name=name).to(tensor.device)
+        self.own_samples = range(self.members or 0)
 
     def places(self, samples: Iterable[int]) -> list[int]:
         """Return where the rows of ``samples`` are in what is per-sample; raise ValueError where
@@ -180,6 +175,7 @@ class Posterior(Predictor):
         if rows and not (min(rows) >= 0 and max(rows) < count):
             raise ValueError(
                 f"weight samples {min(rows) + first} to {max(rows) + first}: this process holds "
-                f"the members {first} to {first + count - 1} of {self.members}"
+                f"the members {first} to {first + count - 1} of {self.members}; to predict with "
+                "all of them: posterior.gather(world.sample_axis)"
             )
         return rows

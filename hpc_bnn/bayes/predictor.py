@@ -41,6 +41,10 @@ class Predictor(Held):
         parameters.
         """
 
+    def prediction_samples(self, wish: int) -> int:
+        """Return how many weight samples there are to predict with, at most ``wish``."""
+        return wish
+
     def prediction_dropout(self, sample: int, positions: Sequence[int]) -> KeyedDropout | None:
         """Return what replaces the dropout of a prediction of one sample for examples in
         ``positions`` of all that is predicted; None: nothing is dropped.
@@ -113,6 +117,8 @@ class Predictor(Held):
 
         Raises
         ------
+        ValueError
+            If there are fewer weight samples to predict with.
         ImpureError
             From the first call with ``check``: if the network is not a pure function of its weights
             and input (``hpc_bnn.bayes.purity``).
@@ -123,6 +129,12 @@ class Predictor(Held):
             )
         samples_per_pass = samples_per_pass if self.names else 1
         indices = range(first, first + samples)
+        available = self.prediction_samples(indices.stop)
+        if available < indices.stop:
+            raise ValueError(
+                f"samples = {samples}, from {first} on: this posterior has {available} weight "
+                f"samples to predict with; ask for at most {max(0, available - first)}"
+            )
         outputs: Tensor | None = None
         self._require_layers(self.names)
         places = positions_of(x, positions)

@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--layer", default="", metavar="NAME", help="the linear layer; default: the last one"
     )
+    command.add_argument(
+        "--sample", type=int, metavar="K", help="of an ensemble: the member that is the network"
+    )
 
     command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")
     command.add_argument("run_folder", type=Path, metavar="DIR", help="of a run on fields")

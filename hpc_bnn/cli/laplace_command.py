@@ -15,7 +15,7 @@ def laplace_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
     settings = folder.settings()
     # Every rank takes its own examples: sums are exchanged once.
     world = start(all_ranks, mode="data", device=settings.train.device)
-    result = fit_laplace(world, folder, target, layer=options.layer)
+    result = fit_laplace(world, folder, target, layer=options.layer, sample=options.sample)
     fitted = (
         f"layer {result['layer']}, {result['parameters']} weights, log evidence "
         f"{result['log_evidence']:.6g} at prior precision {result['prior_precision']:.6g}"

@@ -216,31 +216,9 @@ def _laplace(options: argparse.Namespace, all_ranks: Group) -> int:
 
 
 def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
-    from hpc_bnn.fields import times
-    from hpc_bnn.fields.forecast_file import require_writable
-    from hpc_bnn.train.score.forecast import forecast
-    from hpc_bnn.train.score.trained import load_trained
+    from hpc_bnn.cli.forecast_command import forecast_command
 
-    folder = RunFolder(options.run_folder)
-    start_s = times.parse(options.start, end=False)
-    settings = folder.settings()
-    all_ranks.on_first(lambda: require_writable(options.output), name="output")
-    world = start(all_ranks, mode="data", device=settings.train.device)
-    trained = load_trained(world, folder)
-    forecast(
-        trained,
-        world,
-        options.output,
-        start_s=start_s,
-        steps=options.steps,
-        members=options.members,
-    )
-    if world.is_first:
-        print(
-            f"{options.output}: {options.members} members, {options.steps} steps from "
-            f"{options.start}"
-        )
-    return 0
+    return _print(forecast_command(options, all_ranks), all_ranks)
 
 
 def _data(options: argparse.Namespace, all_ranks: Group) -> int:

@@ -5,6 +5,7 @@ in LOSSES.
 from collections.abc import Callable
 
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
+from hpc_bnn.losses.each_member import member_targets
 from hpc_bnn.losses.ensemble_crps import almost_fair_crps, crps, fair_crps
 from hpc_bnn.losses.moments import gaussian_moments
 from hpc_bnn.losses.nll import categorical_nll, gaussian_nll
@@ -18,4 +19,4 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "almost_fair_crps": almost_fair_crps,
 }
 
-__all__ = ["LOSSES", "JointLoss", "Loss", "SeparableLoss", *LOSSES]
+__all__ = ["LOSSES", "JointLoss", "Loss", "SeparableLoss", "member_targets", *LOSSES]

@@ -50,6 +50,10 @@ class SeparableLoss(_Forecasts):
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the loss (B,) of one sample's ``output`` (B, ...)."""
 
+    def target_of(self, target: Tensor, sample: int) -> Tensor:
+        """Return the targets (B, ...) of a weight sample, by its global index."""
+        return target
+
 
 class JointLoss(_Forecasts):
     """Base of losses that join all weight samples.

@@ -12,6 +12,8 @@ With ``exact=False`` a joint loss sees the samples of its own rank alone and the
 as published implementations do: another objective, which depends on the grid.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from hpc_bnn.group import ALONE, Group
@@ -28,12 +30,22 @@ def kl_factor(step: int, *, kl_weight: float, warmup_steps: int, num_examples: i
 
 
 def separable_share(
-    loss: SeparableLoss, outputs: Tensor, target: Tensor, total_samples: int
+    loss: SeparableLoss,
+    outputs: Tensor,
+    target: Tensor,
+    total_samples: int,
+    samples: Sequence[int] | None = None,
 ) -> Tensor:
-    """Return the part of mean_b l_b that the own outputs (S, B, ...) contribute, a scalar."""
-    require_apart(loss, lambda outputs, target: loss(outputs[0], target), outputs, target)
+    """Return the part of mean_b l_b that the own outputs (S, B, ...) contribute, a scalar.
+
+    samples: their global indices; None: from 0 on.
+    """
+    own = range(len(outputs)) if samples is None else samples
+    targets = [loss.target_of(target, sample) for sample in own]
+    require_apart(loss, lambda outputs, target: loss(outputs[0], target), outputs, targets[0])
     shares = [
-        one_number_each(loss, loss(output, target), output, target).mean() for output in outputs
+        one_number_each(loss, loss(output, y), output, y).mean()
+        for output, y in zip(outputs, targets, strict=True)
     ]
     total: Tensor = sum(shares[1:], shares[0])
     return total / total_samples

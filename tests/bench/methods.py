@@ -67,7 +67,10 @@ METHODS: dict[str, Method] = {
         optimizer=lambda posterior: hb.IVON(posterior, lr=0.1),
     ),
     "low_rank, r = 8": Method(
-        lambda net, k: hb.LowRank(net, rank=8), SHARED, most=1.4, against="gaussian"
+        lambda net, k: hb.LowRank(net, rank=8, keep_noise=True),
+        SHARED,
+        most=1.4,
+        against="gaussian",
     ),
     "rank1": Method(lambda net, k: hb.Rank1(net), SHARED),
     "dropout": Method(lambda net, k: hb.Dropout(net), SHARED, most=1.15, dropout=0.1),

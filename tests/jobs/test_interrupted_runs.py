@@ -11,7 +11,7 @@ from typing import Any
 from launch import run
 from tiny_job import Train
 
-from hpc_bnn.train.run.checkpoint import available
+from hpc_bnn.train.run.checkpoint import available, digest, load
 
 FAILING = Path(__file__).with_name("failing_rank.py")
 
@@ -31,6 +31,35 @@ def test_lost_steps_of_a_killed_run(train: Train, config: Path, tmp_path: Path) 
     assert (restart["step"], restart["lost_steps"]) == (40, 5)
     assert [row["step"] for row in rows(folder / "metrics.jsonl") if "loss" in row] == [*range(50)]
     assert json.loads((folder / "summary.json").read_text())["lost_steps"] == 5
+
+
+def test_killed_chains_go_on_to_the_same_states(train: Train, config: Path, tmp_path: Path) -> None:
+    """Momenta, rates and snapshots as well; 45 steps were made, 20 and 40 have a checkpoint."""
+    options = (
+        "posterior.name=sghmc",
+        "posterior.burn_in=10",
+        "posterior.collect_every=5",
+        "posterior.snapshots=6",
+        "posterior.preconditioning=true",
+        "train.schedule=constant",
+        "train.checkpoint_every=20",
+        "train.steps=50",
+    )
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    assert train(whole, *options, ranks=0).status == 0
+    words = ("train", config, *options, "--run", folder)
+    killed = run(FAILING, "killed", "0", *words, ranks=0, cwd=tmp_path)
+    assert killed.status == -signal.SIGKILL, killed.text
+    assert train(folder, *options, "--resume", ranks=0).status == 0
+    found, expected = (load(each / "checkpoints" / "step-00000050.pt") for each in (folder, whole))
+    for part in ("posterior", "optimizer"):
+        assert digest(getattr(found, part)) == digest(getattr(expected, part))
+    assert found.posterior["snapshots.offered"].item() == 8
+    told = [
+        json.loads((each / "summary.json").read_text())["diagnostics"] for each in (folder, whole)
+    ]
+    assert told[0] == told[1]
+    assert told[0]["snapshots"] == 4
 
 
 def test_a_rank_that_reads_slowly_and_is_stuck_later(config: Path, tmp_path: Path) -> None:

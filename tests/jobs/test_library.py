@@ -17,8 +17,9 @@ def numbers(ended: Ended) -> list[float]:
     return [float(line[1]) for line in lines]
 
 
-def test_same_losses_alone_and_on_two_ranks(tmp_path: Path) -> None:
-    alone = numbers(run(SCRIPT, ranks=0, cwd=tmp_path))
+@pytest.mark.parametrize("method", ["gaussian", "dropout", "ensemble", "sgld", "sghmc"])
+def test_same_losses_alone_and_on_two_ranks(tmp_path: Path, method: str) -> None:
+    alone = numbers(run(SCRIPT, method, ranks=0, cwd=tmp_path))
     assert len(alone) == 1293 // 128 + 1  # an epoch of the digits, and the prediction
     assert alone[-2] < alone[0]
-    assert numbers(run(SCRIPT, ranks=2, cwd=tmp_path)) == pytest.approx(alone, rel=1e-10)
+    assert numbers(run(SCRIPT, method, ranks=2, cwd=tmp_path)) == pytest.approx(alone, rel=1e-10)

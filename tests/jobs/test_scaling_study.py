@@ -44,7 +44,7 @@ def test_from_plan_to_projection(config: Path, tmp_path: Path) -> None:
 
     plotted = run_here("scaling", "plot", runs, cwd=tmp_path)
     assert plotted.status == 0, plotted.text
-    for name in ("scaling", "speedup", "efficiency", "memory", "loss"):
+    for name in ("scaling", "memory", "loss"):
         assert (runs / f"{name}.png").read_bytes().startswith(PNG)
 
     # The exchanges of two ranks are timed first.

@@ -1,4 +1,4 @@
-"""A run of a posterior with members, as ``hpc-bnn`` trains, saves, resumes and scores it: on every
+"""A run of an anchored ensemble, as ``hpc-bnn`` trains, saves, resumes and scores it: on every
 grid what it is on one rank, also where another grid goes on with it.
 """
 
@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_bnn.bayes import POSTERIORS
-from hpc_bnn.bayes.members import Members
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.grid import Grid, divisors
@@ -30,7 +28,7 @@ K = 12
 ALL_RANKS = connect()
 CONTENT: dict[str, Any] = {
     "seed": 3,
-    "posterior": {"name": "members", "samples": K, "samples_per_pass": 5},
+    "posterior": {"name": "ensemble", "samples": K, "samples_per_pass": 5, "anchored": True},
     "loss": {"name": "gaussian_nll", "variance": "predicted", "predictive": True},
     "model": {"name": "mlp", "hidden": [8]},
     "data": {"name": "synthetic_series", "length": 300, "history": 12, "horizon": 4},
@@ -45,12 +43,6 @@ CONTENT: dict[str, Any] = {
         "checkpoint_every": 2,
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def members(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method is one file and one line."""
-    monkeypatch.setitem(POSTERIORS, "members", Members)
 
 
 @pytest.fixture
@@ -76,18 +68,16 @@ def run(
 def test_the_method_is_known_by_its_name_and_options() -> None:
     check_choices(settings(), "my.yaml")
     options = resolved(settings()).posterior.options
-    assert options == {"prior_sigma": 1.0, "initial_spread": None}
-    assert "name: members" in dump_settings(settings())
+    assert options == {"prior_sigma": 1.0, "anchored": True, "initial_spread": None}
+    assert "name: ensemble" in dump_settings(settings())
 
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[tuple[Path, dict[str, Any]]]:
     """The folder of a run on one rank, and its summary."""
     all_ranks = ALL_RANKS
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(POSTERIORS, "members", Members)
-        path = Path(all_ranks.on_first(lambda: tempfile.mkdtemp(), name="alone"))
-        yield path / "run", all_ranks.on_first(lambda: run(ALONE, path / "run"), name="alone")
+    path = Path(all_ranks.on_first(lambda: tempfile.mkdtemp(), name="alone"))
+    yield path / "run", all_ranks.on_first(lambda: run(ALONE, path / "run"), name="alone")
     all_ranks.gather(None, name="done")
     all_ranks.on_first(lambda: shutil.rmtree(path), name="alone")
 
@@ -146,7 +136,7 @@ def test_prediction_has_every_member_on_every_rank(
         state = trained.parts.posterior.state_dict()
         assert all(torch.equal(state[name], saved) for name, saved in found[1].posterior.items())
         x = torch.zeros(2, *trained.parts.source.input_shape, dtype=torch.float64)
-        with pytest.raises(ValueError, match=r"weight samples 12 to 12: .* members 0 to 11 of 12"):
+        with pytest.raises(ValueError, match=r"samples = 13, from 0 on: .* has 12 weight samples"):
             trained.parts.posterior.predict(x, samples=K + 1)
         result = evaluate(world, folder)
         assert result["samples"] == K

@@ -43,6 +43,8 @@ def step_bytes(parts: Parts, settings: Settings, grid: Grid) -> int:
     examples = len(grid.own_examples(settings.train.batch_size))
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # the mask of fields
     _forget_numbers(parts, mode)
+    with mode:  # not in the step: rows are counted as parameters
+        posterior.initialise()
     # The first pass makes the gradients that the second has to hold; the later ones are like it.
     real = chosen.samples if chosen.keep_graphs else 2
     passes = FewPasses(posterior, World(grid, device), chosen, real=real)
@@ -89,6 +91,8 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     one_x, one_y = source.validation.batch(torch.tensor([0]))
     mode = FakeTensorMode()
     _forget_numbers(parts, mode)
+    with mode:
+        posterior.initialise()
     scale = None if source.scale is None else _without_numbers(source.scale, mode)
     tally = TALLIES[source.task]()
     axis: Group = CountingAxis(grid.sample_ranks) if grid.sample_ranks > 1 else ALONE

@@ -21,6 +21,7 @@ from hpc_bnn.config import (
 )
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
 from hpc_bnn.data.augment import Augmentation
+from hpc_bnn.data.sharding import steps_per_epoch
 from hpc_bnn.data.source import Fields
 from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 C = TypeVar("C", bound=Choice)
 
 GIVEN_TO_DATA = ("ranks", "rollout")
-GIVEN_TO_POSTERIORS = ("module", "samples", "seed")
+GIVEN_TO_POSTERIORS = ("module", "samples", "seed", "steps")
 GIVEN_TO_MODELS = ("input_shape", "output_shape")
 GIVEN_TO_OPTIMIZERS = ("posterior", "others", "lr")
 
@@ -174,6 +175,10 @@ def build(settings: Settings, source: Source) -> Parts:
     method, options = POSTERIORS[chosen.name], {"seed": settings.seed, **chosen.options}
     if _takes(method, "samples"):
         options["samples"] = chosen.samples
+    if _takes(method, "steps"):
+        options["steps"] = settings.train.steps or settings.train.epochs * steps_per_epoch(
+            len(source.train), settings.train.batch_size
+        )
     posterior = method(network, **options)
     transform = dict(settings.data.transform)
     augment = AUGMENTATIONS[transform.pop("name")](**transform) if transform else None

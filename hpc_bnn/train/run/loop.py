@@ -123,6 +123,7 @@ class _Run:
         per_epoch = self._batches.steps_per_epoch
         agree(world.all_ranks, {"batches per epoch": per_epoch}, name="data")
         self._total = training.steps or training.epochs * per_epoch
+        parts.posterior.hold(world.grid.own_samples(settings.posterior.samples))
         parts.posterior.to(world.device)
         parts.loss.to(world.device)
         self._optimizer = parts.optimizer(training.lr)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes.posterior import Posterior, Rows
+from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.bayes.rows import Rows, gather_rows
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError
@@ -63,15 +64,7 @@ def _rows(posterior: Posterior, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 def _gathered(value: Tensor | Rows, sample: Group, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    if sample.size == 1:
-        return value.tensor
-    rows = value.tensor.detach().cpu()
-    full = rows.new_empty((sample.size, *rows.shape))
-    for place, row in enumerate(rows):  # as bytes, since numpy knows fewer types
-        content = row.contiguous().view(1, -1).view(torch.uint8)
-        everyone = sample.all_gather(content, name=f"checkpoint: {name}")
-        full[:, place] = everyone.view(rows.dtype).view(sample.size, *row.shape)
-    return full.flatten(0, 1)
+    return gather_rows(value, sample, name=f"checkpoint: {name}")
 
 
 def _per_sample_numbers(optimizer: Optimizer, posterior: Posterior) -> dict[int, Rows]:

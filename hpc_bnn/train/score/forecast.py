@@ -34,11 +34,18 @@ def forecast(
     Raises
     ------
     ValueError
-        If there is no state at the start, or the forecast leaves the finite numbers.
+        If the run has fewer weight samples than ``members``, there is no state at the start, or
+        the forecast leaves the finite numbers.
     OSError
         If the file cannot be written, or would replace anything but an earlier forecast; no new
         file then has the final name.
     """
+    available = trained.parts.posterior.prediction_samples(members)
+    if available < members:
+        raise ValueError(
+            f"members = {members}: this run has {available} weight samples to forecast with; ask "
+            f"for at most {available}"
+        )
     sources = () if trained.parts.source.fields is None else trained.parts.source.fields.files
     world.all_ranks.on_first(lambda: require_writable(path, sources), name="output")
     rollout = world.all_ranks.together(lambda: Rollout(trained.parts, world.device), name="rollout")

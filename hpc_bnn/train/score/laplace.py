@@ -30,17 +30,24 @@ log = logging.getLogger(__name__)
 
 
 def fit_laplace(
-    world: World, folder: RunFolder, target: RunFolder, *, layer: str = ""
+    world: World,
+    folder: RunFolder,
+    target: RunFolder,
+    *,
+    layer: str = "",
+    sample: int | None = None,
 ) -> dict[str, Any]:
     """Collective over the world: fit the posterior to the training split of the run in ``folder``,
     write it to ``target`` and return what ``laplace.json`` holds.
 
-    The network is the mean of the run's posterior, or its only member.
+    The network is the mean of the run's posterior, or one of its samples.
 
     Parameters
     ----------
     layer
         Name of the linear layer; ``""``: the last one.
+    sample
+        The weight sample that is the network, such as a member of an ensemble; None: the mean.
 
     Raises
     ------
@@ -49,14 +56,14 @@ def fit_laplace(
     SettingsError
         If ``target`` holds a run already.
     ValueError
-        If the run has several members, or from ``LastLayerLaplace.fit``.
+        If the run has members and none is named, or from ``LastLayerLaplace.fit``.
     """
     trained = load_trained(world, folder)
     settings, parts = trained.settings, trained.parts
     world.all_ranks.on_first(lambda: _require_free(target), name="run folder")
 
     def make() -> LastLayerLaplace:
-        network = _only_network(parts.posterior)
+        network = _network(parts.posterior, sample)
         return LastLayerLaplace(network, layer=layer, seed=settings.seed).to(world.device)
 
     laplace = world.all_ranks.together(make, name="last layer")
@@ -73,6 +80,7 @@ def fit_laplace(
     settings = settings.model_copy(update={"posterior": posterior})
     result = {
         "run": str(folder.path),
+        "sample": sample,
         "step": trained.step,
         "layer": laplace.layer,
         "parameters": laplace.factor.shape[0] * laplace.factor.shape[1],
@@ -105,16 +113,19 @@ def _require_free(target: RunFolder) -> None:
         raise SettingsError([f"{target.path}: holds a run already; name another folder with -o"])
 
 
-def _only_network(posterior: Posterior) -> nn.Module:
-    """Return the network of the mean, or of the only member."""
-    if posterior.members is None:
-        return with_weights(posterior.module, posterior.mean())
-    if posterior.members == 1:
-        return posterior.to_module(0)
-    raise ValueError(
-        f"the run has {posterior.members} members, and the Laplace approximation is around one "
-        "network: train with posterior.samples=1, or with a posterior that has a mean"
-    )
+def _network(posterior: Posterior, sample: int | None) -> nn.Module:
+    """Return the network of a weight sample; None: of the mean."""
+    if sample is not None:
+        available = posterior.prediction_samples(sample + 1)
+        if not 0 <= sample < available:
+            raise ValueError(f"--sample {sample}: the run has the samples 0 to {available - 1}")
+        return posterior.to_module(sample)
+    if posterior.members is not None:
+        raise ValueError(
+            f"the run has {posterior.members} members, and the Laplace approximation is around one "
+            "network: name one, such as --sample 0"
+        )
+    return with_weights(posterior.module, posterior.mean())
 
 
 def _own_batches(examples: Examples, world: World, size: int) -> Iterator[tuple[Tensor, Tensor]]:

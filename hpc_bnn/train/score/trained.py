@@ -1,5 +1,6 @@
 """A trained run, brought back from its folder to be scored or to forecast."""
 
+import logging
 from dataclasses import dataclass
 
 from hpc_bnn.config import Settings
@@ -8,6 +9,8 @@ from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.snapshots import Snapshots
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,4 +48,13 @@ def load_trained(world: World, folder: RunFolder) -> Trained:
         raise CheckpointError(
             f"{folder.checkpoints}: no checkpoint to evaluate or forecast with; train first"
         )
-    return Trained(settings, parts, found[1])
+    trained = Trained(settings, parts, found[1])
+    wish = settings.posterior.predict_samples
+    if trained.predict_samples < wish and world.is_first:
+        log.info(
+            "predicting with %d weight samples instead of posterior.predict_samples = %d: there "
+            "are no more",
+            trained.predict_samples,
+            wish,
+        )
+    return trained

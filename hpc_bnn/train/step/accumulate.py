@@ -60,8 +60,9 @@ def accumulate(loss: Loss, passes: Passes, axis: Group, share: Share) -> Tensor:
 
 
 def _separable(loss: SeparableLoss, passes: Passes, share: Share, part: int) -> Tensor:
-    one = passes.run(share.x, share.step, passes.parts[part])
-    value = separable_share(loss, one.outputs, share.y, passes.settings.samples)
+    samples = passes.parts[part]
+    one = passes.run(share.x, share.step, samples)
+    value = separable_share(loss, one.outputs, share.y, passes.settings.samples, samples)
     more = share.complexity_of(part)
     with passes.phases.within("backward"):
         one.backward(value * share.scale, more=more)

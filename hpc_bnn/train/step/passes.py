@@ -79,9 +79,10 @@ class Passes:
 
     def _attempt(self, x: Inputs, step: int, part: range) -> Pass | None:
         """Return a pass; None where it showed something of the network that it was run without."""
-        following = self.parts[-1].stop - part.stop
         with self.phases.within("draw"):
-            key = replace(self._posterior.key(step, part), following=following)
+            key = replace(
+                self._posterior.key(step, part), preceding=part.start - self.parts[0].start
+            )
             drawn = self._posterior.sample(key)
         dropout = None  # torch.vmap refuses random layers
         if len(part) == 1 and self._drops:

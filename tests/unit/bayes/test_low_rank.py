@@ -169,7 +169,7 @@ def trained(samples_per_pass: int, *, frozen: str = "", steps: int = 3) -> hb.Lo
 
 @pytest.mark.parametrize("samples_per_pass", [1, 2, 4])
 def test_passes_add_up(samples_per_pass: int) -> None:
-    """In every pass but the first and the last, U's part goes into its gradient in place."""
+    """From the second pass on, U's part goes into its gradient in place."""
     several, one = trained(samples_per_pass), trained(6)
     start = posterior_with()
     for name, p in one.named_parameters():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.members import Members
 from hpc_bnn.bayes.noise import Purpose, Stream, normals
-from hpc_bnn.bayes.posterior import Rows
+from hpc_bnn.bayes.rows import Rows
 
 
 def network(seed: int = 1) -> nn.Sequential:
@@ -183,5 +183,11 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="every weight of Linear is constant"):
         Members(constant, samples=2)
     assert Members(constant, samples=2, initial_spread=0.1).members == 2
-    with pytest.raises(ValueError, match=r"weight samples 4 to 4: .* members 0 to 3 of 4"):
+    with pytest.raises(
+        ValueError, match=r"samples = 2, from 3 on: .* 4 weight samples .* at most 1"
+    ):
         members().predict(X, samples=2, first=3)
+    part = members()
+    part.hold(range(2))
+    with pytest.raises(ValueError, match=r"weight samples 2 to 2: .* the members 0 to 1 of 4"):
+        part.network(2)

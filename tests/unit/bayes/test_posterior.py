@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.noise import Key
-from hpc_bnn.bayes.posterior import Posterior, Rows, Weights
+from hpc_bnn.bayes.posterior import Posterior, Weights
+from hpc_bnn.bayes.rows import Rows
 
 
 class Plain(Posterior):

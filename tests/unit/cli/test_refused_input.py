@@ -1,6 +1,5 @@
 """Input that cannot be used ends with status 2 and one message that names file, key and value."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +96,6 @@ def test_a_used_run_folder(config: Path, tmp_path: Path, told: Any) -> None:
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_folder_that_cannot_be_written(config: Path, tmp_path: Path, told: Any) -> None:
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    message = told("train", config, "--run", tmp_path / "file" / "run")
-    assert message.startswith(f"{tmp_path / 'file' / 'run'}: the run folder cannot be written")
-
-
 def test_a_diverging_run_keeps_its_last_good_checkpoint(
     config: Path, tmp_path: Path, told: Any
 ) -> None:
@@ -141,17 +134,6 @@ def test_evaluate_needs_a_run_and_a_checkpoint(config: Path, tmp_path: Path, tol
     assert "all 1 checkpoints are damaged" in told("evaluate", run)
     checkpoint.unlink()
     assert "no checkpoint to evaluate or forecast with; train first" in told("evaluate", run)
-
-
-def test_a_checkpoint_of_another_model(config: Path, tmp_path: Path, told: Any) -> None:
-    for name, width in (("small", 8), ("large", 9)):
-        steps = ["train.steps=1", f"model.hidden=[{width}]"]
-        assert hpc_bnn("train", config, *steps, "--run", tmp_path / name) == 0
-    foreign = Path("checkpoints") / "step-00000001.pt"
-    shutil.copy(tmp_path / "large" / foreign, tmp_path / "small" / foreign)
-    message = told("evaluate", tmp_path / "small")
-    assert message.startswith(f"{tmp_path / 'small' / foreign}: checkpoint of another model: ")
-    assert "layers.0.weight is (9, 12)" in message.replace("posterior.module.", "")
 
 
 @pytest.mark.parametrize(

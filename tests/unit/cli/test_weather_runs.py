@@ -215,11 +215,6 @@ def test_data_that_is_gone_when_a_run_is_used(trained: Path, tmp_path: Path, tol
     assert str(tmp_path / "gone") in told("forecast", moved, *START, *ONE, "-o", "out.nc")
 
 
-def test_check_of_nothing(tmp_path: Path, told: Any) -> None:
-    assert str(tmp_path) in told("data check", tmp_path)
-    assert str(tmp_path / "no.nc") in told("data check", tmp_path / "no.nc")
-
-
 def test_check_of_a_truncated_file(
     tmp_path: Path, told: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

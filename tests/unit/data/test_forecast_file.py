@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import resource
 import warnings
 from collections.abc import Sequence
@@ -196,14 +195,6 @@ def test_three_processes_write_the_file_of_one(path: Path, whole: Path) -> None:
     assert path.read_bytes() == whole.read_bytes()
 
 
-def test_order_and_repeated_opening_do_not_matter(path: Path, whole: Path) -> None:
-    order = np.random.default_rng(0).permutation(len(ALL))
-    for i in order:
-        write(path, [ALL[i]])
-    finish(path)
-    assert path.read_bytes() == whole.read_bytes()
-
-
 def test_short_writes_are_continued(
     path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,11 +255,6 @@ def test_a_finished_file_is_not_opened_for_writing(whole: Path, tmp_path: Path) 
     partial_path(tmp_path / "f.nc").write_bytes(whole.read_bytes())
     with pytest.raises(ValueError, match="not a forecast that is being written"):
         ForecastFile(tmp_path / "f.nc")
-
-
-def test_a_file_of_another_process_is_not_taken_over(path: Path) -> None:
-    with ForecastFile(path) as file, pytest.raises(TypeError):
-        pickle.dumps(file)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,6 +20,11 @@ from hpc_bnn.data.series.windows import RegularSeries, Windows
 BRUSSELS = ZoneInfo("Europe/Brussels")
 LOAD = "Actual Total Load [MW] - BZN|DE-LU"
 HOUR = timedelta(hours=1)
+COLUMNS: dict[str, Any] = {
+    "time_column": "Time (CET/CEST)",
+    "value_columns": [LOAD],
+    "time_format": "%d.%m.%Y %H:%M",
+}
 # UTC: the whole hours around the clock changes of 2020, forward at 01:00 and back at 01:00.
 SPRING, AUTUMN = datetime(2020, 3, 28, 20), datetime(2020, 10, 24, 20)
 
@@ -51,12 +57,7 @@ def entsoe(
 
 
 def read(path: Path, **settings: object) -> RegularSeries:
-    default: dict[str, object] = {
-        "time_column": "Time (CET/CEST)",
-        "value_columns": [LOAD],
-        "time_format": "%d.%m.%Y %H:%M",
-    }
-    (one,) = read_csv_series(path, **{**default, **settings})  # type: ignore[arg-type]
+    (one,) = read_csv_series(path, **{**COLUMNS, **settings})
     return one
 
 
@@ -120,13 +121,7 @@ def test_the_repeated_hour_of_two_interleaved_areas(tmp_path: Path) -> None:
         lines += [f"{time:%d.%m.%Y %H:%M},{area},{i}" for area in ("BE", "FR")]
     path = tmp_path / "load.csv"
     path.write_text("\n".join(lines))
-    many = read_csv_series(
-        path,
-        time_column="Time (CET/CEST)",
-        value_columns=["load"],
-        group_column="Area",
-        time_format="%d.%m.%Y %H:%M",
-    )
+    many = read_csv_series(path, **{**COLUMNS, "value_columns": ["load"]}, group_column="Area")
     assert [(one.name, one.start, len(one.values)) for one in many] == [
         ("BE", AUTUMN, 12),
         ("FR", AUTUMN, 12),
@@ -305,16 +300,9 @@ def test_windows_with_a_missing_value_are_left_out(
     path = entsoe(tmp_path / "load.csv", AUTUMN, count=100)
     for line, value in ((12, 10), (82, 80)):
         altered(path, line, f'"{value}"', '"n/e"')
-    settings = {
-        "time_column": "Time (CET/CEST)",
-        "value_columns": [LOAD],
-        "time_format": "%d.%m.%Y %H:%M",
-        "history": 6,
-        "horizon": 2,
-        "missing": "skip",
-    }
+    settings = {**COLUMNS, "history": 6, "horizon": 2, "missing": "skip"}
     with caplog.at_level(logging.INFO):
-        source = series(path, **settings)  # type: ignore[arg-type]
+        source = series(path, **settings)
     assert "8 of 63 windows of the training part" in caplog.text
     assert source.scale is not None
     held = torch.tensor([float(v) for v in range(70) if v != 10], dtype=torch.float64)
@@ -328,35 +316,18 @@ def test_windows_with_a_missing_value_are_left_out(
         rows = (part.starts[:, None] + torch.arange(8)).flatten().tolist()
         assert not {10, 80} & set(rows)
     with pytest.raises(ValueError, match=r"each of the \d+ windows of the test part holds a miss"):
-        series(path, **{**settings, "history": 18})  # type: ignore[arg-type]
+        series(path, **{**settings, "history": 18})
 
 
 def test_the_calendar_goes_by_the_zone_of_the_file_or_another(tmp_path: Path) -> None:
     path = entsoe(tmp_path / "load.csv", AUTUMN, count=60)
-    hours = []
+    settings, hours = {**COLUMNS, "history": 3, "horizon": 1}, []
     for zone in (None, "UTC", "Asia/Tokyo"):
-        source = series(
-            path,
-            time_column="Time (CET/CEST)",
-            value_columns=[LOAD],
-            time_format="%d.%m.%Y %H:%M",
-            history=3,
-            horizon=1,
-            calendar=["hour_of_day"],
-            calendar_zone=zone,
-        )
+        source = series(path, **settings, calendar=["hour_of_day"], calendar_zone=zone)
         x, _ = source.train.batch(torch.tensor([0, 1, 2]))
         turn = torch.atan2(x[:, 3], x[:, 4]).remainder(2 * torch.pi)
         hours.append((turn * 24 / (2 * torch.pi)).round().remainder(24).tolist())
     # The targets are at 23, 0 and 1 UTC: in Brussels the hour from 2 to 3 comes twice.
     assert hours == [[1, 2, 2], [23, 0, 1], [8, 9, 10]]
     with pytest.raises(ValueError, match="calendar_zone = 'Mars'"):
-        series(
-            path,
-            time_column="Time (CET/CEST)",
-            value_columns=[LOAD],
-            time_format="%d.%m.%Y %H:%M",
-            history=3,
-            horizon=1,
-            calendar_zone="Mars",
-        )
+        series(path, **settings, calendar_zone="Mars")

@@ -6,12 +6,10 @@ from typing import Any
 import netCDF4
 import numpy as np
 import pytest
-import torch
 import xarray
 from numpy.typing import NDArray
 
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.names import expected_range
 from hpc_bnn.fields.report import defects
 from hpc_bnn.fields.toy_atmosphere import write_toy
@@ -141,22 +139,6 @@ def test_years_follow_each_other_without_a_jump(tmp_path: Path) -> None:
     z = values[:, names.index("z500")]
     changes = np.sqrt(np.mean(np.diff(z, axis=0) ** 2, axis=(1, 2)))
     assert changes[364] < 2 * changes.mean()
-
-
-def test_it_trains_as_era5(folder: Path) -> None:
-    made = era5(
-        folder,
-        variables=["z", "t2m"],
-        levels=[500],
-        step_hours=24,
-        train=("2001-01-01", "2001-08-31"),
-        validation=("2001-09-01", "2001-10-31"),
-        test=("2001-11-01", "2001-12-31"),
-        static=["lsm"],
-    )
-    x, y = made.train.batch(torch.arange(0, len(made.train), 5))
-    assert x.shape[1:] == made.input_shape
-    assert 0.8 < y.std() < 1.2
 
 
 def test_a_grid_with_pole_rows_and_one_without() -> None:

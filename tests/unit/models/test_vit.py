@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from hpc_bnn.bayes import Gaussian
 from hpc_bnn.bayes.selection import random_names
@@ -107,26 +106,10 @@ def test_the_tiny_network_for_cifar10() -> None:
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_the_digits_run_with_patches_of_two() -> None:
-    network = ViT((1, 8, 8), (10,), patch=2)
-    assert network._positions.shape == (16, 192)
-    assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
-
-
 @pytest.mark.parametrize("output_shape", [(7,), (4, 2), ()])
 def test_output_shapes(output_shape: tuple[int, ...]) -> None:
     network = ViT((1, 4, 4), output_shape, patch=2, width=8, depth=1, heads=1)
     assert network(torch.zeros(3, 1, 4, 4)).shape == (3, *output_shape)
-
-
-def test_runs_on_given_weights() -> None:
-    network, x = vit(patch=4), images(2, 3, 8, 12)
-    doubled = {name: 2 * p for name, p in network.named_parameters()}
-    given = functional_call(network, doubled, (x,))
-    with torch.no_grad():
-        for p in network.parameters():
-            p.mul_(2)
-    torch.testing.assert_close(given, network(x), **TIGHT)
 
 
 # Torch loops over the samples in attention where a CPU lacks a batched kernel: as fast as batched.

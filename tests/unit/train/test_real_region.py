@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
-from toy_weather import ALONE_WORLD
+from toy_weather import ALONE_WORLD, SETTINGS
 
 import hpc_bnn
 from hpc_bnn.config import Settings
@@ -31,13 +31,7 @@ def test_training_and_forecast(tmp_path: Path) -> None:
         {
             "posterior": {"samples": 2, "predict_samples": 2},
             "loss": {"name": "almost_fair_crps", "channel_weights": {"u10": 2.0}},
-            "model": {
-                "name": "swin",
-                "width": 8,
-                "depths": [2, 0, 0, 2],
-                "heads": [2, 2, 2, 2],
-                "window": [2, 2],
-            },
+            "model": SETTINGS["model"],
             "data": {
                 "name": "era5",
                 "path": str(path),
