@@ -61,7 +61,7 @@ setup(
     author="the hpc_bnn developers",
     python_requires=">=3.11",
     packages=find_packages(include=["hpc_bnn", "hpc_bnn.*"]),
-    package_data={"hpc_bnn": ["configs/*.yaml"]},
+    package_data={"hpc_bnn": ["configs/*.yaml", "guide/*.md"]},
     ext_modules=KERNELS,
     zip_safe=False,
     entry_points={"console_scripts": ["hpc-bnn = hpc_bnn.__main__:main"]},
