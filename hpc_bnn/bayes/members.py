@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hpc_bnn.bayes.noise import Key, Purpose, Stream, normals
 from hpc_bnn.bayes.posterior import Posterior, Weights, copy_tensors, row_key
@@ -161,8 +162,12 @@ class Members(Posterior):
         if places == list(range(len(self.own_samples))):
             return {name: self.rows[row_key(name)] for name in self.names}
         first, end = places[0], places[-1] + 1
-        part = slice(first, end) if places == list(range(first, end)) else places
-        return {name: self.rows[row_key(name)][part] for name in self.names}
+        if places != list(range(first, end)):
+            return {name: self.rows[row_key(name)][places] for name in self.names}
+        return {
+            name: _Part.apply(first, end, self.rows[row_key(name)])  # type: ignore[no-untyped-call]
+            for name in self.names
+        }
 
     def prior_centres(self) -> Sequence[Tensor] | None:
         """Return the means (S, *shape) of the priors of the members held here; None: 0."""
@@ -194,6 +199,30 @@ def _starting_point(posterior: Members) -> dict[str, Tensor]:
     posterior.initialise()
     shared: dict[str, Tensor] = posterior.module.state_dict(prefix="module.")
     return shared | posterior.rows.state_dict(prefix="rows.")
+
+
+class _Part(torch.autograd.Function):
+    """The rows from ``first`` to ``end`` of a parameter (S, *shape).
+
+    Their gradient is added to the rows of a gradient that the parameter has already: a tensor of
+    all rows for each part would be S times the memory traffic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: int, end: int, rows: Tensor) -> Tensor:
+        ctx.first, ctx.end, ctx.rows = first, end, rows
+        return rows.detach()[first:end]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, part = ctx.rows, slice(ctx.first, ctx.end)
+        if rows.grad is not None:
+            rows.grad[part].add_(grads[0])
+            return None, None, None
+        whole = torch.zeros_like(rows)
+        whole[part] = grads[0]
+        return None, None, whole
 
 
 def _varies(w: Tensor, *, around: float | None) -> bool:

@@ -17,6 +17,8 @@ from hpc_bnn.bayes.selection import fan_in
 Positive = Annotated[float, Interval(gt=0, lt=math.inf)]
 PriorSigma = Positive | Literal["fan_in"]
 
+CACHED = 1 << 16  # elements of a piece
+
 
 def require_positive(**options: object) -> None:
     """Raise ValueError for the first option of a posterior that is no positive number."""
@@ -59,7 +61,10 @@ def negative_log_prior(
 
 
 class _NegativeLog(torch.autograd.Function):
-    """-log N(c, tau^2) of one tensor, summed in float64."""
+    """-log N(c, tau^2) of one tensor, summed in float64.
+
+    Its gradient is added to one that a parameter has already, without a tensor of its own.
+    """
 
     @staticmethod
     def forward(ctx: Any, tau: float, centre: Tensor | None, weight: Tensor) -> Tensor:
@@ -67,15 +72,25 @@ class _NegativeLog(torch.autograd.Function):
         ctx.tau = tau
         wide = _offset(weight, centre)
         constant = math.log(tau) + math.log(2 * math.pi) / 2
-        squares = torch.mul(wide, wide).sum(dtype=torch.float64)
-        return squares / (2 * tau**2) + weight.numel() * constant
+        return _sum_of_squares(wide) / (2 * tau**2) + weight.numel() * constant
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, *centre = ctx.saved_tensors
         wide = _offset(weight, centre[0] if centre else None)
-        return None, None, (wide * (grads[0] / ctx.tau**2)).to(weight.dtype)
+        scale = (grads[0] / ctx.tau**2).to(wide.dtype)
+        if weight.is_leaf and weight.grad is not None and weight.grad.dtype == wide.dtype:
+            weight.grad.addcmul_(wide, scale)
+            return None, None, None
+        return None, None, (wide * scale).to(weight.dtype)
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    """Return the sum in float64, on CPUs in pieces that fit the cache."""
+    size = CACHED if x.device.type == "cpu" else x.numel()
+    pieces = torch.split(x.flatten(), size)
+    return torch.stack([(piece * piece).sum(dtype=torch.float64) for piece in pieces]).sum()
 
 
 def _offset(weight: Tensor, centre: Tensor | None) -> Tensor:

@@ -47,6 +47,8 @@ class Method:
         What the ratio to ``against`` should not exceed.
     against
         What ``most`` refers to; None: the bound.
+    dropout
+        Probability of dropping an activation; the bound drops none.
     """
 
     build: Callable[[nn.Module, int], Posterior]
@@ -105,9 +107,8 @@ def stepped(method: Method, task: Task, samples: int) -> Callable[[], object]:
     """Return a step of a method, ready to be called."""
     torch.manual_seed(0)
     network = task.network()
-    for layer in network.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = method.dropout
+    if method.dropout:
+        drop_after_activations(network, method.dropout)
     posterior = method.build(network, samples)
     optimizer = posterior.optimizer(1e-3) or method.optimizer(posterior)
     step = hb.Step(
@@ -120,6 +121,14 @@ def stepped(method: Method, task: Task, samples: int) -> Callable[[], object]:
         guard_every=0,
     )
     return lambda: step(task.x, task.y)
+
+
+def drop_after_activations(network: nn.Module, p: float) -> None:
+    """Put a dropout layer behind each activation."""
+    for layer in list(network.modules()):
+        for name, child in list(layer.named_children()):
+            if isinstance(child, nn.ReLU | nn.GELU):
+                setattr(layer, name, nn.Sequential(child, nn.Dropout(p)))
 
 
 def ratio(timings: dict[str, list[Timing]], one: str, other: str) -> list[float]:

@@ -73,7 +73,14 @@ class Gradients:
                 if self._world.grid.world_size == 1:
                     raise
                 self._refusal = error  # raised where the ranks meet: none is left waiting
+        # Passes add to their own rows of a gradient that is there, whose memory serves every step.
+        rows = [self.named[name] for name in self._rows] if self._passes > 1 else []
+        before = [parameter.grad for parameter in rows]
         self._optimizer.zero_grad(set_to_none=True)
+        for parameter, grad in zip(rows, before, strict=True):
+            if grad is None or grad.shape != parameter.shape:
+                grad = torch.zeros_like(parameter)
+            parameter.grad = grad.zero_()
         self._reducer.begin()
 
     def _prepare(self) -> None:
@@ -91,7 +98,8 @@ class Gradients:
             compression=self._settings.compression,
             per_sample=self._rows,
         )
-        self.scale = self._reducer.scale
+        # Alone, the share of a member in the objective would be K times what it is among K.
+        self.scale = (self._posterior.members or 1) if self._rows else self._reducer.scale
         self._names = sorted(self.named)
         self._trained: dict[str, object] = {k: shape_of(self.named[k]) for k in self._names}
         if before and self._world.grid.world_size > 1:  # at the start values are broadcast
@@ -153,10 +161,9 @@ class Gradients:
         for p in self.named.values():
             if p.grad is not None and p.grad.layout != torch.strided:
                 p.grad = p.grad.to_dense()
-        # Alone, the share of a member in the objective would be K times what it is among K.
-        members = (self._posterior.members or 1) / self.scale
-        for grad in self._gradients_of(self._rows):
-            grad.mul_(members)
+        if self.scale != self._reducer.scale:
+            for grad in self._gradients_of(self._shared):
+                grad.mul_(self._reducer.scale / self.scale)
 
     def norms(self) -> Norms:
         """Return the norms of the reduced gradient; collective over the sample axis where there are
@@ -166,7 +173,8 @@ class Gradients:
         gradients = self._gradients_of(self._rows)
         if not gradients:
             return Norms(shared, None, float(shared))
-        squares = torch.stack([_flat(g).double().square().sum(1) for g in gradients]).sum(0)
+        norms = torch.stack([_norms_of_rows(gradient).double() for gradient in gradients])
+        squares = norms.square().sum(0)
         total = self._world.sample_axis.all_reduce(
             squares.sum().cpu().reshape(1), reduction="sum", name="norms of members"
         )
@@ -209,6 +217,13 @@ def _norm(gradients: Sequence[Tensor]) -> Tensor:
     norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in half]
     rest = [g for g in gradients if g.dtype not in (torch.float16, torch.bfloat16)]
     return torch.nn.utils.get_total_norm([*norms, *rest])
+
+
+def _norms_of_rows(rows: Tensor) -> Tensor:
+    """Return the norms (S,) of rows (S, ...), in float32 at least."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(_flat(rows), dim=1, dtype=wide)
+    return norms
 
 
 def _flat(rows: Tensor) -> Tensor:
