@@ -76,6 +76,8 @@ class SGHMC(Members):
         As ``Members``, or if an option is out of range.
     """
 
+    predicts_collected = True
+
     def __init__(
         self,
         module: nn.Module,

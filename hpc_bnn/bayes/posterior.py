@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,11 @@ class Posterior(Predictor):
     ----------
     own_samples
         The weight samples whose rows per-sample parameters hold here: all until ``hold``.
+    predicts_collected
+        Whether it predicts with what ``collect`` took up, not with the parameters themselves.
     """
+
+    predicts_collected: ClassVar[bool] = False
 
     def __init__(
         self, module: nn.Module, names: Sequence[str], *, seed: int, members: int | None = None

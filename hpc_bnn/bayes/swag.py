@@ -85,6 +85,7 @@ class SWAG(Members):
     """
 
     collected: Tensor
+    predicts_collected = True
 
     def __init__(
         self,

@@ -13,7 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings
+from hpc_bnn.config.settings import TrainSettings
 from hpc_bnn.files import write_whole
 from hpc_bnn.parallel.world import World
 from hpc_bnn.progress import Pace
@@ -110,6 +112,25 @@ def log_start(
         at = epoch * steps_per_epoch
         never = "" if at < steps.stop else ", which this run does not reach"
         log.info("rollouts of %d from epoch %d (step %d) on%s", longer, epoch, at, never)
+    for problem in unsuitable(settings.train, posterior) if world.is_first else ():
+        log.warning("%s", problem)
+
+
+def unsuitable(training: TrainSettings, posterior: Posterior) -> list[str]:
+    """Return what the settings do to a method that needs gradients or a rate as they are."""
+    name, problems = type(posterior).__name__, []
+    falls = training.schedule != "constant" and training.lr_min < training.lr
+    if posterior.predicts_collected and falls:
+        problems.append(
+            f"train.schedule = {training.schedule}: the rate falls to {training.lr_min:g}, and "
+            f"what {name} collects with it hardly differs; set train.schedule=constant"
+        )
+    if training.clip_norm and posterior.optimizer(training.lr) is not None:
+        problems.append(
+            f"train.clip_norm = {training.clip_norm:g}: where gradients are clipped, {name} "
+            "samples another distribution than the posterior; set it to 0"
+        )
+    return problems
 
 
 class StepProgress:

@@ -25,6 +25,11 @@ def check_sizes(
     if num_examples < 1:
         raise ValueError(f"num_examples = {num_examples}: must be the size of the training set")
     posterior.check_samples(samples, samples_per_pass=len(parts[0]))
+    if settings.ema and posterior.predicts_collected:
+        raise ValueError(
+            f"train.ema = {settings.ema}: {type(posterior).__name__} predicts with what it "
+            "collects of the weights, so that a moving average would never be used; set it to 0"
+        )
     seen = samples if settings.exact else sum(map(len, parts))
     if isinstance(loss, JointLoss) and seen < loss.min_samples:
         raise ValueError(
