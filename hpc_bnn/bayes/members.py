@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hpc_bnn.bayes.noise import Key, Purpose, Stream, normals
-from hpc_bnn.bayes.posterior import Posterior, Weights, row_key
+from hpc_bnn.bayes.posterior import Posterior, Weights, copy_tensors, row_key
 from hpc_bnn.bayes.prior import Positive, PriorSigma, negative_log_prior, require_positive, taus
 from hpc_bnn.bayes.selection import random_names
 
@@ -103,9 +103,11 @@ class Members(Posterior):
     @torch.no_grad()
     def initialise(self) -> None:
         """Make the initial rows of the members that this process holds."""
-        if self._started:
-            return
-        self._started = True
+        if not self._started:
+            self._started = True
+            self._make_rows()
+
+    def _make_rows(self) -> None:
         given = [self.module.get_parameter(name) for name in self.names]
         offsets = accumulate((w.numel() for w in given), initial=0)
         for name, w, offset in zip(self.names, given, offsets, strict=False):
@@ -116,6 +118,33 @@ class Members(Posterior):
                 eps = normals(stream, w.shape, offset=offset, device=w.device)
                 row.copy_(centre + scale * eps.double())
             self.rows[row_key(name)].data = made
+
+    @torch.no_grad()
+    def start_from(self, other: Posterior) -> None:
+        """Start with the rows of ``other`` where it has members, as many as here; else with copies
+        of the network of its mean, moved by ``initial_spread``.
+
+        Raises
+        ------
+        ValueError
+            If it is of another network or has other members, or there is no ``initial_spread``.
+        """
+        self.initialise()
+        if isinstance(other, Members):
+            if other.members != self.members:
+                raise ValueError(
+                    f"it has {other.members} members, and posterior.samples = {self.members}; set "
+                    "as many, or start from a run without members"
+                )
+            copy_tensors(_starting_point(other), _starting_point(self))
+            return
+        if self.initial_spread is None:
+            raise ValueError(
+                "posterior.initial_spread = None gives each member initial weights of its own, "
+                "none of the network that it would start from; set it, such as to 0.05"
+            )
+        super().start_from(other)
+        self._make_rows()
 
     def _centre_and_scale(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the initial rows of a parameter scatter around and how far, in float64."""
@@ -163,6 +192,13 @@ class Members(Posterior):
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self.initialise()
         super()._load_from_state_dict(*arguments)
+
+
+def _starting_point(posterior: Members) -> dict[str, Tensor]:
+    """Return what members share and the weights of each, by name."""
+    posterior.initialise()
+    shared: dict[str, Tensor] = posterior.module.state_dict(prefix="module.")
+    return shared | posterior.rows.state_dict(prefix="rows.")
 
 
 class _Part(torch.autograd.Function):

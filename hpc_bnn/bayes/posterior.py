@@ -7,7 +7,8 @@ Letters: S samples, B batch, K samples over the whole grid.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 
 import torch
@@ -29,6 +30,26 @@ def row_key(name: str) -> str:
     path readable in state dicts.
     """
     return name.replace(".", "/")
+
+
+def copy_tensors(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Copy tensors by name; raise ValueError unless both hold the same names and shapes."""
+    for name in sorted(source.keys() ^ target.keys()):
+        raise ValueError(f"{name} is {'missing from it' if name in target else 'not known here'}")
+    for name, tensor in target.items():
+        if source[name].shape != tensor.shape:
+            raise ValueError(
+                f"{name} is {tuple(source[name].shape)} in it, {tuple(tensor.shape)} here"
+            )
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+def _network_tensors(posterior: "Posterior") -> dict[str, Tensor]:
+    """Return parameters and buffers of the network by their full names, tied ones once."""
+    network = posterior.module
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    return {f"module.{name}": tensor for name, tensor in tensors}
 
 
 class Posterior(Predictor):
@@ -88,6 +109,27 @@ class Posterior(Predictor):
         """Make what per-sample parameters start from, where that is still to be done: a step calls
         it once what is shared is the same on all ranks.
         """
+
+    @torch.no_grad()
+    def start_from(self, other: "Posterior") -> None:
+        """Start with the weights of ``other``, a trained posterior over the same network: with all
+        that it is where it is of this method, else with the network of its mean.
+
+        Raises
+        ------
+        ValueError
+            If it is of another network, or has members where this method has none.
+        """
+        if type(other) is type(self):
+            copy_tensors(other.state_dict(), self.state_dict())
+            return
+        if other.members is not None:
+            raise ValueError(
+                f"it has {other.members} members, and {type(self).__name__} starts from one "
+                "network; start from a run without members"
+            )
+        mean = {f"module.{name}": weight for name, weight in other.mean().items()}
+        copy_tensors(_network_tensors(other) | mean, _network_tensors(self))
 
     def scales(self) -> Iterable[str]:
         """Return the names of parameters that are scales of q: no weight decay pulls at them."""

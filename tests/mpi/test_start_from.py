@@ -68,6 +68,37 @@ def test_weights_of_another_run(all_ranks: Group, folder: Path) -> None:
             assert got["parameter_checksum"][key] == pytest.approx(value, abs=1e-10 * scale)
 
 
+@pytest.mark.parametrize(
+    "posterior",
+    [
+        {"name": "dropout", "samples": 12},
+        {"name": "ensemble", "samples": 12, "initial_spread": 0.05},
+        {"name": "swag", "samples": 12, "initial_spread": 0.05, "rank": 2, "start": 0},
+    ],
+    ids=lambda posterior: str(posterior["name"]),
+)
+def test_weights_of_another_method(
+    all_ranks: Group, folder: Path, posterior: dict[str, Any]
+) -> None:
+    run(all_ranks, folder / "first")
+    loss = {"name": "gaussian_nll", "variance": "predicted"}
+    content = {**CONTENT, "posterior": posterior, "loss": loss}
+    options: dict[str, Any] = {"content": content, "start_from": str(folder / "first"), "lr": 0.01}
+    expected = None
+    if all_ranks.rank == 0:
+        expected = run(ALONE, folder / "alone", **options)
+        anew = run(ALONE, folder / "anew", **{**options, "start_from": ""})
+        assert anew["final_loss"] != pytest.approx(expected["final_loss"], rel=1e-4)
+    expected = all_ranks.broadcast(expected, name="expected")
+    assert expected is not None
+    for ranks in divisors(all_ranks.size):
+        got = run(all_ranks, folder / f"{ranks}", sample_ranks=ranks, **options)
+        assert got["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-10)
+        scale = expected["parameter_checksum"]["sum_of_squares"]
+        for key, value in expected["parameter_checksum"].items():
+            assert got["parameter_checksum"][key] == pytest.approx(value, abs=1e-10 * scale)
+
+
 def test_nothing_to_start_from(all_ranks: Group, folder: Path) -> None:
     expected = CheckpointError if all_ranks.rank == 0 else RankError
     with pytest.raises(expected, match=r"train\.start_from = .*missing: .*checkpoint file"):

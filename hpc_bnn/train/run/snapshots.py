@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings, dump_settings
+from hpc_bnn.config.yaml_text import parse
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run import checkpoint
-from hpc_bnn.train.run.build import Parts
+from hpc_bnn.train.run.build import Parts, build
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError, digest
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.state import (
@@ -92,12 +93,18 @@ class Snapshots:
                 self._require_same_order(*found)
             return found
 
-        return self._take(read, self._optimizer if to_train else None)
+        taken = self._take(read, self._optimizer if to_train else None, lambda _: self._parts)
+        return taken and taken[:2]
 
     def start_from(self, given: Path) -> Path:
-        """Collective: take the parameters, or their moving averages where there are some, and
-        nothing else, from a checkpoint, or from the newest good one of another run; return its
-        path.
+        """Collective: take the weights, or their moving averages where there are some, and nothing
+        else, from a checkpoint, or from the newest good one of another run, which may be of another
+        method; return its path.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none, or it is of another network or of members that have no place here.
         """
 
         def read() -> tuple[Path, Checkpoint]:
@@ -111,17 +118,41 @@ class Snapshots:
                 )
             return found
 
-        taken = self._take(read, None)
+        taken = self._take(read, None, self._as_saved)
         assert taken is not None
-        return taken[0]
+        path, _, other = taken
+
+        def start() -> None:
+            try:
+                self._parts.posterior.start_from(other.posterior)
+                if {*other.loss.state_dict()} == {*self._parts.loss.state_dict()}:
+                    self._parts.loss.load_state_dict(other.loss.state_dict())
+            except (ValueError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{path}: checkpoint of another model: posterior: {error}"
+                ) from error
+
+        self._world.all_ranks.together(start, name="starting from a checkpoint")
+        return path
+
+    def _as_saved(self, state: Checkpoint) -> Parts:
+        """Return the parts that a checkpoint is of, with the rows that are held here."""
+        settings = Settings.model_validate(parse(state.settings))
+        parts, here = build(settings, self._parts.source), self._parts.posterior
+        if parts.posterior.members == here.members:
+            parts.posterior.hold(here.own_samples)
+        parts.posterior.to(self._world.device)
+        parts.loss.to(self._world.device)
+        return parts
 
     def _take(
         self,
         read: Callable[[], tuple[Path, Checkpoint] | None],
         optimizer: torch.optim.Optimizer | None,
-    ) -> tuple[Path, int] | None:
-        """Collective: restore what ``read`` returns on world rank 0, the only one that reads; None:
-        not the optimizer's state.
+        parts_of: Callable[[Checkpoint], Parts],
+    ) -> tuple[Path, int, Parts] | None:
+        """Collective: restore what ``read`` returns on world rank 0, the only one that reads, into
+        ``parts_of`` its outline, and return these, too; None: not the optimizer's state.
         """
         whole: list[Checkpoint] = []
 
@@ -137,7 +168,8 @@ class Snapshots:
         if found is None:
             return None
         path, outlined = found
-        posterior, loss = self._parts.posterior, self._parts.loss
+        parts = self._world.all_ranks.together(lambda: parts_of(outlined), name="parts")
+        posterior, loss = parts.posterior, parts.loss
         state = whole[0] if whole else outlined
         restore(path, state, posterior, loss, optimizer, self._world.all_ranks)
         ema = self._ema if optimizer else None
@@ -158,7 +190,7 @@ class Snapshots:
         spread = posterior.own_samples != range(posterior.members or 0)
         ranks = self._world.data_axis if spread else self._world.all_ranks
         agree(ranks, {"checkpoint": digest(restored)}, name="restored state")
-        return path, outlined.step
+        return path, outlined.step, parts
 
     def _order(self) -> dict[str, int]:
         """Return what the order of the examples follows from."""
