@@ -221,7 +221,7 @@ class KeyedDropout(TorchFunctionMode):
             )
         _CALLS.manual_seed(call + 1)
         keep = self._uniforms(shape, call * CALL_STRIDE, x.device) >= p
-        scale = keep.to(x.dtype) / (1.0 - p) if p < 1.0 else torch.zeros_like(x)
+        scale = keep.to(x.dtype).div_(1.0 - p) if p < 1.0 else torch.zeros_like(x)
         return x.mul_(scale) if inplace else x * scale
 
     def _uniforms(self, shape: tuple[int, ...], offset: int, device: torch.device) -> Tensor:

@@ -136,31 +136,41 @@ class Langevin(Uncompiled):
         if not chosen.explores(step):
             assert self.num_examples is not None
             variance = 2 * chosen.friction * rate * chosen.temperature / self.num_examples
-        noise = self._noise(rows, step, offset) if variance else [None] * len(rows)
-        for row, eps in zip(rows, noise, strict=True):
-            if row.grad is None:
-                continue
-            drift: Tensor = row.grad * -rate
-            if chosen.preconditioning:
-                scale = self._preconditioner(row, step)
-                drift.mul_(scale)
-                eps = None if eps is None else eps * scale.sqrt()
-            if chosen.friction < 1:
-                state = self.state[row]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(row)
-                drift = state["momentum"].mul_(1 - chosen.friction).add_(drift)
-            if eps is not None:
-                drift.add_(eps, alpha=math.sqrt(variance))
-            row.add_(drift)
+        moving = [row for row in rows if row.grad is not None]
+        scales = {row: self._preconditioner(row, step) for row in moving if chosen.preconditioning}
+        # One chain after the other: what this takes of them stays in the cache of a CPU.
+        for place, sample in enumerate(self._samples()):
+            noise: Sequence[Tensor | None] = [None] * len(rows)
+            if variance:
+                noise = self._noise(
+                    rows, Stream(self._seed, Purpose.DYNAMICS, step, sample), offset
+                )
+            for row, eps in zip(rows, noise, strict=True):
+                if row.grad is None:
+                    continue
+                weights, gradient = row[place], row.grad[place]
+                if chosen.preconditioning:
+                    scale = scales[row][place]
+                    gradient = gradient * scale
+                    eps = None if eps is None else eps * scale.sqrt()
+                way = weights
+                if chosen.friction < 1:
+                    state = self.state[row]
+                    if "momentum" not in state:
+                        state["momentum"] = torch.zeros_like(row)
+                    way = state["momentum"][place].mul_(1 - chosen.friction)
+                way.add_(gradient, alpha=-rate)
+                if eps is not None:
+                    way.add_(eps, alpha=math.sqrt(variance))
+                if chosen.friction < 1:
+                    weights.add_(way)
 
-    def _noise(self, rows: Sequence[nn.Parameter], step: int, offset: int) -> Sequence[Tensor]:
+    def _noise(self, rows: Sequence[nn.Parameter], stream: Stream, offset: int) -> list[Tensor]:
+        """Return the noise of one chain, of the shape of its part of each of ``rows``."""
         shapes = [row.shape[1:] for row in rows]
         count = sum(shape.numel() for shape in shapes)
-        samples = self._samples()
-        noise = torch.empty((len(samples), count), device=rows[0].device)
-        for own, sample in zip(noise, samples, strict=True):
-            fill(NORMALS, own, Stream(self._seed, Purpose.DYNAMICS, step, sample), offset)
+        noise = torch.empty(count, device=rows[0].device)
+        fill(NORMALS, noise, stream, offset)
         return unflatten(noise, shapes)
 
     def _preconditioner(self, row: nn.Parameter, step: int) -> Tensor:

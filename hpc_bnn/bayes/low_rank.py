@@ -211,9 +211,10 @@ class _Coupling(torch.autograd.Function):
                 gram += v @ v.T
                 norms = torch.bmm(u[:, None], u[:, :, None])  # of each row, squared
                 squares += norms.sum(dtype=torch.float64) / (2 * tau**2)
-        root = torch.linalg.cholesky(gram)
-        ctx.inverse = torch.cholesky_inverse(root)
-        value: Tensor = squares - temperature * root.diagonal().log().sum()
+        values, vectors = torch.linalg.eigh(gram)
+        values = values.clamp(min=1)  # less is round-off, where a sigma nearly vanishes
+        ctx.inverse = (vectors / values) @ vectors.T
+        value: Tensor = squares - temperature / 2 * values.log().sum()
         return value
 
     @staticmethod

@@ -206,8 +206,10 @@ def uniforms(
     stream: Stream, shape: Sequence[int], *, offset: int = 0, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Return float32 uniforms in [0, 1), multiples of 2**-24, of ``shape``."""
-    bits = words(stream, int(torch.Size(shape).numel()), offset=offset, device=device)
-    return ((bits >> 8).to(torch.float32) * 2.0**-24).reshape(list(shape))
+    bits = torch.empty(list(shape), dtype=torch.int32, device=device)
+    fill(WORDS, bits, stream, offset)
+    high = bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)  # without the copies of the sign
+    return high.to(torch.float32).mul_(2.0**-24)
 
 
 def normals(

@@ -174,10 +174,12 @@ class SWAG(Members):
         self.collected.fill_(number)
         for name in self.names:
             mean, variance, deviations = self._moments(name)
-            apart = self.rows[row_key(name)].to(mean.dtype) - mean
-            mean += apart / number
-            deviations[:, (number - 1) % self.rank] = apart * (1 - 1 / number)
-            variance.add_(apart.square() / number).mul_(1 - 1 / number)
+            # In its place from the start: more tensors of this size would take most of the time.
+            apart = deviations[:, (number - 1) % self.rank]
+            torch.sub(self.rows[row_key(name)], mean, out=apart)
+            mean.add_(apart, alpha=1 / number)
+            variance.addcmul_(apart, apart, value=1 / number).mul_(1 - 1 / number)
+            apart.mul_(1 - 1 / number)
 
     def _moments(self, name: str) -> list[Tensor]:
         return [getattr(self.get_submodule(what), row_key(name)) for what in MOMENTS]

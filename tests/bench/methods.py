@@ -30,6 +30,7 @@ import hpc_bnn as hb
 from hpc_bnn.bayes.posterior import Posterior
 
 SHARED, MEMBERS = "deterministic, one network", "deterministic, a network a sample"
+STEPS = 5000  # of an imagined training, of which SWAG collects in every 62nd of the second half
 SAMPLES = {"mlp": 8, "transformer-2": 4, "transformer-6": 4}
 
 
@@ -77,7 +78,8 @@ METHODS: dict[str, Method] = {
     "rank1": Method(lambda net, k: hb.Rank1(net), SHARED),
     "dropout": Method(lambda net, k: hb.Dropout(net), SHARED, most=1.15, dropout=0.1),
     "ensemble": Method(lambda net, k: hb.Ensemble(net, samples=k), MEMBERS, most=1.03),
-    "swag": Method(lambda net, k: hb.SWAG(net, samples=k), MEMBERS, most=1.03),
+    "swag": Method(lambda net, k: hb.SWAG(net, samples=k, steps=STEPS), MEMBERS, most=1.03),
+    "swag, collecting": Method(lambda net, k: hb.SWAG(net, samples=k), MEMBERS),
     "sgld": Method(lambda net, k: hb.SGLD(net, samples=k), MEMBERS, most=1.10),
     "sghmc": Method(lambda net, k: hb.SGHMC(net, samples=k), MEMBERS, most=1.10),
 }

@@ -69,7 +69,7 @@ def test_predictions_are_the_snapshots_from_the_newest_back() -> None:
     outputs = posterior.predict(X, samples=3 * K)
     for sample in (0, 4, 8):
         assert torch.equal(posterior.network(sample)(X), outputs[sample])
-    with pytest.raises(ValueError, match="weight sample 9: 3 chains have 3 snapshots each, 9 samp"):
+    with pytest.raises(ValueError, match="this posterior has 9 weight samples to predict with"):
         posterior.predict(X, samples=3 * K + 1)
 
 

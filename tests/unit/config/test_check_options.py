@@ -117,7 +117,10 @@ def wrong_choices(*overrides: str) -> list[str]:
         ("data.transform={pixels: 1}", "data.transform.name = '': expected one of "),
         ("data.transform={name: shift}", "data.transform.pixels: missing"),
         ("data.transform={name: shift, pixels: far}", "data.transform.pixels = 'far'"),
-        ("posterior.name=gausian", "posterior.name = 'gausian': expected one of gaussian; did you"),
+        (
+            "posterior.name=gausian",
+            "posterior.name = 'gausian': expected one of dropout, ensemble, ",
+        ),
         ("posterior.method=gausian", "posterior.name = 'gausian': expected one of "),
         ("posterior.sampels=4", "posterior.sampels: unknown key; did you mean samples?"),
         ("posterior.seed=4", "posterior.seed: unknown key"),
