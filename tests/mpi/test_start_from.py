@@ -114,3 +114,9 @@ def test_nothing_to_start_from(all_ranks: Group, folder: Path) -> None:
             train(Settings.model_validate(settings), world, RunFolder(folder / "wide"))
     finally:
         world.stop()
+    # So that the folder can be used with settings that were mended.
+    left = all_ranks.on_first(
+        lambda: [path for path in folder.rglob("config.yaml") if path.parent.name != "other"],
+        name="what is left",
+    )
+    assert left == []

@@ -12,6 +12,7 @@ from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
 from hpc_bnn.train.run.build import Parts, build, read_source, step_settings
+from hpc_bnn.train.run.checkpoint import available
 from hpc_bnn.train.run.energy import Energy, EnergyMeter
 from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
@@ -81,6 +82,8 @@ def _train(
     source = source or read_source(settings, world.all_ranks)
     parts = world.all_ranks.together(lambda: build(settings, source), name="building the model")
     run = _Run(settings, world, folder, parts, stop, began, auto)
+    if not world.all_ranks.on_first(lambda: available(folder.checkpoints), name="checkpoints"):
+        run.start_from()
     # Claimed last: settings that failed so far do not bind the folder.
     lock = world.all_ranks.together(
         lambda: folder.claim(settings, resume=resume) if world.is_first else None,
@@ -111,6 +114,7 @@ class _Run:
         self._stop, self._began, self._auto = stop, began, auto
         self._resume_point: ResumePoint | None = None
         self._record = Record(world, folder)
+        self._has_weights = False  # those of ``train.start_from``
         self._saved = 0  # steps of the newest checkpoint
         training = settings.train
         self._batches = Batches(
@@ -136,14 +140,21 @@ class _Run:
         )
         self._snapshots = Snapshots(settings, world, folder, parts, self._optimizer, self._step.ema)
 
+    def start_from(self) -> None:
+        """Collective: take the weights of ``train.start_from``, once."""
+        given = self._settings.train.start_from
+        if given and not self._has_weights:
+            log.info("weights of %s", self._snapshots.start_from(Path(given)))
+        self._has_weights = True
+
     def train(self, *, resume: bool) -> dict[str, Any]:
         if resume:
             self._resume_point = resume_run(self._world, self._folder, self._snapshots)
             self._step.step = self._saved = self._resume_point.step if self._resume_point else 0
         world, training = self._world, self._settings.train
         first, per_epoch = self._step.step, self._batches.steps_per_epoch
-        if training.start_from and first == 0:
-            log.info("weights of %s", self._snapshots.start_from(Path(training.start_from)))
+        if first == 0:
+            self.start_from()
         finished = world.all_ranks.on_first(
             lambda: read_summary(self._folder.summary) if first >= self._total else None,
             name="summary",
