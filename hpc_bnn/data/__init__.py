@@ -13,7 +13,7 @@ DATA_SETS = {
     "cifar10": "hpc_bnn.data.images.cifar10",
     "digits": "hpc_bnn.data.images.digits",
     "era5": "hpc_bnn.fields.era5",
-    "series": "hpc_bnn.data.series.series",
+    "series": "hpc_bnn.data.series.csv_series",
     "synthetic_series": "hpc_bnn.data.series.synthetic",
 }
 

@@ -99,7 +99,9 @@ def run(ranks: Group, folder: Path, sample_ranks: int = 1, *, resume: bool = Fal
         train(Settings.model_validate(CONTENT), world, RunFolder(folder), resume=resume)
     finally:
         world.stop()
-    return load(folder / "checkpoints" / "step-00000004.pt")
+    last = load(folder / "checkpoints" / "step-00000004.pt")
+    ranks.gather(None, name="read")  # before another rank removes it
+    return last
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def test_settings_that_cannot_be_used(
 def test_what_the_bundled_example_says_of_csv_files_is_true() -> None:
     """The sections in its comments are settings that the program takes."""
     from hpc_bnn.config import check_options
-    from hpc_bnn.data.series.series import series
+    from hpc_bnn.data.series.csv_series import series
 
     bundled = Path(package.__file__).parent / "configs" / "mlp_series.yaml"
     lines = bundled.read_text(encoding="utf-8").splitlines()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpc_bnn.data.series import series
 from hpc_bnn.data.series.csv_file import read_csv_series
-from hpc_bnn.data.series.series import series
 from hpc_bnn.data.series.windows import Windows
 from hpc_bnn.data.source import Source
 

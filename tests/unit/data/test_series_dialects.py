@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hpc_bnn.data.series.csv_file import read_csv_series
-from hpc_bnn.data.series.series import series
+from hpc_bnn.data.series.csv_series import series
 from hpc_bnn.data.series.times import Notation, headed_zone, time_zone
 from hpc_bnn.data.series.windows import RegularSeries, Windows
 

@@ -14,7 +14,7 @@ import pytest
 
 from hpc_bnn.config.options import check_options
 from hpc_bnn.data.series.csv_file import read_csv_series
-from hpc_bnn.data.series.series import series
+from hpc_bnn.data.series.csv_series import series
 from hpc_bnn.data.series.times import calendar_months, time_zone
 
 START = datetime(2020, 1, 1)
