@@ -134,19 +134,20 @@ def _drop_options_of_another(
             continue
         known = field.annotation.model_fields
         old = before.get("name", before.get("method", known["name"].default))
-        if old == now["name"]:
+        name = now.get("name")  # gone where a later override is the whole section
+        if name is None or old == name:
             continue
         strange = [
             key for key in before if key not in known and f"{section}.{key}" not in overridden
         ]
         for key in strange:
-            now.pop(key)
+            now.pop(key, None)
         options = [key for key in strange if key != "method"]
         if options:
             log.info(
                 "%s.name = %s: the options of %s in the file do not count: %s",
                 section,
-                now["name"],
+                name,
                 old,
                 ", ".join(options),
             )

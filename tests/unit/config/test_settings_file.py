@@ -363,6 +363,14 @@ def test_the_same_choice_keeps_the_options_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "vit.yaml"
     path.write_text(METHOD_FILE)
     options = {"prior_sigma": "fan_in", "initial_sigma": 0.01}
-    for overrides in ([], ["posterior.name=gaussian"], ["posterior={name: ensemble}"]):
+    whole = ["posterior.name=ensemble", "posterior={name: ensemble}"]
+    for overrides in ([], ["posterior.name=gaussian"], whole, whole[1:]):
         settings = load_settings(path, overrides)
         assert settings.posterior.options == ({} if "{" in "".join(overrides) else options)
+
+
+def test_a_section_that_is_replaced_after_its_name_is_the_last_word(tmp_path: Path) -> None:
+    path = tmp_path / "vit.yaml"
+    path.write_text(METHOD_FILE)
+    settings = load_settings(path, ["posterior.name=ensemble", "posterior={samples: 2}"])
+    assert (settings.posterior.name, settings.posterior.options) == ("gaussian", {})
