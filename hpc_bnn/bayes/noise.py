@@ -53,7 +53,6 @@ class Purpose(IntEnum):
     ANCHORS = 8
     TARGETS = 9
     DYNAMICS = 10
-    MOMENTUM = 11
     DEVIATIONS = 12
     PREDICTION_DROPOUT = 13
     FACTOR = 14

@@ -173,6 +173,7 @@ def _scan(options: argparse.Namespace, all_ranks: Group) -> int:
 
 
 def _start(settings: Settings, all_ranks: Group) -> World:
+    assert settings.grid.mode != "auto"
     return start(
         all_ranks,
         sample_ranks=settings.grid.sample_ranks,

@@ -168,7 +168,6 @@ def test_purposes_keep_their_published_numbers() -> None:
         "ANCHORS": 8,
         "TARGETS": 9,
         "DYNAMICS": 10,
-        "MOMENTUM": 11,
         "DEVIATIONS": 12,
         "PREDICTION_DROPOUT": 13,
         "FACTOR": 14,
