@@ -196,18 +196,24 @@ def words(
     stream: Stream, count: int, *, offset: int = 0, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Return ``count`` random integers in [0, 2**32) as int64 (count,)."""
-    out = torch.empty(count, dtype=torch.int32, device=device)
+    return bits(stream, (count,), offset=offset, device=device).to(torch.int64) & 0xFFFFFFFF
+
+
+def bits(
+    stream: Stream, shape: Sequence[int], *, offset: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return the bits of the words as int32 of ``shape``, the cheapest noise there is."""
+    out = torch.empty(list(shape), dtype=torch.int32, device=device)
     fill(WORDS, out, stream, offset)
-    return out.to(torch.int64) & 0xFFFFFFFF
+    return out
 
 
 def uniforms(
     stream: Stream, shape: Sequence[int], *, offset: int = 0, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Return float32 uniforms in [0, 1), multiples of 2**-24, of ``shape``."""
-    bits = torch.empty(list(shape), dtype=torch.int32, device=device)
-    fill(WORDS, bits, stream, offset)
-    high = bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)  # without the copies of the sign
+    drawn = bits(stream, shape, offset=offset, device=device)
+    high = drawn.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)  # without the copies of the sign
     return high.to(torch.float32).mul_(2.0**-24)
 
 

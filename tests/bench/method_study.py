@@ -179,7 +179,9 @@ def settings_of(name: str, *, tried: bool) -> list[list[str]]:
 
 
 def study(*, seeds: int, steps: int, tune: bool, only: Sequence[str], collect: bool) -> None:
-    """Train what is missing and publish the table and the picture."""
+    """Train what is missing and publish the table and the picture; runs whose settings are as
+    before are not made again.
+    """
     names = [name for name in TRIED if not only or name in only]
     jobs = []
     for name in names:
@@ -188,12 +190,9 @@ def study(*, seeds: int, steps: int, tune: bool, only: Sequence[str], collect: b
                 folder = RUNS / f"{name.replace(' ', '-').replace(',', '')}-{number}-{seed}-{tune}"
                 jobs.append((name, seed, steps, overrides, folder))
     if not collect:
+        RUNS.mkdir(parents=True, exist_ok=True)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for (*_, overrides, folder), result in zip(
-                jobs, pool.map(lambda job: run(*job), jobs), strict=True
-            ):
-                result[SETTINGS] = overrides
-                folder.with_suffix(".json").write_text(json.dumps(result))
+            list(pool.map(lambda job: keep_result(*job), jobs))
     results = [
         json.loads(folder.with_suffix(".json").read_text())
         for *_, folder in jobs
@@ -205,6 +204,16 @@ def study(*, seeds: int, steps: int, tune: bool, only: Sequence[str], collect: b
     publish("methods-study", table(names, results))
     draw(names, results, FOLDER / "methods-study.png")
     print(f"picture: {FOLDER / 'methods-study.png'}")
+
+
+def keep_result(name: str, seed: int, steps: int, overrides: Sequence[str], folder: Path) -> None:
+    """Train and score one run and keep its scores beside its folder."""
+    path, settings = folder.with_suffix(".json"), [f"train.steps={steps}", *overrides]
+    if path.is_file() and json.loads(path.read_text())[SETTINGS] == settings:
+        return
+    result = run(name, seed, steps, overrides, folder) | {SETTINGS: settings}
+    path.write_text(json.dumps(result))
+    print(f"{name}, seed {seed}: {result}", flush=True)
 
 
 def _tuning_row(result: dict[str, Any]) -> Row:
