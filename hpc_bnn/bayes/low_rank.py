@@ -142,7 +142,7 @@ class LowRank(Gaussian):
         return dict(zip(self.names, weights, strict=True))
 
     def _shared_noise(self, key: Key, like: Tensor) -> Tensor:
-        """Return c eps2 (S, R): of each stream, a stretch of its own for each purpose of weights."""
+        """Return c eps2 (S, R): of each stream, a stretch of its own for each purpose."""
         streams = signed_streams(replace(key, purpose=Purpose.FACTOR), antithetic=self.antithetic)
         offset = self.rank * key.purpose
         rows = [

@@ -55,7 +55,7 @@ CHAINS = [
 # Of each method: what is always set, then the values that are tried.
 TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
     DETERMINISTIC: ([], {"train.lr": (0.001, 0.003)}),
-    "ensemble": ([FAN_IN], {"posterior.kl_weight": (0.01, 0.1, 1.0)}),
+    "ensemble": ([FAN_IN], {"posterior.kl_weight": (0.0001, 0.001, 0.01)}),
     "dropout": (
         [FAN_IN, "posterior.samples_per_pass=1", "posterior.kl_weight=0.01"],
         {"model.dropout": (0.05, 0.1, 0.2)},
@@ -63,7 +63,7 @@ TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
     "gaussian": ([], {"posterior.kl_weight": (0.003, 0.01, 0.03)}),
     "gaussian, IVON": (
         ["optimizer.name=ivon", "train.clip_norm=0"],
-        {"train.lr": (0.3, 1.0), "optimizer.beta2": (0.999, 0.99999)},
+        {"train.lr": (1.0, 2.0), "optimizer.beta2": (0.99, 0.999)},
     ),
     "low_rank": (
         [FAN_IN, "posterior.initial_sigma=0.01"],
@@ -71,14 +71,14 @@ TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
     ),
     "rank1": (
         ["posterior.weight_sigma=fan_in"],
-        {"posterior.kl_weight": (0.01, 0.1, 1.0)},
+        {"posterior.kl_weight": (0.001, 0.003, 0.01)},
     ),
     "swag": (
-        [FAN_IN, "train.schedule=constant", "posterior.kl_weight=0.01"],
-        {"train.lr": (0.001, 0.003)},
+        [FAN_IN, "train.schedule=constant"],
+        {"posterior.kl_weight": (0.0001, 0.001), "train.lr": (0.003, 0.01)},
     ),
-    "sgld": (CHAINS, {"train.lr": (0.1, 0.3), "posterior.temperature": (0.01, 0.1)}),
-    "sghmc": (CHAINS, {"train.lr": (0.01, 0.03), "posterior.temperature": (0.01, 0.1)}),
+    "sgld": (CHAINS, {"train.lr": (0.1, 0.3), "posterior.temperature": (0.0001, 0.001, 0.01)}),
+    "sghmc": (CHAINS, {"train.lr": (0.01, 0.03), "posterior.temperature": (0.0001, 0.001, 0.01)}),
     LAPLACE: ([], {"posterior.kl_weight": (0.003, 0.01, 0.03)}),
 }
 CHOSEN: dict[str, list[str]] = {}
@@ -109,13 +109,13 @@ def run(name: str, seed: int, steps: int, overrides: Sequence[str], folder: Path
         method = {"gaussian, IVON": "gaussian", LAPLACE: "gaussian"}.get(name, name)
         given.append(f"posterior.name={method}")
         usage = called(*command("train", "vit_digits.yaml", *given, "--run", str(folder)))
+        trained = json.loads((folder / "summary.json").read_text())["validation"]
         if name == LAPLACE:
             fitted = folder.with_suffix(".laplace")
             called(*command("laplace", str(folder), "-o", str(fitted)))
             folder = fitted
         called(*command("evaluate", str(folder)))
-        scores = json.loads((folder / "summary.json").read_text())["validation"]
-        scores = {f"validation_{key}": value for key, value in scores.items()}
+        scores = {f"validation_{key}": value for key, value in trained.items()}
         evaluation = json.loads((folder / "evaluation.json").read_text())
         scores |= evaluation["scores"] | {"auroc": evaluation["foreign"]["shifted"]["auroc"]}
     return result | {
