@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, load_horovod
@@ -71,6 +72,7 @@ class World:
         """Collective: overwrite the tensors of ``state`` with those of the axis' first rank."""
         if self.engine is not None:
             self.engine.broadcast_parameters(state, axis=axis)
+            increment_version(state.values())  # engines write behind torch's back
 
     def reducer(
         self,
