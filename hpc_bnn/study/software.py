@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from hpc_bnn.bayes.noise import Purpose, Stream, backend, words
-from hpc_bnn.parallel.engine import describe_horovod
+from hpc_bnn.parallel.engines import ENGINES
 from hpc_bnn.parallel.mpi import library_version
 
 KNOWN_WORDS = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
@@ -125,7 +125,7 @@ def _mpi() -> Finding:
 def _horovod(versions: Mapping[str, str]) -> Finding:
     if "horovod" not in versions:
         return Finding("Horovod", "not installed: one rank only")
-    built, good = describe_horovod()
+    built, good = ENGINES["horovod"].describe()
     remedy = "rebuild it with HOROVOD_WITH_MPI=1 (cmake --build build)"
     return Finding("Horovod", f"{versions['horovod']}, {built}", good, remedy)
 
