@@ -98,10 +98,10 @@ class Bucket:
             parameter.grad = parameter.grad.to_dense()
         gradient = parameter.grad
         self._filled.add(name)
-        if len(self.named) == 1 and self._may_live_here(gradient):
-            if gradient.stride() == self._places[name][1]:
-                self._buffer = gradient.as_strided((self._size,), (1,))
-                return
+        is_whole = len(self.named) == 1 and gradient.stride() == self._places[name][1]
+        if is_whole and self._may_live_here(gradient):
+            self._buffer = gradient.as_strided((self._size,), (1,))
+            return
         place = self._place(name, gradient)
         if place.data_ptr() != gradient.data_ptr():
             place.copy_(_as_real(gradient))

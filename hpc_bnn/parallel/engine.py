@@ -29,11 +29,9 @@ class Ranks:
     Attributes
     ----------
     all_ranks, sample_axis, data_axis
-        The groups of the grid, over MPI.
+        The groups of the grid, over MPI; how long all ranks wait for each other is not limited.
     device
         Where this rank computes.
-    num_nodes
-        Number of nodes of the world.
     stall_timeout_s
         Seconds after which the watchdog ends a job some rank of which never joined an exchange; an
         engine waits longer than that, or for ever (0).
@@ -44,7 +42,6 @@ class Ranks:
     sample_axis: Group
     data_axis: Group
     device: torch.device
-    num_nodes: int
     stall_timeout_s: float
 
     def size(self, axis: Axis) -> int:

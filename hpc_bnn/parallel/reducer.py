@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from hpc_bnn.parallel.bucket import Bucket, fill_buckets, kind_of
+from hpc_bnn.parallel.bucket import fill_buckets, kind_of
 from hpc_bnn.parallel.engine import Axis, Compression, Engine
 from hpc_bnn.parallel.watchdog import Watchdog
 

@@ -48,7 +48,9 @@ class TorchEngine(Engine):
         where = everyone.broadcast(None if store is None else (store.host, store.port), name="port")
         assert where is not None
         at = f"{where[0]}:{where[1]}"
-        reached = _together(everyone, lambda: store or _store(ranks, where), f"reach rank 0 at {at}")
+        reached = _together(
+            everyone, lambda: store or _store(ranks, where), f"reach rank 0 at {at}"
+        )
         groups = _together(everyone, lambda: _groups(ranks, reached), "connect with the others")
         self._all_ranks, self._groups = everyone, groups
         atexit.register(_disconnect)

@@ -17,6 +17,7 @@ from hpc_bnn.parallel.engine import (
     Compression,
     Engine,
     EngineChoice,
+    EngineName,
     GradientReduction,
     Ranks,
 )
@@ -70,6 +71,11 @@ class World:
         return self.all_ranks
 
     @property
+    def engine_name(self) -> EngineName | None:
+        """As in ``grid.engine``; None on one rank, which needs none."""
+        return None if self.engine is None else self.engine.name
+
+    @property
     def is_first(self) -> bool:
         """True on world rank 0, which writes files and log lines."""
         return self.grid.world_rank == 0
@@ -97,7 +103,10 @@ class World:
         """
         if self.engine is None:
             return NoReducer()
-        stages: dict[str, tuple[Axis, ...]] = {"world": ("world",), "two_stage": ("samples", "data")}
+        stages: dict[str, tuple[Axis, ...]] = {
+            "world": ("world",),
+            "two_stage": ("samples", "data"),
+        }
         if reduction not in stages:
             raise ValueError(f"train.reduction = {reduction!r}: expected world or two_stage")
         sizes = {"samples": self.grid.sample_ranks, "data": self.grid.data_ranks}
@@ -128,7 +137,7 @@ def start(
     engine: EngineChoice = "auto",
     stall_timeout_s: float = 0.0,
 ) -> World:
-    """Collective: split the ranks into the grid's axes, start the engine and pick this rank's device.
+    """Collective: split the ranks into the grid's axes, pick this rank's device, start the engine.
 
     Parameters
     ----------
@@ -152,7 +161,7 @@ def start(
     LaunchError
         If ranks do not find each other, no engine is built or devices are too few.
     """
-    all_ranks = connect() if all_ranks is None else all_ranks
+    unlimited = all_ranks = connect() if all_ranks is None else all_ranks
     if isinstance(all_ranks, MPIGroup):
         all_ranks.require_threads()
         all_ranks = all_ranks.limited(stall_timeout_s)
@@ -173,13 +182,7 @@ def start(
     chosen = ENGINES[agree_on_engine(all_ranks, engine, own_device)]
     sample_axis = all_ranks.split(grid.data_rank, grid.sample_rank)
     data_axis = all_ranks.split(grid.sample_rank, grid.data_rank)
-    num_nodes = len(set(nodes))
-    ranks = Ranks(
-        grid, all_ranks, sample_axis, data_axis, own_device, num_nodes, stall_timeout_s
-    )
-    all_ranks.watchdog.pause()  # how long ranks look for each other is the engine's business
-    started = chosen(ranks)
-    all_ranks.watchdog.resume()
+    started = chosen(Ranks(grid, unlimited, sample_axis, data_axis, own_device, stall_timeout_s))
     if isinstance(sample_axis, MPIGroup):
         sample_axis = sample_axis.through(started)
     return World(
@@ -190,7 +193,7 @@ def start(
         data_axis,
         node_rank,
         node.size,
-        num_nodes,
+        len(set(nodes)),
         all_ranks.watchdog,
         started,
     )
