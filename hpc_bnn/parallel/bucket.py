@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.parallel.engine import Axis, Compression, Engine, Handle
+from hpc_bnn.parallel.guards import digest
 
 MOST_BYTES = 25 << 20  # of a bucket, unless one gradient is larger
 LEAST_BYTES = 1 << 20  # below, a reduction costs the same
@@ -68,8 +69,9 @@ class Bucket:
 
     def __init__(self, number: int, kind: Kind, named: Sequence[tuple[str, nn.Parameter]]) -> None:
         self.named, self._kind = dict(named), kind
-        self._name = f"gradients.{number}"
-        self._names = ", ".join(self.named)[:NAME_LENGTH]
+        # Ranks whose buckets differ must not sum them.
+        same = digest([(name, _count(p)) for name, p in named])
+        self._name = f"gradients.{number}.{same:x}: {', '.join(self.named)[:NAME_LENGTH]}"
         self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._size = 0
         for name, parameter in named:
@@ -169,7 +171,7 @@ class Bucket:
     def _reduce(self, engine: Engine) -> None:
         axis = self._kind.axes[self._stage]
         if self._buffer is not None and self._size:
-            name = f"{self._name}.{axis}: {self._names}"
+            name = f"{axis}.{self._name}"
             self._handle = engine.all_reduce_async(self._buffer, axis=axis, name=name)
 
     def _place(self, name: str, gradient: Tensor | None) -> Tensor:

@@ -6,8 +6,9 @@ as zero; where no rank has one, the parameter is left without, so that the optim
 torch does on one rank.
 
 Gradients travel in buckets. A bucket starts when its last gradient is ready and those before it
-have started, so that the ranks agree on the order whatever order their gradients come in. After the
-first step the buckets follow the order in which world rank 0 got them.
+have started, so that the ranks agree on the order whatever order their gradients come in. In the
+first step all start in ``wait``, before which the ranks have agreed on what they train; from the
+second on buckets follow the order in which gradients came on world rank 0.
 """
 
 from collections.abc import Collection, Sequence
@@ -113,7 +114,7 @@ class RankReducer:
         self._named = {name: p for name, p in named if kinds[name].axes}
         self._reducing = False
         self._left: dict[str, int] = {}
-        self._came: list[str] = []  # in this order, in the first step
+        self._came: list[str] = []  # whose gradients are there, in this order
         self._is_ordered = False
         # Backward begins with the last layers.
         self._arrange(list(reversed(self._named)))
@@ -143,11 +144,14 @@ class RankReducer:
             )
         if self._left[name] == 0:
             self._bucket_of[name].put(name)
-            if not self._is_ordered:
-                self._came.append(name)
-            while self._next < len(self._buckets) and self._buckets[self._next].is_full:
-                self._buckets[self._next].start(self._engine)
-                self._next += 1
+            self._came.append(name)
+            if self._is_ordered:
+                self._start_full()
+
+    def _start_full(self) -> None:
+        while self._next < len(self._buckets) and self._buckets[self._next].is_full:
+            self._buckets[self._next].start(self._engine)
+            self._next += 1
 
     def wait(self, unused: Collection[str] = ()) -> None:
         self._reducing = False
