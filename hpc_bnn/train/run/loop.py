@@ -201,8 +201,7 @@ class _Run:
                 if step == first and self._resume_point is not None:
                     log_restart(world, self._folder, self._resume_point, began=self._began)
                 self._record.open(first)
-                engine = {"engine": world.engine_name} if step == first else {}
-                self._record.write({**self._row(report, lr, waits[-1]), **engine})
+                self._record.write(self._row(report, lr, waits[-1]))
                 done = step + 1
                 progress.log(done, report.loss)
                 # The first batch waits for files to be opened and caches to be filled.
