@@ -6,9 +6,6 @@ mpi4py itself is handed in.
 
 import pickle
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -50,7 +47,6 @@ class MPIGroup(Group):
         self.watchdog = watchdog or Watchdog()
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self.waited_s = 0.0
 
     def require_threads(self) -> None:
         """Require that MPI lets the threads of engine and watchdog exchange beside this one.
@@ -83,7 +79,7 @@ class MPIGroup(Group):
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         if self._engine and not x.is_cpu:
-            with self._waiting(name):
+            with self.watchdog.watching(name):
                 return self._engine.all_reduce(x, reduction=reduction, axis="samples", name=name)
         x = x.contiguous()
         out = torch.empty_like(x)
@@ -93,7 +89,7 @@ class MPIGroup(Group):
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         if self._engine and not x.is_cpu:
-            with self._waiting(name):
+            with self.watchdog.watching(name):
                 return self._engine.all_gather(x, axis="samples", name=name)
         x = x.contiguous()
         out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
@@ -102,7 +98,7 @@ class MPIGroup(Group):
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
         if self._engine and not x.is_cpu:
-            with self._waiting(name):
+            with self.watchdog.watching(name):
                 return self._engine.all_to_all(x, axis="samples", name=name)
         x = x.contiguous()
         out = torch.empty_like(x)
@@ -151,14 +147,5 @@ class MPIGroup(Group):
             self._finish(self.comm.Ibcast(part, root=root), name)
 
     def _finish(self, request: Any, name: str) -> None:
-        with self._waiting(name):
+        with self.watchdog.watching(name):
             request.Wait()
-
-    @contextmanager
-    def _waiting(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            with self.watchdog.watching(name):
-                yield
-        finally:
-            self.waited_s += time.perf_counter() - began

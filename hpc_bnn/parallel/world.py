@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.broadcast import broadcast_parameters
@@ -87,6 +88,7 @@ class World:
         if self.engine is not None and (axis == "world" or self.grid.data_ranks > 1):
             with self.watchdog.watching("broadcast of parameters"):
                 broadcast_parameters(self.engine, state, axis=axis)
+            increment_version(state.values())  # engines write behind torch's back
 
     def reducer(
         self,
