@@ -88,6 +88,11 @@ class GridSettings(_Section):
     sample_ranks: Literal["auto"] | PositiveInt = Field(
         "auto", description="S, ranks of the sample axis; auto: from mode"
     )
+    engine: Literal["auto", "horovod", "torch"] = Field(
+        "auto",
+        description="what moves gradients between ranks; torch: torch.distributed; auto: Horovod "
+        "where it is built, else torch; the answer is the same",
+    )
 
     @model_validator(mode="after")
     def _one_choice(self) -> "GridSettings":
@@ -194,7 +199,9 @@ class TrainSettings(_Section):
     reduction: Literal["world", "two_stage"] = Field(
         "world", description="gradient reduction: once over the world, or along each axis"
     )
-    compression: Literal["none", "fp16"] = Field("none", description="of gradients on the wire")
+    compression: Literal["none", "fp16", "bf16"] = Field(
+        "none", description="of gradients on the wire; bf16 needs grid.engine = torch"
+    )
     guard_every: NonNegativeInt = Field(100, description="steps between guards; 0: first step only")
     check: bool = Field(
         True, description="prove at the first step that the network is a pure function"
@@ -274,3 +281,11 @@ class Settings(_Section):
     )
     train: TrainSettings
     evaluation: EvaluationSettings = EvaluationSettings()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _engine_sums(self) -> "Settings":
+        if self.grid.engine == "horovod" and self.train.compression == "bf16":
+            raise ValueError(
+                "train.compression = bf16: Horovod cannot sum it; set grid.engine=torch, or fp16"
+            )
+        return self

@@ -118,6 +118,7 @@ def write_summary(
             "nodes": world.num_nodes,
             **({} if auto is None else {"mode_auto": auto.record()}),
         },
+        "engine": world.engine_name,
         "samples": samples,
         "batch_size": settings.train.batch_size,
         "ema": settings.train.ema,
