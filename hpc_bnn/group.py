@@ -31,14 +31,11 @@ class Group(Protocol):
     ----------
     size, rank
         Number of ranks, and the place of this one among them.
-    waited_s
-        Seconds that this rank has spent in exchanges since the start.
     """
 
     __slots__ = ()
     size: int
     rank: int
-    waited_s: float
 
     @abstractmethod
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
@@ -112,7 +109,6 @@ class Alone(Group):
     __slots__ = ()
     size = 1
     rank = 0
-    waited_s = 0.0
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         return x.clone()

@@ -9,7 +9,8 @@ With ``keep`` the term exp(log_sigma) * eps of the forward pass is held until ba
 array of the size of the weights for one noise pass less.
 
 Small tensors are taken together as one row of numbers, since a call costs as much as thousands of
-weights. Letters: S samples, N elements of all tensors of a group.
+weights. GPUs read the tensors of such a row where they lie; for CPUs they are copied into it.
+Letters: S samples, N elements of all tensors of a group.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,23 +20,28 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hpc_bnn.bayes.noise import DRAW, PULL, Key, Stream, fill, normals
+from hpc_bnn.bayes.noise import DRAW, PULL, Key, Stream, apart, fill, normals
 
 SMALL = 1 << 16  # elements from which on copying a tensor costs more than its own calls
 TOGETHER = 1 << 18  # elements of a group: its gradients are ready together, so not too many
+LAUNCH = 1 << 22  # the same where nothing is copied: a launch costs as much as a million weights
 
 
-def groups(tensors: Sequence[Tensor], kinds: Sequence[object]) -> Iterator[slice]:
+def groups(
+    tensors: Sequence[Tensor], kinds: Sequence[object], *, copied: bool = True
+) -> Iterator[slice]:
     """Cut ``tensors`` into runs of small ones that are alike in dtype, device and ``kinds``, and
-    large ones alone.
+    large ones alone; GPUs take larger runs of what is not ``copied``.
     """
+    in_place = not copied and tensors[0].device.type == "cuda"
+    small, together = (LAUNCH, LAUNCH) if in_place else (SMALL, TOGETHER)
     first, size = 0, 0
     alike = [
         (tensor.dtype, tensor.device, kind) for tensor, kind in zip(tensors, kinds, strict=True)
     ]
     for position, tensor in enumerate(tensors):
-        count = tensor.numel() if tensor.numel() <= SMALL else TOGETHER
-        if position > first and (alike[position] != alike[first] or size + count > TOGETHER):
+        count = tensor.numel() if tensor.numel() <= small else together
+        if position > first and (alike[position] != alike[first] or size + count > together):
             yield slice(first, position)
             first, size = position, 0
         size += count
@@ -75,9 +81,9 @@ def draw_together(
     tensor. With ``antithetic``, samples 2j and 2j + 1 are the mirrored pair mu +- sigma * eps_j.
     Where each sample has means of its own, ``mus`` is their tensor (S, N).
     """
-    streams = signed_streams(key, antithetic=antithetic)
     rows, mus = (mus, ()) if isinstance(mus, Tensor) else (None, mus)
-    weights: tuple[Tensor, ...] = _Draw.apply(streams, offset, keep, rows, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
+    noise = key, antithetic, offset
+    weights: tuple[Tensor, ...] = _Draw.apply(*noise, keep, rows, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
     return weights
 
 
@@ -94,7 +100,8 @@ class _Draw(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        streams: list[tuple[Stream, float]],
+        key: Key,
+        antithetic: bool,
         offset: int,
         keep: bool,
         rows: Tensor | None,
@@ -102,27 +109,23 @@ class _Draw(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         count = 0 if rows is not None else len(parameters) // 2
         mus, log_sigmas = parameters[:count], parameters[count:]
-        dtype = mus[0].dtype if rows is None else rows.dtype
+        ctx.noise, ctx.has_rows = (key, antithetic, offset), rows is not None
+        ctx.dtype = mus[0].dtype if rows is None else rows.dtype
         # The wider of the two: a network in half precision is drawn in float32 and rounded.
-        wide = torch.promote_types(dtype, log_sigmas[0].dtype)
-        log_sigma = flatten(log_sigmas).to(wide)
-        means = flatten(mus).to(wide).expand(len(streams), -1) if rows is None else rows.to(wide)
-        out = torch.empty_like(means, memory_format=torch.contiguous_format)
-        kept = torch.empty_like(out) if keep else None
-        for i, (stream, sign) in enumerate(streams):
-            mu, shift = means[i], None if kept is None else kept[i]
-            if mu.dtype == torch.float32:
-                one = out[i]
-                fill(DRAW, one, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, keep=shift)
-            else:
-                noise = _eps_like(mu, stream, offset, sign).mul_(torch.exp(log_sigma))
-                torch.add(mu, noise, out=out[i])
-                if shift is not None:
-                    shift.copy_(noise)
-        ctx.streams, ctx.offset, ctx.kept, ctx.dtype = streams, offset, kept, dtype
-        ctx.has_rows = rows is not None
+        wide = torch.promote_types(ctx.dtype, log_sigmas[0].dtype)
+        shape = len(key.samples), sum(log_sigma.numel() for log_sigma in log_sigmas)
+        out = _aligned_rows(shape, wide, log_sigmas[0].device)
+        ctx.kept = torch.empty_like(out) if keep else None
+        in_place = apart(parameters if rows is None else [rows, *log_sigmas])
+        if in_place is not None:
+            means = mus if rows is None else rows
+            in_place.draw(out, means, log_sigmas, key, offset, antithetic=antithetic, keep=ctx.kept)
+        else:
+            means = flatten(mus)[None] if rows is None else rows
+            log_sigma = flatten(log_sigmas).to(wide)
+            _draw_row(out, ctx.kept, means.to(wide).expand(shape), log_sigma, *ctx.noise)
         ctx.save_for_backward(*log_sigmas)
-        return tuple(unflatten(out.to(dtype), [log_sigma.shape for log_sigma in log_sigmas]))
+        return tuple(unflatten(out.to(ctx.dtype), [log_sigma.shape for log_sigma in log_sigmas]))
 
     @staticmethod
     @once_differentiable
@@ -134,20 +137,54 @@ class _Draw(torch.autograd.Function):
         if ctx.kept is not None:
             pulled, ctx.kept = _over_samples(ctx.kept.mul_(grad)), None
         else:
-            pulled = _pulled(grad, flatten(log_sigmas).to(wide), ctx.streams, ctx.offset)
+            pulled = _pulled(grad, log_sigmas, *ctx.noise)
         shapes = [log_sigma.shape for log_sigma in log_sigmas]
         to_log_sigmas = unflatten(pulled.to(narrow), shapes)
         if ctx.has_rows:
-            return None, None, None, grad.to(ctx.dtype), *to_log_sigmas
+            return *[None] * 4, grad.to(ctx.dtype), *to_log_sigmas
         to_mus = unflatten(_over_samples(grad).to(ctx.dtype), shapes)
-        return None, None, None, None, *to_mus, *to_log_sigmas
+        return *[None] * 5, *to_mus, *to_log_sigmas
+
+
+def _aligned_rows(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return memory for (S, N) whose rows begin at multiples of four elements."""
+    rows, count = shape
+    return torch.empty((rows, -(-count // 4) * 4), dtype=dtype, device=device)[:, :count]
+
+
+def _draw_row(
+    out: Tensor,
+    kept: Tensor | None,
+    means: Tensor,
+    log_sigma: Tensor,
+    key: Key,
+    antithetic: bool,
+    offset: int,
+) -> None:
+    """Fill ``out`` (S, N) and ``kept`` from ``means`` (S, N) and ``log_sigma`` (N,)."""
+    for i, (stream, sign) in enumerate(signed_streams(key, antithetic=antithetic)):
+        mu, shift = means[i], None if kept is None else kept[i]
+        if mu.dtype == torch.float32:
+            one = out[i]
+            fill(DRAW, one, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, keep=shift)
+        else:
+            noise = _eps_like(mu, stream, offset, sign).mul_(torch.exp(log_sigma))
+            torch.add(mu, noise, out=out[i])
+            if shift is not None:
+                shift.copy_(noise)
 
 
 def _pulled(
-    grad: Tensor, log_sigma: Tensor, streams: Sequence[tuple[Stream, float]], offset: int
+    grad: Tensor, log_sigmas: Sequence[Tensor], key: Key, antithetic: bool, offset: int
 ) -> Tensor:
-    """Return the gradient of log_sigma (N,), summed over the samples of ``grad`` (S, N)."""
-    total = torch.empty_like(log_sigma)
+    """Return the gradient of all log_sigma (N,), summed over the samples of ``grad`` (S, N)."""
+    total = torch.empty_like(grad[0])
+    in_place = apart([grad, *log_sigmas])
+    if in_place is not None:
+        in_place.pull(total, grad, log_sigmas, key, offset, antithetic=antithetic)
+        return total
+    log_sigma = flatten(log_sigmas).to(grad.dtype)
+    streams = signed_streams(key, antithetic=antithetic)
     _pull(total, grad[0], log_sigma, streams[0], offset)
     for i in range(1, len(streams)):
         part = torch.empty_like(log_sigma)

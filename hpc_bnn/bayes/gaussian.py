@@ -17,13 +17,13 @@ samples, KL); Wenzel et al. 2020, arXiv:2002.02405, eq. 3 (cold posterior).
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from hpc_bnn.bayes.draw import draw_together, flatten, groups, unflatten
+from hpc_bnn.bayes.draw import draw_together, groups
+from hpc_bnn.bayes.gaussian_kl import kl
 from hpc_bnn.bayes.mean_field import MeanField, RandomWeight
 from hpc_bnn.bayes.noise import Key
 from hpc_bnn.bayes.posterior import Posterior, Weights, row_key
@@ -113,7 +113,7 @@ class Gaussian(Posterior):
         """Return the drawn weights by name, each (S, *shape)."""
         mus, log_sigmas = self._random()
         weights: list[Tensor] = []
-        for group in groups(mus, [None] * len(mus)):
+        for group in groups(mus, [None] * len(mus), copied=False):
             weights += draw_together(
                 mus[group],
                 log_sigmas[group],
@@ -141,12 +141,7 @@ class Gaussian(Posterior):
 
     def complexity(self) -> Tensor:
         """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""
-        mus, log_sigmas = self._random()
-        terms = [
-            _KL.apply(self._taus[group.start], self.temperature, *mus[group], *log_sigmas[group])  # type: ignore[no-untyped-call]
-            for group in groups(mus, self._taus)
-        ]
-        return torch.stack(terms).sum()
+        return kl(*self._random(), self._taus, self.temperature)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Gaussian":
         """Keep ``_wide`` in float32 where ``to(torch.bfloat16)`` puts the network in it."""
@@ -158,48 +153,10 @@ class Gaussian(Posterior):
                 parameter.data = old.to(device=parameter.device, dtype=wide)
         return self
 
-    def _wide(self) -> Iterable[nn.Parameter]:
-        """Return the parameters that stay in float32."""
+    def _wide(self) -> Iterable[Tensor]:
+        """Return what stays in float32."""
         return self.log_sigma.values()
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-class _KL(torch.autograd.Function):
-    """E_q[-log p] - T H(q) of tensors with one tau, with its closed-form gradient: two passes where
-    autograd takes eight.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tau: float, temperature: float, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
-        ctx.tau, ctx.temperature = tau, temperature
-        mu, log_sigma = _halves(parameters)
-        # In float64: the sums of a large network are far larger than their difference.
-        scratch = log_sigma.mul(2).exp_()
-        squares = scratch.sum(dtype=torch.float64)
-        squares += torch.mul(mu, mu, out=scratch).sum(dtype=torch.float64)
-        constant = math.log(tau) + (1 - temperature) / 2 * math.log(2 * math.pi) - temperature / 2
-        entropy_part = temperature * log_sigma.sum(dtype=torch.float64)
-        return squares / (2 * tau**2) - entropy_part + mu.numel() * constant
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        mu, log_sigma = _halves(ctx.saved_tensors)
-        first_mu, first_log_sigma = ctx.saved_tensors[0], ctx.saved_tensors[-1]
-        shapes = [part.shape for part in ctx.saved_tensors[: len(ctx.saved_tensors) // 2]]
-        scale = grads[0] / ctx.tau**2
-        to_log_sigma = log_sigma.mul(2).exp_().mul_(scale).sub_(grads[0] * ctx.temperature)
-        to_mus = unflatten((mu * scale).to(first_mu.dtype), shapes)
-        to_log_sigmas = unflatten(to_log_sigma.to(first_log_sigma.dtype), shapes)
-        return None, None, *to_mus, *to_log_sigmas
-
-
-def _halves(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mu and log_sigma (N,) of all tensors, in the wider type of the two."""
-    count = len(parameters) // 2
-    wide = torch.promote_types(parameters[0].dtype, parameters[-1].dtype)
-    return flatten(parameters[:count]).to(wide), flatten(parameters[count:]).to(wide)

@@ -1,95 +1,152 @@
-"""Keyed noise on GPUs: the Triton kernel. Same definition as ``noise.py``, one program per 4 *
-BLOCK elements.
+"""Keyed noise on GPUs: the Triton kernels. Same definition as ``noise.py``.
+
+Each kernel has one compiled variant for each task: neither the values nor the alignment of what it
+is given make another. Letters: S samples, N numbers of all tensors of a draw.
 """
+
+from collections.abc import Iterator, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from hpc_bnn.bayes.noise import Stream
+from hpc_bnn.bayes.noise import Key, Stream
+from hpc_bnn.bayes.philox_triton import BLOCKS, PIECE, interleave, normals_of, philox
+from hpc_bnn.bayes.pieces_triton import Pieces, fours, is_whole, piece
 
-BLOCK = 256  # Philox blocks per program
-
-
-@triton.jit
-def _philox(block, step, sample, key0, key1):
-    a = block.to(tl.uint32)
-    b = (block >> 32).to(tl.uint32)
-    c = tl.zeros_like(a) + step.to(tl.uint32)
-    d = tl.zeros_like(a) + sample.to(tl.uint32)
-    k0 = key0.to(tl.uint32)
-    k1 = key1.to(tl.uint32)
-    for _ in tl.static_range(10):
-        product0 = a.to(tl.uint64) * 0xD2511F53
-        product1 = c.to(tl.uint64) * 0xCD9E8D57
-        a = (product1 >> 32).to(tl.uint32) ^ b ^ k0
-        b = product1.to(tl.uint32)
-        c = (product0 >> 32).to(tl.uint32) ^ d ^ k1
-        d = product0.to(tl.uint32)
-        k0 = (k0.to(tl.uint64) + 0x9E3779B9).to(tl.uint32)
-        k1 = (k1.to(tl.uint64) + 0xBB67AE85).to(tl.uint32)
-    return a, b, c, d
+# Values that make no variant; their annotations fix the types.
+SCALARS = [
+    *("key0", "key1", "step", "sample", "offset", "count", "sign", "pairs", "first", "stop"),
+    *("per_line", "mu_pitch", "pitch"),
+]
 
 
-@triton.jit
-def _box_muller(x, y):
-    # Multiplying by a power of two is exact, so a fused multiply-add gives the same u as two
-    # operations.
-    u = x.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
-    radius = tl.sqrt(-2.0 * tl.log(u))
-    # Reduced to an eighth of a turn in integers, so that the rounding to float32 stays below 1e-7.
-    quadrant = ((y.to(tl.uint64) + 0x20000000) >> 30).to(tl.uint32) & 3
-    rest = (y.to(tl.int64) - (((y.to(tl.int64) + 0x20000000) >> 30) << 30)).to(tl.float32)
-    angle = rest * 1.4629180792671596e-09
-    sine, cosine = tl.sin(angle), tl.cos(angle)
-    odd = (quadrant & 1) == 1
-    first = tl.where(odd, sine, cosine) * tl.where(((quadrant + 1) & 2) == 2, -1.0, 1.0)
-    second = tl.where(odd, cosine, sine) * tl.where((quadrant & 2) == 2, -1.0, 1.0)
-    return radius * first, radius * second
-
-
-@triton.jit
-def _emit(
-    value, lane, block_index, skip, count, sign, out, mu, log_sigma, grad, keep,
-    TASK: tl.constexpr, KEEP: tl.constexpr,
+@triton.jit(do_not_specialize=SCALARS)
+def fill_kernel(
+    out, key0: tl.int64, key1: tl.int64, step: tl.int64, sample: tl.int64, offset: tl.int64,
+    count: tl.int64, sign: tl.float32, TASK: tl.constexpr,
 ):  # fmt: skip
-    position = block_index * 4 + lane - skip
-    inside = (position >= 0) & (position < count)
+    """WORDS or NORMALS into ``out`` (count,)."""
+    lanes = tl.arange(0, BLOCKS)
+    # The first number of this program; the first program has some in front of ``out``.
+    start = tl.program_id(0).to(tl.int64) * (4 * BLOCKS) - (offset & 3)
+    block = ((start + offset) >> 2) + lanes
     if TASK == 0:
-        tl.store(out + position, value.to(tl.int32, bitcast=True), mask=inside)
+        e0, e1, e2, e3 = philox(block, step, sample, key0, key1)
+        e0, e1 = e0.to(tl.int32, bitcast=True), e1.to(tl.int32, bitcast=True)
+        e2, e3 = e2.to(tl.int32, bitcast=True), e3.to(tl.int32, bitcast=True)
     else:
-        eps = value * sign
-        if TASK == 2:
-            shift = tl.exp(tl.load(log_sigma + position, mask=inside, other=0.0)) * eps
-            mean = tl.load(mu + position, mask=inside, other=0.0)
-            tl.store(out + position, mean + shift, mask=inside)
-            if KEEP:
-                tl.store(keep + position, shift, mask=inside)
-        elif TASK == 3:
-            sigma = tl.exp(tl.load(log_sigma + position, mask=inside, other=0.0))
-            pull = tl.load(grad + position, mask=inside, other=0.0)
-            tl.store(out + position, pull * (sigma * eps), mask=inside)
+        e0, e1, e2, e3 = normals_of(block, step, sample, key0, key1)
+        e0, e1, e2, e3 = e0 * sign, e1 * sign, e2 * sign, e3 * sign
+    if ((start & 3) == 0) & (start + 4 * BLOCKS <= count):
+        tl.store(out + (fours(start) + tl.arange(0, 4 * BLOCKS)), interleave(e0, e1, e2, e3))
+    else:
+        place = start + 4 * lanes
+        tl.store(out + place, e0, mask=(place >= 0) & (place < count))
+        tl.store(out + place + 1, e1, mask=(place >= -1) & (place < count - 1))
+        tl.store(out + place + 2, e2, mask=(place >= -2) & (place < count - 2))
+        tl.store(out + place + 3, e3, mask=(place >= -3) & (place < count - 3))
+
+
+@triton.jit
+def _signed(block, step, sample, pairs, key0, key1):
+    """Return the normals of a sample; where ``pairs`` is 1 and not 0, every second one has those of
+    the one before with the other sign.
+    """
+    e0, e1, e2, e3 = normals_of(block, step, sample >> pairs, key0, key1)
+    sign = (1 - 2 * (sample & pairs)).to(tl.float32)
+    return e0 * sign, e1 * sign, e2 * sign, e3 * sign
+
+
+@triton.jit
+def _draw_at(eps, place, mask, out, keep, mu, log_sigma, KEEP: tl.constexpr):
+    shift = tl.exp(tl.load(log_sigma + place, mask=mask)) * eps
+    tl.store(out + place, tl.load(mu + place, mask=mask) + shift, mask=mask)
+    if KEEP:
+        tl.store(keep + place, shift, mask=mask)
+
+
+@triton.jit(do_not_specialize=SCALARS)
+def draw_kernel(
+    out, keep, mu, log_sigma, table, per_line: tl.int32, key0: tl.int64, key1: tl.int64,
+    step: tl.int64, sample: tl.int64, pairs: tl.int64, first: tl.int32, stop: tl.int32,
+    offset: tl.int64, mu_pitch: tl.int64, pitch: tl.int64, KEEP: tl.constexpr,
+):  # fmt: skip
+    """mu + exp(log_sigma) eps into the rows first to stop of ``out``, which lie ``pitch`` apart;
+    row s is that of the sample ``sample`` + s.
+    """
+    start, begin, end, to_log_sigma, to_mu, _ = piece(table, per_line)
+    whole = is_whole(start, begin, end, to_mu, to_log_sigma, pitch | mu_pitch)
+    lanes = tl.arange(0, BLOCKS)
+    block = ((start + offset) >> 2) + lanes
+    for s in range(first, stop):
+        e0, e1, e2, e3 = _signed(block, step, sample + s, pairs, key0, key1)
+        if whole:
+            row = fours(s * pitch)
+            _draw_at(
+                interleave(e0, e1, e2, e3), fours(start) + tl.arange(0, 4 * BLOCKS), None,
+                out + row, keep + row, mu + fours(to_mu + s * mu_pitch),
+                log_sigma + fours(to_log_sigma), KEEP,
+            )  # fmt: skip
         else:
-            tl.store(out + position, eps, mask=inside)
+            for lane in tl.static_range(4):
+                place = start + 4 * lanes + lane
+                eps = e0 if lane == 0 else e1 if lane == 1 else e2 if lane == 2 else e3
+                _draw_at(
+                    eps, place, (place >= begin) & (place < end), out + s * pitch,
+                    keep + s * pitch, mu + (to_mu + s * mu_pitch), log_sigma + to_log_sigma, KEEP,
+                )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["key0", "key1", "step", "sample", "first", "skip"])
-def _fill_kernel(
-    out, mu, log_sigma, grad, keep, count, key0, key1, step, sample, first, skip, sign,
-    TASK: tl.constexpr, KEEP: tl.constexpr, SIZE: tl.constexpr,
+@triton.jit(do_not_specialize=SCALARS)
+def pull_kernel(
+    out, grad, log_sigma, table, per_line: tl.int32, key0: tl.int64, key1: tl.int64,
+    step: tl.int64, sample: tl.int64, pairs: tl.int64, first: tl.int32, stop: tl.int32,
+    offset: tl.int64, pitch: tl.int64,
 ):  # fmt: skip
-    index = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
-    x0, x1, x2, x3 = _philox(index + first, step, sample, key0, key1)
-    if TASK == 0:
-        e0, e1, e2, e3 = x0, x1, x2, x3
+    """The sum of grad exp(log_sigma) eps over the rows of ``grad``, as of ``draw_kernel``, into
+    ``out``.
+    """
+    start, begin, end, to_log_sigma, to_grad, _ = piece(table, per_line)
+    lanes = tl.arange(0, BLOCKS)
+    block = ((start + offset) >> 2) + lanes
+    if is_whole(start, begin, end, to_log_sigma, to_grad, pitch):
+        place = fours(start) + tl.arange(0, 4 * BLOCKS)
+        total = tl.zeros((4 * BLOCKS,), tl.float32)
+        for s in range(first, stop):
+            e0, e1, e2, e3 = _signed(block, step, sample + s, pairs, key0, key1)
+            total += tl.load(grad + (fours(to_grad + s * pitch) + place)) * interleave(
+                e0, e1, e2, e3
+            )
+        sigma = tl.exp(tl.load(log_sigma + (fours(to_log_sigma) + place)))
+        tl.store(out + place, total * sigma)
     else:
-        e0, e1 = _box_muller(x0, x1)
-        e2, e3 = _box_muller(x2, x3)
-    _emit(e0, 0, index, skip, count, sign, out, mu, log_sigma, grad, keep, TASK, KEEP)
-    _emit(e1, 1, index, skip, count, sign, out, mu, log_sigma, grad, keep, TASK, KEEP)
-    _emit(e2, 2, index, skip, count, sign, out, mu, log_sigma, grad, keep, TASK, KEEP)
-    _emit(e3, 3, index, skip, count, sign, out, mu, log_sigma, grad, keep, TASK, KEEP)
+        edge = start + 4 * lanes
+        t0 = tl.zeros((BLOCKS,), tl.float32)
+        t1, t2, t3 = t0, t0, t0
+        for s in range(first, stop):
+            e0, e1, e2, e3 = _signed(block, step, sample + s, pairs, key0, key1)
+            row = grad + (to_grad + s * pitch)
+            t0 += _load_edge(row, edge, begin, end) * e0
+            t1 += _load_edge(row, edge + 1, begin, end) * e1
+            t2 += _load_edge(row, edge + 2, begin, end) * e2
+            t3 += _load_edge(row, edge + 3, begin, end) * e3
+        _pull_edge(out, log_sigma + to_log_sigma, t0, edge, begin, end)
+        _pull_edge(out, log_sigma + to_log_sigma, t1, edge + 1, begin, end)
+        _pull_edge(out, log_sigma + to_log_sigma, t2, edge + 2, begin, end)
+        _pull_edge(out, log_sigma + to_log_sigma, t3, edge + 3, begin, end)
+
+
+@triton.jit
+def _load_edge(row, place, begin, end):
+    return tl.load(row + place, mask=(place >= begin) & (place < end), other=0.0)
+
+
+@triton.jit
+def _pull_edge(out, log_sigma, total, place, begin, end):
+    sigma = tl.exp(_load_edge(log_sigma, place, begin, end))
+    tl.store(out + place, total * sigma, mask=(place >= begin) & (place < end))
 
 
 def fill(
@@ -105,21 +162,87 @@ def fill(
     keep: Tensor | None = None,
 ) -> None:
     """Run the kernel; see ``noise.fill``."""
-    if out.numel() == 0:
+    assert out.is_contiguous()
+    if log_sigma is not None:
+        # As the first or the second of a pair.
+        key = Key(stream.seed, stream.step, (2 * stream.sample + (sign < 0),), stream.purpose)
+        if mu is not None:
+            kept = None if keep is None else keep[None]
+            draw(out[None], mu[None], [log_sigma], key, offset, antithetic=True, keep=kept)
+        elif grad is not None:
+            pull(out, grad[None], [log_sigma], key, offset, antithetic=True)
+    elif out.numel():
+        with torch.cuda.device_of(out):
+            fill_kernel[(triton.cdiv(offset % 4 + out.numel(), PIECE),)](
+                out,
+                *(stream.key & 0xFFFFFFFF, stream.key >> 32, stream.step, stream.sample),
+                *(offset, out.numel(), sign),
+                TASK=task,
+            )
+
+
+def draw(
+    out: Tensor,
+    mus: Sequence[Tensor] | Tensor,
+    log_sigmas: Sequence[Tensor],
+    key: Key,
+    offset: int,
+    *,
+    antithetic: bool,
+    keep: Tensor | None = None,
+) -> None:
+    """Fill ``out`` (S, N) with the drawn weights of all tensors and ``keep``, of its strides, with
+    exp(log_sigma) eps; ``mus`` is a tensor for each of ``log_sigmas``, or one (S, N).
+    """
+    if not out.numel():
         return
-    for tensor in (out, mu, log_sigma, grad, keep):
-        assert tensor is None or (tensor.is_contiguous() and tensor.numel() == out.numel())
-    first, skip = divmod(offset, 4)
-    programs = triton.cdiv(skip + out.numel(), 4 * BLOCK)
-    unused = out
+    rows = [mus] if isinstance(mus, Tensor) else mus
+    mu_pitch = mus.stride(0) if isinstance(mus, Tensor) else 0
+    pieces = Pieces(offset, log_sigmas, rows)
     with torch.cuda.device_of(out):
-        _fill_kernel[(programs,)](
-            out,
-            *(unused if tensor is None else tensor for tensor in (mu, log_sigma, grad, keep)),
-            out.numel(),
-            *(stream.key & 0xFFFFFFFF, stream.key >> 32, stream.step, stream.sample),
-            *(first, skip, sign),
-            TASK=task,
-            KEEP=keep is not None,
-            SIZE=BLOCK,
-        )
+        for name in _runs(key, antithetic=antithetic):
+            draw_kernel[(pieces.programs,)](
+                *(out, out if keep is None else keep, pieces.other_base, pieces.base),
+                *(pieces.table, pieces.per_line, *name, offset, mu_pitch, out.stride(0)),
+                KEEP=keep is not None,
+            )
+
+
+def pull(
+    out: Tensor,
+    grad: Tensor,
+    log_sigmas: Sequence[Tensor],
+    key: Key,
+    offset: int,
+    *,
+    antithetic: bool,
+) -> None:
+    """Fill ``out`` (N,) with the gradient of the log_sigma of all tensors from that of the drawn
+    weights (S, N), summed over samples.
+    """
+    if not out.numel():
+        return
+    pieces = Pieces(offset, log_sigmas, [grad])
+    parts: list[Tensor] = []
+    with torch.cuda.device_of(out):
+        for name in _runs(key, antithetic=antithetic):
+            parts.append(torch.empty_like(out) if parts else out)
+            pull_kernel[(pieces.programs,)](
+                *(parts[-1], pieces.other_base, pieces.base, pieces.table, pieces.per_line),
+                *(*name, offset, grad.stride(0)),
+            )
+    for part in parts[1:]:
+        out += part
+
+
+def _runs(key: Key, *, antithetic: bool) -> Iterator[tuple[int, ...]]:
+    """Yield what names the rows of each run of consecutive samples: both halves of the Philox key,
+    step, the sample of row 0 if it were one of the run, whether samples are pairs, its rows.
+    """
+    philox_key = Stream(key.seed, key.purpose).key
+    first = 0
+    for stop in range(1, len(key.samples) + 1):
+        if stop == len(key.samples) or key.samples[stop] != key.samples[stop - 1] + 1:
+            halves = philox_key & 0xFFFFFFFF, philox_key >> 32
+            yield *halves, key.step, key.samples[first] - first, int(antithetic), first, stop
+            first = stop

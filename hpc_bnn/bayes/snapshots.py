@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from hpc_bnn.bayes.counter import Counter
+
 
 class Snapshots(nn.Module):
     """The snapshots of members.
@@ -37,6 +39,7 @@ class Snapshots(nn.Module):
         super().__init__()
         self._most = most
         self.register_buffer("offered", torch.zeros((), dtype=torch.int64))
+        self._counter = Counter()
         self.kept = nn.Module()
         for name, tensor in rows.items():
             nothing = torch.zeros((), dtype=tensor.dtype)
@@ -52,7 +55,11 @@ class Snapshots(nn.Module):
     @property
     def count(self) -> int:
         """The number of snapshots of each member; 0 where tensors have no numbers."""
-        return 0 if isinstance(self.offered, FakeTensor) else self._count(int(self.offered))
+        return (
+            0
+            if isinstance(self.offered, FakeTensor)
+            else self._count(self._counter.read(self.offered))
+        )
 
     def _count(self, offered: int) -> int:
         return -(-offered // self._stride(offered))
@@ -70,7 +77,7 @@ class Snapshots(nn.Module):
     def take(self, rows: Mapping[str, Tensor]) -> None:
         """Offer the states ``rows`` (S, *shape) of all members."""
         self.allocate()
-        number = int(self.offered)
+        number = self._counter.read(self.offered)
         stride = self._stride(number + 1)
         for name, kept in self.kept.named_buffers():
             if stride != self._stride(number):
@@ -78,7 +85,7 @@ class Snapshots(nn.Module):
                 kept.zero_()[:, : every_second.shape[1]] = every_second
             if number % stride == 0:
                 kept[:, number // stride] = rows[name].to(kept.device)
-        self.offered += 1
+        self._counter.write(self.offered, number + 1)
 
     def per_sample(self) -> Iterable[str]:
         """Return the names of the buffers with a row for each member."""

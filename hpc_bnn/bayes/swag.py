@@ -37,6 +37,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from hpc_bnn.bayes.counter import Counter
 from hpc_bnn.bayes.members import Members
 from hpc_bnn.bayes.noise import Key, Purpose, Stream, normals
 from hpc_bnn.bayes.posterior import Weights, row_key
@@ -129,6 +130,7 @@ class SWAG(Members):
             )
         self.rank, self.start, self.collect_every, self.scale = rank, start, collect_every, scale
         self.register_buffer("collected", torch.zeros((), dtype=torch.int64))
+        self._counter = Counter()
         for what in MOMENTS:
             moments = nn.Module()
             for name, row in self.rows.items():
@@ -170,8 +172,8 @@ class SWAG(Members):
         since = step + 1 - self.start
         if since <= 0 or since % self.collect_every:
             return
-        number = int(self.collected) + 1
-        self.collected.fill_(number)
+        number = self._counter.read(self.collected) + 1
+        self._counter.write(self.collected, number)
         for name in self.names:
             mean, variance, deviations = self._moments(name)
             # In its place from the start: more tensors of this size would take most of the time.
@@ -195,7 +197,8 @@ class SWAG(Members):
         assert self.members is not None
         members = [sample % self.members for sample in key.samples]
         # Of tensors without numbers, the draw is what takes most memory.
-        collected = self.rank if isinstance(self.collected, FakeTensor) else int(self.collected)
+        traced = isinstance(self.collected, FakeTensor)
+        collected = self.rank if traced else self._counter.read(self.collected)
         if collected < ENOUGH:
             self._warn(collected)
             return super().sample(self.key(key.step, members))

@@ -101,6 +101,8 @@ def total_of(
     The proof rides on the sum, n * sum(c**2) = (sum c)**2 only where all n numbers are equal
     (Cauchy-Schwarz). It is exact for counts below 2**20 on up to 2**13 ranks.
     """
+    if group.size == 1:
+        return list(values), list(counts), [True] * len(counts)
     mine = [*values, *counts, *(count**2 for count in counts)]
     summed = group.all_reduce(
         torch.tensor(mine, dtype=torch.float64), reduction="sum", name=name

@@ -1,14 +1,11 @@
 """What ranks of one MPI communicator exchange: host tensors and objects by MPI, which takes
-microseconds where Horovod's cycle would add a millisecond, GPU tensors by the engine.
+microseconds where an engine may take a millisecond, GPU tensors by the engine.
 
 mpi4py itself is handed in.
 """
 
 import pickle
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -50,10 +47,9 @@ class MPIGroup(Group):
         self.watchdog = watchdog or Watchdog()
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self.waited_s = 0.0
 
     def require_threads(self) -> None:
-        """Require that MPI lets Horovod's thread and others exchange beside this one.
+        """Require that MPI lets the threads of engine and watchdog exchange beside this one.
 
         Raises
         ------
@@ -62,7 +58,7 @@ class MPIGroup(Group):
         """
         if self._mpi.Query_thread() < self._mpi.THREAD_MULTIPLE:
             raise LaunchError(
-                "MPI was started for fewer threads than Horovod needs: expected "
+                "MPI was started for fewer threads than engine and watchdog need: expected "
                 "MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS, MPI4PY_RC_THREAD_LEVEL and "
                 "mpi4py.rc.thread_level, or use an MPI that was built with it"
             )
@@ -83,8 +79,8 @@ class MPIGroup(Group):
 
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         if self._engine and not x.is_cpu:
-            with self._waiting(name):
-                return self._engine.all_reduce(x, reduction=reduction, name=name)
+            with self.watchdog.watching(name):
+                return self._engine.all_reduce(x, reduction=reduction, axis="samples", name=name)
         x = x.contiguous()
         out = torch.empty_like(x)
         op = self._mpi.SUM if reduction == "sum" else self._mpi.MAX
@@ -93,8 +89,8 @@ class MPIGroup(Group):
 
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         if self._engine and not x.is_cpu:
-            with self._waiting(name):
-                return self._engine.all_gather(x, name=name)
+            with self.watchdog.watching(name):
+                return self._engine.all_gather(x, axis="samples", name=name)
         x = x.contiguous()
         out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
         self._finish(self.comm.Iallgather(x.numpy(), out.numpy()), name)
@@ -102,8 +98,8 @@ class MPIGroup(Group):
 
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
         if self._engine and not x.is_cpu:
-            with self._waiting(name):
-                return self._engine.all_to_all(x, name=name)
+            with self.watchdog.watching(name):
+                return self._engine.all_to_all(x, axis="samples", name=name)
         x = x.contiguous()
         out = torch.empty_like(x)
         self._finish(self.comm.Ialltoall(x.numpy(), out.numpy()), name)
@@ -151,14 +147,5 @@ class MPIGroup(Group):
             self._finish(self.comm.Ibcast(part, root=root), name)
 
     def _finish(self, request: Any, name: str) -> None:
-        with self._waiting(name):
+        with self.watchdog.watching(name):
             request.Wait()
-
-    @contextmanager
-    def _waiting(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            with self.watchdog.watching(name):
-                yield
-        finally:
-            self.waited_s += time.perf_counter() - began

@@ -106,6 +106,7 @@ def test_the_comparison_sees_all_that_a_method_is(
         assert all(deviation(end, other) > 1e-4 for other in ends[:i])
 
 
+@pytest.mark.both_engines
 @pytest.mark.parametrize("method", OF_MEMBERS)
 def test_members_are_gathered_to_predict(
     world: World, references: dict[str, Course], method: str

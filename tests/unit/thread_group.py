@@ -72,7 +72,6 @@ class ThreadGroup(Group):
 
     def __init__(self, meeting: Meeting, rank: int) -> None:
         self._meeting, self.size, self.rank = meeting, meeting.size, rank
-        self.waited_s = 0.0
         self.calls: list[str] = []
         self._parts: list[ThreadGroup] = []
 

@@ -5,7 +5,6 @@ all ranks. Both ride as digests on the exchange of the loss; only where they dif
 exchange more.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,14 +24,20 @@ _PART_BITS = 20  # what ``guards.total_of`` takes
 
 @dataclass(frozen=True)
 class Norms:
-    """Norms of the reduced gradient: ``shared`` of what is shared, ``rows`` (S,) of the own members
-    where there are any, and ``whole``, the root of the square of the former and the mean square of
-    the latter over all members; not finite where any part of the gradient is not.
+    """Norms of the reduced gradient, on the device: ``shared`` of what is shared, a scalar, and
+    ``rows`` (S,) of the own members where there are any; not finite where any part of the gradient
+    is not.
     """
 
     shared: Tensor
     rows: Tensor | None
-    whole: float
+
+    def figures(self) -> list[Tensor]:
+        """Return scalars in float64: the norm of what is shared, and the sum of the squares of the
+        norms of the own members.
+        """
+        shared = self.shared.double()
+        return [shared, shared.new_zeros(()) if self.rows is None else self.rows.square().sum()]
 
 
 class Gradients:
@@ -99,7 +104,7 @@ class Gradients:
             per_sample=self._rows,
         )
         # Alone, the share of a member in the objective would be K times what it is among K.
-        self.scale = (self._posterior.members or 1) if self._rows else self._reducer.scale
+        self.scale = float(self._posterior.members or 1) if self._rows else 1.0
         self._names = sorted(self.named)
         self._trained: dict[str, object] = {k: shape_of(self.named[k]) for k in self._names}
         if before and self._world.grid.world_size > 1:  # at the start values are broadcast
@@ -161,25 +166,18 @@ class Gradients:
         for p in self.named.values():
             if p.grad is not None and p.grad.layout != torch.strided:
                 p.grad = p.grad.to_dense()
-        if self.scale != self._reducer.scale:
+        if self.scale != 1.0:
             for grad in self._gradients_of(self._shared):
-                grad.mul_(self._reducer.scale / self.scale)
+                grad.div_(self.scale)
 
     def norms(self) -> Norms:
-        """Return the norms of the reduced gradient; collective over the sample axis where there are
-        per-sample parameters.
-        """
-        shared = _norm(self._gradients_of(self._shared))
+        """Return the norms of the reduced gradient."""
+        shared = _norm(self._gradients_of(self._shared)).to(self._world.device)
         gradients = self._gradients_of(self._rows)
         if not gradients:
-            return Norms(shared, None, float(shared))
+            return Norms(shared, None)
         norms = torch.stack([_norms_of_rows(gradient).double() for gradient in gradients])
-        squares = norms.square().sum(0)
-        total = self._world.sample_axis.all_reduce(
-            squares.sum().cpu().reshape(1), reduction="sum", name="norms of members"
-        )
-        mean = float(total) / (self._posterior.members or 1)
-        return Norms(shared, squares.sqrt(), math.sqrt(float(shared) ** 2 + mean))
+        return Norms(shared, norms.square().sum(0).sqrt())
 
     def diverged(self, norms: Norms) -> list[int]:
         """Collective over the sample axis where there are per-sample parameters: return the members

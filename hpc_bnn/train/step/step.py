@@ -9,6 +9,7 @@ run the same as the first. ``keep_graphs`` saves the second run where memory all
 import contextlib
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -40,7 +41,7 @@ from hpc_bnn.train.step.parameters import (
     settings_of,
 )
 from hpc_bnn.train.step.passes import Passes
-from hpc_bnn.train.step.phases import Phases
+from hpc_bnn.train.step.phases import Phases, TimedExchanges
 from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.step_report import Report
 
@@ -102,7 +103,8 @@ class Step:
         self._posterior, self._loss = posterior, loss
         self._optimizer, self._world = optimizer, world
         self._unchecked = settings.check
-        self._phases = Phases(world.device, self._waited)
+        self._phases = Phases(world.device)
+        self._axis = TimedExchanges(world.sample_axis, self._phases)
         self._passes = Passes(posterior, world, settings, self._phases)
         check_sizes(posterior, loss, settings, self._passes.parts)
         check_optimizer(optimizer)
@@ -133,7 +135,7 @@ class Step:
         check_batch(x, y)
         self._phases.begin()
         x, y = self.settings.place(x, y, self._world.device)
-        factor, kl = self.settings.kl_factor(self.step), 0.0
+        factor = self.settings.kl_factor(self.step)
         closed = isinstance(self._optimizer, ClosedForm)
         if isinstance(self._optimizer, ClosedForm):
             self._optimizer.begin(factor, final=self.settings.final_kl_factor)
@@ -143,41 +145,34 @@ class Step:
             self._check_network(x)
         self._gradients.begin()
         self._phases.enter("forward")
+        terms: list[Tensor] = []
 
         def complexity() -> Tensor | None:
-            nonlocal kl
             with torch.set_grad_enabled(not closed):
                 term = self._posterior.complexity()
-            kl = float(term.detach())
+            terms.append(term.detach())
             return None if closed else factor / self._world.grid.sample_ranks * term
 
         share = Share(x, y, self.step, self._gradients.scale, complexity)
-        data_share = accumulate(self._loss, self._passes, self._world.sample_axis, share)
+        data_share = accumulate(self._loss, self._passes, self._axis, share)
         self._phases.enter("communication")
-        data_loss, kl, same = self._totals(data_share, kl, count_examples(x))
-        self._gradients.reduce(self.step, same)
+        self._gradients.reduce(self.step, self._equal_on_all_ranks(count_examples(x)))
         self._phases.enter("optimizer")
-        loss = data_loss + factor * kl
         norms = self._gradients.norms()
+        data_loss, kl, norm, finite = self._figures([data_share, *terms, *norms.figures()])
+        loss = data_loss + factor * kl
         if not math.isfinite(loss):
             self._world.all_ranks.together(lambda: self._check_numbers(x, y), name="batch")
-        if not (math.isfinite(loss) and math.isfinite(norms.whole)):
-            refuse_divergence(
-                self.step,
-                loss,
-                norms.whole,
-                self._gradients.named,
-                self._gradients.diverged(norms),
-            )
+        if not (math.isfinite(loss) and finite):
+            diverged = self._gradients.diverged(norms)
+            refuse_divergence(self.step, loss, norm, self._gradients.named, diverged)
         if self.settings.clip_norm is not None:
             self._gradients.clip(self.settings.clip_norm, norms)
         self._optimizer.step()
         self._posterior.collect(self.step)
         if self.ema is not None:
             self.ema.update(self._gradients.named)
-        phases = self._phases.end()
-        took = sum(phases.values())
-        self.report = Report(self.step, loss, data_loss, kl, norms.whole, took, phases)
+        self.report = Report(self.step, loss, data_loss, kl, norm, self._phases.end())
         self.step += 1
         return torch.tensor(loss, dtype=torch.float64)
 
@@ -205,31 +200,43 @@ class Step:
                 ", ".join(unused),
             )
 
-    def _totals(
-        self, share: Tensor, complexity: float, examples: int
-    ) -> tuple[float, float, list[bool]]:
-        """Collective: return mean_b l_b over the grid and the complexity term of all members,
-        having checked that all ranks hold equally many examples, and which digests of the gradients
-        are the same on all ranks.
+    def _equal_on_all_ranks(self, examples: int) -> list[bool]:
+        """Collective: return which digests of the gradients are the same on all ranks, having
+        checked that these hold equally many examples. Nothing of it lies on the device.
         """
-        grid = self._world.grid
-        if isinstance(self._loss, JointLoss) and self.settings.exact:
-            share = share / grid.sample_ranks  # every sample rank holds the whole value
         counts = [examples, *self._gradients.digests()]
-        values = [float(share), complexity]
-        (loss, terms), (count, *_), (equal, *same) = guards.total_of(
-            self._world.all_ranks, values, counts, name="loss"
+        _, (count, *_), (equal, *same) = guards.total_of(
+            self._world.all_ranks, [], counts, name="batch sizes and gradients"
         )
         if not equal:
+            ranks = self._world.grid.world_size
             raise guards.GuardError(
                 f"step {self.step}: the ranks hold batches of different sizes (this one "
-                f"{examples}, together {count} on {grid.world_size} ranks); every rank must "
-                "get equally many examples"
+                f"{examples}, together {count} on {ranks} ranks); every rank must get equally many "
+                "examples"
             )
-        return loss / grid.data_ranks, terms / grid.world_size, same
+        return same
 
-    def _waited(self) -> float:
-        return float(getattr(self._world.sample_axis, "waited_s", 0.0))
+    def _figures(self, mine: Sequence[Tensor]) -> tuple[float, float, float, bool]:
+        """Collective: return mean_b l_b over the grid, the complexity term and the norm of the
+        gradient of all members, and whether the norm is finite on every rank.
+
+        mine: this rank's share of the loss and the term, and ``Norms.figures``. They are all that
+        the host asks the device for in a step, once the gradients are reduced.
+        """
+        grid = self._world.grid
+        asked = torch.stack([each.to(self._world.device, torch.float64) for each in mine]).tolist()
+        loss, kl, shared, rows = asked
+        bad = float(not (math.isfinite(shared) and math.isfinite(rows)))
+        with self._phases.within("communication"):
+            (loss, kl, rows, bad), _, _ = guards.total_of(
+                self._world.all_ranks, [loss, kl, rows, bad], [], name="loss"
+            )
+        if isinstance(self._loss, JointLoss) and self.settings.exact:
+            loss /= grid.sample_ranks  # every sample rank holds the whole value
+        members = rows / grid.data_ranks / (self._posterior.members or 1)
+        norm = math.hypot(shared, math.sqrt(members))
+        return loss / grid.data_ranks, kl / grid.world_size, norm, not bad
 
     def _guard(self, x: Inputs, y: Tensor) -> None:
         # What is not trained, too: one rank alone may change it. 20 ns an element on a CPU.

@@ -1,6 +1,8 @@
 """What one training step did: its loss and how long it took."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -19,10 +21,11 @@ class Report:
     gradient_norm
         Norm of the reduced gradient before clipping; where members have gradients of their own, the
         root of their mean square counts.
-    step_time_s
-        Duration on this rank.
     phases_s
-        Its parts (``hpc_bnn.train.step.phases``); communication: what waited for other ranks.
+        Parts of its duration on this rank (``hpc_bnn.train.step.phases``); communication: what
+        waited for other ranks. On a GPU, whoever asks waits until it has ended the step.
+    step_time_s
+        Their sum.
     """
 
     step: int
@@ -30,8 +33,17 @@ class Report:
     data_loss: float
     kl: float
     gradient_norm: float
-    step_time_s: float
-    phases_s: dict[str, float]
+    times: Callable[[], dict[str, float]] = field(repr=False, compare=False)
+
+    @cached_property
+    def phases_s(self) -> dict[str, float]:
+        """Seconds by phase."""
+        return self.times()
+
+    @property
+    def step_time_s(self) -> float:
+        """Duration on this rank."""
+        return sum(self.phases_s.values())
 
     def row(
         self, *, epoch: float, lr: float, rollout: int | None, data_wait_s: float

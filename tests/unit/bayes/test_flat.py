@@ -5,8 +5,10 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpc_bnn.bayes.draw import (
+    LAUNCH,
     SMALL,
     TOGETHER,
     draw_together,
@@ -17,9 +19,12 @@ from hpc_bnn.bayes.draw import (
 from hpc_bnn.bayes.noise import Key
 
 
-def cut(counts: list[int], kinds: list[object] | None = None) -> list[tuple[int, int]]:
-    tensors = [torch.empty(count, device="meta") for count in counts]
-    found = groups(tensors, kinds or [None] * len(counts))
+def cut(
+    counts: list[int], kinds: list[object] | None = None, *, device: str = "cpu", **how: bool
+) -> list[tuple[int, int]]:
+    with FakeTensorMode():
+        tensors = [torch.empty(count, device=device) for count in counts]
+    found = groups(tensors, kinds or [None] * len(counts), **how)
     return [(group.start, group.stop) for group in found]
 
 
@@ -29,6 +34,13 @@ def test_small_neighbours_go_together_and_large_ones_alone() -> None:
     assert cut([SMALL + 1, SMALL + 1]) == [(0, 1), (1, 2)]
     full = TOGETHER // SMALL
     assert cut([SMALL] * (full + 1)) == [(0, full), (full, full + 1)]
+
+
+def test_on_gpus_what_is_not_copied_goes_together_up_to_the_cost_of_a_launch() -> None:
+    counts = [SMALL + 1, 5, TOGETHER + 1, LAUNCH, 3]
+    apart = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert cut(counts, device="cuda", copied=False) == [(0, 3), (3, 4), (4, 5)]
+    assert cut(counts, device="cuda") == cut(counts, copied=False) == cut(counts) == apart
 
 
 def test_tensors_that_differ_are_never_put_together() -> None:

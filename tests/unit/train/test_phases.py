@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
 
+from hpc_bnn.group import Alone, Reduction
 from hpc_bnn.train.step import phases as module
-from hpc_bnn.train.step.phases import PHASES, Phases
+from hpc_bnn.train.step.phases import PHASES, Phases, TimedExchanges
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def test_phases_add_up_to_the_step(clock: list[float]) -> None:
         clock[0] += 16
         phases.enter("optimizer")
         clock[0] += 32
-        found = phases.end()
+        found = phases.end()()
         assert tuple(found) == PHASES
         assert found == {
             "draw": 4.0,
@@ -41,17 +43,57 @@ def test_phases_add_up_to_the_step(clock: list[float]) -> None:
         clock[0] += 1000
 
 
+class Slow(Alone):
+    """A process by itself that takes a second for each exchange of tensors."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self._clock = clock
+
+    def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
+        self._clock[0] += 1
+        return x + 1
+
+    def all_gather(self, x: Tensor, *, name: str) -> Tensor:
+        self._clock[0] += 1
+        return x + 2
+
+    def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
+        self._clock[0] += 1
+        return x + 3
+
+
 def test_an_exchange_inside_forward_is_communication(clock: list[float]) -> None:
-    waited = [7.0]
-    phases = Phases(torch.device("cpu"), lambda: waited[0])
+    phases, x = Phases(torch.device("cpu")), torch.zeros(1, 1)
+    axis = TimedExchanges(Slow(clock), phases)
     phases.begin()
     phases.enter("forward")
     clock[0] += 5
-    waited[0] += 2
+    exchanged = [
+        axis.all_reduce(x, reduction="sum", name="a"),
+        axis.all_gather(x, name="b"),
+        axis.all_to_all(x, name="c"),
+        axis.gather(x + 4, name="d")[0],
+        axis.broadcast(x + 5, name="e"),
+    ]
+    assert [float(y) for y in exchanged] == [1, 2, 3, 4, 5]
+    assert (axis.size, axis.rank, axis.split(0, 0).size) == (1, 0, 1)
     phases.enter("communication")
     clock[0] += 1
-    found = phases.end()
-    assert (found["forward"], found["communication"]) == (3.0, 3.0)
+    found = phases.end()()
+    assert (found["forward"], found["communication"]) == (5.0, 4.0)
+
+
+@pytest.mark.skipif(not torch.autograd.kineto_available(), reason="torch without its profiler")
+def test_profilers_see_the_phases() -> None:
+    phases = Phases(torch.device("cpu"))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        phases.begin()
+        with phases.within("draw"):
+            torch.ones(2).sum()
+        phases.end()
+        torch.ones(2).sum()
+    names = [event.name for event in profile.events() if event.name.startswith("step: ")]
+    assert names == ["step: other", "step: draw", "step: other"]
 
 
 def test_a_phase_that_fails_goes_back_to_the_one_before(clock: list[float]) -> None:
@@ -62,4 +104,4 @@ def test_a_phase_that_fails_goes_back_to_the_one_before(clock: list[float]) -> N
         clock[0] += 1
         raise RuntimeError
     clock[0] += 2
-    assert phases.end()["forward"] == 2.0
+    assert phases.end()()["forward"] == 2.0
