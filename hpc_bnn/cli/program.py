@@ -179,6 +179,7 @@ def _start(settings: Settings, all_ranks: Group) -> World:
         sample_ranks=settings.grid.sample_ranks,
         mode=settings.grid.mode,
         device=settings.train.device,
+        engine=settings.grid.engine,
         stall_timeout_s=settings.train.stall_timeout,
     )
 
@@ -194,7 +195,7 @@ def _leaving(world: World) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         if world.is_first:
             leave_note(REQUEUE)
-        world.stop()  # Horovod ends before MPI does
+        world.stop()  # the engine ends before MPI does
         raise
 
 

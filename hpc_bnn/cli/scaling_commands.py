@@ -132,13 +132,13 @@ def _projection(options: argparse.Namespace, stored: Path) -> Answer:
 
 def _measure(all_ranks: Group, stored: Path) -> None:
     """Collective: time exchanges and store them beside the plan, those of this size anew."""
-    all_ranks.on_first(lambda: read_plan(stored.parent), name="plan")
+    chosen = all_ranks.on_first(lambda: read_plan(stored.parent).settings(), name="plan")
     if all_ranks.size == 1:
         raise ValueError(
             "--measure times exchanges: start it on several ranks, such as mpirun -n 2 python -m "
             f"mpi4py -m hpc_bnn scaling project {stored.parent} --measure"
         )
-    world, seconds = measure(all_ranks)
+    world, seconds = measure(all_ranks, chosen.grid.engine)
     timed = [Exchange(all_ranks.size, world.num_nodes, n, time) for n, time in seconds.items()]
 
     def store() -> None:

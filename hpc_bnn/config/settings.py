@@ -88,6 +88,11 @@ class GridSettings(_Section):
     sample_ranks: Literal["auto"] | PositiveInt = Field(
         "auto", description="S, ranks of the sample axis; auto: from mode"
     )
+    engine: Literal["auto", "horovod", "torch"] = Field(
+        "auto",
+        description="what moves gradients between ranks; torch: torch.distributed; auto: Horovod "
+        "where it is built, else torch; the answer is the same",
+    )
 
     @model_validator(mode="after")
     def _one_choice(self) -> "GridSettings":
@@ -194,7 +199,9 @@ class TrainSettings(_Section):
     reduction: Literal["world", "two_stage"] = Field(
         "world", description="gradient reduction: once over the world, or along each axis"
     )
-    compression: Literal["none", "fp16"] = Field("none", description="of gradients on the wire")
+    compression: Literal["none", "fp16", "bf16"] = Field(
+        "none", description="of gradients on the wire; bf16 needs grid.engine = torch"
+    )
     guard_every: NonNegativeInt = Field(100, description="steps between guards; 0: first step only")
     check: bool = Field(
         True, description="prove at the first step that the network is a pure function"
@@ -207,6 +214,11 @@ class TrainSettings(_Section):
         0, description="steps between validations; 0: at the end"
     )
     log_every: PositiveInt = Field(50, description="steps between log lines")
+    profile: NonNegativeInt = Field(
+        0,
+        description="steps, after the first two, of which world rank 0 writes a trace into the run "
+        "folder: trace.json, for ui.perfetto.dev; they take longer",
+    )
     max_time: Annotated[NonNegativeFloat, BeforeValidator(_seconds)] = Field(
         0.0,
         description="seconds, or a time such as 23:50:00, after which the command writes a "
@@ -269,3 +281,11 @@ class Settings(_Section):
     )
     train: TrainSettings
     evaluation: EvaluationSettings = EvaluationSettings()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _engine_sums(self) -> "Settings":
+        if self.grid.engine == "horovod" and self.train.compression == "bf16":
+            raise ValueError(
+                "train.compression = bf16: Horovod cannot sum it; set grid.engine=torch, or fp16"
+            )
+        return self

@@ -75,11 +75,15 @@ def node_name(environment: Mapping[str, str]) -> str:
     name tells nodes apart that it keeps on one machine. Not ``MPI_COMM_TYPE_SHARED``: libraries
     have taken NUMA domains for nodes.
     """
+    return f"{machine_name()} {environment.get('SLURMD_NODENAME', '')}"
+
+
+def machine_name() -> str:
+    """Return what is equal in all processes under one running kernel, and different on two."""
     try:
-        kernel = BOOT_ID.read_text(encoding="ascii").strip()
+        return BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
-        kernel = socket.gethostname()
-    return f"{kernel} {environment.get('SLURMD_NODENAME', '')}"
+        return socket.gethostname()
 
 
 def split_by_node(all_ranks: Group, name: str) -> tuple[Group, list[int]]:

@@ -1,5 +1,5 @@
 """What ranks of one MPI communicator exchange: host tensors and objects by MPI, which takes
-microseconds where Horovod's cycle would add a millisecond, GPU tensors by the engine.
+microseconds where an engine may take a millisecond, GPU tensors by the engine.
 
 mpi4py itself is handed in.
 """
@@ -49,7 +49,7 @@ class MPIGroup(Group):
         self.size: int = comm.Get_size()
 
     def require_threads(self) -> None:
-        """Require that MPI lets Horovod's thread and others exchange beside this one.
+        """Require that MPI lets the threads of engine and watchdog exchange beside this one.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class MPIGroup(Group):
         """
         if self._mpi.Query_thread() < self._mpi.THREAD_MULTIPLE:
             raise LaunchError(
-                "MPI was started for fewer threads than Horovod needs: expected "
+                "MPI was started for fewer threads than engine and watchdog need: expected "
                 "MPI_THREAD_MULTIPLE; unset MPI4PY_RC_THREADS, MPI4PY_RC_THREAD_LEVEL and "
                 "mpi4py.rc.thread_level, or use an MPI that was built with it"
             )
@@ -80,7 +80,7 @@ class MPIGroup(Group):
     def all_reduce(self, x: Tensor, *, reduction: Reduction, name: str) -> Tensor:
         if self._engine and not x.is_cpu:
             with self.watchdog.watching(name):
-                return self._engine.all_reduce(x, reduction=reduction, name=name)
+                return self._engine.all_reduce(x, reduction=reduction, axis="samples", name=name)
         x = x.contiguous()
         out = torch.empty_like(x)
         op = self._mpi.SUM if reduction == "sum" else self._mpi.MAX
@@ -90,7 +90,7 @@ class MPIGroup(Group):
     def all_gather(self, x: Tensor, *, name: str) -> Tensor:
         if self._engine and not x.is_cpu:
             with self.watchdog.watching(name):
-                return self._engine.all_gather(x, name=name)
+                return self._engine.all_gather(x, axis="samples", name=name)
         x = x.contiguous()
         out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
         self._finish(self.comm.Iallgather(x.numpy(), out.numpy()), name)
@@ -99,7 +99,7 @@ class MPIGroup(Group):
     def all_to_all(self, x: Tensor, *, name: str) -> Tensor:
         if self._engine and not x.is_cpu:
             with self.watchdog.watching(name):
-                return self._engine.all_to_all(x, name=name)
+                return self._engine.all_to_all(x, axis="samples", name=name)
         x = x.contiguous()
         out = torch.empty_like(x)
         self._finish(self.comm.Ialltoall(x.numpy(), out.numpy()), name)

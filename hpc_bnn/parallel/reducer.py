@@ -4,22 +4,28 @@ per-sample parameters, means over the data axis only.
 A gradient is what all ranks together have: where some ranks have none of a parameter, theirs counts
 as zero; where no rank has one, the parameter is left without, so that the optimizer skips it as
 torch does on one rank.
+
+Gradients travel in buckets. A bucket starts when its last gradient is ready and those before it
+have started, so that the ranks agree on the order whatever order their gradients come in. In the
+first step all start in ``wait``, before which the ranks have agreed on what they train; from the
+second on buckets follow the order in which gradients came on world rank 0.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from hpc_bnn.parallel.bucket import fill_buckets, kind_of
+from hpc_bnn.parallel.engine import Axis, Compression, Engine
 from hpc_bnn.parallel.watchdog import Watchdog
+
+Named = Sequence[tuple[str, nn.Parameter]]
 
 
 class Reducer(Protocol):
     """Reduces gradients while backward still runs."""
-
-    # What a rank must multiply its share of the objective by.
-    scale: float
 
     def begin(self) -> None:
         """Start a step: from now on to ``wait`` each gradient is reduced when it is ready."""
@@ -39,8 +45,6 @@ class Reducer(Protocol):
 class NoReducer:
     """Nothing to reduce on one rank."""
 
-    scale = 1.0
-
     def begin(self) -> None:
         return
 
@@ -51,126 +55,145 @@ class NoReducer:
         return
 
 
-class Stage(NamedTuple):
-    """One reduction of every gradient."""
-
-    prefix: str
-    process_set: Any
-    op: Any
-
-
 class RankReducer:
-    """Starts the reduction of a gradient in the last of its backward passes; later stages follow in
-    ``wait``.
+    """Starts the reduction of gradients in the last of their backward passes; later stages follow
+    in ``wait``.
 
-    Not Horovod's DistributedOptimizer: that fills in zeros where no rank has a gradient, and an
-    optimizer then moves what nothing has asked to move; and its hooks stay for ever, so that two
-    steps over the same parameters would both reduce.
+    Not Horovod's DistributedOptimizer or torch's DistributedDataParallel: the first fills in zeros
+    where no rank has a gradient, and an optimizer then moves what nothing has asked to move; its
+    hooks stay for ever, so that two steps over the same parameters would both reduce. The second
+    takes one mean over all ranks and one forward pass a step.
+
+    Parameters
+    ----------
+    named
+        The parameters whose gradients are reduced, in the same order on every rank.
+    passes
+        Backward passes a step.
+    axes
+        The axes of more than one rank over which a shared parameter is summed, one after the other.
+    rows
+        The names of per-sample parameters, which are summed over the data axis only.
+    data_ranks
+        What sums are divided by.
+
+    Raises
+    ------
+    ValueError
+        If the engine cannot sum what is compressed.
     """
 
     def __init__(
         self,
-        hvd: Any,
-        named: Sequence[tuple[str, nn.Parameter]],
+        engine: Engine,
+        named: Named,
+        *,
         passes: int,
-        codec: Any,
-        stages: Callable[[str], Sequence[Stage]],
-        scale: float,
+        axes: Sequence[Axis],
+        rows: Collection[str],
+        data_ranks: int,
+        compression: Compression,
         watchdog: Watchdog,
     ) -> None:
-        self.scale = scale
-        self._hvd, self._named, self._passes, self._codec = hvd, named, passes, codec
-        self._stages, self._watchdog = stages, watchdog
+        if compression not in engine.compressions:
+            known = " or ".join(sorted(engine.compressions))
+            raise ValueError(
+                f"train.compression = {compression}: the engine {engine.name} cannot sum it, "
+                f"expected {known}; or set grid.engine to one that can"
+            )
+        self._engine, self._passes, self._watchdog = engine, passes, watchdog
+        self._data_ranks = data_ranks
+        along_data: tuple[Axis, ...] = ("data",) if data_ranks > 1 else ()
+        kinds = {
+            name: kind_of(p, along_data if name in rows else tuple(axes), compression)
+            for name, p in named
+        }
+        self._kinds = kinds
+        # What no other rank has a part of is taken as it is.
+        self._alone = [(name, p) for name, p in named if not kinds[name].axes]
+        self._named = {name: p for name, p in named if kinds[name].axes}
         self._reducing = False
         self._left: dict[str, int] = {}
-        self._sums: dict[str, Tensor] = {}  # what is reduced, often the gradient itself
-        self._started: dict[str, tuple[Any, Any, int]] = {}
+        self._came: list[str] = []  # whose gradients are there, in this order
+        self._is_ordered = False
+        # Backward begins with the last layers.
+        self._arrange(list(reversed(self._named)))
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                lambda p, name=name: self._ready(name, p)
+                lambda _, name=name: self._ready(name)
             )
-            for name, parameter in named
+            for name, parameter in self._named.items()
         ]
 
     def begin(self) -> None:
-        self._finish()
-        self._left = {name: self._passes for name, _ in self._named}
+        for bucket in self._buckets:  # of a step that ended in an error
+            bucket.clear()
+        self._left = dict.fromkeys(self._named, self._passes)
+        self._came, self._next = [], 0
         self._reducing = True
 
-    def _ready(self, name: str, parameter: nn.Parameter) -> None:
+    def _ready(self, name: str) -> None:
         if not self._reducing:  # another step over the same parameters
             return
         self._left[name] -= 1
-        if self._left[name] == 0:
-            self._take_up(name, parameter)
-            self._start(name, 0)
-        elif self._left[name] < 0:
+        if self._left[name] < 0:
             raise RuntimeError(
                 f"{name}: got more than one gradient in one of {self._passes} backward passes, "
                 "when the ranks were summing it already; torch.utils.checkpoint over a layer that "
                 "is used twice does so: set use_reentrant=False"
             )
+        if self._left[name] == 0:
+            self._bucket_of[name].put(name)
+            self._came.append(name)
+            if self._is_ordered:
+                self._start_full()
 
-    def _take_up(self, name: str, parameter: nn.Parameter) -> None:
-        if parameter.grad is None:  # unused here: the other ranks still expect a tensor
-            parameter.grad = torch.zeros_like(parameter)
-        elif parameter.grad.layout != torch.strided:
-            parameter.grad = parameter.grad.to_dense()
-        self._sums[name] = _summable(parameter.grad)
-
-    def _start(self, name: str, number: int) -> None:
-        """Start a stage of a parameter, unless it has fewer."""
-        stages = self._stages(name)
-        if number >= len(stages):
-            return
-        stage = stages[number]
-        tensor, context = self._codec.compress(self._sums[name])
-        handle = self._hvd.allreduce_async_(
-            tensor, name=stage.prefix + name, op=stage.op, process_set=stage.process_set
-        )
-        self._started[name] = handle, context, number
+    def _start_full(self) -> None:
+        while self._next < len(self._buckets) and self._buckets[self._next].is_full:
+            self._buckets[self._next].start(self._engine)
+            self._next += 1
 
     def wait(self, unused: Collection[str] = ()) -> None:
         self._reducing = False
-        used = [(name, parameter) for name, parameter in self._named if name not in unused]
         with self._watchdog.watching("a reduction of gradients"):
-            for name, parameter in used:
-                if name not in self._sums:
-                    self._take_up(name, parameter)
-                    self._start(name, 0)
-            while self._started:
-                for name in [name for name, _ in used if name in self._started]:
-                    handle, context, number = self._started.pop(name)
-                    reduced = self._hvd.synchronize(handle)
-                    self._sums[name] = self._codec.decompress(reduced, context)
-                    self._start(name, number + 1)
-        for name, parameter in used:
-            _write_back(parameter, self._sums.pop(name))
+            for bucket in self._buckets[self._next :]:
+                if bucket.fill_up(unused):
+                    bucket.start(self._engine)
+            going = self._buckets
+            while going:
+                going = [bucket for bucket in going if bucket.advance(self._engine)]
+            order = [] if self._is_ordered else self._order()
+        for bucket in self._buckets:
+            bucket.take_out(self._data_ranks)
+        for name, parameter in self._alone:
+            if parameter.grad is None and name not in unused:
+                parameter.grad = torch.zeros_like(parameter)
+        if order:
+            self._arrange(order)
+        self._is_ordered = True
 
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._finish()
+        for bucket in self._buckets:
+            bucket.clear()
 
-    def _finish(self) -> None:
-        """End what a step that ended in an error has begun: its names are needed again."""
-        for handle, *_ in self._started.values():
-            self._hvd.synchronize(handle)
-        self._started, self._sums = {}, {}
+    def _arrange(self, names: Sequence[str]) -> None:
+        named = [(name, self._named[name]) for name in names]
+        self._buckets = fill_buckets(named, self._kinds.__getitem__)
+        self._bucket_of = {name: bucket for bucket in self._buckets for name in bucket.named}
+        self._next = 0
 
-
-def _summable(gradient: Tensor) -> Tensor:
-    """Return ``gradient`` as what Horovod sums well: contiguous real numbers of at least float32
-    (it knows no bfloat16); the memory of ``gradient`` itself where that is so already.
-    """
-    gradient = gradient.resolve_conj().resolve_neg()
-    real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
-    return (real if real.element_size() >= 4 else real.float()).contiguous()
-
-
-def _write_back(parameter: nn.Parameter, reduced: Tensor) -> None:
-    gradient = parameter.grad
-    assert gradient is not None
-    values = torch.view_as_complex(reduced) if gradient.is_complex() else reduced
-    if values.data_ptr() != gradient.data_ptr():
-        gradient.copy_(values)
+    def _order(self) -> list[str]:
+        """Collective over the world: return the names as their gradients came on world rank 0, last
+        what it has none of; nothing where the order is of no use.
+        """
+        if len(self._buckets) == len({self._kinds[name] for name in self._named}):
+            return []
+        names = list(self._named)
+        place = {name: number for number, name in enumerate(names)}
+        late = self._named.keys() - set(self._came)
+        order = [*self._came, *(name for name in names if name in late)]
+        places = torch.tensor([place[name] for name in order], device=self._kinds[names[0]].device)
+        self._engine.broadcast(places, axis="world", name="order of gradients")
+        return [names[place] for place in places.tolist()]

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from hpc_bnn.group import ALONE, Group
-from hpc_bnn.parallel.engine import Compression, Engine, GradientReduction, load_horovod
+from hpc_bnn.parallel.broadcast import broadcast_parameters
+from hpc_bnn.parallel.engine import (
+    Axis,
+    Compression,
+    Engine,
+    EngineChoice,
+    EngineName,
+    GradientReduction,
+    Ranks,
+)
+from hpc_bnn.parallel.engines import ENGINES, agree_on_engine
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
 from hpc_bnn.parallel.launcher import (
     LaunchError,
@@ -23,7 +33,7 @@ from hpc_bnn.parallel.launcher import (
 )
 from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.mpi_group import MPIGroup
-from hpc_bnn.parallel.reducer import NoReducer, Reducer
+from hpc_bnn.parallel.reducer import NoReducer, RankReducer, Reducer
 from hpc_bnn.parallel.watchdog import Watchdog
 
 
@@ -62,6 +72,11 @@ class World:
         return self.all_ranks
 
     @property
+    def engine_name(self) -> EngineName | None:
+        """As in ``grid.engine``; None on one rank, which needs none."""
+        return None if self.engine is None else self.engine.name
+
+    @property
     def is_first(self) -> bool:
         """True on world rank 0, which writes files and log lines."""
         return self.grid.world_rank == 0
@@ -70,8 +85,9 @@ class World:
         self, state: dict[str, Tensor], *, axis: Literal["world", "data"] = "world"
     ) -> None:
         """Collective: overwrite the tensors of ``state`` with those of the axis' first rank."""
-        if self.engine is not None:
-            self.engine.broadcast_parameters(state, axis=axis)
+        if self.engine is not None and (axis == "world" or self.grid.data_ranks > 1):
+            with self.watchdog.watching("broadcast of parameters"):
+                broadcast_parameters(self.engine, state, axis=axis)
             increment_version(state.values())  # engines write behind torch's back
 
     def reducer(
@@ -89,17 +105,28 @@ class World:
         """
         if self.engine is None:
             return NoReducer()
-        return self.engine.reducer(
-            named_parameters,
+        stages: dict[str, tuple[Axis, ...]] = {
+            "world": ("world",),
+            "two_stage": ("samples", "data"),
+        }
+        if reduction not in stages:
+            raise ValueError(f"train.reduction = {reduction!r}: expected world or two_stage")
+        sizes = {"samples": self.grid.sample_ranks, "data": self.grid.data_ranks}
+        return RankReducer(
+            self.engine,
+            [(name, p) for name, p in named_parameters if p.requires_grad],
             passes=passes,
-            reduction=reduction,
+            axes=[axis for axis in stages[reduction] if sizes.get(axis, self.grid.world_size) > 1],
+            rows=per_sample,
+            data_ranks=self.grid.data_ranks,
             compression=compression,
-            per_sample=per_sample,
+            watchdog=self.watchdog,
         )
 
     def stop(self) -> None:
-        """Collective: end Horovod; only needed to start another grid in the same processes."""
+        """Collective: end the engine; only needed to start another grid in the same processes."""
         if self.engine is not None:
+            self.watchdog.stop()
             self.engine.stop()
 
 
@@ -109,9 +136,10 @@ def start(
     sample_ranks: int | Literal["auto"] = "auto",
     mode: Mode = "hybrid",
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    engine: EngineChoice = "auto",
     stall_timeout_s: float = 0.0,
 ) -> World:
-    """Collective: split the ranks into the grid's axes, start Horovod and pick this rank's device.
+    """Collective: split the ranks into the grid's axes, pick this rank's device, start the engine.
 
     Parameters
     ----------
@@ -121,6 +149,9 @@ def start(
         Number S of sample ranks, a divisor of the world; ``"auto"``: by ``mode``.
     mode
         ``hybrid`` S = ranks per node, ``sample`` S = world, ``data`` S = 1, ``local`` one rank.
+    engine
+        What moves tensors between ranks: ``horovod``, ``torch`` (torch.distributed), or ``auto``:
+        Horovod where it is built, else torch.
     stall_timeout_s
         Seconds after which a collective that some rank never joined ends the job, naming it; more
         than a checkpoint takes. 0: only warn.
@@ -130,9 +161,9 @@ def start(
     ValueError
         If the grid does not fit the world.
     LaunchError
-        If ranks do not find each other, Horovod is missing or devices are too few.
+        If ranks do not find each other, no engine is built or devices are too few.
     """
-    all_ranks = connect() if all_ranks is None else all_ranks
+    unlimited = all_ranks = connect() if all_ranks is None else all_ranks
     if isinstance(all_ranks, MPIGroup):
         all_ranks.require_threads()
         all_ranks = all_ranks.limited(stall_timeout_s)
@@ -150,13 +181,12 @@ def start(
     all_ranks.together(lambda: _use(own_device), name="device")
     if not isinstance(all_ranks, MPIGroup):
         return World(grid, own_device)
-    all_ranks.together(lambda: load_horovod(size), name="Horovod")
+    chosen = ENGINES[agree_on_engine(all_ranks, engine, own_device)]
     sample_axis = all_ranks.split(grid.data_rank, grid.sample_rank)
     data_axis = all_ranks.split(grid.sample_rank, grid.data_rank)
-    comms = [getattr(group, "comm", None) for group in (all_ranks, sample_axis, data_axis)]
-    engine = Engine(grid, comms, all_ranks.watchdog, stall_timeout_s=stall_timeout_s)
+    started = chosen(Ranks(grid, unlimited, sample_axis, data_axis, own_device, stall_timeout_s))
     if isinstance(sample_axis, MPIGroup):
-        sample_axis = sample_axis.through(engine)
+        sample_axis = sample_axis.through(started)
     return World(
         grid,
         own_device,
@@ -167,7 +197,7 @@ def start(
         node.size,
         len(set(nodes)),
         all_ranks.watchdog,
-        engine,
+        started,
     )
 
 

@@ -1,5 +1,5 @@
 """What is built and wired here, as a table for a support ticket: one finding a line, each bad one
-with its remedy; and how fast the ranks exchange along each axis, by MPI and by Horovod.
+with its remedy; and how fast the ranks exchange, by MPI along each axis and by each engine.
 """
 
 import importlib.util
@@ -15,9 +15,10 @@ from statistics import median
 import torch
 
 from hpc_bnn.group import Group
+from hpc_bnn.parallel.engine import EngineChoice, EngineName
 from hpc_bnn.parallel.world import World, start
 from hpc_bnn.study.machine import machine
-from hpc_bnn.study.software import AS_ROOT, Finding, mpirun, probe, software
+from hpc_bnn.study.software import AS_ROOT, TITLES, Finding, mpirun, probe, software
 from hpc_bnn.train.run.versions import versions
 
 # One exchange of so many bytes: the sum over ranks that came out, and the right one.
@@ -36,20 +37,22 @@ def diagnose(all_ranks: Group, folder: Path) -> list[Finding]:
     """
     here = all_ranks.on_first(versions, name="versions")
     findings = [*software(here), *machine(all_ranks, folder)]
-    pair = [exchange_of_two()] if all_ranks.size == 1 else _exchanges(all_ranks)
-    return [*findings, *pair]
+    return [*findings, *(exchange_of_two() if all_ranks.size == 1 else _exchanges(all_ranks))]
 
 
-def exchange_of_two() -> Finding:
-    """Start two ranks with the launcher beside this Python, and return what they report."""
+def exchange_of_two() -> list[Finding]:
+    """Start two ranks with the launcher beside this Python, and return what they report of each
+    engine.
+    """
     what = "exchange of 2 ranks"
     launcher = mpirun()
-    if importlib.util.find_spec("horovod") is None:
-        return Finding(what, "skipped: no Horovod")
+    if importlib.util.find_spec("mpi4py") is None:
+        return [Finding(what, "skipped: no mpi4py")]
     if launcher is None:
-        return Finding(what, "skipped: no mpirun on PATH; run hpc-bnn doctor under srun")
+        return [Finding(what, "skipped: no mpirun on PATH; run hpc-bnn doctor under srun")]
     ranks = [launcher, "-n", "2", "--oversubscribe", "--bind-to", "none"]
     command = [*ranks, sys.executable, "-m", "mpi4py", "-m", "hpc_bnn", "doctor"]
+    reports: dict[str, str] = {}
 
     def run() -> str:
         done = subprocess.run(
@@ -59,21 +62,26 @@ def exchange_of_two() -> Finding:
             timeout=COLLECTIVE_TIMEOUT_S,
             env={**AS_ROOT, **os.environ} if os.geteuid() == 0 else None,
         )
-        lines = [line for line in done.stdout.splitlines() if "Horovod, world" in line]
-        if not lines or not lines[0].startswith("ok"):
-            raise RuntimeError(_head_and_tail((done.stderr or done.stdout).strip()))
-        return lines[0].partition("Horovod, world")[2].strip()
+        for title in TITLES.values():
+            lines = [line for line in done.stdout.splitlines() if f"{title}, world" in line]
+            if not lines or not lines[0].startswith("ok"):
+                raise RuntimeError(_head_and_tail((done.stderr or done.stdout).strip()))
+            reports[title] = lines[0].partition(f"{title}, world")[2].strip()
+        return ""
 
-    return probe(what, run, REMEDY)
+    whole = probe(what, run, REMEDY)
+    if not whole.good:
+        return [whole]
+    return [Finding(f"{what}, {title}", report) for title, report in reports.items()]
 
 
-def measure(all_ranks: Group) -> tuple[World, dict[int, float]]:
-    """Collective: time Horovod's reduction over the world; return the seconds by number of bytes,
+def measure(all_ranks: Group, engine: EngineChoice) -> tuple[World, dict[int, float]]:
+    """Collective: time an engine's reduction over the world; return the seconds by number of bytes,
     of the slowest rank.
     """
-    world = start(all_ranks, device="auto")
+    world = start(all_ranks, device="auto", engine=engine)
     try:
-        mine = _seconds(_by_horovod(world))
+        mine = _seconds(_by_engine(world))
     finally:
         world.stop()
     everyone = all_ranks.gather(mine, name="times of exchanges")
@@ -81,29 +89,43 @@ def measure(all_ranks: Group) -> tuple[World, dict[int, float]]:
 
 
 def _exchanges(all_ranks: Group) -> list[Finding]:
-    """Collective: time exchanges and check their sums."""
-    worlds: list[World] = []
+    """Collective: time exchanges by MPI along each axis, and by each engine over the world, and
+    check their sums.
+    """
+    findings: list[Finding] = []
+    for engine, title in TITLES.items():
+        if engine == "horovod" and importlib.util.find_spec("horovod") is None:
+            findings.append(Finding(f"{title}, world", "skipped: not installed"))
+            continue
+        worlds: list[World] = []
 
-    def start_grid() -> str:
-        worlds.append(start(all_ranks, device="auto"))
-        grid = worlds[0].grid
-        return f"{grid.sample_ranks} sample x {grid.data_ranks} data ranks, {worlds[0].device}"
+        def start_grid(engine: EngineName = engine, worlds: list[World] = worlds) -> str:
+            worlds.append(start(all_ranks, device="auto", engine=engine))
+            grid = worlds[0].grid
+            return f"{grid.sample_ranks} sample x {grid.data_ranks} data ranks, {worlds[0].device}"
 
-    findings = [probe("grid (hybrid)", start_grid, REMEDY)]
-    if not worlds:
-        return findings
-    world = worlds[0]
+        started = probe(f"grid (hybrid), {title}", start_grid, REMEDY)
+        findings.append(started)
+        if started.good:
+            world = worlds[0]
+            if not any(finding.what.startswith("MPI, ") for finding in findings):
+                findings += _axes_by_mpi(world)
+            findings.append(probe(f"{title}, world", partial(_timed, _by_engine(world)), REMEDY))
+            world.stop()
+    return findings
+
+
+def _axes_by_mpi(world: World) -> list[Finding]:
     axes = {
         "world": world.all_ranks,
         "sample axis": world.sample_axis,
         "data axis": world.data_axis,
     }
-    for name, axis in axes.items():
-        if axis.size > 1:
-            findings.append(probe(f"MPI, {name}", partial(_timed, _by_mpi(axis)), REMEDY))
-    findings.append(probe("Horovod, world", lambda: _timed(_by_horovod(world)), REMEDY))
-    world.stop()
-    return findings
+    return [
+        probe(f"MPI, {name}", partial(_timed, _by_mpi(axis)), REMEDY)
+        for name, axis in axes.items()
+        if axis.size > 1
+    ]
 
 
 def _by_mpi(axis: Group) -> Exchanged:
@@ -115,7 +137,7 @@ def _by_mpi(axis: Group) -> Exchanged:
     return run
 
 
-def _by_horovod(world: World) -> Exchanged:
+def _by_engine(world: World) -> Exchanged:
     sizes = (SMALL_BYTES, LARGE_BYTES)
     parameters = {
         size: torch.nn.Parameter(torch.zeros(max(1, size // 4), device=world.device))
@@ -132,7 +154,7 @@ def _by_horovod(world: World) -> Exchanged:
         parameter, reducer = parameters[size], reducers[size]
         parameter.grad = None
         reducer.begin()
-        mine = (world.grid.world_rank + 1.0) * reducer.scale
+        mine = world.grid.world_rank + 1.0
         torch.autograd.backward(parameter.sum() * mine)
         reducer.wait()
         assert parameter.grad is not None

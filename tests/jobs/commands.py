@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 from failing_rank import provoked
 from mpi4py import MPI
 
@@ -29,6 +30,8 @@ def run(words: list[str], said: Path) -> int:
         stream.flush()
     if sys.modules.get("horovod.torch"):
         sys.modules["horovod.torch"].shutdown()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     said.with_suffix(f"{said.suffix}.status").write_text(str(status), encoding="utf-8")
     return status
 

@@ -7,6 +7,8 @@ others go on into their next exchange:
     gpu        its GPU fails when its properties are asked for; every rank sees one
     driver     its GPUs cannot be counted
     horovod    Horovod is not installed on its node
+    engine     it asks for another engine
+    network    it reaches no port of rank 0
     file       a file of its batch is gone at the fourth step
     step       its fourth step raises a user's error that names the rank
     bug        its fourth step raises an error that no user can mend
@@ -37,6 +39,8 @@ from mpi4py import MPI
 from hpc_bnn.bayes import Gaussian
 from hpc_bnn.cli.program import main
 from hpc_bnn.data import Batches
+from hpc_bnn.parallel.torch_dist import _store as store
+from hpc_bnn.parallel.world import start
 from hpc_bnn.train.run.log import Metrics
 from hpc_bnn.train.step.step import Step
 
@@ -102,6 +106,14 @@ def killed() -> Any:
     return patch.object(Metrics, "write", last)
 
 
+def with_torch(*arguments: Any, **options: Any) -> Any:
+    return start(*arguments, **{**options, "engine": "torch"})
+
+
+def unreachable(ranks: Any, where: tuple[str, int], **options: Any) -> Any:
+    return store(ranks, (where[0], 1), **options)
+
+
 def validating() -> None:
     print("validating", flush=True)
     time.sleep(1.0)
@@ -118,6 +130,10 @@ def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
         return before(Step, "__call__", lambda: fail(STEP[fault]), call=4)
     provoke: dict[str, Callable[[], Any]] = {
         "horovod": lambda: patch.dict(sys.modules, {"horovod.torch": None}),
+        "engine": lambda: patch("hpc_bnn.cli.program.start", with_torch),
+        "network": lambda: patch.multiple(
+            "hpc_bnn.parallel.torch_dist", MEET_S=1.0, _store=unreachable
+        ),
         "file": lambda: before(Batches, "at", lambda: fail(GONE), call=4),
         "stuck": stuck,
         "disk": lambda: before(Metrics, "write", lambda: fail(FULL), call=3),

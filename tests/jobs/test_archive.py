@@ -83,7 +83,8 @@ def test_from_files_to_a_run_that_goes_on(train: Train, tmp_path: Path) -> None:
     folder, options = tmp_path / "run", (options[0], f"data.path={source}")  # of the same files
     words = ("train", config, "--run", folder, *options, "grid.sample_ranks=2")
     killed_behind(Job("-m", "hpc_bnn", *words, ranks=4, cwd=tmp_path), folder, step=STEPS // 2)
-    resumed = train(folder, *options, "grid.sample_ranks=1", "--resume", ranks=2, given=config)
+    other = ("grid.sample_ranks=1", "grid.engine=torch")
+    resumed = train(folder, *options, *other, "--resume", ranks=2, given=config)
     assert resumed.status == 0, resumed.text
     assert "made of other files" not in resumed.err
 

@@ -30,6 +30,11 @@ WRONG_SETTINGS = {
         "train.batch_size = 13: must be",
     ),
     "sample ranks": (["grid.sample_ranks=3"], "grid.sample_ranks = 3: must divide the 2 ranks"),
+    "engine": (["grid.engine=gloo"], "grid.engine = 'gloo'"),
+    "bf16": (
+        ["grid.engine=horovod", "train.compression=bf16"],
+        "train.compression = bf16: Horovod cannot sum it; set grid.engine=torch",
+    ),
     "no grid": (
         ["grid.mode=auto", "posterior.samples=5", "train.batch_size=7"],
         "no S x D = 2 ranks",

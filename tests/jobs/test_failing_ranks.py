@@ -47,11 +47,12 @@ def test_a_rank_that_never_comes(tmp_path: Path, loss: str) -> None:
         assert "module.layers.0.weight" in ended.err, ended.text
 
 
-def test_a_rank_that_is_stopped_in_a_reduction(tmp_path: Path) -> None:
-    """Horovod's own limit does not work then: its threads wait for those of the stopped rank. Of
-    three that wait, one says which.
+@pytest.mark.parametrize("engine", ["horovod", "torch"])
+def test_a_rank_that_is_stopped_in_a_reduction(tmp_path: Path, engine: str) -> None:
+    """An engine's own limit does not work then: Horovod's threads wait for those of the stopped
+    rank, and gloo's block in C++. Of three that wait, one says which.
     """
-    ended = run(SCRIPT, "stop", "gaussian_nll", "5", ranks=4, cwd=tmp_path)
+    ended = run(SCRIPT, "stop", "gaussian_nll", "5", engine, ranks=4, cwd=tmp_path)
     assert ended.status == 86
     assert ended.seconds < SOON_S
     said = (
@@ -77,7 +78,13 @@ def messages(ended: Ended) -> list[str]:
 AGREED = {
     "gpu": ("1", "train.device=cuda", "CUDA error: uncorrectable ECC error encountered"),
     "driver": ("1", "train.device=auto", "CUDA driver initialization failed"),
-    "horovod": ("1", "train.device=cpu", "2 ranks need Horovod, which cannot be imported"),
+    "horovod": ("1", "train.device=cpu", "rank 1 cannot: Horovod cannot be imported"),
+    "engine": ("1", "grid.engine=horovod", "grid.engine = horovod on world rank 0 and torch on"),
+    "network": (
+        "1",
+        "grid.engine=torch",
+        "grid.engine = torch: rank 1 cannot reach rank 0 at 127.",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ Tolerances are those of the contract: 1e-10 in float64, 1e-5 in float32, relativ
 """
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,12 @@ def assert_same_on_grid(folder: Path, grid: tuple[int, int], uninterrupted: Run)
     assert len(set(got.losses.values())) == len(got.losses)  # a run that trains
 
 
-@pytest.mark.parametrize("grid", [(3, 1), (2, 2)])
-def test_float64(train: Train, tmp_path: Path, uninterrupted: Run, grid: tuple[int, int]) -> None:
-    ended = train(tmp_path / "run", *PRECISE, f"grid.sample_ranks={grid[0]}", ranks=math.prod(grid))
+@pytest.mark.parametrize(("grid", "engine"), [((3, 1), "auto"), ((2, 2), "torch")])
+def test_float64(
+    train: Train, tmp_path: Path, uninterrupted: Run, grid: tuple[int, int], engine: str
+) -> None:
+    chosen = (f"grid.sample_ranks={grid[0]}", f"grid.engine={engine}")
+    ended = train(tmp_path / "run", *PRECISE, *chosen, ranks=math.prod(grid))
     assert ended.status == 0, ended.text
     assert_same_on_grid(tmp_path / "run", grid, uninterrupted)
 
@@ -53,6 +57,11 @@ def on_two_ranks(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     commands = [
         ("train", config, "--run", "2x1", *PRECISE, "grid.sample_ranks=2"),
         ("train", config, "--run", "1x2", *PRECISE, "grid.sample_ranks=1"),
+        *(
+            ("train", config, "--run", f"{s}x{2 // s}-torch", *PRECISE, f"grid.sample_ranks={s}")
+            + ("grid.engine=torch",)
+            for s in (1, 2)
+        ),
         ("train", "crps.yaml", "--run", "crps", "grid.sample_ranks=2", "train.reduction=two_stage"),
         ("train", config, "--run", "auto", "grid.mode=auto"),
         ("train", "mlp_series.yaml", "--run", "here/run", *small),
@@ -70,7 +79,14 @@ def on_two_ranks(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_float64_on_two_ranks(
     on_two_ranks: Path, uninterrupted: Run, grid: tuple[int, int]
 ) -> None:
-    assert_same_on_grid(on_two_ranks / "{}x{}".format(*grid), grid, uninterrupted)
+    """Over either engine; sums of two numbers have one order, so the checksums are equal."""
+    run = "{}x{}".format(*grid)
+    for name in (run, f"{run}-torch"):
+        assert_same_on_grid(on_two_ranks / name, grid, uninterrupted)
+    first, other = (read(on_two_ranks / name).summary for name in (run, f"{run}-torch"))
+    assert first["parameter_checksum"] == other["parameter_checksum"]
+    assert first["engine"] == ("horovod" if find_spec("horovod") else "torch")
+    assert other["engine"] == "torch"
 
 
 def test_float32(on_two_ranks: Path, train: Train, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A user's training script, some of whose ranks misbehave at the fourth step.
 
-``user_script.py MODE LOSS [STALL_TIMEOUT_S]``, MODE one of
+``user_script.py MODE LOSS [STALL_TIMEOUT_S [ENGINE]]``, MODE one of
 
     well     all ranks train
     raise    world rank 1 raises
@@ -48,9 +48,11 @@ def stop_between_stages(step: hb.Step) -> None:
     step._gradients._reducer.wait = stop  # type: ignore[method-assign]
 
 
-def main(mode: str, loss_name: str, stall_timeout_s: float) -> None:
+def main(mode: str, loss_name: str, stall_timeout_s: str = "0", engine: Any = "auto") -> None:
     sample_ranks: Any = 2 if mode == "stop" else "auto"
-    world = hb.start(sample_ranks=sample_ranks, stall_timeout_s=stall_timeout_s)
+    world = hb.start(
+        sample_ranks=sample_ranks, engine=engine, stall_timeout_s=float(stall_timeout_s)
+    )
     if mode == "spawn":
         worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0,))
         worker.start()
@@ -83,4 +85,4 @@ def main(mode: str, loss_name: str, stall_timeout_s: float) -> None:
 
 # A worker knows this file by another name; that it is run there, too, is the mistake of "spawn".
 if __name__ == "__main__" or sys.argv[1:2] == ["spawn"]:
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)
+    main(*sys.argv[1:])

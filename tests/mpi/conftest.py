@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from hpc_bnn.parallel.grid import Grid, divisors
 from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.world import World, start
 
+# The engine that ``auto`` takes comes first.
+ENGINES = ("horovod", "torch") if find_spec("horovod") else ("torch",)
 # A rank that failed waits this long for the others to finish the same test.
 PATIENCE_S = 15.0
 TEST_LIMIT_S = 120.0
@@ -47,6 +50,7 @@ STDERR = pytest.StashKey[int]()
 def pytest_configure(config: pytest.Config) -> None:
     """Silence all ranks but 0; trylast, because the terminal reporter must exist."""
     torch.set_num_threads(1)
+    config.addinivalue_line("markers", "both_engines: run over every engine, not the default alone")
     config.stash[STDERR] = os.dup(2)
     if OUTCOMES.rank > 0:
         config.get_terminal_writer()._file = Path(os.devnull).open("w")  # noqa: SIM115
@@ -133,16 +137,28 @@ def solo() -> World:
     return World(Grid(1, 1, 0), torch.device("cpu"))
 
 
-@pytest.fixture(
-    scope="session",
-    params=divisors(ALL_RANKS.size),
-    ids=lambda sample_ranks: f"{sample_ranks}x{ALL_RANKS.size // sample_ranks}",
-)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on each grid of S sample ranks x D data ranks of this job; with the mark
+    ``both_engines`` over each engine.
+    """
+    if "world" not in metafunc.fixturenames:
+        return
+    engines = ENGINES[: 2 if metafunc.definition.get_closest_marker("both_engines") else 1]
+    size = ALL_RANKS.size
+    grids = [(engine, s) for engine in engines[: 2 if size > 1 else 1] for s in divisors(size)]
+    names = [f"{s}x{size // s}{'' if e == ENGINES[0] else f'-{e}'}" for e, s in grids]
+    metafunc.parametrize("world", grids, ids=names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Each grid of S sample ranks x D data ranks of this job, one after the other."""
-    started = start(_world(), sample_ranks=request.param, stall_timeout_s=TEST_LIMIT_S)
+    """The world of a grid, one after the other."""
+    engine, sample_ranks = request.param
+    started = start(
+        _world(), sample_ranks=sample_ranks, engine=engine, stall_timeout_s=TEST_LIMIT_S
+    )
     yield started
-    # After a failed test Horovod may be down already.
+    # After a failed test the engine may be down already.
     with contextlib.suppress(RuntimeError):
         started.stop()
 

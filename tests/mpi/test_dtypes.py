@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from hpc_bnn.parallel.engine import GradientReduction
 from hpc_bnn.parallel.world import World
 
+pytestmark = pytest.mark.both_engines
+
 REDUCTIONS = ("world", "two_stage")
 DTYPES = [
     torch.bool,
@@ -66,7 +68,7 @@ def test_bits_that_are_no_number_travel_as_they_are(world: World) -> None:
 
 def test_a_tensor_longer_than_a_message(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """MPI counts the bytes of a message in 32 bits."""
-    monkeypatch.setattr("hpc_bnn.parallel.engine.MESSAGE_BYTES", 40)
+    monkeypatch.setattr("hpc_bnn.parallel.broadcast.MESSAGE_BYTES", 40)
     x = torch.arange(33, dtype=torch.float64) + 100 * world.grid.world_rank
     world.broadcast_parameters({"x": x})
     assert x.tolist() == list(range(33))
@@ -86,7 +88,7 @@ def reduced(
     for _ in range(2):
         parameter.grad = None
         reducer.begin()
-        torch.autograd.backward(objective(share_of(world.grid.world_rank) * reducer.scale))
+        torch.autograd.backward(objective(share_of(world.grid.world_rank)))
         reducer.wait()
     reducer.close()
     assert parameter.grad is not None

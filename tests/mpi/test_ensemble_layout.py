@@ -42,6 +42,7 @@ def trained(world: World, step: hb.Step) -> Tensor:
     return torch.stack(losses)
 
 
+@pytest.mark.both_engines
 def test_every_grid_gives_the_same(world: World) -> None:
     alone, alone_step = ensemble(ALONE)
     posterior, step = ensemble(world)

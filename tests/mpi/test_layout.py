@@ -50,6 +50,7 @@ def test_every_option(world: World, loss: str, option: str) -> None:
     assert_same(Recipe(loss, **OPTIONS[option]), world)
 
 
+@pytest.mark.both_engines
 @pytest.mark.parametrize(
     ("loss", "reduction"),
     [("categorical predictive", "world"), ("moments learned", "two_stage")],

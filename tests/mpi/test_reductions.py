@@ -1,13 +1,17 @@
 """Gradients are summed over the sample axis and averaged over the data axis."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_run import BATCH, NUM_EXAMPLES, SAMPLES, Recipe, batch, deviation, make_step, parts, run
 from torch import nn
 
-from hpc_bnn.parallel.engine import GradientReduction
+from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
+
+pytestmark = pytest.mark.both_engines
 
 REDUCTIONS = ("world", "two_stage")
 
@@ -39,7 +43,7 @@ def test_sum_over_samples_mean_over_data(
         reducer.begin()
         for i in range(passes):
             share = weight * contribution(world.grid.world_rank, i)
-            (share.sum() * reducer.scale).backward()
+            share.sum().backward()
         reducer.wait()
         assert weight.grad is not None
         assert torch.allclose(
@@ -62,7 +66,7 @@ def test_parameters_that_some_rank_or_pass_does_not_use(
         used += ["rank 0 only"] if rank == 0 else []
         used += ["first pass only"] if i == 0 else []
         share = sum(named[name].sum() for name in used) * contribution(rank, i)
-        (share * reducer.scale).backward()
+        share.backward()
     reducer.wait()
     size, data_ranks = world.grid.world_size, world.grid.data_ranks
     expected = {
@@ -79,7 +83,7 @@ def test_parameters_that_no_rank_uses_stay_without_a_gradient(world: World) -> N
     named = {name: nn.Parameter(torch.zeros(2)) for name in ("used", "unused")}
     reducer = world.reducer(named.items(), passes=1)
     reducer.begin()
-    (named["used"].sum() * reducer.scale).backward()
+    named["used"].sum().backward()
     reducer.wait({"unused"})
     assert named["used"].grad is not None
     assert named["used"].grad.tolist() == [world.grid.sample_ranks] * 2
@@ -93,12 +97,12 @@ def test_a_gradient_that_comes_after_its_reduction_began(world: World) -> None:
     weight = nn.Parameter(torch.zeros(2))
     reducer = world.reducer([("late", weight)], passes=1)
     reducer.begin()
-    (weight.sum() * reducer.scale).backward()
+    weight.sum().backward()
     with pytest.raises(RuntimeError, match=r"late: got more than one gradient.*use_reentrant"):
-        (weight.sum() * reducer.scale).backward()
+        weight.sum().backward()
     weight.grad = None
     reducer.begin()
-    (weight.sum() * reducer.scale).backward()
+    weight.sum().backward()
     reducer.wait()
     assert weight.grad.tolist() == [world.grid.sample_ranks] * 2
 
@@ -162,17 +166,48 @@ def test_world_equals_two_stage(world: World) -> None:
     assert deviation(once.parameters, twice.parameters) <= 1e-12
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_fp16_on_the_wire_is_close(world: World, reduction: GradientReduction) -> None:
-    """Every rank rounds its gradient to 11 bits and every addition rounds again.
+@pytest.mark.parametrize(
+    ("compression", "bits", "reduction"),
+    [("fp16", 11, "world"), ("fp16", 11, "two_stage"), ("bf16", 8, "two_stage")],
+)
+def test_half_precision_on_the_wire_is_close(
+    world: World, compression: Compression, bits: int, reduction: GradientReduction
+) -> None:
+    """Every rank rounds its gradient to 11 or 8 bits and every addition rounds again.
 
-    With n ranks that is at most (n + 1) * 2**-11 of the sum of the magnitudes that are added, which
-    is taken as the largest gradient: cancelling contributions of single elements stay below it.
+    With n ranks that is at most (n + 1) * 2**-bits of the sum of the magnitudes that are added,
+    taken as the largest gradient: cancelling contributions of single elements stay below it.
     """
     recipe = Recipe("gaussian expected fixed", dtype=torch.float32, optimizer="sgd", steps=1)
-    exact = run(recipe, world)
-    packed = run(Recipe(**{**vars(recipe), "reduction": reduction, "compression": "fp16"}), world)
-    limit = (world.grid.world_size + 1) * 2.0**-11
-    assert deviation(packed.gradients, exact.gradients) <= limit
-    rounded = deviation(packed.gradients, exact.gradients) > 1e-6
-    assert rounded == (world.grid.world_size > 1)  # it does compress, where there is a wire
+    packed = replace(recipe, reduction=reduction, compression=compression)
+    if world.engine is not None and compression not in world.engine.compressions:
+        with pytest.raises(ValueError, match=r"compression = bf16: the engine horovod cannot sum"):
+            run(packed, world)
+        return
+    deviating = deviation(run(packed, world).gradients, run(recipe, world).gradients)
+    assert deviating <= (world.grid.world_size + 1) * 2.0**-bits
+    # It does compress, where there is a wire.
+    assert (deviating > 1e-6) == (world.grid.world_size > 1)
+
+
+def test_buckets_start_in_one_order(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks get their gradients in different orders, and one has none of what another has."""
+    monkeypatch.setattr("hpc_bnn.parallel.bucket.LEAST_BYTES", 32)
+    monkeypatch.setattr("hpc_bnn.parallel.bucket.MOST_BYTES", 64)
+    rank, size = world.grid.world_rank, world.grid.world_size
+    named = {f"p{i}": nn.Parameter(torch.zeros(5)) for i in range(12)}
+    reducer = world.reducer(named.items(), passes=1, reduction="two_stage")
+    for step in range(3):
+        for parameter in named.values():
+            parameter.grad = None
+        reducer.begin()
+        for i in torch.randperm(12, generator=torch.Generator().manual_seed(100 * step + rank)):
+            if (int(i) + step) % 3 or rank == 0:
+                (named[f"p{i}"].sum() * contribution(rank, int(i))).backward()
+        reducer.wait()
+        for i in range(12 if size > 1 else 0):
+            ranks = range(size if (i + step) % 3 else 1)
+            total = sum(contribution(other, i) for other in ranks) / world.grid.data_ranks
+            gradient = named[f"p{i}"].grad
+            assert gradient is not None
+            assert gradient.tolist() == pytest.approx([total] * 5, rel=1e-6)

@@ -36,7 +36,8 @@ FLOORS = {
 MAY_IMPORT_EVERYTHING = {"__init__.py", "__main__.py"}
 ONLY_IN = {
     "mpi4py": ("parallel/mpi.py",),
-    "horovod": ("parallel/engine.py",),
+    "horovod": ("parallel/horovod.py",),
+    "torch.distributed": ("parallel/torch_dist.py",),
     "netCDF4": ("fields/",),
 }
 VAGUE = {"utils.py", "helpers.py", "common.py", "misc.py"}
@@ -125,7 +126,7 @@ def test_the_package_itself_gives_its_version_only() -> None:
     assert wrong == []
 
 
-def test_mpi_horovod_and_netcdf_have_one_place_each() -> None:
+def test_mpi_engines_and_netcdf_have_one_place_each() -> None:
     wrong = [
         f"{file} imports {name}"
         for file in FILES

@@ -79,7 +79,7 @@ def start_auto(
     grids = fitting_grids(all_ranks.size, samples=samples, batch_size=batch_size)
     agree(all_ranks, {"settings": dump_settings(settings)}, name="settings")
     all_ranks.on_first(lambda: folder.check(settings, resume=resume), name="run folder")
-    # Most samples apart first: where that is what is chosen, Horovod is not started twice.
+    # Most samples apart first: where that is what is chosen, the engine is not started twice.
     world = _start(settings, all_ranks, grids[-1][0])
     if len(grids) == 1:
         only = AutoGrid(grids[0][0], (Candidate(*grids[0]),), 0.0)
@@ -118,6 +118,7 @@ def _start(settings: Settings, all_ranks: Group, sample_ranks: int) -> World:
         all_ranks,
         sample_ranks=sample_ranks,
         device=settings.train.device,
+        engine=settings.grid.engine,
         stall_timeout_s=settings.train.stall_timeout,
     )
 

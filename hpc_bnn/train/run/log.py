@@ -90,11 +90,12 @@ def log_start(
     """Log what a run is about to do: its grid, its weights and its steps."""
     grid, posterior = world.grid, parts.posterior
     log.info(
-        "grid %d sample ranks x %d data ranks on %d node(s), device %s",
+        "grid %d sample ranks x %d data ranks on %d node(s), device %s, engine %s",
         grid.sample_ranks,
         grid.data_ranks,
         world.num_nodes,
         world.device,
+        world.engine_name or "none",
     )
     random = sum(posterior.module.get_parameter(name).numel() for name in posterior.names)
     log.info(

@@ -44,7 +44,8 @@ def log_restart(world: World, folder: RunFolder, point: ResumePoint, *, began: f
     began: start of the command, ``time.monotonic()``.
     """
     elapsed = time.monotonic() - began
-    row = world.all_ranks.on_first(lambda: _add(folder, point, elapsed), name="restarts")
+    engine = world.engine_name
+    row = world.all_ranks.on_first(lambda: _add(folder, point, elapsed, engine), name="restarts")
     log.info(
         "restart %d at step %d: %d steps lost, %.1f s from the start of the command to the end of "
         "the first step",
@@ -61,7 +62,9 @@ def lost_steps(metrics: Path, step: int) -> int:
     return max(0, max(steps, default=-1) + 1 - step)
 
 
-def _add(folder: RunFolder, point: ResumePoint, restart_time_s: float) -> dict[str, Any]:
+def _add(
+    folder: RunFolder, point: ResumePoint, restart_time_s: float, engine: str | None
+) -> dict[str, Any]:
     folder.require_own()
     path = folder.restarts
     row = {
@@ -69,6 +72,7 @@ def _add(folder: RunFolder, point: ResumePoint, restart_time_s: float) -> dict[s
         "step": point.step,
         "lost_steps": point.lost_steps,
         "restart_time_s": restart_time_s,
+        "engine": engine,
     }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -104,7 +104,7 @@ class Gradients:
             per_sample=self._rows,
         )
         # Alone, the share of a member in the objective would be K times what it is among K.
-        self.scale = (self._posterior.members or 1) if self._rows else self._reducer.scale
+        self.scale = float(self._posterior.members or 1) if self._rows else 1.0
         self._names = sorted(self.named)
         self._trained: dict[str, object] = {k: shape_of(self.named[k]) for k in self._names}
         if before and self._world.grid.world_size > 1:  # at the start values are broadcast
@@ -166,9 +166,9 @@ class Gradients:
         for p in self.named.values():
             if p.grad is not None and p.grad.layout != torch.strided:
                 p.grad = p.grad.to_dense()
-        if self.scale != self._reducer.scale:
+        if self.scale != 1.0:
             for grad in self._gradients_of(self._shared):
-                grad.mul_(self._reducer.scale / self.scale)
+                grad.div_(self.scale)
 
     def norms(self) -> Norms:
         """Return the norms of the reduced gradient."""

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from hpc_bnn.study.doctor import diagnose
 from hpc_bnn.study.machine import Place
 from hpc_bnn.study.software import Finding
 
-LISTED = ("hpc_bnn", "torch", "noise kernel (cpu)", "MPI", "Horovod", "ranks", "run folder")
+ENGINES = ("Horovod", "torch.distributed")
+LISTED = ("hpc_bnn", "torch", "noise kernel (cpu)", "MPI", *ENGINES, "ranks", "run folder")
 
 
 def table(out: str) -> dict[str, str]:
@@ -46,11 +48,15 @@ def test_a_whole_machine(
     reason="no mpirun beside this Python",
 )
 def test_a_collective_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("horovod")
+    """Each engine that is there."""
     monkeypatch.setenv("OMPI_MCA_mpi_yield_when_idle", "1")
-    finding = doctor.exchange_of_two()
-    assert finding.good, finding.value
-    assert finding.value.endswith("sums correct")
+    findings = doctor.exchange_of_two()
+    assert all(finding.good for finding in findings), findings
+    values = {finding.what.removeprefix("exchange of 2 ranks, "): finding for finding in findings}
+    assert tuple(values) == ENGINES
+    for engine, finding in values.items():
+        there = engine != "Horovod" or find_spec("horovod")
+        assert finding.value.endswith("sums correct" if there else "skipped: not installed")
 
 
 def test_a_bad_finding_is_shown_with_its_remedy_and_status_one(
