@@ -1,8 +1,8 @@
 """The device of the tests, and the helper modules of this folder.
 
 ``--device cuda`` by default; where there is no GPU, tests that would run on it are skipped, and say
-why. ``--device cpu`` runs those on the CPU that mean something there: this is how their code is
-tested where there is no GPU.
+why. ``--device cpu`` runs them on the CPU: this is how their code is tested where there is no GPU.
+``--device auto`` takes what there is.
 """
 
 import sys
@@ -15,13 +15,16 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "ben
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", choices=["cuda", "cpu"], default="cuda", help="of tests/gpu")
+    kinds = ["cuda", "cpu", "auto"]
+    parser.addoption("--device", choices=kinds, default="cuda", help="of tests/gpu")
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Return what is tested: a GPU, or with ``--device cpu`` the CPU."""
-    chosen = torch.device(request.config.getoption("--device"))
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    """Return what is tested."""
+    chosen, on_gpu = request.config.getoption("--device"), torch.cuda.is_available()
+    if chosen == "auto":
+        chosen = "cuda" if on_gpu else "cpu"
+    if chosen == "cuda" and not on_gpu:
         pytest.skip("no GPU; --device cpu runs this test on the CPU")
-    return chosen
+    return torch.device(chosen)

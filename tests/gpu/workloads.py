@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,18 +35,23 @@ class Workload:
         return x.to(device), y.to(device)
 
 
-def _without_data(
-    task: str, input_shape: tuple[int, ...], output_shape: tuple[int, ...], y: Tensor
-) -> Source:
-    nothing = InMemory(torch.zeros(1).expand(EXAMPLES, *input_shape), y.expand(EXAMPLES, *y.shape))
-    return Source("made up", task, nothing, nothing, nothing, input_shape, output_shape, None)
+def without_data(task: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Source:
+    """Return a data set of examples that take no memory."""
+    y = torch.zeros((), dtype=torch.int64) if task == "classification" else torch.zeros(outputs)
+    nothing = InMemory(torch.zeros(()).expand(EXAMPLES, *inputs), y.expand(EXAMPLES, *y.shape))
+    return Source("made up", task, nothing, nothing, nothing, inputs, outputs, None)
 
 
-def _settings(samples: int, batch_size: int, data: str, **sections: object) -> Settings:
-    train = {"steps": 1000, "batch_size": batch_size, "guard_every": 0, "check": False}
-    posterior = {"samples": samples}
-    rest = {"data": {"name": data}, "train": train, "posterior": posterior}
-    return Settings.model_validate(rest | sections)
+def settings_of(samples: int, batch_size: int, data: str, **sections: dict[str, Any]) -> Settings:
+    """Return settings with these sections, which say more than the first arguments."""
+    made: dict[str, dict[str, Any]] = {
+        "data": {"name": data},
+        "train": {"steps": 1000, "batch_size": batch_size, "guard_every": 0, "check": False},
+        "posterior": {"samples": samples},
+    }
+    for name, keys in sections.items():
+        made[name] = made.get(name, {}) | keys
+    return Settings.model_validate(made)
 
 
 def mlp(*, tiny: bool) -> Workload:
@@ -53,12 +59,12 @@ def mlp(*, tiny: bool) -> Workload:
     width, inputs, outputs = (32, 24, 6) if tiny else (1024, 512, 96)
     samples, batch = (2, 8) if tiny else (16, 64)
     return Workload(
-        _settings(
+        settings_of(
             *(samples, batch, "synthetic_series"),
             model={"name": "mlp", "hidden": [width, width]},
             loss={"name": "gaussian_nll"},
         ),
-        _without_data("regression", (inputs,), (outputs,), torch.zeros(outputs)),
+        without_data("regression", (inputs,), (outputs,)),
     )
 
 
@@ -67,12 +73,12 @@ def vit(*, tiny: bool) -> Workload:
     size = {"width": 24, "depth": 1} if tiny else {}
     samples, batch = (2, 4) if tiny else (16, 256)
     return Workload(
-        _settings(
+        settings_of(
             *(samples, batch, "cifar10"),
             model={"name": "vit", **size},
             loss={"name": "categorical_nll"},
         ),
-        _without_data("classification", (3, 32, 32), (10,), torch.zeros((), dtype=torch.int64)),
+        without_data("classification", (3, 32, 32), (10,)),
     )
 
 
