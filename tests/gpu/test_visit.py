@@ -21,7 +21,7 @@ def visit(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_dry_run_collects_the_tests_and_measures(tmp_path: Path) -> None:
     done = visit("--device", "cpu", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "tests/gpu/test_steps.py" in (tmp_path / "tests.log").read_text()
+    assert "tests/gpu/test_steps_on_gpu.py" in (tmp_path / "tests.log").read_text()
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["complete"]
     assert {row["kernel"] for row in figures["noise"]} > {"copy", "draw", "pull", "kl"}

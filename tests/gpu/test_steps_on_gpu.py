@@ -66,7 +66,7 @@ CASES = {
 
 def test_every_loss_and_posterior_is_here() -> None:
     assert LOSS_OPTIONS.keys() == LOSSES.keys()
-    # The last is fitted to what was trained: test_runs.
+    # The last is fitted to what was trained: test_commands_on_gpu.
     assert POSTERIOR_OPTIONS.keys() | {"last_layer_laplace"} == POSTERIORS.keys()
 
 
