@@ -14,10 +14,12 @@ when backward runs a part of the network again, and so the calls of that part fi
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -25,7 +27,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from hpc_bnn.bayes.attention_dropout import keyed_attention
-from hpc_bnn.bayes.noise import Stream, uniforms
+from hpc_bnn.bayes.noise import Stream, bits
 
 CALL_STRIDE = 1 << 40  # elements of noise set aside for each dropout call of a forward pass
 _CALLS = torch.default_generator  # its seed is the number of dropout calls so far
@@ -220,14 +222,32 @@ class KeyedDropout(TorchFunctionMode):
                 "torch.utils.checkpoint"
             )
         _CALLS.manual_seed(call + 1)
-        keep = self._uniforms(shape, call * CALL_STRIDE, x.device) >= p
-        scale = keep.to(x.dtype).div_(1.0 - p) if p < 1.0 else torch.zeros_like(x)
+        scale = _scales(self._bits(shape, call * CALL_STRIDE, x.device), p, x.dtype)
         return x.mul_(scale) if inplace else x * scale
 
-    def _uniforms(self, shape: tuple[int, ...], offset: int, device: torch.device) -> Tensor:
+    def _bits(self, shape: tuple[int, ...], offset: int, device: torch.device) -> Tensor:
         """Return the noise of ``shape`` of a call that begins at ``offset`` of a stream."""
         first = self._first * (torch.Size(shape).numel() // self._examples)
-        return uniforms(self._stream, shape, offset=offset + first, device=device)
+        return bits(self._stream, shape, offset=offset + first, device=device)
+
+
+def _scales(noise: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+    """Return 0 where the uniform of a word is less than ``p``, else 1 / (1 - p); ``noise``, the
+    bits of the words, is overwritten.
+
+    A uniform is the upper 24 bits of a word, so words from ``first`` on are kept, in the order of
+    unsigned numbers: that of signed ones whose first bit is turned over.
+    """
+    first = math.ceil(float(np.float32(p)) * 2**24) << 8
+    if first >= 1 << 32:
+        return torch.zeros_like(noise, dtype=dtype)
+    kept = noise.bitwise_xor_(-1 << 31).ge_(first - (1 << 31))
+    if dtype != torch.float32:
+        return kept.to(dtype).div_(1.0 - p)
+    # In the memory of the bits: an activation is large, and another tensor of its size costs more
+    # than the arithmetic.
+    scale = np.float32(1) / np.float32(1.0 - p)
+    return kept.mul_(int(scale.view(np.int32))).view(torch.float32)
 
 
 def _run_backward(

@@ -153,8 +153,8 @@ class Gaussian(Posterior):
                 parameter.data = old.to(device=parameter.device, dtype=wide)
         return self
 
-    def _wide(self) -> Iterable[nn.Parameter]:
-        """Return the parameters that stay in float32."""
+    def _wide(self) -> Iterable[Tensor]:
+        """Return what stays in float32."""
         return self.log_sigma.values()
 
 

@@ -10,12 +10,15 @@
 
 eps2 is one vector for all layers, which U couples; at rank 0 this is the mean-field Gaussian.
 
-U starts as small keyed noise. At zero it would stay: the expected gradient there, that of the KL
+What is trained is V = U / initial_sigma. Adam moves every number by about its learning rate, so it
+would blow up a U of the size of sigma before the mean has learnt anything.
+
+V starts as small keyed noise. At zero it would stay: the expected gradient there, that of the KL
 and E[H] U of the loss with Hessian H, is zero.
 
-Letters: S samples, P random weights, N those of a group, R rank. Sources: Ong, Nott, Smith 2018,
-arXiv:1701.03208, section 3 (the family and its draw); Tomczak, Swaroop, Turner 2020, "Efficient low
-rank Gaussian variational inference for neural networks" (its KL).
+Letters: S samples, P random weights, N those of a group, R rank, c = initial_sigma. Sources: Ong,
+Nott, Smith 2018, arXiv:1701.03208, section 3 (the family and its draw); Tomczak, Swaroop, Turner
+2020, "Efficient low rank Gaussian variational inference for neural networks" (its KL).
 """
 
 import math
@@ -54,8 +57,10 @@ class LowRank(Gaussian):
 
     Attributes
     ----------
-    factor
-        U: one parameter (R, *shape) for each random weight, of the dtype of its log_sigma.
+    columns
+        V: one parameter (R, *shape) for each random weight, of the dtype of its log_sigma.
+    unit
+        c, a buffer: what V is counted in travels with it.
 
     Raises
     ------
@@ -89,8 +94,10 @@ class LowRank(Gaussian):
         if not (isinstance(rank, int) and rank >= 0):
             raise ValueError(f"posterior.rank = {rank!r}: must be an integer, at least 0")
         self.rank = rank
-        scale = START * initial_sigma / math.sqrt(max(rank, 1))
-        self.factor = nn.ParameterDict()
+        self.unit: Tensor
+        self.register_buffer("unit", torch.tensor(float(initial_sigma), dtype=torch.float64))
+        scale = START / math.sqrt(max(rank, 1))
+        self.columns = nn.ParameterDict()
         for name, log_sigma, offset in zip(
             self.names, self._random()[1], self._offsets[:-1], strict=True
         ):
@@ -98,10 +105,15 @@ class LowRank(Gaussian):
             start = normals(
                 Stream(seed, Purpose.INITIAL), shape, offset=rank * offset, device=log_sigma.device
             )
-            self.factor[row_key(name)] = nn.Parameter(scale * start.to(log_sigma.dtype))
+            self.columns[row_key(name)] = nn.Parameter(scale * start.to(log_sigma.dtype))
 
-    def _factors(self) -> list[nn.Parameter]:
-        return [self.factor[row_key(name)] for name in self.names]
+    @torch.no_grad()
+    def factor(self) -> Weights:
+        """Return U by name, each (R, *shape)."""
+        return {name: self.columns[row_key(name)] * self.unit for name in self.names}
+
+    def _columns(self) -> list[nn.Parameter]:
+        return [self.columns[row_key(name)] for name in self.names]
 
     def mean_field(self) -> None:
         """Return None: weights depend on each other."""
@@ -111,12 +123,12 @@ class LowRank(Gaussian):
         if not self.rank:
             return super().sample(key)
         mus, log_sigmas = self._random()
-        factors = self._factors()
+        columns = self._columns()
         eps = self._shared_noise(key, log_sigmas[0])
         weights: list[Tensor] = []
         for group in groups(mus, [None] * len(mus)):
             means = _Means.apply(
-                eps, key.preceding > 0, factors[group], *mus[group], *factors[group]
+                eps, key.preceding > 0, columns[group], *mus[group], *columns[group]
             )  # type: ignore[no-untyped-call]
             drawn = draw_together(
                 means,
@@ -130,14 +142,14 @@ class LowRank(Gaussian):
         return dict(zip(self.names, weights, strict=True))
 
     def _shared_noise(self, key: Key, like: Tensor) -> Tensor:
-        """Return eps2 (S, R): of each stream, a stretch of its own for each purpose of weights."""
+        """Return c eps2 (S, R): of each stream, a stretch of its own for each purpose."""
         streams = signed_streams(replace(key, purpose=Purpose.FACTOR), antithetic=self.antithetic)
         offset = self.rank * key.purpose
         rows = [
             normals(stream, (self.rank,), offset=offset, sign=sign, device=like.device)
             for stream, sign in streams
         ]
-        return torch.stack(rows).to(like.dtype)
+        return torch.stack(rows).to(like.dtype) * self.unit
 
     def complexity(self) -> Tensor:
         """Return KL(q || p), or the cold complexity term at T != 1, as a float64 scalar."""
@@ -145,23 +157,25 @@ class LowRank(Gaussian):
         if not self.rank:
             return diagonal
         _, log_sigmas = self._random()
-        factors = self._factors()
-        more: Tensor = _Coupling.apply(self._taus, self.temperature, *log_sigmas, *factors)  # type: ignore[no-untyped-call]
+        more: Tensor = _Coupling.apply(  # type: ignore[no-untyped-call]
+            self._taus, self.unit, self.temperature, *log_sigmas, *self._columns()
+        )
         return diagonal + more
 
     def scales(self) -> list[str]:
-        """Return the names of log_sigma and U: no weight decay pulls at them."""
-        return [*super().scales(), *(f"factor.{row_key(name)}" for name in self.names)]
+        """Return the names of log_sigma and V: no weight decay pulls at them."""
+        return [*super().scales(), *(f"columns.{row_key(name)}" for name in self.names)]
 
-    def _wide(self) -> Iterator[nn.Parameter]:
+    def _wide(self) -> Iterator[Tensor]:
         yield from super()._wide()
-        yield from self.factor.values()
+        yield from self.columns.values()
+        yield self.unit
 
 
 class _Means(torch.autograd.Function):
-    """The means mu + U eps2 (S, N) of the samples of a group.
+    """The means mu + V c eps2 (S, N) of the samples of a group, from c eps2.
 
-    A gradient of U is R times as large as the weights: from the second pass of a step on it is
+    A gradient of V is R times as large as the weights: from the second pass of a step on it is
     added to what the parameters have (``in_place``), without a tensor of its own. So ranks sum it
     after the last pass, not during it.
     """
@@ -170,10 +184,10 @@ class _Means(torch.autograd.Function):
     def forward(
         ctx: Any, eps: Tensor, in_place: bool, owners: Sequence[nn.Parameter], *parameters: Tensor
     ) -> Tensor:
-        mus, factors = parameters[: len(owners)], parameters[len(owners) :]
+        mus, columns = parameters[: len(owners)], parameters[len(owners) :]
         ctx.eps, ctx.in_place, ctx.owners, ctx.dtype = eps, in_place, owners, mus[0].dtype
         ctx.shapes = [mu.shape for mu in mus]
-        return torch.addmm(flatten(mus).to(eps.dtype), eps, flatten(factors, samples=True))
+        return torch.addmm(flatten(mus).to(eps.dtype), eps, flatten(columns, samples=True))
 
     @staticmethod
     @once_differentiable
@@ -181,36 +195,40 @@ class _Means(torch.autograd.Function):
         (grad,) = grads
         total = grad[0] if len(grad) == 1 else grad.sum(0)
         to_mus = unflatten(total.to(ctx.dtype), ctx.shapes)
-        to_factors: list[Tensor | None] = [None] * len(ctx.owners)
+        to_columns: list[Tensor | None] = [None] * len(ctx.owners)
         eps = ctx.eps.T  # (R, S)
         parts = torch.split_with_sizes(grad, [shape.numel() for shape in ctx.shapes], 1)
         for i, (owner, part) in enumerate(zip(ctx.owners, parts, strict=True)):
             if ctx.in_place and owner.grad is not None and owner.grad.is_contiguous():
                 owner.grad.view(len(eps), -1).addmm_(eps, part)
             elif owner.requires_grad:
-                to_factors[i] = (eps @ part).view_as(owner)
-        return None, None, None, *to_mus, *to_factors
+                to_columns[i] = (eps @ part).view_as(owner)
+        return None, None, None, *to_mus, *to_columns
 
 
 class _Coupling(torch.autograd.Function):
     """What U adds to the complexity term: sum U^2 / (2 tau^2) - T / 2 log det M.
 
-    Of a weight with the row u in U, the gradients are u / tau^2 - T M^-1 u / sigma^2 to u and
-    T u^T M^-1 u / sigma^2 to log_sigma. Sums over weights are in float64.
+    Of a weight with the row v in V, the gradients are c^2 (v / tau^2 - T M^-1 v / sigma^2) to v and
+    c^2 T v^T M^-1 v / sigma^2 to log_sigma. Sums over weights are in float64.
     """
 
     @staticmethod
-    def forward(ctx: Any, taus: list[float], temperature: float, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
+    def forward(
+        ctx: Any, taus: list[float], unit: Tensor, temperature: float, *parameters: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(unit, *parameters)
         ctx.taus, ctx.temperature = taus, temperature
         squares = parameters[0].new_zeros((), dtype=torch.float64)
         gram = torch.eye(len(parameters[-1]), dtype=torch.float64, device=squares.device)
-        for tau, log_sigma, factor, _ in _rows(taus, parameters):
-            for s, u in _pieces(log_sigma, factor):
-                v = u * torch.exp(-s)
-                gram += v @ v.T
-                norms = torch.bmm(u[:, None], u[:, :, None])  # of each row, squared
+        shift = unit.log().to(parameters[0].dtype)
+        for tau, log_sigma, columns, _ in _rows(taus, parameters):
+            for s, v in _pieces(log_sigma, columns):
+                whitened = v * torch.exp(shift - s)
+                gram += whitened @ whitened.T
+                norms = torch.bmm(v[:, None], v[:, :, None])  # of each row, squared
                 squares += norms.sum(dtype=torch.float64) / (2 * tau**2)
+        squares *= unit**2
         values, vectors = torch.linalg.eigh(gram)
         values = values.clamp(min=1)  # less is round-off, where a sigma nearly vanishes
         ctx.inverse = (vectors / values) @ vectors.T
@@ -221,30 +239,32 @@ class _Coupling(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         to_log_sigmas: list[Tensor] = []
-        to_factors: list[Tensor] = []
-        for tau, log_sigma, factor, shapes in _rows(ctx.taus, ctx.saved_tensors):
-            to_log_sigma, to_factor = torch.empty_like(log_sigma), torch.empty_like(factor)
-            scale = grads[0].to(factor.dtype)
-            inverse = (grads[0] * ctx.temperature * ctx.inverse).to(factor.dtype)
-            out = _pieces(to_log_sigma, to_factor)
-            for (s, u), (to_s, to_u) in zip(_pieces(log_sigma, factor), out, strict=True):
-                solved = inverse @ u
-                precision = torch.exp(-2 * s)
-                torch.sum(u * solved, 0, out=to_s).mul_(precision)
-                torch.mul(solved, precision, out=to_u).neg_().add_(u * (scale / tau**2))
+        to_columns: list[Tensor] = []
+        unit, *parameters = ctx.saved_tensors
+        shift = unit.log().to(parameters[0].dtype)
+        for tau, log_sigma, columns, shapes in _rows(ctx.taus, parameters):
+            to_log_sigma, to_column = torch.empty_like(log_sigma), torch.empty_like(columns)
+            scale = (grads[0] * (unit / tau) ** 2).to(columns.dtype)
+            inverse = (grads[0] * ctx.temperature * ctx.inverse).to(columns.dtype)
+            out = _pieces(to_log_sigma, to_column)
+            for (s, v), (to_s, to_v) in zip(_pieces(log_sigma, columns), out, strict=True):
+                solved = inverse @ v
+                precision = torch.exp(2 * (shift - s))  # over c^2
+                torch.sum(v * solved, 0, out=to_s).mul_(precision)
+                torch.mul(solved, precision, out=to_v).neg_().add_(v * scale)
             to_log_sigmas += unflatten(to_log_sigma, shapes)
-            to_factors += unflatten(to_factor, shapes)
-        return None, None, *to_log_sigmas, *to_factors
+            to_columns += unflatten(to_column, shapes)
+        return None, None, None, *to_log_sigmas, *to_columns
 
 
 def _rows(
     taus: Sequence[float], parameters: Sequence[Tensor]
 ) -> Iterator[tuple[float, Tensor, Tensor, list[torch.Size]]]:
-    """Yield tau, log_sigma (N,), U (R, N) and the shapes of the tensors of each group."""
-    log_sigmas, factors = parameters[: len(taus)], parameters[len(taus) :]
+    """Yield tau, log_sigma (N,), V (R, N) and the shapes of the tensors of each group."""
+    log_sigmas, columns = parameters[: len(taus)], parameters[len(taus) :]
     for group in groups(log_sigmas, taus):
         shapes = [log_sigma.shape for log_sigma in log_sigmas[group]]
-        rows = flatten(log_sigmas[group]), flatten(factors[group], samples=True)
+        rows = flatten(log_sigmas[group]), flatten(columns[group], samples=True)
         yield taus[group.start], *rows, shapes
 
 

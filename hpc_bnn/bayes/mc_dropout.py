@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from hpc_bnn.bayes.dropout import KeyedDropout, dropping_layers, restart_calls
 from hpc_bnn.bayes.held import Weights as Given
 from hpc_bnn.bayes.inputs import Inputs
-from hpc_bnn.bayes.noise import Key, Purpose, Stream, uniforms
+from hpc_bnn.bayes.noise import Key, Purpose, Stream, bits
 from hpc_bnn.bayes.posterior import Posterior, Weights
 from hpc_bnn.bayes.prior import PriorSigma, negative_log_prior, taus
 from hpc_bnn.bayes.selection import names_of_linear_maps, refuse_changing_layers
@@ -132,10 +132,10 @@ class Dropout(Posterior):
 class _SampleDropout(KeyedDropout):
     """Masks of one weight sample, the same for all examples."""
 
-    def _uniforms(self, shape: tuple[int, ...], offset: int, device: torch.device) -> Tensor:
+    def _bits(self, shape: tuple[int, ...], offset: int, device: torch.device) -> Tensor:
         own = (shape[0] // self._examples, *shape[1:])
-        noise = uniforms(self._stream, own, offset=offset, device=device)
-        return noise.expand(self._examples, *own).reshape(shape)
+        noise = bits(self._stream, own, offset=offset, device=device)
+        return noise.repeat(self._examples, *[1] * (len(own) - 1))
 
 
 class _PredictionDropout(KeyedDropout):
@@ -148,10 +148,10 @@ class _PredictionDropout(KeyedDropout):
         super().__init__(stream, examples=len(positions), first_example=0)
         self._runs = _runs(positions)
 
-    def _uniforms(self, shape: tuple[int, ...], offset: int, device: torch.device) -> Tensor:
+    def _bits(self, shape: tuple[int, ...], offset: int, device: torch.device) -> Tensor:
         own = (shape[0] // self._examples, *shape[1:])
         parts = [
-            uniforms(
+            bits(
                 replace(self._stream, step=run.start // BLOCK),
                 (len(run) * own[0], *own[1:]),
                 offset=offset + run.start % BLOCK * torch.Size(own).numel(),

@@ -23,6 +23,7 @@ doi:10.1214/aoms/1177706645.
 """
 
 import importlib
+import subprocess
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 SEED_LIMIT = 1 << 48
 COUNTER_LIMIT = 1 << 32
@@ -113,9 +115,11 @@ WORDS, NORMALS, DRAW, PULL = range(4)  # what ``fill`` fills with
 
 
 @cache
-def _load(name: str, fallback_reason: str) -> ModuleType:
+def _load(name: str, fallback_reason: str, device: torch.device) -> ModuleType:
     try:
-        return importlib.import_module(f"hpc_bnn.bayes.{name}")
+        module = importlib.import_module(f"hpc_bnn.bayes.{name}")
+        _try(module, device)
+        return module
     except ImportError as error:
         warnings.warn(
             f"keyed noise runs on the slow torch reference: {fallback_reason} ({error})",
@@ -124,17 +128,33 @@ def _load(name: str, fallback_reason: str) -> ModuleType:
         return importlib.import_module("hpc_bnn.bayes.noise_reference")
 
 
+def _try(module: ModuleType, device: torch.device) -> None:
+    """Raise ImportError where Triton cannot compile ``module``: its kernels are compiled when they
+    are first used, which takes a C compiler, and compute nodes may have none.
+    """
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return  # a memory estimate for a GPU that is elsewhere
+    try:
+        with unset_fake_temporarily():
+            module.fill(NORMALS, torch.empty(4, device=device), Stream(0, Purpose.WEIGHTS), 0)
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        if isinstance(error, RuntimeError) and "compiler" not in str(error):
+            raise
+        raise ImportError(str(error)) from error
+
+
 def backend(device: torch.device) -> ModuleType:
     """Return the module whose ``fill`` works on ``device``; the reference, with one warning, where
-    none was built.
+    none was built or can be compiled.
     """
     if device.type == "cpu":
-        return _load(
-            "noise_cpu", "the C kernel was not compiled; install the package with a C compiler"
-        )
+        reason = "the C kernel was not compiled; install the package with a C compiler"
+        return _load("noise_cpu", reason, device)
     if device.type == "cuda":
-        return _load("noise_triton", "Triton is not installed; pip install triton")
-    return _load(f"noise_{device.type}", f"no kernel for devices of type {device.type!r}")
+        reason = "Triton is missing or finds no C compiler; pip install triton, and set CC"
+        return _load("noise_triton", reason, device)
+    reason = f"no kernel for devices of type {device.type!r}"
+    return _load(f"noise_{device.type}", reason, device)
 
 
 def apart(tensors: Sequence[Tensor]) -> ModuleType | None:
@@ -212,18 +232,24 @@ def words(
     stream: Stream, count: int, *, offset: int = 0, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Return ``count`` random integers in [0, 2**32) as int64 (count,)."""
-    out = torch.empty(count, dtype=torch.int32, device=device)
+    return bits(stream, (count,), offset=offset, device=device).to(torch.int64) & 0xFFFFFFFF
+
+
+def bits(
+    stream: Stream, shape: Sequence[int], *, offset: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return the bits of the words as int32 of ``shape``, the cheapest noise there is."""
+    out = torch.empty(list(shape), dtype=torch.int32, device=device)
     fill(WORDS, out, stream, offset)
-    return out.to(torch.int64) & 0xFFFFFFFF
+    return out
 
 
 def uniforms(
     stream: Stream, shape: Sequence[int], *, offset: int = 0, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Return float32 uniforms in [0, 1), multiples of 2**-24, of ``shape``."""
-    bits = torch.empty(list(shape), dtype=torch.int32, device=device)
-    fill(WORDS, bits, stream, offset)
-    high = bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)  # without the copies of the sign
+    drawn = bits(stream, shape, offset=offset, device=device)
+    high = drawn.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)  # without the copies of the sign
     return high.to(torch.float32).mul_(2.0**-24)
 
 

@@ -214,6 +214,11 @@ class TrainSettings(_Section):
         0, description="steps between validations; 0: at the end"
     )
     log_every: PositiveInt = Field(50, description="steps between log lines")
+    profile: NonNegativeInt = Field(
+        0,
+        description="steps, after the first two, of which world rank 0 writes a trace into the run "
+        "folder: trace.json, for ui.perfetto.dev; they take longer",
+    )
     max_time: Annotated[NonNegativeFloat, BeforeValidator(_seconds)] = Field(
         0.0,
         description="seconds, or a time such as 23:50:00, after which the command writes a "

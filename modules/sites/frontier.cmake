@@ -22,7 +22,11 @@ set(HPC_BNN_LAUNCHER srun)
 set(HPC_BNN_LAUNCHER_FLAGS "")
 set(HPC_BNN_BINDING --gpus-per-task=1 --gpu-bind=closest) # each rank sees one GPU
 set(HPC_BNN_NETWORK_INTERFACE hsn0,hsn1,hsn2,hsn3)
-set(HPC_BNN_RUN_ENVIRONMENT NCCL_NET_GDR_LEVEL=PHB NCCL_CROSS_NIC=1 FI_CXI_RDZV_PROTO=alt_read)
+# With 1, Cray's MPI and RCCL can wait for each other for ever (docs.cscs.ch, PyTorch); tensors that
+# MPI moves lie on the host anyway. A module may set 1, so jobs set it again.
+set(HPC_BNN_RUN_ENVIRONMENT
+  NCCL_NET_GDR_LEVEL=PHB NCCL_CROSS_NIC=1 FI_CXI_RDZV_PROTO=alt_read MPICH_GPU_SUPPORT_ENABLED=0)
 set(HPC_BNN_JOB_LINES
+  "export MPICH_GPU_SUPPORT_ENABLED=0"
   "export LD_LIBRARY_PATH=$CRAY_LD_LIBRARY_PATH:$LD_LIBRARY_PATH"
   "export MIOPEN_USER_DB_PATH=/tmp/miopen-$USER-$SLURM_JOB_ID")  # not on a shared file system

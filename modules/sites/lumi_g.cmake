@@ -25,8 +25,11 @@ set(HPC_BNN_LAUNCHER_FLAGS "")
 set(HPC_BNN_BINDING "--cpu-bind=mask_cpu:7e000000000000,7e00000000000000,7e0000,7e000000,\
 7e,7e00,7e00000000,7e0000000000")
 set(HPC_BNN_NETWORK_INTERFACE hsn)                        # hsn0 to hsn3
+# With 1, Cray's MPI and RCCL can wait for each other for ever (docs.cscs.ch, PyTorch); tensors that
+# MPI moves lie on the host anyway. A module may set 1, so jobs set it again.
 set(HPC_BNN_RUN_ENVIRONMENT
-  NCCL_NET_GDR_LEVEL=3 MPICH_GPU_SUPPORT_ENABLED=1 FI_CXI_DISABLE_CQ_HUGETLB=1 CXI_FORK_SAFE=1)
+  NCCL_NET_GDR_LEVEL=3 MPICH_GPU_SUPPORT_ENABLED=0 FI_CXI_DISABLE_CQ_HUGETLB=1 CXI_FORK_SAFE=1)
 set(HPC_BNN_JOB_LINES
+  "export MPICH_GPU_SUPPORT_ENABLED=0"
   "export OMP_NUM_THREADS=\${OMP_NUM_THREADS:-6}"         # each mask has six cores
   "export MIOPEN_USER_DB_PATH=/tmp/miopen-$USER-$SLURM_JOB_ID")  # not on a shared file system

@@ -21,6 +21,9 @@ set(HPC_BNN_LAUNCHER srun)
 set(HPC_BNN_LAUNCHER_FLAGS "")
 set(HPC_BNN_BINDING --cpu-bind=cores)
 set(HPC_BNN_NETWORK_INTERFACE hsn)                        # check: hsn0 to hsn3
-set(HPC_BNN_RUN_ENVIRONMENT MPICH_GPU_SUPPORT_ENABLED=1)  # check
+# With 1, Cray's MPI and NCCL can wait for each other for ever (docs.cscs.ch, PyTorch); tensors that
+# MPI moves lie on the host anyway. A module may set 1, so jobs set it again.
+set(HPC_BNN_RUN_ENVIRONMENT MPICH_GPU_SUPPORT_ENABLED=0)
 set(HPC_BNN_JOB_LINES
+  "export MPICH_GPU_SUPPORT_ENABLED=0"
   "export OMP_NUM_THREADS=\${OMP_NUM_THREADS:-16}")       # one a core

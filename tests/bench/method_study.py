@@ -55,7 +55,7 @@ CHAINS = [
 # Of each method: what is always set, then the values that are tried.
 TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
     DETERMINISTIC: ([], {"train.lr": (0.001, 0.003)}),
-    "ensemble": ([FAN_IN], {"posterior.kl_weight": (0.01, 0.1, 1.0)}),
+    "ensemble": ([FAN_IN], {"posterior.kl_weight": (0.0001, 0.001, 0.01)}),
     "dropout": (
         [FAN_IN, "posterior.samples_per_pass=1", "posterior.kl_weight=0.01"],
         {"model.dropout": (0.05, 0.1, 0.2)},
@@ -63,7 +63,7 @@ TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
     "gaussian": ([], {"posterior.kl_weight": (0.003, 0.01, 0.03)}),
     "gaussian, IVON": (
         ["optimizer.name=ivon", "train.clip_norm=0"],
-        {"train.lr": (0.3, 1.0), "optimizer.beta2": (0.999, 0.99999)},
+        {"train.lr": (1.0, 2.0), "optimizer.beta2": (0.99, 0.999)},
     ),
     "low_rank": (
         [FAN_IN, "posterior.initial_sigma=0.01"],
@@ -71,14 +71,14 @@ TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
     ),
     "rank1": (
         ["posterior.weight_sigma=fan_in"],
-        {"posterior.kl_weight": (0.01, 0.1, 1.0)},
+        {"posterior.kl_weight": (0.001, 0.003, 0.01)},
     ),
     "swag": (
-        [FAN_IN, "train.schedule=constant", "posterior.kl_weight=0.01"],
-        {"train.lr": (0.001, 0.003)},
+        [FAN_IN, "train.schedule=constant"],
+        {"posterior.kl_weight": (0.0001, 0.001), "train.lr": (0.003, 0.01)},
     ),
-    "sgld": (CHAINS, {"train.lr": (0.1, 0.3), "posterior.temperature": (0.01, 0.1)}),
-    "sghmc": (CHAINS, {"train.lr": (0.01, 0.03), "posterior.temperature": (0.01, 0.1)}),
+    "sgld": (CHAINS, {"train.lr": (0.1, 0.3), "posterior.temperature": (0.0001, 0.001, 0.01)}),
+    "sghmc": (CHAINS, {"train.lr": (0.01, 0.03), "posterior.temperature": (0.0001, 0.001, 0.01)}),
     LAPLACE: ([], {"posterior.kl_weight": (0.003, 0.01, 0.03)}),
 }
 CHOSEN: dict[str, list[str]] = {}
@@ -109,13 +109,13 @@ def run(name: str, seed: int, steps: int, overrides: Sequence[str], folder: Path
         method = {"gaussian, IVON": "gaussian", LAPLACE: "gaussian"}.get(name, name)
         given.append(f"posterior.name={method}")
         usage = called(*command("train", "vit_digits.yaml", *given, "--run", str(folder)))
+        trained = json.loads((folder / "summary.json").read_text())["validation"]
         if name == LAPLACE:
             fitted = folder.with_suffix(".laplace")
             called(*command("laplace", str(folder), "-o", str(fitted)))
             folder = fitted
         called(*command("evaluate", str(folder)))
-        scores = json.loads((folder / "summary.json").read_text())["validation"]
-        scores = {f"validation_{key}": value for key, value in scores.items()}
+        scores = {f"validation_{key}": value for key, value in trained.items()}
         evaluation = json.loads((folder / "evaluation.json").read_text())
         scores |= evaluation["scores"] | {"auroc": evaluation["foreign"]["shifted"]["auroc"]}
     return result | {
@@ -179,7 +179,9 @@ def settings_of(name: str, *, tried: bool) -> list[list[str]]:
 
 
 def study(*, seeds: int, steps: int, tune: bool, only: Sequence[str], collect: bool) -> None:
-    """Train what is missing and publish the table and the picture."""
+    """Train what is missing and publish the table and the picture; runs whose settings are as
+    before are not made again.
+    """
     names = [name for name in TRIED if not only or name in only]
     jobs = []
     for name in names:
@@ -188,12 +190,9 @@ def study(*, seeds: int, steps: int, tune: bool, only: Sequence[str], collect: b
                 folder = RUNS / f"{name.replace(' ', '-').replace(',', '')}-{number}-{seed}-{tune}"
                 jobs.append((name, seed, steps, overrides, folder))
     if not collect:
+        RUNS.mkdir(parents=True, exist_ok=True)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for (*_, overrides, folder), result in zip(
-                jobs, pool.map(lambda job: run(*job), jobs), strict=True
-            ):
-                result[SETTINGS] = overrides
-                folder.with_suffix(".json").write_text(json.dumps(result))
+            list(pool.map(lambda job: keep_result(*job), jobs))
     results = [
         json.loads(folder.with_suffix(".json").read_text())
         for *_, folder in jobs
@@ -205,6 +204,16 @@ def study(*, seeds: int, steps: int, tune: bool, only: Sequence[str], collect: b
     publish("methods-study", table(names, results))
     draw(names, results, FOLDER / "methods-study.png")
     print(f"picture: {FOLDER / 'methods-study.png'}")
+
+
+def keep_result(name: str, seed: int, steps: int, overrides: Sequence[str], folder: Path) -> None:
+    """Train and score one run and keep its scores beside its folder."""
+    path, settings = folder.with_suffix(".json"), [f"train.steps={steps}", *overrides]
+    if path.is_file() and json.loads(path.read_text())[SETTINGS] == settings:
+        return
+    result = run(name, seed, steps, overrides, folder) | {SETTINGS: settings}
+    path.write_text(json.dumps(result))
+    print(f"{name}, seed {seed}: {result}", flush=True)
 
 
 def _tuning_row(result: dict[str, Any]) -> Row:

@@ -94,6 +94,11 @@ def test_what_every_job_needs(job: str, site: str, rendered: dict[str, Path]) ->
     assert "#SBATCH --output=%x-%j.out" in directives  # in the folder of sbatch, which exists
     assert "#SBATCH --open-mode=append" in directives
     assert f"#SBATCH --ntasks-per-node={shape(site)['gpus']}" in directives
+    for cache in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH"):
+        assert f'export {cache}="${{{cache}:-$caches/' in text
+    assert 'caches="/tmp/hpc_bnn-$USER-$SLURM_JOB_ID"' in script
+    cray = site in ("frontier", "lumi_g", "perlmutter")
+    assert ("export MPICH_GPU_SUPPORT_ENABLED=0" in script) == cray
     assert "set -u" not in text  # site's module functions read unset variables
     assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"' in script
     assert any(line.startswith("export OMP_NUM_THREADS=") for line in script)

@@ -11,6 +11,7 @@ from hpc_bnn.train.run.build import resolved
 RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
+    "train.profile",
     "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
 RESUMABLE_PREFIXES = ("grid.", "evaluation.", "posterior.keep_")
@@ -24,6 +25,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.restarts = path / "restarts.jsonl"
+        self.trace = path / "trace.json"
         self.lock = path / "lock"
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
@@ -77,7 +79,8 @@ class RunFolder:
                 advice = "continue it with --resume or use another --run folder"
                 raise SettingsError([f"{self.path}: holds a run already; {advice}"])
             return
-        written = (self.metrics, self.restarts, self.summary, self.evaluation, self.plots)
+        written = [self.metrics, self.restarts, self.summary, self.evaluation, self.plots]
+        written.append(self.trace)
         foreign = [path.name for path in written if path.exists()]
         # An empty folder is what a job leaves that was killed in ``claim``.
         if any(self.checkpoints.glob("step-*.pt")):

@@ -17,6 +17,7 @@ from hpc_bnn.train.run.energy import Energy, EnergyMeter
 from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import StepProgress, log_start
+from hpc_bnn.train.run.profile import Profile
 from hpc_bnn.train.run.record import Record
 from hpc_bnn.train.run.restarts import ResumePoint, log_restart, resume_run
 from hpc_bnn.train.run.snapshots import Snapshots
@@ -171,8 +172,7 @@ class _Run:
             log_every=training.log_every,
             is_first_rank=world.is_first,
         )
-        reports: list[Report] = []
-        waits: list[float] = []
+        profile = Profile(world, self._folder, steps=training.profile)
         validation: dict[str, float] = {}
         energy: Energy | None = None
         meter = EnergyMeter(world.device, packages=world.node_rank == 0)
@@ -190,18 +190,17 @@ class _Run:
                 began = time.perf_counter()
                 x, y = next(feed)
                 fetched = time.perf_counter()
-                waits.append(fetched - began)
                 if step == first:
                     self._all_have_read()
-                self._step(x, y)
+                with profile.step():
+                    self._step(x, y)
                 report = self._step.report
                 assert report is not None
-                reports.append(report)
                 energy = meter.read()
                 if step == first and self._resume_point is not None:
                     log_restart(world, self._folder, self._resume_point, began=self._began)
                 self._record.open(first)
-                self._record.write(self._row(report, lr, waits[-1]))
+                self._note(report, lr=lr, data_wait_s=fetched - began)
                 done = step + 1
                 progress.log(done, report.loss)
                 # The first batch waits for files to be opened and caches to be filled.
@@ -214,16 +213,24 @@ class _Run:
                     raise Unfinished(reason, done=done, total=self._total)
                 if self._validates_after(done):
                     validation = self._validate(done)
+            self._record.flush()
         finally:
             feed.close()
             progress.close()
             self._record.close()
+            profile.close()
         return write_summary(
             world,
             self._folder,
             self._settings,
             self._parts.posterior,
-            Course(self._step.step, reports, waits, energy, feed.bytes_read),
+            Course(
+                self._step.step,
+                self._record.loss,
+                self._record.durations,
+                energy,
+                feed.bytes_read,
+            ),
             validation=validation,
             diagnostics=diagnose(world, self._parts),
             auto=self._auto,
@@ -267,9 +274,10 @@ class _Run:
             self._record.write({"step": done - 1, "epoch": self._epoch(done), **row})
         return scores
 
-    def _row(self, report: Report, lr: float, data_wait_s: float) -> dict[str, Any]:
+    def _note(self, report: Report, *, lr: float, data_wait_s: float) -> None:
         rollout = self._rollout(report.step // self._batches.steps_per_epoch)
-        return report.row(
+        self._record.step(
+            report,
             epoch=self._epoch(report.step),
             lr=lr,
             rollout=rollout if self._parts.unroll else None,

@@ -1,20 +1,41 @@
-"""What a run writes down of its steps and validations: ``metrics.jsonl``, by world rank 0 only."""
+"""What a run writes down of its steps and validations: ``metrics.jsonl``, by world rank 0 only, and
+on every rank how long they took.
+"""
 
+import contextlib
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.run.durations import Durations
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import Metrics, is_validated
+from hpc_bnn.train.step.step_report import Report
 
 
 class Record:
-    """The rows of one run; ranks other than the first write nothing."""
+    """The rows of one run; ranks other than the first write nothing.
+
+    A GPU ends a step after the host: there, its row is written with that of the next step, or
+    before anything else is, and nothing waits for its times.
+
+    Attributes
+    ----------
+    durations
+        Of the steps of this process.
+    loss
+        Of the last one; None before.
+    """
 
     def __init__(self, world: World, folder: RunFolder) -> None:
         self._world, self._folder, self._path = world, folder, folder.metrics
         self._metrics: Metrics | None = None
         self._is_open = False
+        self.durations = Durations()
+        self.loss: float | None = None
+        self._held: deque[tuple[Report, dict[str, Any]]] = deque()
+        self._lag = 1 if world.device.type == "cuda" else 0
 
     def open(self, first_step: int) -> None:
         """Collective: begin the rows of this job, unless that was done; what lies after its
@@ -44,17 +65,35 @@ class Record:
             lambda: is_validated(self._path, done - 1), name="metrics"
         )
 
+    def step(self, report: Report, **facts: Any) -> None:
+        """Take up a step; ``facts`` are what ``Report.row`` wants. The rows must be open."""
+        self.loss = report.loss
+        self._held.append((report, facts))
+        self._take_up(self._lag)
+
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one object; the rows must be open."""
+        self._take_up(0)
         if self._metrics is not None:
             self._metrics.write(row)
 
     def flush(self) -> None:
-        """Make all rows so far durable; call it before each checkpoint."""
+        """Make all rows so far durable; call it before each checkpoint and the summary."""
+        self._take_up(0)
         if self._metrics is not None:
             self._metrics.flush()
 
     def close(self) -> None:
         """End the rows."""
+        with contextlib.suppress(RuntimeError):  # where the device failed, it tells no times
+            self._take_up(0)
         if self._metrics is not None:
             self._metrics.close()
+
+    def _take_up(self, lag: int) -> None:
+        """Write the rows of all steps but the last ``lag``."""
+        while len(self._held) > lag:
+            report, facts = self._held.popleft()
+            self.durations.add(report.phases_s, data_wait_s=facts["data_wait_s"])
+            if self._metrics is not None:
+                self._metrics.write(report.row(**facts))

@@ -5,10 +5,8 @@ import logging
 import math
 import platform
 import resource
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -19,16 +17,14 @@ from hpc_bnn.files import write_json
 from hpc_bnn.group import Reduction
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
+from hpc_bnn.train.run.durations import DATA, Durations
 from hpc_bnn.train.run.energy import Energy, total
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import last_loss, read_metrics
 from hpc_bnn.train.run.versions import versions
 from hpc_bnn.train.step.phases import PHASES
-from hpc_bnn.train.step.step_report import Report
 
 log = logging.getLogger(__name__)
-
-WARMUP_STEPS = 2  # the first steps allocate memory and connect ranks
 
 
 def parameter_checksum(posterior: Posterior, world: World) -> dict[str, float]:
@@ -71,14 +67,14 @@ class Course:
     """What the steps of this process measured; none, where the run was killed before its summary.
 
     steps: that the run has made, in all of its processes.
-    reports, data_waits_s: of each step.
+    loss: of the last step of this process.
     energy: what the meter of this rank read.
     bytes_read: what the batches took of files, in the chunks that these are stored in.
     """
 
     steps: int
-    reports: Sequence[Report]
-    data_waits_s: Sequence[float]
+    loss: float | None
+    durations: Durations
     energy: Energy | None
     bytes_read: int
 
@@ -100,9 +96,8 @@ def write_summary(
     Without a step of this process the final loss is the newest on file.
     """
     all_ranks, samples = world.all_ranks, settings.posterior.samples
-    if course.reports:
-        final_loss = course.reports[-1].loss
-    else:
+    final_loss = course.loss
+    if final_loss is None:
         final_loss = all_ranks.on_first(lambda: last_loss(folder.metrics), name="last loss")
     figures = _figures(world, course)  # before the checksum, which takes memory
     examples_per_s = settings.train.batch_size / figures.pop("step_and_wait_s")
@@ -151,20 +146,18 @@ def _figures(world: World, course: Course) -> dict[str, Any]:
     Times and memory are those of the slowest and largest rank, ``phases_s`` the mean over ranks of
     their median times; NaN where no step was timed. ``bytes_read`` is the sum over ranks.
     """
-    warm = WARMUP_STEPS if len(course.reports) > WARMUP_STEPS else 0
-    reports, waits = course.reports[warm:], course.data_waits_s[warm:]
-    times = sorted(report.step_time_s for report in reports)
+    durations = course.durations
+    steps_s, waits_s = durations.sum(*PHASES), durations.sum(DATA)
+    middle, p90 = durations.step_quantiles()
     slowest = {
-        "median": median(times) if times else math.nan,
-        "p90": _p90(times),
-        "communication": _ratio(sum(r.phases_s["communication"] for r in reports), sum(times)),
+        "median": middle,
+        "p90": p90,
+        "communication": _ratio(durations.sum("communication"), steps_s),
         "memory": float(peak_memory_bytes(world.device)),
-        "data_wait": _ratio(sum(waits), sum(waits) + sum(times)),
-        "step_and_wait": _ratio(sum(waits) + sum(times), len(times)),
+        "data_wait": _ratio(waits_s, waits_s + steps_s),
+        "step_and_wait": _ratio(waits_s + steps_s, durations.count),
     }
-    phases: dict[str, Sequence[float]] = {"data": waits}
-    phases |= {name: [report.phases_s[name] for report in reports] for name in PHASES}
-    medians = {name: median(each) if each else math.nan for name, each in phases.items()}
+    medians = {part: durations.median(part) for part in (DATA, *PHASES)}
     slowest = _reduced(world, slowest, "max")
     sums = _reduced(world, {**medians, "bytes_read": float(course.bytes_read)}, "sum")
     machine = Machine.of(world, course.energy)
@@ -178,7 +171,7 @@ def _figures(world: World, course: Course) -> dict[str, Any]:
         "peak_memory_bytes": int(slowest["memory"]),
         "communication_share": slowest["communication"],
         "data_wait_share": slowest["data_wait"],
-        "phases_s": {name: sums[name] / world.grid.world_size for name in phases},
+        "phases_s": {name: sums[name] / world.grid.world_size for name in medians},
         "energy_j": None if energy is None else energy.joules,
         "energy_of": [] if energy is None else list(energy.of),
         "hosts": sorted({one.host for one in machines}),
@@ -210,12 +203,6 @@ def _reduced(world: World, values: dict[str, float], reduction: Reduction) -> di
     mine = torch.tensor(list(values.values()), dtype=torch.float64)
     reduced = world.all_ranks.all_reduce(mine, reduction=reduction, name="summary")
     return dict(zip(values, reduced.tolist(), strict=True))
-
-
-def _p90(times: Sequence[float]) -> float:
-    if len(times) > 1:
-        return quantiles(times, n=10, method="inclusive")[-1]
-    return times[0] if times else math.nan
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -64,14 +64,17 @@ def test_the_same_pass_again_gives_the_same_masks() -> None:
     assert torch.equal(once, again)
 
 
-def test_mask_is_the_documented_one() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("p", [2.0**-30, 0.1, 0.25, 0.5, 1 / 3, 0.9, 1 - 2.0**-24, 1 - 2.0**-40, 1])
+def test_mask_is_the_documented_one(p: float, dtype: torch.dtype) -> None:
     stream = Stream(5, Purpose.DROPOUT, 7, 3)
-    p, shape = 0.25, (2 * B, 5)
+    shape = (2 * B, 500)
     with KeyedDropout(stream, examples=B, first_example=100):
-        first, second = (functional.dropout(torch.ones(shape), p) for _ in range(2))
+        first, second = (functional.dropout(torch.ones(shape, dtype=dtype), p) for _ in range(2))
     for call, got in enumerate((first, second)):
-        noise = uniforms(stream, shape, offset=call * CALL_STRIDE + 100 * 10)
-        assert torch.equal(got, (noise >= p).float() / (1 - p))
+        keep = uniforms(stream, shape, offset=call * CALL_STRIDE + 100 * 1000) >= p
+        expected = keep.to(dtype) / (1 - p) if p < 1 else torch.zeros(shape, dtype=dtype)
+        assert torch.equal(got, expected)
 
 
 def test_masks_of_other_steps_samples_examples_and_calls_are_independent() -> None:

@@ -33,8 +33,8 @@ def posterior_with(**options: object) -> hb.LowRank:
     """Return a posterior whose D and U U^T are of one size."""
     posterior = hb.LowRank(network().double(), **{"rank": RANK, "initial_sigma": 0.3, **options})
     with torch.no_grad():
-        for name, factor in posterior.factor.items():
-            factor.mul_(10)
+        for name, columns in posterior.columns.items():
+            columns.mul_(10)
             posterior.log_sigma[name] += 0.3 * torch.randn_like(posterior.log_sigma[name])
     return posterior
 
@@ -45,7 +45,7 @@ def flat(posterior: hb.LowRank) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.cat([posterior.module.get_parameter(name).flatten() for name in posterior.names]),
         torch.cat([posterior.log_sigma[key].flatten() for key in keys]).exp(),
-        torch.cat([posterior.factor[key].flatten(1) for key in keys], 1).T,
+        torch.cat([posterior.columns[key].flatten(1) for key in keys], 1).T * posterior.unit,
     )
 
 
@@ -147,7 +147,7 @@ def test_antithetic_pairs_are_mirrored_at_mu() -> None:
 def trained(samples_per_pass: int, *, frozen: str = "", steps: int = 3) -> hb.LowRank:
     posterior = posterior_with(keep_noise=True)
     if frozen:
-        posterior.factor[frozen].requires_grad_(False)
+        posterior.columns[frozen].requires_grad_(False)
     optimizer = torch.optim.Adam([p for p in posterior.parameters() if p.requires_grad], lr=0.01)
     loss = hb.losses.gaussian_nll(sigma=0.7)
     step = hb.Step(
@@ -177,14 +177,14 @@ def test_passes_add_up(samples_per_pass: int) -> None:
         assert (p - start.get_parameter(name)).abs().max() > 1e-3, name
 
 
-def test_a_factor_may_be_frozen() -> None:
+def test_columns_may_be_frozen() -> None:
     posterior, start = trained(2, frozen="2/weight"), posterior_with()
-    assert torch.equal(posterior.factor["2/weight"], start.factor["2/weight"])
-    assert posterior.factor["2/weight"].grad is None
-    assert not torch.equal(posterior.factor["2/bias"], start.factor["2/bias"])
+    assert torch.equal(posterior.columns["2/weight"], start.columns["2/weight"])
+    assert posterior.columns["2/weight"].grad is None
+    assert not torch.equal(posterior.columns["2/bias"], start.columns["2/bias"])
 
 
-def test_the_gradient_of_u_is_the_outer_product() -> None:
+def test_the_gradient_of_the_columns_is_the_outer_product() -> None:
     posterior = posterior_with(seed=6)
     key = posterior.key(0, (5,))
     pull = {n: torch.randn_like(w) for n, w in posterior.sample(key).items()}
@@ -192,9 +192,9 @@ def test_the_gradient_of_u_is_the_outer_product() -> None:
     torch.autograd.backward([weights[n] for n in pull], list(pull.values()))
     eps = normals(Stream(6, Purpose.FACTOR, 0, 5), (RANK,)).double()
     for name, gradient in pull.items():
-        expected = torch.einsum("r,...->r...", eps, gradient[0])
-        factor = posterior.factor[name.replace(".", "/")]
-        assert torch.allclose(factor.grad, expected, rtol=0, atol=1e-12)
+        expected = torch.einsum("r,...->r...", 0.3 * eps, gradient[0])
+        columns = posterior.columns[name.replace(".", "/")]
+        assert torch.allclose(columns.grad, expected, rtol=0, atol=1e-12)
         assert torch.equal(posterior.module.get_parameter(name).grad, gradient[0])
 
 
@@ -204,7 +204,7 @@ def test_the_gradient_of_u_is_the_outer_product() -> None:
 def test_the_start_is_a_tenth_of_sigma_and_keyed() -> None:
     wide = nn.Linear(200, 100)
     start, again, other = (
-        hb.LowRank(wide, rank=4, initial_sigma=0.2, seed=seed).factor["weight"]
+        hb.LowRank(wide, rank=4, initial_sigma=0.2, seed=seed).factor()["weight"]
         for seed in (1, 1, 2)
     )
     assert torch.equal(start, again)
@@ -215,20 +215,20 @@ def test_the_start_is_a_tenth_of_sigma_and_keyed() -> None:
 
 def test_u_of_a_network_in_half_precision_is_float32() -> None:
     posterior = hb.LowRank(network(), rank=2, initial_sigma=0.3, prior_sigma="fan_in")
-    before = {name: factor.clone() for name, factor in posterior.factor.items()}
+    before = posterior.factor()
     posterior.to(torch.bfloat16)
-    assert all(torch.equal(posterior.factor[name], factor) for name, factor in before.items())
+    assert all(torch.equal(factor, before[name]) for name, factor in posterior.factor().items())
     weights = posterior.sample(posterior.key(0, range(2)))
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
     sum(weight.float().square().sum() for weight in weights.values()).backward()
     posterior.complexity().backward()
-    assert {p.grad.dtype for p in posterior.factor.values()} == {torch.float32}
+    assert {p.grad.dtype for p in posterior.columns.values()} == {torch.float32}
     assert {p.grad.dtype for p in posterior.module.parameters()} == {torch.bfloat16}
 
 
 def test_no_decay_pulls_at_u() -> None:
     posterior = hb.LowRank(nn.Linear(2, 3), random=["weight"])
-    assert set(posterior.scales()) == {"log_sigma.weight", "factor.weight"}
+    assert set(posterior.scales()) == {"log_sigma.weight", "columns.weight"}
     assert set(posterior.scales()) <= {name for name, _ in posterior.named_parameters()}
 
 

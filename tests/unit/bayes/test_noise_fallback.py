@@ -1,8 +1,9 @@
-"""Without the C kernel the torch reference runs, says so once, and gives the same numbers."""
+"""Without a compiled kernel the torch reference runs, says so once, and gives the same numbers."""
 
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -59,6 +60,42 @@ def test_reference_takes_over_with_one_warning() -> None:
     assert torch.tensor(found["normals"]) == pytest.approx(eps, abs=1e-6)
     assert torch.tensor(found["weights"]) == pytest.approx(torch.stack([eps[:5], other]), abs=1e-6)
     assert torch.tensor(found["pulled"]) == pytest.approx(eps[:5] + other, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"PATH": ""}, "Failed to find C compiler"),
+        ({"CC": "/bin/false"}, "returned non-zero exit status"),
+        ({"CC": "/no/such/compiler"}, "No such file or directory"),
+    ],
+    ids=["none", "broken", "elsewhere"],
+)
+def test_a_node_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], reason: str
+) -> None:
+    """What Triton does where it is to compile its kernel, which has no cache yet."""
+    build = pytest.importorskip("triton.runtime.build")
+    module = types.ModuleType("hpc_bnn.bayes.noise_triton")
+    module.fill = lambda *_, **__: build._build("k", "k.c", ".", [], [], [], [])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.delenv("CC", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.warns(UserWarning, match="slow torch reference: no kernel") as caught:
+        loaded = noise._load.__wrapped__("noise_triton", "no kernel", torch.device("cpu"))
+    assert loaded.__name__ == "hpc_bnn.bayes.noise_reference"
+    assert any(reason in str(warning.message) for warning in caught)
+
+
+def test_other_failures_of_a_kernel_are_no_reason_to_go_on() -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    module = types.ModuleType("kernel")
+    module.fill = fill  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        noise._try(module, torch.device("cpu"))
 
 
 def test_the_kernel_is_built_here() -> None:

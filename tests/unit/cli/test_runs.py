@@ -1,6 +1,8 @@
 """``train`` and ``evaluate`` as a user runs them: what they write; a resume changes nothing."""
 
+import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +25,7 @@ from tiny_run import (
 
 from hpc_bnn.train.run.checkpoint import load
 from hpc_bnn.train.run.versions import versions
+from hpc_bnn.train.step.phases import PHASES
 
 SUMMARY_KEYS = {
     "steps",
@@ -63,6 +66,23 @@ def test_train_writes_what_other_tools_rely_on(finished: Path) -> None:
         "summary.json",
     ]
     assert checkpoints(finished) == [f"step-{step:08d}.pt" for step in (2, 4, 6)]
+
+
+@pytest.mark.parametrize(("steps", "traced"), [(6, 2), (3, 1), (2, 0)])
+def test_a_trace_of_some_steps(tmp_path: Path, steps: int, traced: int) -> None:
+    """It begins after the first two, and has fewer where the run ends before."""
+    settings, run = written(tmp_path / "tiny.yaml", SERIES), tmp_path / "run"
+    assert hpc_bnn("train", settings, "train.profile=2", f"train.steps={steps}", "--run", run) == 0
+    path = run / "trace.json"
+    if not traced:
+        assert not path.exists()
+        return
+    events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    names = Counter(event["name"] for event in events if event.get("cat") == "user_annotation")
+    assert names["step: draw"] == traced * SERIES["posterior"]["samples"]
+    assert {f"step: {phase}" for phase in PHASES} <= set(names)
+    assert any(event["name"] == "aten::addmm" for event in events)
+    assert [row["step"] for row in metrics(run) if "loss" in row] == list(range(steps))
 
 
 def test_metrics_have_one_row_a_step_and_one_a_validation(finished: Path) -> None:

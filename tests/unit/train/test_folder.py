@@ -127,6 +127,7 @@ ALLOWED = {
     "train.keep_checkpoints": 7,
     "train.validate_every": 7,
     "train.log_every": 7,
+    "train.profile": 3,
     "train.stall_timeout": 7.0,
     "train.device": "cpu",
     "train.max_time": 7.0,
