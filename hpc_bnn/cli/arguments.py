@@ -119,6 +119,17 @@ def _parser() -> argparse.ArgumentParser:
     _scaling_parsers(commands.add_parser("scaling", help="scaling studies: speed against ranks"))
 
     command = commands.add_parser(
+        "settings", help="every key of a settings file: type, default, meaning"
+    )
+    command.add_argument(
+        "section", nargs="?", default="", help="such as train, posterior or posterior.ensemble"
+    )
+    command.add_argument("--schema", action="store_true", help="as a JSON schema, for editors")
+
+    command = commands.add_parser("help", help="the guide")
+    command.add_argument("page", nargs="?", default="", help="default: the list of pages")
+
+    command = commands.add_parser(
         "doctor", help="show what is built and wired, and time exchanges; status 1 if bad"
     )
     command.add_argument(

@@ -7,6 +7,7 @@ What only one command needs is imported in it: netCDF4 and matplotlib cost every
 """
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
 def _is_alone(options: argparse.Namespace) -> bool:
     if options.command.startswith("scaling "):
         return not getattr(options, "measure", False)
-    return str(options.command) == "data request"
+    return options.command in ("data request", "settings", "help")
 
 
 def _alone(options: argparse.Namespace) -> Group:
@@ -119,11 +120,23 @@ def _scaling(options: argparse.Namespace, all_ranks: Group) -> int:
     return _print(SCALING[options.command](options, all_ranks), all_ranks)
 
 
+def _command(name: str) -> Callable[[argparse.Namespace, Group], int]:
+    """Return what runs the command that has a file of its own."""
+
+    def action(options: argparse.Namespace, all_ranks: Group) -> int:
+        module = importlib.import_module(f"hpc_bnn.cli.{name}_command")
+        return _print(getattr(module, f"{name}_command")(options, all_ranks), all_ranks)
+
+    return action
+
+
 def _print(result: tuple[Sequence[str], int], all_ranks: Group) -> int:
     lines, status = result
-    if all_ranks.rank == 0:
-        for line in lines:
-            print(line)
+    if all_ranks.rank == 0 and lines:
+        try:
+            print(*lines, sep="\n", flush=True)
+        except BrokenPipeError:  # such as of ``head``; nor may Python flush at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
@@ -211,18 +224,6 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     return _print(([*told(result), where], 0), all_ranks)
 
 
-def _laplace(options: argparse.Namespace, all_ranks: Group) -> int:
-    from hpc_bnn.cli.laplace_command import laplace_command
-
-    return _print(laplace_command(options, all_ranks), all_ranks)
-
-
-def _forecast(options: argparse.Namespace, all_ranks: Group) -> int:
-    from hpc_bnn.cli.forecast_command import forecast_command
-
-    return _print(forecast_command(options, all_ranks), all_ranks)
-
-
 def _data(options: argparse.Namespace, all_ranks: Group) -> int:
     from hpc_bnn.cli.data_commands import DATA
 
@@ -276,10 +277,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "scan": _scan,
     "evaluate": _evaluate,
-    "laplace": _laplace,
-    "forecast": _forecast,
+    "laplace": _command("laplace"),
+    "forecast": _command("forecast"),
     "data": _data,
     "data request": _data_request,
     "scaling": _scaling,
+    "settings": _command("settings"),
+    "help": _command("help"),
     "doctor": _doctor,
 }

@@ -2,10 +2,12 @@
 the signature of what was chosen.
 """
 
+import contextlib
 import difflib
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -45,6 +47,36 @@ def choose(section: str, name: str, choices: Mapping[str, Any]) -> str | None:
     )
 
 
+@dataclass(frozen=True)
+class Option:
+    """A keyword argument that a settings file can hold."""
+
+    type: TypeAdapter[Any]
+    default: Any
+
+    @property
+    def is_required(self) -> bool:
+        """True where there is no default."""
+        return self.default is inspect.Parameter.empty
+
+
+def known_options(
+    function: Callable[..., Any], *, given: Collection[str] = ()
+) -> dict[str, Option]:
+    """Return the keyword arguments of ``function`` that a settings file can hold, but for those
+    that the program supplies itself: one annotated with a tensor is not.
+    """
+    target = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(target, include_extras=True)
+    known: dict[str, Option] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in given or parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            continue
+        with contextlib.suppress(PydanticSchemaGenerationError):
+            known[name] = Option(TypeAdapter(hints.get(name, Any)), parameter.default)
+    return known
+
+
 def check_options(
     section: str,
     function: Callable[..., Any],
@@ -57,22 +89,11 @@ def check_options(
     error.
 
     ``given`` are the arguments that the program supplies itself, ``beside`` the keys of the section
-    that are no options. Only parameters that a settings
-    file can hold are known: one annotated with a tensor is not.
+    that are no options.
     """
-    target = function.__init__ if inspect.isclass(function) else function
-    hints = get_type_hints(target, include_extras=True)
-    known: dict[str, TypeAdapter[Any]] = {}
-    required: list[str] = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name in given:
-            continue
-        try:
-            known[name] = TypeAdapter(hints.get(name, Any))
-        except PydanticSchemaGenerationError:
-            continue
-        if parameter.default is inspect.Parameter.empty:
-            required.append(name)
+    options_of = known_options(function, given=given)
+    known = {name: option.type for name, option in options_of.items()}
+    required = [name for name, option in options_of.items() if option.is_required]
     problems = [
         f"{section}.{key}: unknown key{nearest(key, [*known, *beside])}; "
         f"known: {', '.join(known) or 'none'}"

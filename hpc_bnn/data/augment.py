@@ -37,6 +37,11 @@ class Shift:
 
     The (2 * pixels + 1)^2 translations are equally likely. Zero is the mean of a standardised
     image.
+
+    Parameters
+    ----------
+    pixels
+        Farthest move.
     """
 
     pixels: int
@@ -60,6 +65,11 @@ class CropFlip:
     """Pad by `padding` zeros, crop at a random place, and mirror left-right every other time.
 
     The usual augmentation of CIFAR (He et al. 2016, section 4.2, with padding 4).
+
+    Parameters
+    ----------
+    padding
+        Pixels on each side.
     """
 
     padding: int
@@ -86,6 +96,11 @@ class Jitter:
 
     The noise is the inverse normal cdf of the uniforms, each moved to the middle of its 2^-24 cell
     so that u = 0 is finite and the noise is symmetric: |noise| <= 5.42 sigma.
+
+    Parameters
+    ----------
+    sigma
+        Standard deviation, in units of the (normalised) values.
     """
 
     sigma: float

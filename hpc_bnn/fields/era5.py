@@ -58,25 +58,43 @@ def era5(
 
     Files are packed once by all ranks together, and so are statistics computed.
 
-    path: a pack of `hpc-bnn data ingest`, or a netCDF file, a folder, or a pattern.
-    variables: short names or aliases ("t2m", "2m_temperature", "z"), or channels ("z500").
-    step_hours: from a state to its target, and between the states of the history.
-    train, validation, test: first and last time, both included; a date means its whole day. A
-        window lies in its range with history and target.
-    levels: pressure levels in hPa of the variables that lie on levels.
-    history: h, states in the input.
-    statistics: file of `hpc-bnn data statistics`; computed from the training range if None.
-    static: fields without time, such as "lsm" and "z" at the surface; standardised.
-    calendar: add sine and cosine of the time of day and of the year.
-    missing: refuse missing values, or leave out the points that never have one ("mean", which is
-        what they hold in inputs): see `Fields.present`. Static fields are filled with the mean.
-    member: of ensemble files.
-    rollout: most steps of the forecasts that are trained on: so many targets of every training
-        window lie in its range, however many of them are read.
-    stale: "allow" uses a pack whose source changed since, with a warning; else it is refused.
-    pack: folder that files are packed into; if None, one beside them, such as era5.pack for era5/.
-    pack_limit: GiB; a larger pack is refused with the command that makes it.
-    ranks: those that read the data set together.
+    Parameters
+    ----------
+    path
+        A pack of `hpc-bnn data ingest`, or a netCDF file, a folder, or a pattern.
+    variables
+        Short names or aliases ("t2m", "2m_temperature", "z"), or channels ("z500").
+    step_hours
+        From a state to its target, and between the states of the history.
+    train, validation, test
+        First and last time, both included; a date means its whole day. A window lies in its range
+        with history and target.
+    levels
+        Pressure levels in hPa of the variables that lie on levels.
+    history
+        Number h of states in the input.
+    statistics
+        File of `hpc-bnn data statistics`; computed from the training range if None.
+    static
+        Fields without time, such as "lsm" and "z" at the surface; standardised.
+    calendar
+        Add sine and cosine of the time of day and of the year.
+    missing
+        Refuse missing values, or leave out the points that never have one ("mean", which is what
+        they hold in inputs): see `Fields.present`. Static fields are filled with the mean.
+    member
+        Of ensemble files.
+    rollout
+        Most steps of the forecasts that are trained on: so many targets of every training window
+        lie in its range, however many of them are read.
+    stale
+        "allow" uses a pack whose source changed since, with a warning; else it is refused.
+    pack
+        Folder that files are packed into; if None, one beside them, such as era5.pack for era5/.
+    pack_limit
+        GiB; a larger pack is refused with the command that makes it.
+    ranks
+        Those that read the data set together.
 
     Raises
     ------

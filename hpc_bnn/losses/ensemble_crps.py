@@ -173,14 +173,34 @@ class CRPS(JointLoss):
 def crps(
     *, weights: Tensor | None = None, present: Tensor | None = None, layout: Layout = "auto"
 ) -> JointLoss:
-    """Return the standard CRPS, the score of the empirical distribution of the samples."""
+    """Return the standard CRPS, the score of the empirical distribution of the samples.
+
+    Parameters
+    ----------
+    weights
+        Broadcast against an example, and count relative to their mean.
+    present
+        Bool, of an example: leaves out points without values.
+    layout
+        How ranks share the work; the answer is the same (``CRPS``).
+    """
     return CRPS(alpha=0.0, weights=weights, present=present, layout=layout)
 
 
 def fair_crps(
     *, weights: Tensor | None = None, present: Tensor | None = None, layout: Layout = "auto"
 ) -> JointLoss:
-    """Return the fair CRPS: unbiased for the score of the distribution behind the samples."""
+    """Return the fair CRPS: unbiased for the score of the distribution behind the samples.
+
+    Parameters
+    ----------
+    weights
+        Broadcast against an example, and count relative to their mean.
+    present
+        Bool, of an example: leaves out points without values.
+    layout
+        How ranks share the work; the answer is the same (``CRPS``).
+    """
     return CRPS(alpha=1.0, weights=weights, present=present, layout=layout)
 
 
@@ -191,5 +211,18 @@ def almost_fair_crps(
     present: Tensor | None = None,
     layout: Layout = "auto",
 ) -> JointLoss:
-    """Return the almost fair CRPS."""
+    """Return the almost fair CRPS.
+
+    Parameters
+    ----------
+    alpha
+        Share of the fair CRPS, the rest is the standard one: at 1 the fair one, of whose samples
+        one may do anything.
+    weights
+        Broadcast against an example, and count relative to their mean.
+    present
+        Bool, of an example: leaves out points without values.
+    layout
+        How ranks share the work; the answer is the same (``CRPS``).
+    """
     return CRPS(alpha=alpha, weights=weights, present=present, layout=layout)

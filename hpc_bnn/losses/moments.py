@@ -124,5 +124,18 @@ def gaussian_moments(
     weights: Tensor | None = None,
     present: Tensor | None = None,
 ) -> JointLoss:
-    """Moment-matching NLL over the weight samples; see ``GaussianMoments``."""
+    """Moment-matching NLL over the weight samples; see ``GaussianMoments``.
+
+    Parameters
+    ----------
+    sigma
+        Standard deviation of an observation, in units of the target, that is added to the spread
+        of the samples.
+    learned
+        Train it, from ``sigma`` on.
+    weights
+        Broadcast against an example, and count relative to their mean.
+    present
+        Bool, of an example: leaves out points without values.
+    """
     return GaussianMoments(sigma=sigma, learned=learned, weights=weights, present=present)

@@ -222,7 +222,14 @@ class PredictiveNLL(_Likelihood, JointLoss):
 
 
 def categorical_nll(*, predictive: bool = False) -> Loss:
-    """NLL of classes: outputs are logits (B, C), targets class indices (B,)."""
+    """NLL of classes: outputs are logits (B, C), targets class indices (B,).
+
+    Parameters
+    ----------
+    predictive
+        False: the mean of the samples' NLL, the data term of the ELBO; true: the NLL of their mean
+        probability, a joint loss.
+    """
     return _nll(CategoricalLikelihood(), predictive)
 
 
@@ -235,9 +242,24 @@ def gaussian_nll(
     weights: Tensor | None = None,
     present: Tensor | None = None,
 ) -> Loss:
-    """NLL of a Gaussian observation; ``sigma`` is its fixed or initial standard deviation in target
-    units, ``weights`` broadcast against an example and count relative to their mean, ``present``
-    (bool, of an example) leaves out points without values.
+    """NLL of a Gaussian observation.
+
+    Parameters
+    ----------
+    variance
+        ``fixed``: sigma; ``learned``: one number, from sigma on; ``predicted``: by the network,
+        beside each mean.
+    sigma
+        Fixed or initial standard deviation, in units of the target.
+    min_sigma
+        Smallest standard deviation that is learned or predicted.
+    predictive
+        False: the mean of the samples' NLL, the data term of the ELBO; true: the NLL of their
+        mixture, a joint loss.
+    weights
+        Broadcast against an example, and count relative to their mean.
+    present
+        Bool, of an example: leaves out points without values.
     """
     likelihood = GaussianLikelihood(
         variance=variance, sigma=sigma, min_sigma=min_sigma, weights=weights, present=present

@@ -55,9 +55,16 @@ def cifar10(
     images, in a random order keyed by `split_seed`, are the validation part; the others are the
     training part, whose mean and standard deviation of each channel normalise all three.
 
-    path: an official archive, its unpacked folder, or the folder that holds one.
-    validation: images taken out of the training images.
-    verify: check that the files are the official ones; false: any files of the same form.
+    Parameters
+    ----------
+    path
+        An official archive, its unpacked folder, or the folder that holds one.
+    validation
+        Images taken out of the training images.
+    verify
+        Check that the files are the official ones; false: any files of the same form.
+    split_seed
+        Key of the order that says which images are taken out.
 
     Raises
     ------

@@ -27,6 +27,11 @@ def digits(*, validation_fraction: float = 0.1) -> Source:
     stratified, out of the other 1437 images; what is left is the training part, whose mean and
     standard deviation (ddof=0; 1 for pixels that never vary there) standardise all three.
 
+    Parameters
+    ----------
+    validation_fraction
+        Share of the 1437 images.
+
     Raises
     ------
     ImportError

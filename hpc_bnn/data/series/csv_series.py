@@ -43,23 +43,44 @@ def series(
     split is by time and free of leakage (how: windows.py); mean and standard deviation come
     from the training rows.
 
-    value_columns: the C channels; all are inputs and targets.
-    stride: rows between the starts of neighbouring windows.
-    fractions: shares of the rows for training, validation and test.
-    group_column: tells several series in one file apart; windows never cross from one to the next.
-    time_format: notation of the times as in `datetime.strptime`; ISO 8601 if None. Ranges
-        ("01.01.2020 00:00 - 01.01.2020 01:00") count from their beginning.
-    time_zone: of local times, such as "Europe/Berlin": the clock changes are then taken care of. A
-        column named like "Time (CET/CEST)" or "MTU (UTC)" says its zone itself.
-    missing: numbers that are empty, "n/e", "-", "?" or "N/A": "refuse" the file, or "skip" the
-        windows that hold one.
-    decimal: the decimal mark, "." or ","; the other one may stand between thousands. None: a point,
-        and "1.000" is refused where it may be a thousand.
-    calendar: "hour_of_day", "day_of_week", "day_of_year" of the targets as further inputs; then x
-        has one dimension (windows.py).
-    calendar_zone: whose clock the calendar goes by; `time_zone` if None, and without either the
-        times as they are written (UTC where they have an offset).
-    units: text for axes and files.
+    Parameters
+    ----------
+    path
+        The file.
+    time_column
+        The column of times.
+    value_columns
+        The C channels; all are inputs and targets.
+    history
+        H, rows in the input.
+    horizon
+        P, rows that are forecast.
+    stride
+        Rows between the starts of neighbouring windows.
+    fractions
+        Shares of the rows for training, validation and test.
+    group_column
+        Tells several series in one file apart; windows never cross from one to the next.
+    time_format
+        Notation of the times as in `datetime.strptime`; ISO 8601 if None. Ranges ("01.01.2020 00:00
+        - 01.01.2020 01:00") count from their beginning.
+    time_zone
+        Of local times, such as "Europe/Berlin": the clock changes are then taken care of. A column
+        named like "Time (CET/CEST)" or "MTU (UTC)" says its zone itself.
+    missing
+        Numbers that are empty, "n/e", "-", "?" or "N/A": "refuse" the file, or "skip" the windows
+        that hold one.
+    decimal
+        The decimal mark, "." or ","; the other one may stand between thousands. None: a point, and
+        "1.000" is refused where it may be a thousand.
+    calendar
+        "hour_of_day", "day_of_week", "day_of_year" of the targets as further inputs; then x has one
+        dimension (windows.py).
+    calendar_zone
+        Whose clock the calendar goes by; `time_zone` if None, and without either the times as they
+        are written (UTC where they have an offset).
+    units
+        Text for axes and files.
 
     Raises
     ------

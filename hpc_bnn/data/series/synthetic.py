@@ -43,10 +43,28 @@ def synthetic_series(
 
     The values are a function of the arguments only.
 
-    length: hours.
-    noise: standard deviation of the noise as a share of the level.
-    correlation: of the noise from one hour to the next.
-    calendar: of the targets, as further inputs (series_windows.py).
+    Parameters
+    ----------
+    length
+        Hours.
+    channels
+        Loads side by side.
+    seed
+        Key of the values.
+    noise
+        Standard deviation of the noise as a share of the level.
+    correlation
+        Of the noise from one hour to the next.
+    history
+        Hours in the input.
+    horizon
+        Hours that are forecast.
+    stride
+        Hours between the starts of neighbouring windows.
+    fractions
+        Shares of the hours for training, validation and test.
+    calendar
+        "hour_of_day", "day_of_week", "day_of_year" of the targets as further inputs.
 
     Raises
     ------

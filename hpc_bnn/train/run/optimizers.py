@@ -42,7 +42,15 @@ def adam(
     beta2: Fraction = 0.999,
     eps: Positive = 1e-8,
 ) -> optim.Optimizer:
-    """Adam: Kingma, Ba 2015, arXiv:1412.6980, algorithm 1."""
+    """Adam: Kingma, Ba 2015, arXiv:1412.6980, algorithm 1.
+
+    Parameters
+    ----------
+    beta1, beta2
+        Decays of the mean of gradients and of their squares.
+    eps
+        Added to the root of the squares.
+    """
     return Adam(list(_trained(posterior, *others)), lr, (beta1, beta2), eps, fused=True)
 
 
@@ -59,6 +67,15 @@ def adamw(
 
     Decayed are weights of two or more dimensions of the network: no bias, no norm, no scale of the
     posterior, nothing of the loss. A prior, where the posterior has one, acts beside it.
+
+    Parameters
+    ----------
+    beta1, beta2
+        Decays of the mean of gradients and of their squares.
+    eps
+        Added to the root of the squares.
+    weight_decay
+        Share of a weight, times the learning rate, that a step takes off.
     """
     scales, per_sample = set(posterior.scales()), set(posterior.per_sample())
     decayed = {
@@ -91,6 +108,13 @@ def sgd(
     nesterov: bool = False,
 ) -> optim.Optimizer:
     """Stochastic gradient descent with momentum.
+
+    Parameters
+    ----------
+    momentum
+        Share of the last step that the next one keeps.
+    nesterov
+        Look ahead by the momentum: Sutskever et al. 2013.
 
     Raises
     ------

@@ -1,0 +1,38 @@
+"""``hpc-bnn help``: the pages of the guide that ships with the package."""
+
+import argparse
+import pydoc
+import sys
+from pathlib import Path
+
+import hpc_bnn
+from hpc_bnn.config.options import nearest
+from hpc_bnn.group import Group
+
+GUIDE = Path(hpc_bnn.__file__).parent / "guide"
+
+
+def help_command(options: argparse.Namespace, _: Group) -> tuple[list[str], int]:
+    """Return a page, or the list of pages, as lines of text, and the status; a page that is longer
+    than the terminal goes through its pager instead.
+    """
+    pages = {path.stem: path for path in sorted(GUIDE.glob("*.md"))}
+    if not options.page:
+        width = max(map(len, pages))
+        lines = [f"  {name:{width}s}  {title(path)}" for name, path in pages.items()]
+        return ["Pages of the guide; hpc-bnn help PAGE shows one.", "", *lines], 0
+    if options.page not in pages:
+        raise ValueError(
+            f"{options.page}: there is no such page; expected one of {', '.join(pages)}"
+            f"{nearest(options.page, pages)}"
+        )
+    text = pages[options.page].read_text(encoding="utf-8")
+    if sys.stdout.isatty():
+        pydoc.pager(text)
+        return [], 0
+    return text.splitlines(), 0
+
+
+def title(path: Path) -> str:
+    """Return the first heading of a page."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
