@@ -32,7 +32,7 @@ MONITOR = "TORCH_NCCL_ENABLE_MONITORING"
 class TorchEngine(Engine):
     """Collective: connect the ranks and make the process groups of the grid's axes."""
 
-    name = "torch"
+    name, title = "torch", "torch.distributed"
     compressions = frozenset[Compression](("none", "fp16", "bf16"))
 
     def __init__(self, ranks: Ranks) -> None:
@@ -56,6 +56,10 @@ class TorchEngine(Engine):
         atexit.register(_disconnect)
 
     @staticmethod
+    def is_installed() -> bool:
+        return dist.is_available()
+
+    @staticmethod
     def missing(device: torch.device) -> str:
         if not dist.is_available():
             return "this torch was built without torch.distributed: install another build of it"
@@ -67,8 +71,6 @@ class TorchEngine(Engine):
 
     @staticmethod
     def describe() -> tuple[str, bool]:
-        if not dist.is_available():
-            return "not built", False
         gloo = dist.is_gloo_available()
         built = ("yes" if one else "no" for one in (dist.is_nccl_available(), gloo))
         return "NCCL {}, gloo {}".format(*built), gloo or dist.is_nccl_available()

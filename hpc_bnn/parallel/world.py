@@ -17,8 +17,6 @@ from hpc_bnn.parallel.engine import (
     Axis,
     Compression,
     Engine,
-    EngineChoice,
-    EngineName,
     GradientReduction,
     Ranks,
 )
@@ -73,7 +71,7 @@ class World:
         return self.all_ranks
 
     @property
-    def engine_name(self) -> EngineName | None:
+    def engine_name(self) -> str | None:
         """As in ``grid.engine``; None on one rank, which needs none."""
         return None if self.engine is None else self.engine.name
 
@@ -137,7 +135,7 @@ def start(
     sample_ranks: int | Literal["auto"] = "auto",
     mode: Mode = "hybrid",
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    engine: EngineChoice = "auto",
+    engine: str = "auto",
     stall_timeout_s: float = 0.0,
 ) -> World:
     """Collective: split the ranks into the grid's axes, pick this rank's device, start the engine.
