@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from workloads import settings_of, without_data
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from workloads import WORKLOADS, settings_of, without_data
 
 import hpc_bnn as hb
 from hpc_bnn.bayes import POSTERIORS
@@ -56,6 +57,11 @@ CASES = {
         "posterior": {"samples_per_pass": 2},
         "model": {"name": "mlp", "hidden": [16]},
     },
+    "two samples of swin a pass": {
+        "posterior": {"samples_per_pass": 2},
+        "model": {"name": "swin"},
+        "loss": {"name": "fair_crps"},
+    },
     "graphs kept": {"posterior": {"keep_graphs": True}, "loss": {"name": "fair_crps"}},
     "clipped, averaged": {"train": {"clip_norm": 0.5, "ema": 0.9}},
     "float64": {"train": {"precision": "float64"}},
@@ -77,7 +83,7 @@ def settings(case: str, **train: object) -> Settings:
     sections.setdefault("model", MLP)
     if sections["model"]["name"] == "swin":
         small = {"width": 8, "depths": [2, 0, 0, 2], "heads": [2] * 4, "window": [2, 2]}
-        sections["model"] |= {**small, "recompute": True}
+        sections["model"] |= {**small, "recompute": "recomputed" in case}
     sections["train"] = {"check": True, "guard_every": 2, **sections.get("train", {}), **train}
     return settings_of(4, BATCH, "synthetic_series", **sections)
 
@@ -105,7 +111,7 @@ def run(chosen: Settings, device: torch.device) -> tuple[list[float], torch.Tens
     return losses, predicted.double().cpu()
 
 
-@pytest.mark.filterwarnings("ignore:.*performance drop because we have not yet implemented")
+@pytest.mark.filterwarnings("error:There is a performance drop")
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_is_that_of_the_cpu(case: str, device: torch.device) -> None:
     chosen = settings(case)
@@ -126,3 +132,20 @@ def test_a_captured_run_is_the_eager_one(case: str, device: torch.device) -> Non
     expected = run(settings(case, capture="off"), device)
     assert got[0] == pytest.approx(expected[0], rel=1e-5)
     torch.testing.assert_close(got[1], expected[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SWIN demo, B 4, K 4", "ViT tiny, B 256, K 16"])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_attention_runs_in_fast_kernels(name: str, samples: int, device: torch.device) -> None:
+    """Forward and backward, in float32 and in bf16; torch refuses where none of them fits."""
+    if device.type != "cuda":
+        pytest.skip("these kernels are for GPUs")
+    workload = WORKLOADS[name](tiny=False)
+    network = build(workload.settings, workload.source).posterior.to(device)
+    x, _ = workload.batch(device)
+    for half in (False, True):
+        with (
+            sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]),
+            torch.autocast("cuda", torch.bfloat16, enabled=half),
+        ):
+            network(x[:4], network.key(0, range(samples))).float().square().mean().backward()
