@@ -55,7 +55,10 @@ CHAINS = [
 # Of each method: what is always set, then the values that are tried.
 TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
     DETERMINISTIC: ([], {"train.lr": (0.001, 0.003)}),
-    "ensemble": ([FAN_IN], {"posterior.kl_weight": (0.0001, 0.001, 0.01)}),
+    "ensemble": (
+        [FAN_IN],
+        {"posterior.kl_weight": (0.0001, 0.01), "train.lr": (0.003, 0.006, 0.01)},
+    ),
     "dropout": (
         [FAN_IN, "posterior.samples_per_pass=1", "posterior.kl_weight=0.01"],
         {"model.dropout": (0.05, 0.1, 0.2)},
