@@ -138,20 +138,3 @@ def test_a_run_folder_is_the_same_and_is_evaluated_like_any(all_ranks: Group, ru
     assert all(torch.equal(saved[1][name], saved[2][name]) for name in network)
     with pytest.raises(ValueError, match="is fitted to a trained network"):
         train(target.settings(), start(ALONE, device="cpu"), RunFolder(runs / "never"))
-
-
-def test_a_member_of_a_run(tmp_path: Path) -> None:
-    """It has no mean, but each member is a network."""
-    content = {**CONTENT, "posterior": {"name": "ensemble", "samples": 3}}
-    world = start(ALONE, device="cpu")
-    run, target = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "laplace")
-    train(Settings.model_validate(content), world, run)
-    with pytest.raises(ValueError, match=r"has 3 members, and .*: name one, such as --sample 0"):
-        fit_laplace(world, run, target)
-    with pytest.raises(ValueError, match=r"--sample 3: the run has the samples 0 to 2"):
-        fit_laplace(world, run, target, sample=3)
-    assert fit_laplace(world, run, target, sample=2)["sample"] == 2
-    network, members = load_trained(world, target), load_trained(world, run)
-    member = members.parts.posterior.to_module(2)
-    for name, parameter in network.parts.posterior.module.named_parameters():
-        assert torch.equal(parameter, member.get_parameter(name))

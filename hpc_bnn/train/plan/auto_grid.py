@@ -5,10 +5,11 @@
 For each grid the control flow of a step (``accumulate``) runs on real examples, on all ranks at
 once, so that they share memory and cores as in the run; of passes of one length, one runs and
 stands for all. ``update`` is KL and optimizer, ``reduction`` that of the gradients, not hidden;
-both are the same on every grid. The exchanges of a joint loss are counted and priced by two timed
-ones. A grid for which the memory of some rank is too small takes infinitely long. What is measured
-with is thrown away: parameters, optimizer and noise of the run are made afterwards, as without, and
-since the answer does not depend on the grid, neither does it depend on the choice.
+both are the same on every grid but for members, of which a rank has its own. The exchanges of a
+joint loss are counted and priced by two timed ones. A grid for which the memory of some rank is too
+small takes infinitely long. What is measured with is thrown away: parameters, optimizer and noise
+of the run are made afterwards, as without, and since the answer does not depend on the grid,
+neither does it depend on the choice.
 """
 
 import gc
@@ -131,19 +132,15 @@ def _measured(
     # Fewest data ranks first: theirs is the most that has to be read.
     timed = {(s, d): _on_grid(probe, world, Grid(s, d, 0)) for s, d in reversed(grids)}
     probe.release()
-    update = world.all_ranks.together(probe.update, name="update")
     latency, rate = probe.exchanges()
     reduction = probe.reduction()  # last: its hooks stay on the parameters
-    rows, sizes = [], probe.sizes()
+    (shared, per_sample), rows = probe.sizes(), []
+    measured = shared + per_sample / world.grid.sample_ranks
     for s, d in grids:
         found = timed[s, d]
-        shared, per_sample = sizes[0] / sum(sizes), sizes[1] / sum(sizes) / s  # of the measured
         exchange = found.exchanges * latency * math.log2(s) + found.received_bytes * rate
-        rest = [
-            update * (shared + per_sample),
-            reduction * (shared + (per_sample if d > 1 else 0.0)),
-        ]
-        rows.append([found.passes_s, found.loss_s, exchange, *rest])
+        reduced = (shared + (per_sample / s if d > 1 else 0)) / measured
+        rows.append([found.passes_s, found.loss_s, exchange, found.update_s, reduction * reduced])
     slowest = world.all_ranks.all_reduce(
         torch.tensor(rows, dtype=torch.float64), reduction="max", name="candidates"
     )

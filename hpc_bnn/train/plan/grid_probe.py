@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.counting_axis import CountingAxis
 from hpc_bnn.train.plan.few_passes import FewPasses
-from hpc_bnn.train.run.build import Parts, step_settings
+from hpc_bnn.train.run.build import Parts, build, step_settings
 from hpc_bnn.train.step.accumulate import Share, accumulate
 from hpc_bnn.train.step.parameters import named_parameters
 
@@ -30,12 +30,13 @@ SMALL, LARGE = 2, 1 << 18  # floats of the two timed exchanges
 
 @dataclass(frozen=True)
 class Accumulation:
-    """Seconds of all passes of a rank, forward and backward, and of the loss between them; the
-    exchanges of the loss, and the bytes that the rank receives in them.
+    """Seconds of all passes of a rank, forward and backward, of the loss between them, and of KL
+    and optimizer; the exchanges of the loss, and the bytes that the rank receives in them.
     """
 
     passes_s: float = math.inf
     loss_s: float = 0.0
+    update_s: float = 0.0
     exchanges: int = 0
     received_bytes: float = 0.0
 
@@ -46,14 +47,17 @@ TOO_LARGE = Accumulation()
 class GridProbe:
     """Times parts of a step on this rank; ``parts`` are used up.
 
-    Passes and loss are timed on the part of a batch that was put on the device last (``hold``).
+    Passes and loss are timed on the part of a batch that was put on the device last (``hold``). Of
+    members a rank makes the rows that it would have in the run, anew for each grid.
     """
 
     def __init__(self, settings: Settings, world: World, parts: Parts) -> None:
         self._settings, self._world, self._parts = settings, world, parts
         self._step = step_settings(settings, parts)
-        parts.posterior.to(world.device)
-        parts.loss.to(world.device)
+        self._update_s: float | None = None
+        self._has_members = parts.posterior.members is not None
+        if not self._has_members:
+            self._hold(parts, world.grid)
         self._read: tuple[Tensor, Tensor] | None = None
         self._batch: tuple[Tensor, Tensor] | None = None
 
@@ -89,15 +93,15 @@ class GridProbe:
         loss, own = self._parts.loss, len(grid.own_samples(self._step.samples))
         if isinstance(loss, JointLoss) and not self._step.exact and own < loss.min_samples:
             return TOO_LARGE
-        try:
-            return _within_memory(lambda: self._accumulation(grid), otherwise=TOO_LARGE)
-        finally:
-            self._clear()
+        return _within_memory(lambda: self._accumulation(grid), otherwise=TOO_LARGE)
 
     def _accumulation(self, grid: Grid) -> Accumulation:
         assert self._batch is not None
-        world = World(grid, self._world.device)
-        passes = FewPasses(self._parts.posterior, world, self._step, real=1)
+        world, parts = World(grid, self._world.device), self._parts
+        if self._has_members:
+            parts = build(self._settings, parts.source)
+            self._hold(parts, grid)
+        passes = FewPasses(parts.posterior, world, self._step, real=1)
         zero = torch.zeros((), device=world.device, requires_grad=True)  # ``update`` has the KL
         share = Share(*self._batch, 0, 1.0, lambda: zero)
         runs: list[Accumulation] = []
@@ -105,31 +109,47 @@ class GridProbe:
         def run() -> None:
             axis, all_s, spent_s = CountingAxis(grid.sample_ranks), passes.all_s, passes.spent_s
             began = passes.now()
-            accumulate(self._parts.loss, passes, axis, share)
+            accumulate(parts.loss, passes, axis, share)
             loss_s = passes.now() - began - (passes.spent_s - spent_s)
-            runs.append(Accumulation(passes.all_s - all_s, loss_s, axis.calls, axis.received_bytes))
+            counts = axis.calls, axis.received_bytes
+            runs.append(Accumulation(passes.all_s - all_s, loss_s, 0.0, *counts))
 
-        self._timed(run, at_least_s=PASSES_S)
-        return min(runs[1:], key=lambda each: each.passes_s + each.loss_s)
+        try:
+            self._timed(run, at_least_s=PASSES_S)
+            if self._update_s is None or self._has_members:  # else the same on every grid
+                self._update_s = self._update(parts)
+        finally:
+            _clear(parts)
+        fastest = min(runs[1:], key=lambda each: each.passes_s + each.loss_s)
+        return replace(fastest, update_s=self._update_s)
+
+    def _hold(self, parts: Parts, grid: Grid) -> None:
+        """Put on the device what a rank of a grid has of ``parts``, as a step does."""
+        parts.posterior.hold(grid.own_samples(self._step.samples))
+        parts.posterior.to(self._world.device)
+        parts.loss.to(self._world.device)
+        parts.posterior.initialise()
 
     def sizes(self) -> tuple[int, int]:
         """Return the elements of all shared parameters, and of all rows of per-sample ones."""
-        per_sample = set(self._parts.posterior.per_sample())
-        sizes = {name: p.numel() for name, p in self._parts.posterior.named_parameters()}
-        rows = sum(size for name, size in sizes.items() if name in per_sample)
-        return sum(sizes.values()) - rows, rows
+        posterior = self._parts.posterior
+        per_sample, named = set(posterior.per_sample()), dict(posterior.named_parameters())
+        shared = sum(p.numel() for name, p in named.items() if name not in per_sample)
+        row = sum(p[0].numel() for name, p in named.items() if name in per_sample)
+        return shared, row * self._step.samples
 
-    def update(self) -> float:
+    def _update(self, parts: Parts) -> float:
         """Return the seconds of KL and optimizer."""
-        optimizer = self._parts.optimizer(self._settings.train.lr)
+        optimizer = parts.optimizer(self._settings.train.lr)
+        parts.posterior.begin(optimizer, num_examples=self._step.num_examples)
 
         def run() -> None:
             optimizer.zero_grad(set_to_none=True)
             if isinstance(optimizer, ClosedForm):
                 optimizer.begin(1e-12, final=1e-12)
-                self._parts.posterior.complexity()
+                parts.posterior.complexity()
             else:
-                torch.autograd.backward(self._parts.posterior.complexity() * 1e-12)
+                torch.autograd.backward(parts.posterior.complexity() * 1e-12)
             optimizer.step()
 
         return self._timed(run)
@@ -151,8 +171,12 @@ class GridProbe:
         return seconds[SMALL] / math.log2(size), rate
 
     def reduction(self) -> float:
-        """Collective: return the seconds of the reduction of all gradients."""
+        """Collective: return the seconds of the reduction of the gradients of a rank, of rows those
+        of the grid that was started.
+        """
         chosen = self._settings.train
+        if self._has_members:
+            self._hold(self._parts, self._world.grid)
         optimizer = self._parts.optimizer(chosen.lr)
         named = named_parameters(self._parts.posterior, self._parts.loss, optimizer)
         reducer = self._world.reducer(
@@ -163,7 +187,7 @@ class GridProbe:
         )
 
         def run() -> None:
-            self._clear()
+            _clear(self._parts)
             reducer.begin()
             total = torch.zeros((), device=self._world.device)
             for parameter in named.values():
@@ -189,9 +213,10 @@ class GridProbe:
             times.append(time.perf_counter() - began)
         return min(times[1:])
 
-    def _clear(self) -> None:
-        for parameter in (*self._parts.posterior.parameters(), *self._parts.loss.parameters()):
-            parameter.grad = None
+
+def _clear(parts: Parts) -> None:
+    for parameter in (*parts.posterior.parameters(), *parts.loss.parameters()):
+        parameter.grad = None
 
 
 def _within_memory(action: Callable[[], T], *, otherwise: T) -> T:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpc_bnn.bayes.members import Members
 from hpc_bnn.config import Settings
 from hpc_bnn.group import ALONE
 from hpc_bnn.parallel.grid import Grid, fitting_grids
@@ -16,6 +17,7 @@ from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan import auto_grid, few_passes
 from hpc_bnn.train.plan.auto_grid import Candidate
 from hpc_bnn.train.run.build import Parts, build, read_source
+from hpc_bnn.train.run.optimizers import Adam
 from hpc_bnn.train.step.passes import Passes
 
 SAMPLES, BATCH = 8, 24
@@ -58,17 +60,20 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def settings_of(per_pass: int, *, joint: bool = False, keep_graphs: bool = False) -> Settings:
+def settings_of(
+    per_pass: int, *, joint: bool = False, keep_graphs: bool = False, **posterior: Any
+) -> Settings:
     content = {
         "posterior": {
             "samples": SAMPLES,
             "samples_per_pass": per_pass,
             "keep_graphs": keep_graphs,
+            **posterior,
         },
         "loss": {"name": "crps"} if joint else {"name": "gaussian_nll"},
         "model": {"name": "mlp", "hidden": [4]},
         "data": {"name": "synthetic_series", "length": 200, "history": 6, "horizon": 2},
-        "train": {"steps": 1, "batch_size": BATCH, "device": "cpu"},
+        "train": {"steps": 4, "batch_size": BATCH, "device": "cpu"},
     }
     return Settings.model_validate(content)
 
@@ -80,12 +85,12 @@ def parts_of(settings: Settings, **limits: Any) -> tuple[Parts, Limited]:
 
 
 def measured(
-    settings: Settings, ranks: int, *, skip: int = 0, **limits: Any
+    settings: Settings, ranks: int, *, skip: int = 0, world: World = WORLD, **limits: Any
 ) -> tuple[dict[int, Candidate], list[int]]:
     """Return the candidates by D, and how many examples were read at a time."""
     parts, examples = parts_of(settings, **limits)
     grids = fitting_grids(ranks, samples=SAMPLES, batch_size=BATCH)[skip:]
-    found = auto_grid._measured(settings, WORLD, parts, grids)
+    found = auto_grid._measured(settings, world, parts, grids)
     assert [(c.sample_ranks, c.data_ranks) for c in found] == grids
     return {c.data_ranks: c for c in found}, examples.reads
 
@@ -165,3 +170,71 @@ def test_a_pass_that_memory_cannot_hold_rules_its_grid_out(
     found, _ = measured(settings_of(2, joint=joint), 2)
     assert found[1].step_time_s == math.inf
     assert math.isfinite(found[2].step_time_s)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "ensemble": {},
+    "sghmc": {"burn_in": 1},
+    "swag": {"rank": 2, "start": 0, "collect_every": 1},
+}
+
+
+def note_rows(monkeypatch: pytest.MonkeyPatch, most: int = SAMPLES) -> list[int]:
+    """Return how many rows are made each time, from now on; more than ``most`` have no memory."""
+    made, make = [], Members._make_rows
+
+    def noted(self: Members) -> None:
+        made.append(len(self.own_samples))
+        if made[-1] > most:
+            raise MemoryError("Unable to allocate 3.00 GiB for an array")
+        make(self)
+
+    monkeypatch.setattr(Members, "_make_rows", noted)
+    return made
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_rank_makes_the_rows_of_its_own_members_only(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each grid its own K / S, whatever another one needs; last those that are reduced."""
+    chosen, made = settings_of(1, name=name, **METHODS[name]), note_rows(monkeypatch)
+    spread = World(Grid(4, 1, 0), torch.device("cpu"))
+    found, _ = measured(chosen, 4, world=spread)
+    assert made == [2, 4, 8, 2]
+    for data_ranks, candidate in found.items():
+        own = SAMPLES // candidate.sample_ranks
+        assert candidate.passes_s == own * (PASS + BATCH // data_ranks)
+    made.clear()
+    measured(chosen, 4, world=spread, skip=1)
+    assert max(made) == SAMPLES // 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_members_that_memory_cannot_hold_rule_their_grid_out(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_rows(monkeypatch, most=SAMPLES // 2)
+    chosen = settings_of(1, name=name, **METHODS[name])
+    found, _ = measured(chosen, 4, world=World(Grid(4, 1, 0), torch.device("cpu")))
+    assert found[4].step_time_s == math.inf
+    assert math.isfinite(found[2].step_time_s) and math.isfinite(found[1].step_time_s)
+
+
+def test_update_and_reduction_are_those_of_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock of elements: Adam's are those of K / S networks, on any grid."""
+    chosen = settings_of(1, name="ensemble")
+    parts, _ = parts_of(chosen)
+    network = sum(p[0].numel() for p in parts.posterior.parameters() if p.requires_grad)
+    step, tell = Adam.step, few_passes.time.perf_counter
+    moved = [0]
+
+    def counted(self: Adam) -> None:
+        step(self)
+        moved[0] += sum(p.numel() for group in self.param_groups for p in group["params"])
+
+    monkeypatch.setattr(few_passes.time, "perf_counter", lambda: tell() + moved[0])
+    monkeypatch.setattr(Adam, "step", counted)
+    found, _ = measured(chosen, 4, world=World(Grid(4, 1, 0), torch.device("cpu")))
+    for candidate in found.values():
+        assert candidate.update_s == SAMPLES // candidate.sample_ranks * network
