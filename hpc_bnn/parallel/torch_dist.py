@@ -20,7 +20,7 @@ from torch import Tensor
 from hpc_bnn.group import Group, RankError, Reduction
 from hpc_bnn.parallel.address import LOOPBACK, interface_of, own_address
 from hpc_bnn.parallel.engine import Axis, Compression, Engine, Ranks
-from hpc_bnn.parallel.launcher import LaunchError, machine_name
+from hpc_bnn.parallel.launcher import SHARED_GPU, LaunchError, machine_name
 
 T = TypeVar("T")
 
@@ -165,20 +165,21 @@ def _store(ranks: Ranks, where: tuple[str, int], *, listens_at: int | None = Non
 
 def _groups(ranks: Ranks, store: Any) -> dict[Axis, Any]:
     """Collective: connect the ranks; return the process groups of the axes of several ranks."""
-    on_gpu = ranks.device.type == "cuda"
-    if not on_gpu and "GLOO_SOCKET_IFNAME" not in os.environ:
+    # NCCL takes one rank a GPU; gloo carries tensors of shared ones through the host.
+    nccl = ranks.device.type == "cuda" and SHARED_GPU not in os.environ
+    if not nccl and "GLOO_SOCKET_IFNAME" not in os.environ:
         # gloo would take what the name of the host resolves to, on Debian 127.0.1.1.
         interface = interface_of(_own_end(store.host))
         if interface:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
     limit = timedelta(seconds=MEET_S)
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
+        "nccl" if nccl else "gloo",
         store=store,
         rank=ranks.grid.world_rank,
         world_size=ranks.grid.world_size,
         timeout=limit,
-        device_id=ranks.device if on_gpu else None,
+        device_id=ranks.device if nccl else None,
     )
     groups: dict[Axis, Any] = {"world": dist.group.WORLD}
     axes: tuple[Axis, ...] = ("samples", "data")

@@ -23,6 +23,7 @@ from hpc_bnn.parallel.engine import (
 from hpc_bnn.parallel.engines import ENGINES, agree_on_engine
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
 from hpc_bnn.parallel.launcher import (
+    SHARED_GPU,
     LaunchError,
     node_name,
     node_rank_of,
@@ -175,7 +176,9 @@ def start(
     own_device, uuid = all_ranks.together(
         lambda: _pick_device(device, node_rank, node.size), name="device"
     )
-    _refuse_shared_device(all_ranks.gather((nodes[rank], uuid), name="device uuids"))
+    devices = all_ranks.gather((nodes[rank], uuid), name="device uuids")
+    if SHARED_GPU not in os.environ:
+        _refuse_shared_device(devices)
     all_ranks.together(lambda: _use(own_device), name="device")
     if not isinstance(all_ranks, MPIGroup):
         return World(grid, own_device)
