@@ -88,8 +88,9 @@ class TorchEngine(Engine):
     def all_gather(self, x: Tensor, *, axis: Axis, name: str) -> Tensor:
         group = self._groups[axis]
         out = x.new_empty((group.size() * x.shape[0], *x.shape[1:]))
-        work = dist.all_gather_into_tensor(out, x.contiguous(), group=group, async_op=True)
-        self._begun(work, name).wait()
+        # Newer releases have renamed it.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        self._begun(gather(out, x.contiguous(), group=group, async_op=True), name).wait()
         return out
 
     def all_to_all(self, x: Tensor, *, axis: Axis, name: str) -> Tensor:
