@@ -73,6 +73,8 @@ def measured(workload: Workload, mode: str, device: torch.device, *, tiny: bool)
     if mode == "eager" and not (tiny and precision == "bf16"):
         found = estimate(workload.settings, workload.source, GRID)
         row["estimate GiB"] = (found.gpu_bytes if on_gpu else found.cpu_bytes) / GIB
+        if on_gpu:
+            row["peak of estimate"] = float(row["peak GiB"]) / float(row["estimate GiB"])
     return row
 
 

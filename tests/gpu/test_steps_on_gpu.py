@@ -116,6 +116,9 @@ def run(chosen: Settings, device: torch.device) -> tuple[list[float], torch.Tens
 def test_a_run_is_that_of_the_cpu(case: str, device: torch.device) -> None:
     chosen = settings(case)
     losses, predicted = run(chosen, device)
+    assert torch.isfinite(torch.tensor(losses)).all() and torch.isfinite(predicted).all()
+    if device == CPU:  # where a run is itself, which tests/unit look at
+        return
     expected, expected_prediction = run(chosen, CPU)
     tolerance = 3e-2 if chosen.train.precision == "bf16" else 1e-3
     assert losses == pytest.approx(expected, rel=tolerance, abs=tolerance)
