@@ -97,6 +97,8 @@ class Method:
         The separable loss; the joint one is the same for all.
     clip_norm
         Small enough to do something.
+    crossed
+        Whether each loss runs with each of the kinds of passes, or with one of them.
     """
 
     posterior: Callable[[nn.Module], Posterior]
@@ -106,6 +108,7 @@ class Method:
     separable: Callable[[], Loss] = LOSSES["gaussian expected fixed"]
     clip_norm: float = 0.05
     several: int = 5
+    crossed: bool = True
 
 
 LEARNED = LOSSES["gaussian expected learned"]
@@ -140,6 +143,7 @@ METHODS: dict[str, Method] = {
             network=Encoder,
             optimizer=momentum,
             several=1,
+            crossed=False,
         )
         for masks in ("example", "sample")
     },
@@ -151,8 +155,14 @@ METHODS: dict[str, Method] = {
         "rows module exp_avg exp_avg_sq step",
         separable=lambda: hb.losses.member_targets(hb.losses.gaussian_nll(sigma=0.5)),
         clip_norm=0.5,
+        crossed=False,
     ),
-    "sgld": Method(lambda net: hb.SGLD(net, **CHAINS), "rows snapshots module", optimizer=sampler),
+    "sgld": Method(
+        lambda net: hb.SGLD(net, **CHAINS),
+        "rows snapshots module",
+        optimizer=sampler,
+        crossed=False,
+    ),
     "sghmc": Method(
         lambda net: hb.SGHMC(net, **CHAINS), "rows snapshots module momentum", optimizer=sampler
     ),
@@ -160,18 +170,19 @@ METHODS: dict[str, Method] = {
         lambda net: hb.SGHMC(net, cycle=2, exploration=0.5, preconditioning=True, **CHAINS),
         "rows snapshots module momentum squares",
         optimizer=sampler,
+        crossed=False,
     ),
     "swag": Method(
         lambda net: hb.SWAG(net, rank=3, start=1, collect_every=1, **MEMBERS),
         "rows means variances deviations collected module exp_avg exp_avg_sq step",
+        crossed=False,
     ),
 }
 LAYOUTS = [f"{loss}, {p} a pass" for loss in ("separable", "joint") for p in ("several", "one")]
 CASES = [
-    f"{method}, {layout}"
-    for method in METHODS
-    # Of the samples of dropout one runs at a time, and attention takes most of the time of all.
-    for layout in (LAYOUTS[::3] if METHODS[method].network is Encoder else LAYOUTS)
+    f"{name}, {layout}"
+    for name, method in METHODS.items()
+    for layout in (LAYOUTS if method.crossed else LAYOUTS[::3])
 ]
 
 
