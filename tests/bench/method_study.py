@@ -55,7 +55,10 @@ CHAINS = [
 # Of each method: what is always set, then the values that are tried.
 TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
     DETERMINISTIC: ([], {"train.lr": (0.001, 0.003)}),
-    "ensemble": ([FAN_IN], {"posterior.kl_weight": (0.0001, 0.001, 0.01)}),
+    "ensemble": (
+        [FAN_IN],
+        {"posterior.kl_weight": (0.0001, 0.01), "train.lr": (0.003, 0.006, 0.01)},
+    ),
     "dropout": (
         [FAN_IN, "posterior.samples_per_pass=1", "posterior.kl_weight=0.01"],
         {"model.dropout": (0.05, 0.1, 0.2)},
@@ -81,7 +84,19 @@ TRIED: dict[str, tuple[list[str], dict[str, Sequence[object]]]] = {
     "sghmc": (CHAINS, {"train.lr": (0.01, 0.03), "posterior.temperature": (0.0001, 0.001, 0.01)}),
     LAPLACE: ([], {"posterior.kl_weight": (0.003, 0.01, 0.03)}),
 }
-CHOSEN: dict[str, list[str]] = {}
+CHOSEN: dict[str, list[str]] = {  # by ``--tune``: the lowest validation NLL
+    DETERMINISTIC: ["train.lr=0.001"],
+    "ensemble": ["posterior.kl_weight=0.01", "train.lr=0.006"],
+    "dropout": ["model.dropout=0.1"],
+    "gaussian": ["posterior.kl_weight=0.01"],
+    "gaussian, IVON": ["train.lr=2.0", "optimizer.beta2=0.999"],
+    "low_rank": ["posterior.kl_weight=0.003"],
+    "rank1": ["posterior.kl_weight=0.001"],
+    "swag": ["posterior.kl_weight=0.001", "train.lr=0.003"],
+    "sgld": ["train.lr=0.1", "posterior.temperature=0.01"],
+    "sghmc": ["train.lr=0.01", "posterior.temperature=0.01"],
+    LAPLACE: ["posterior.kl_weight=0.01"],
+}
 SHOWN = {
     "accuracy": "accuracy",
     "nll": "NLL",
