@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hpc_bnn.group import Reduction
 from hpc_bnn.parallel.engine import Axis, Compression, Engine, Ranks
-from hpc_bnn.parallel.launcher import LaunchError
+from hpc_bnn.parallel.launcher import SHARED_GPU, LaunchError
 
 WARN_AFTER_S = 60
 BUILD = "build the environment with cmake (README, On your cluster)"
@@ -73,7 +73,7 @@ class HorovodEngine(Engine):
             return f"Horovod cannot be imported ({_one_line(error)}): {BUILD}"
         if not hvd.mpi_built():
             return f"Horovod was built without MPI: {BUILD}, or with HOROVOD_WITH_MPI=1"
-        if device.type == "cuda" and not hvd.nccl_built():
+        if device.type == "cuda" and SHARED_GPU not in os.environ and not hvd.nccl_built():
             return f"Horovod was built without NCCL: {BUILD}, or with HOROVOD_GPU_OPERATIONS=NCCL"
         return ""
 

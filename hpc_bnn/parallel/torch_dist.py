@@ -52,7 +52,7 @@ class TorchEngine(Engine):
             everyone, lambda: store or _store(ranks, where), f"reach rank 0 at {at}"
         )
         groups = _together(everyone, lambda: _groups(ranks, reached), "connect with the others")
-        self._all_ranks, self._groups = everyone, groups
+        self._ranks, self._groups = ranks, groups
         atexit.register(_disconnect)
 
     @staticmethod
@@ -63,11 +63,11 @@ class TorchEngine(Engine):
     def missing(device: torch.device) -> str:
         if not dist.is_available():
             return "this torch was built without torch.distributed: install another build of it"
-        if device.type == "cuda" and not dist.is_nccl_available():
-            return "this torch was built without NCCL: install one with it for GPUs"
-        if device.type == "cpu" and not dist.is_gloo_available():
-            return "this torch was built without gloo: install one with it for CPUs"
-        return ""
+        if _takes_nccl(device):
+            missing = "" if dist.is_nccl_available() else "NCCL"
+        else:
+            missing = "" if dist.is_gloo_available() else "gloo"
+        return missing and f"this torch was built without {missing}: install one that has it"
 
     @staticmethod
     def describe() -> tuple[str, bool]:
@@ -101,12 +101,13 @@ class TorchEngine(Engine):
         return out
 
     def broadcast(self, x: Tensor, *, axis: Axis, name: str) -> None:
-        group = self._groups[axis]
-        work = dist.broadcast(x, group=group, group_src=0, async_op=True)
+        first = self._ranks.of(axis)[0]
+        work = dist.broadcast(x, src=first, group=self._groups[axis], async_op=True)
         self._begun(work, name).wait()
 
     def stop(self) -> None:
-        self._all_ranks.gather(None, name="end of torch.distributed")  # rank 0 leaves none behind
+        # Rank 0, where the others have met, leaves last.
+        self._ranks.all_ranks.gather(None, name="end of torch.distributed")
         _disconnect()
 
     def _begun(self, work: Any, name: str) -> "_Begun":
@@ -165,8 +166,7 @@ def _store(ranks: Ranks, where: tuple[str, int], *, listens_at: int | None = Non
 
 def _groups(ranks: Ranks, store: Any) -> dict[Axis, Any]:
     """Collective: connect the ranks; return the process groups of the axes of several ranks."""
-    # NCCL takes one rank a GPU; gloo carries tensors of shared ones through the host.
-    nccl = ranks.device.type == "cuda" and SHARED_GPU not in os.environ
+    nccl = _takes_nccl(ranks.device)
     if not nccl and "GLOO_SOCKET_IFNAME" not in os.environ:
         # gloo would take what the name of the host resolves to, on Debian 127.0.1.1.
         interface = interface_of(_own_end(store.host))
@@ -193,6 +193,13 @@ def _groups(ranks: Ranks, store: Any) -> dict[Axis, Any]:
     for group in groups.values():
         dist.distributed_c10d._set_pg_timeout(FOR_EVER, group)
     return groups
+
+
+def _takes_nccl(device: torch.device) -> bool:
+    """Tell which library is used: NCCL takes one rank a GPU; gloo carries tensors of shared ones
+    through the host.
+    """
+    return device.type == "cuda" and SHARED_GPU not in os.environ
 
 
 def _own_end(host: str) -> str:
