@@ -1,7 +1,8 @@
 """Describes the package hpc_bnn; CMakeLists.txt describes the machine it runs on.
 
 `pip install .` gives a working single-process `hpc-bnn`: it compiles the C kernels and needs
-neither MPI nor Horovod. Exact versions, MPI and Horovod are the business of the CMake build.
+neither MPI nor Horovod; with mpi4py beside it several ranks run over torch.distributed. Exact
+versions, MPI and Horovod are the business of the CMake build.
 """
 
 import re

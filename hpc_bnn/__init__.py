@@ -1,6 +1,6 @@
 """Sampling-parallel Bayesian neural networks: one run, one answer, on any grid of ranks.
 
-world = hb.start(sample_ranks="auto")             splits COMM_WORLD, starts Horovod, picks the GPU
+world = hb.start(sample_ranks="auto")             splits COMM_WORLD, connects ranks, picks the GPU
 posterior = hb.Gaussian(network)                  network: any nn.Module
 loader = hb.Batches(train_set, batch_size=64, world=world)
 step = hb.Step(posterior, hb.losses.categorical_nll(), optimizer, world,

@@ -88,10 +88,10 @@ class GridSettings(_Section):
     sample_ranks: Literal["auto"] | PositiveInt = Field(
         "auto", description="S, ranks of the sample axis; auto: from mode"
     )
-    engine: Literal["auto", "horovod", "torch"] = Field(
+    engine: str = Field(
         "auto",
-        description="what moves gradients between ranks; torch: torch.distributed; auto: Horovod "
-        "where it is built, else torch; the answer is the same",
+        description="what moves gradients between ranks: horovod; torch: torch.distributed; auto: "
+        "Horovod where it is built, else torch; the answer is the same",
     )
 
     @model_validator(mode="after")
@@ -200,7 +200,7 @@ class TrainSettings(_Section):
         "world", description="gradient reduction: once over the world, or along each axis"
     )
     compression: Literal["none", "fp16", "bf16"] = Field(
-        "none", description="of gradients on the wire; bf16 needs grid.engine = torch"
+        "none", description="of gradients on the wire; Horovod cannot sum bf16"
     )
     guard_every: NonNegativeInt = Field(100, description="steps between guards; 0: first step only")
     check: bool = Field(
@@ -281,11 +281,3 @@ class Settings(_Section):
     )
     train: TrainSettings
     evaluation: EvaluationSettings = EvaluationSettings()  # type: ignore[call-arg]
-
-    @model_validator(mode="after")
-    def _engine_sums(self) -> "Settings":
-        if self.grid.engine == "horovod" and self.train.compression == "bf16":
-            raise ValueError(
-                "train.compression = bf16: Horovod cannot sum it; set grid.engine=torch, or fp16"
-            )
-        return self

@@ -14,7 +14,8 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from hpc_bnn.models.attention import attention
 
 LONGEST_WAVE = 10_000.0  # of the positions, over 2 pi tokens
 
@@ -113,7 +114,7 @@ class Block(nn.Module):
         batch, length, width = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, length, 3, self._heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(q, k, v)
+        mixed = attention(q, k, v)
         projected: Tensor = self.project(mixed.transpose(1, 2).reshape(batch, length, width))
         return projected
 

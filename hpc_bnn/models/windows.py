@@ -6,7 +6,8 @@ Source: Liu et al. 2021, arXiv:2103.14030, section 3.2 (shifted windows, relativ
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from hpc_bnn.models.attention import attention
 
 
 class Windows:
@@ -100,10 +101,12 @@ class WindowAttention(nn.Module):
         windows = self._windows
         x = windows.cut(windows.roll(tokens, -1))
         batch, count, length, width = x.shape
-        qkv = self.qkv(x).reshape(batch, count, length, 3, self._heads, -1)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(q.dtype))
-        mixed = mixed.transpose(2, 3).reshape(batch, count, length, width)
+        qkv = self.qkv(x).reshape(batch * count, length, 3, self._heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        bias = self._bias(q.dtype)
+        if len(bias) > 1:  # else one for all windows
+            bias = bias.repeat(batch, 1, 1, 1)
+        mixed = attention(q, k, v, bias).transpose(1, 2).reshape(batch, count, length, width)
         return windows.roll(windows.join(self.project(mixed)), +1)
 
     def _bias(self, dtype: torch.dtype) -> Tensor:

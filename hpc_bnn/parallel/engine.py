@@ -1,9 +1,9 @@
 """The contract of what moves tensors between ranks where they lie, on GPUs or on the host.
 
-An engine is one file: ``horovod`` and ``torch_dist``. What is written over this contract, the
-reduction of gradients (``reducer``) and the broadcast of parameters (``broadcast``), is written
-once, and gives the same answer over each. mpi4py starts the ranks, splits them into groups and
-carries messages of the host under all of them (``mpi_group``).
+An engine is a file, such as ``horovod`` or ``torch_dist``, and a line in ``engines.ENGINES``. What
+is written over this contract, the reduction of gradients (``reducer``) and the broadcast of
+parameters (``broadcast``), is written once and gives the same answer over each. mpi4py starts the
+ranks, splits them into groups and carries messages of the host under all of them (``mpi_group``).
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,6 @@ from torch import Tensor
 from hpc_bnn.group import Group, Reduction
 from hpc_bnn.parallel.grid import Grid
 
-EngineName = Literal["horovod", "torch"]
-EngineChoice = Literal["auto", "horovod", "torch"]
 GradientReduction = Literal["world", "two_stage"]
 Compression = Literal["none", "fp16", "bf16"]
 Axis = Literal["world", "samples", "data"]
@@ -82,13 +80,14 @@ class Engine(Protocol):
 
     Attributes
     ----------
-    name
-        As in ``grid.engine``.
+    name, title
+        As in ``grid.engine``, and in sentences.
     compressions
         What gradients may be compressed to.
     """
 
-    name: EngineName
+    name: str
+    title: str
     compressions: frozenset[Compression]
 
     def __init__(self, ranks: Ranks) -> None:
@@ -101,12 +100,18 @@ class Engine(Protocol):
         """
 
     @staticmethod
+    def is_installed() -> bool:
+        """Tell whether the engine is there at all, whatever it is good for; imports nothing."""
+
+    @staticmethod
     def missing(device: torch.device) -> str:
         """Return why several ranks cannot use the engine on this machine; empty: they can."""
 
     @staticmethod
     def describe() -> tuple[str, bool]:
-        """Return what the engine was built with, and whether that is enough for several ranks."""
+        """Return version and what it was built with of an engine that is installed, and whether
+        that is enough for several ranks.
+        """
 
     def all_reduce_async(self, x: Tensor, *, axis: Axis, name: str) -> Handle:
         """Collective: begin to overwrite contiguous ``x`` with its sum over the axis."""

@@ -3,20 +3,19 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 import torch
 
 from hpc_bnn.group import Group
-from hpc_bnn.parallel.engine import Engine, EngineChoice, EngineName
+from hpc_bnn.parallel.engine import Compression, Engine
 from hpc_bnn.parallel.horovod import HorovodEngine
 from hpc_bnn.parallel.launcher import LaunchError
 from hpc_bnn.parallel.torch_dist import TorchEngine
 
 log = logging.getLogger(__name__)
 
-# In the order of preference of ``auto``.
-ENGINES: dict[EngineName, type[Engine]] = {"horovod": HorovodEngine, "torch": TorchEngine}
+AUTO = "auto"  # the first of these that can be used
+ENGINES: dict[str, type[Engine]] = {"horovod": HorovodEngine, "torch": TorchEngine}
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,25 @@ class Wish:
     be used here, by its name; those that can are left out.
     """
 
-    engine: EngineChoice
+    engine: str
     device: str
-    missing: Mapping[EngineName, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
-def agree_on_engine(all_ranks: Group, engine: EngineChoice, device: torch.device) -> EngineName:
+def check_engine(engine: str, compression: Compression = "none") -> str | None:
+    """Return what is wrong with ``grid.engine``, or None."""
+    if engine != AUTO and engine not in ENGINES:
+        return f"grid.engine = {engine!r}: expected one of {', '.join([AUTO, *ENGINES])}"
+    if engine != AUTO and compression not in ENGINES[engine].compressions:
+        able = [name for name, other in ENGINES.items() if compression in other.compressions]
+        return (
+            f"train.compression = {compression}: {ENGINES[engine].title} cannot sum it; set "
+            f"grid.engine={' or '.join(able)}, or another compression"
+        )
+    return None
+
+
+def agree_on_engine(all_ranks: Group, engine: str, device: torch.device) -> str:
     """Collective: return the engine of all ranks.
 
     Raises
@@ -41,24 +53,29 @@ def agree_on_engine(all_ranks: Group, engine: EngineChoice, device: torch.device
     ValueError
         If there is no such engine.
     """
-    if engine not in get_args(EngineChoice):
-        expected = ", ".join(get_args(EngineChoice))
-        raise ValueError(f"grid.engine = {engine!r}: expected one of {expected}")
-    candidates = list(ENGINES) if engine == "auto" else [engine]
-    reasons = {name: ENGINES[name].missing(device) for name in candidates}
+    reasons = {name: ENGINES[name].missing(device) for name in _candidates(engine)}
     missing = {name: reason for name, reason in reasons.items() if reason}
     wishes = all_ranks.gather(Wish(engine, device.type, missing), name="engine")
     chosen = choose(wishes)
-    skipped = wishes[0].missing.get("horovod")
-    if engine == "auto" and chosen == "torch" and all_ranks.rank == 0:
-        log.info("gradients travel by torch.distributed: %s", skipped)
+    for name in _candidates(engine):
+        if name == chosen:
+            break
+        if ENGINES[name].is_installed() and all_ranks.rank == 0:
+            log.warning("%s moves gradients: %s", ENGINES[chosen].title, reasons[name])
     return chosen
 
 
-def choose(wishes: Sequence[Wish]) -> EngineName:
+def _candidates(engine: str) -> list[str]:
+    return list(ENGINES) if engine == AUTO else [name for name in ENGINES if name == engine]
+
+
+def choose(wishes: Sequence[Wish]) -> str:
     """Return the engine that the wishes of all ranks agree on; see ``agree_on_engine``."""
     first = wishes[0]
     for rank, wish in enumerate(wishes):
+        problem = check_engine(wish.engine)
+        if problem:
+            raise ValueError(problem)
         if wish.engine != first.engine:
             raise LaunchError(
                 f"grid.engine = {first.engine} on world rank 0 and {wish.engine} on world rank "
@@ -71,7 +88,7 @@ def choose(wishes: Sequence[Wish]) -> EngineName:
                 "where the GPUs are"
             )
     reasons = []
-    for name in list(ENGINES) if first.engine == "auto" else [first.engine]:
+    for name in _candidates(first.engine):
         without = [rank for rank, wish in enumerate(wishes) if name in wish.missing]
         if not without:
             return name
@@ -85,7 +102,7 @@ def choose(wishes: Sequence[Wish]) -> EngineName:
             )
         reasons.append(reason)
     others = [name for name in ENGINES if name != first.engine]
-    advice = "" if first.engine == "auto" else f", or set grid.engine={' or '.join(others)}"
+    advice = "" if first.engine == AUTO else f", or set grid.engine={' or '.join(others)}"
     raise LaunchError(
         f"grid.engine = {first.engine}: {len(wishes)} ranks need an engine: "
         f"{'; '.join(reasons)}{advice}"

@@ -6,6 +6,8 @@ Horovod refuses duplicate sets.
 """
 
 import os
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from hpc_bnn.group import Reduction
 from hpc_bnn.parallel.engine import Axis, Compression, Engine, Ranks
-from hpc_bnn.parallel.launcher import LaunchError
+from hpc_bnn.parallel.launcher import SHARED_GPU, LaunchError
 
 WARN_AFTER_S = 60
 BUILD = "build the environment with cmake (README, On your cluster)"
@@ -26,7 +28,7 @@ class HorovodEngine(Engine):
     collective that some rank never joined.
     """
 
-    name = "horovod"
+    name, title = "horovod", "Horovod"
     compressions = frozenset[Compression](("none", "fp16"))  # it knows no bfloat16
 
     def __init__(self, ranks: Ranks) -> None:
@@ -60,6 +62,10 @@ class HorovodEngine(Engine):
         self._sets: dict[Axis, Any] = {"world": whole, "samples": samples, "data": data}
 
     @staticmethod
+    def is_installed() -> bool:
+        return find_spec("horovod") is not None
+
+    @staticmethod
     def missing(device: torch.device) -> str:
         try:
             import horovod.torch as hvd
@@ -67,7 +73,7 @@ class HorovodEngine(Engine):
             return f"Horovod cannot be imported ({_one_line(error)}): {BUILD}"
         if not hvd.mpi_built():
             return f"Horovod was built without MPI: {BUILD}, or with HOROVOD_WITH_MPI=1"
-        if device.type == "cuda" and not hvd.nccl_built():
+        if device.type == "cuda" and SHARED_GPU not in os.environ and not hvd.nccl_built():
             return f"Horovod was built without NCCL: {BUILD}, or with HOROVOD_GPU_OPERATIONS=NCCL"
         return ""
 
@@ -79,7 +85,8 @@ class HorovodEngine(Engine):
             return f"cannot be imported ({_one_line(error)})", False
         nccl = hvd.nccl_built()
         mpi, gloo = ("yes" if built else "no" for built in (hvd.mpi_built(), hvd.gloo_built()))
-        return f"MPI {mpi}, NCCL {nccl or 'no'}, gloo {gloo}", bool(hvd.mpi_built())
+        built = f"{version('horovod')}, MPI {mpi}, NCCL {nccl or 'no'}, gloo {gloo}"
+        return built, bool(hvd.mpi_built())
 
     def all_reduce_async(self, x: Tensor, *, axis: Axis, name: str) -> "_Begun":
         hvd = self._hvd

@@ -23,6 +23,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # What the ranks of one start have in common.
 STEP = ("PMIX_NAMESPACE", "PMI_JOBID", "SLURM_JOB_ID", "SLURM_STEP_ID")
 PROCESS = "HPC_BNN_RANK_PROCESS"
+# Set by tests, to start several ranks where there is one GPU.
+SHARED_GPU = "HPC_BNN_SHARED_GPU"
 
 
 class LaunchError(RuntimeError):

@@ -98,8 +98,8 @@ class RankReducer:
         if compression not in engine.compressions:
             known = " or ".join(sorted(engine.compressions))
             raise ValueError(
-                f"train.compression = {compression}: the engine {engine.name} cannot sum it, "
-                f"expected {known}; or set grid.engine to one that can"
+                f"train.compression = {compression}: {engine.title} cannot sum it, expected "
+                f"{known}; or set grid.engine to one that can"
             )
         self._engine, self._passes, self._watchdog = engine, passes, watchdog
         self._data_ranks = data_ranks

@@ -20,7 +20,7 @@ from torch import Tensor
 from hpc_bnn.group import Group, RankError, Reduction
 from hpc_bnn.parallel.address import LOOPBACK, interface_of, own_address
 from hpc_bnn.parallel.engine import Axis, Compression, Engine, Ranks
-from hpc_bnn.parallel.launcher import LaunchError, machine_name
+from hpc_bnn.parallel.launcher import SHARED_GPU, LaunchError, machine_name
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ MONITOR = "TORCH_NCCL_ENABLE_MONITORING"
 class TorchEngine(Engine):
     """Collective: connect the ranks and make the process groups of the grid's axes."""
 
-    name = "torch"
+    name, title = "torch", "torch.distributed"
     compressions = frozenset[Compression](("none", "fp16", "bf16"))
 
     def __init__(self, ranks: Ranks) -> None:
@@ -52,23 +52,25 @@ class TorchEngine(Engine):
             everyone, lambda: store or _store(ranks, where), f"reach rank 0 at {at}"
         )
         groups = _together(everyone, lambda: _groups(ranks, reached), "connect with the others")
-        self._all_ranks, self._groups = everyone, groups
+        self._ranks, self._groups = ranks, groups
         atexit.register(_disconnect)
+
+    @staticmethod
+    def is_installed() -> bool:
+        return dist.is_available()
 
     @staticmethod
     def missing(device: torch.device) -> str:
         if not dist.is_available():
             return "this torch was built without torch.distributed: install another build of it"
-        if device.type == "cuda" and not dist.is_nccl_available():
-            return "this torch was built without NCCL: install one with it for GPUs"
-        if device.type == "cpu" and not dist.is_gloo_available():
-            return "this torch was built without gloo: install one with it for CPUs"
-        return ""
+        if _takes_nccl(device):
+            missing = "" if dist.is_nccl_available() else "NCCL"
+        else:
+            missing = "" if dist.is_gloo_available() else "gloo"
+        return missing and f"this torch was built without {missing}: install one that has it"
 
     @staticmethod
     def describe() -> tuple[str, bool]:
-        if not dist.is_available():
-            return "not built", False
         gloo = dist.is_gloo_available()
         built = ("yes" if one else "no" for one in (dist.is_nccl_available(), gloo))
         return "NCCL {}, gloo {}".format(*built), gloo or dist.is_nccl_available()
@@ -86,8 +88,9 @@ class TorchEngine(Engine):
     def all_gather(self, x: Tensor, *, axis: Axis, name: str) -> Tensor:
         group = self._groups[axis]
         out = x.new_empty((group.size() * x.shape[0], *x.shape[1:]))
-        work = dist.all_gather_into_tensor(out, x.contiguous(), group=group, async_op=True)
-        self._begun(work, name).wait()
+        # Newer releases have renamed it.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        self._begun(gather(out, x.contiguous(), group=group, async_op=True), name).wait()
         return out
 
     def all_to_all(self, x: Tensor, *, axis: Axis, name: str) -> Tensor:
@@ -98,12 +101,13 @@ class TorchEngine(Engine):
         return out
 
     def broadcast(self, x: Tensor, *, axis: Axis, name: str) -> None:
-        group = self._groups[axis]
-        work = dist.broadcast(x, group=group, group_src=0, async_op=True)
+        first = self._ranks.of(axis)[0]
+        work = dist.broadcast(x, src=first, group=self._groups[axis], async_op=True)
         self._begun(work, name).wait()
 
     def stop(self) -> None:
-        self._all_ranks.gather(None, name="end of torch.distributed")  # rank 0 leaves none behind
+        # Rank 0, where the others have met, leaves last.
+        self._ranks.all_ranks.gather(None, name="end of torch.distributed")
         _disconnect()
 
     def _begun(self, work: Any, name: str) -> "_Begun":
@@ -162,20 +166,20 @@ def _store(ranks: Ranks, where: tuple[str, int], *, listens_at: int | None = Non
 
 def _groups(ranks: Ranks, store: Any) -> dict[Axis, Any]:
     """Collective: connect the ranks; return the process groups of the axes of several ranks."""
-    on_gpu = ranks.device.type == "cuda"
-    if not on_gpu and "GLOO_SOCKET_IFNAME" not in os.environ:
+    nccl = _takes_nccl(ranks.device)
+    if not nccl and "GLOO_SOCKET_IFNAME" not in os.environ:
         # gloo would take what the name of the host resolves to, on Debian 127.0.1.1.
         interface = interface_of(_own_end(store.host))
         if interface:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
     limit = timedelta(seconds=MEET_S)
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
+        "nccl" if nccl else "gloo",
         store=store,
         rank=ranks.grid.world_rank,
         world_size=ranks.grid.world_size,
         timeout=limit,
-        device_id=ranks.device if on_gpu else None,
+        device_id=ranks.device if nccl else None,
     )
     groups: dict[Axis, Any] = {"world": dist.group.WORLD}
     axes: tuple[Axis, ...] = ("samples", "data")
@@ -189,6 +193,13 @@ def _groups(ranks: Ranks, store: Any) -> dict[Axis, Any]:
     for group in groups.values():
         dist.distributed_c10d._set_pg_timeout(FOR_EVER, group)
     return groups
+
+
+def _takes_nccl(device: torch.device) -> bool:
+    """Tell which library is used: NCCL takes one rank a GPU; gloo carries tensors of shared ones
+    through the host.
+    """
+    return device.type == "cuda" and SHARED_GPU not in os.environ
 
 
 def _own_end(host: str) -> str:

@@ -17,14 +17,13 @@ from hpc_bnn.parallel.engine import (
     Axis,
     Compression,
     Engine,
-    EngineChoice,
-    EngineName,
     GradientReduction,
     Ranks,
 )
 from hpc_bnn.parallel.engines import ENGINES, agree_on_engine
 from hpc_bnn.parallel.grid import Grid, Mode, choose_sample_ranks
 from hpc_bnn.parallel.launcher import (
+    SHARED_GPU,
     LaunchError,
     node_name,
     node_rank_of,
@@ -72,7 +71,7 @@ class World:
         return self.all_ranks
 
     @property
-    def engine_name(self) -> EngineName | None:
+    def engine_name(self) -> str | None:
         """As in ``grid.engine``; None on one rank, which needs none."""
         return None if self.engine is None else self.engine.name
 
@@ -136,7 +135,7 @@ def start(
     sample_ranks: int | Literal["auto"] = "auto",
     mode: Mode = "hybrid",
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    engine: EngineChoice = "auto",
+    engine: str = "auto",
     stall_timeout_s: float = 0.0,
 ) -> World:
     """Collective: split the ranks into the grid's axes, pick this rank's device, start the engine.
@@ -177,7 +176,9 @@ def start(
     own_device, uuid = all_ranks.together(
         lambda: _pick_device(device, node_rank, node.size), name="device"
     )
-    _refuse_shared_device(all_ranks.gather((nodes[rank], uuid), name="device uuids"))
+    devices = all_ranks.gather((nodes[rank], uuid), name="device uuids")
+    if SHARED_GPU not in os.environ:
+        _refuse_shared_device(devices)
     all_ranks.together(lambda: _use(own_device), name="device")
     if not isinstance(all_ranks, MPIGroup):
         return World(grid, own_device)

@@ -15,10 +15,10 @@ from statistics import median
 import torch
 
 from hpc_bnn.group import Group
-from hpc_bnn.parallel.engine import EngineChoice, EngineName
+from hpc_bnn.parallel.engines import ENGINES
 from hpc_bnn.parallel.world import World, start
 from hpc_bnn.study.machine import machine
-from hpc_bnn.study.software import AS_ROOT, TITLES, Finding, mpirun, probe, software
+from hpc_bnn.study.software import AS_ROOT, Finding, mpirun, probe, software
 from hpc_bnn.train.run.versions import versions
 
 # One exchange of so many bytes: the sum over ranks that came out, and the right one.
@@ -62,7 +62,7 @@ def exchange_of_two() -> list[Finding]:
             timeout=COLLECTIVE_TIMEOUT_S,
             env={**AS_ROOT, **os.environ} if os.geteuid() == 0 else None,
         )
-        for title in TITLES.values():
+        for title in (engine.title for engine in ENGINES.values()):
             lines = [line for line in done.stdout.splitlines() if f"{title}, world" in line]
             if not lines or not lines[0].startswith("ok"):
                 raise RuntimeError(_head_and_tail((done.stderr or done.stdout).strip()))
@@ -75,7 +75,7 @@ def exchange_of_two() -> list[Finding]:
     return [Finding(f"{what}, {title}", report) for title, report in reports.items()]
 
 
-def measure(all_ranks: Group, engine: EngineChoice) -> tuple[World, dict[int, float]]:
+def measure(all_ranks: Group, engine: str) -> tuple[World, dict[int, float]]:
     """Collective: time an engine's reduction over the world; return the seconds by number of bytes,
     of the slowest rank.
     """
@@ -93,14 +93,15 @@ def _exchanges(all_ranks: Group) -> list[Finding]:
     check their sums.
     """
     findings: list[Finding] = []
-    for engine, title in TITLES.items():
-        if engine == "horovod" and importlib.util.find_spec("horovod") is None:
+    for engine in ENGINES.values():
+        title = engine.title
+        if not engine.is_installed():
             findings.append(Finding(f"{title}, world", "skipped: not installed"))
             continue
         worlds: list[World] = []
 
-        def start_grid(engine: EngineName = engine, worlds: list[World] = worlds) -> str:
-            worlds.append(start(all_ranks, device="auto", engine=engine))
+        def start_grid(name: str = engine.name, worlds: list[World] = worlds) -> str:
+            worlds.append(start(all_ranks, device="auto", engine=name))
             grid = worlds[0].grid
             return f"{grid.sample_ranks} sample x {grid.data_ranks} data ranks, {worlds[0].device}"
 

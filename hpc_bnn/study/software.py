@@ -13,15 +13,13 @@ from pathlib import Path
 import torch
 
 from hpc_bnn.bayes.noise import Purpose, Stream, backend, words
-from hpc_bnn.parallel.engine import EngineName
+from hpc_bnn.parallel.engine import Engine
 from hpc_bnn.parallel.engines import ENGINES
 from hpc_bnn.parallel.mpi import library_version
 
 KNOWN_WORDS = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 MAPS = Path("/proc/self/maps")  # Linux: the libraries that this process has loaded
 VERSION_TIMEOUT_S = 30
-# What the engines are called here.
-TITLES: dict[EngineName, str] = {"horovod": "Horovod", "torch": "torch.distributed"}
 # Two harmless ranks may run as root, in a container; Open MPI 4 reads the first pair, 5 the second.
 AS_ROOT = {
     f"{layer}_ALLOW_RUN_AS_ROOT{suffix}": "1"
@@ -59,8 +57,7 @@ def software(versions: Mapping[str, str]) -> list[Finding]:
         _noise(torch.device("cpu")),
         *([_noise(torch.device("cuda"))] if torch.cuda.is_available() else []),
         _mpi(),
-        _horovod(versions),
-        _torch_distributed(),
+        *map(_engine, ENGINES.values()),
         loaded_once("MPI libraries loaded", r"libmpi(?:_cray|_gnu\w*)?\.so"),
         *([_nccl(versions)] if torch.cuda.is_available() else []),
         launcher(),
@@ -126,17 +123,11 @@ def _mpi() -> Finding:
     return Finding("MPI of mpi4py", version, good, "install an MPI library that mpi4py finds")
 
 
-def _horovod(versions: Mapping[str, str]) -> Finding:
-    if "horovod" not in versions:
-        return Finding("Horovod", "not installed: several ranks use torch.distributed")
-    built, good = ENGINES["horovod"].describe()
-    remedy = "rebuild it with HOROVOD_WITH_MPI=1 (cmake --build build)"
-    return Finding("Horovod", f"{versions['horovod']}, {built}", good, remedy)
-
-
-def _torch_distributed() -> Finding:
-    built, good = ENGINES["torch"].describe()
-    return Finding("torch.distributed", built, good, "install a torch with gloo, or with NCCL")
+def _engine(engine: type[Engine]) -> Finding:
+    if not engine.is_installed():
+        return Finding(engine.title, "not installed")
+    built, good = engine.describe()
+    return Finding(engine.title, built, good, engine.missing(torch.device("cpu")))
 
 
 def _nccl(versions: Mapping[str, str]) -> Finding:

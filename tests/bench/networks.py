@@ -65,15 +65,15 @@ class Block(nn.Module):
 class TransformerStack(nn.Module):
     """Blocks over a sequence of tokens, then logits of the mean token."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, *, features: int = 192, hidden: int = 768) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
-            *(Block(features=192, heads=3, hidden=768) for _ in range(depth))
+            *(Block(features=features, heads=3, hidden=hidden) for _ in range(depth))
         )
-        self.norm, self.head = nn.LayerNorm(192), nn.Linear(192, 10)
+        self.norm, self.head = nn.LayerNorm(features), nn.Linear(features, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, 10) for ``x`` (B, L, 192)."""
+        """Return logits (B, 10) for ``x`` (B, L, F)."""
         logits: Tensor = self.head(self.norm(self.blocks(x)).mean(dim=1))
         return logits
 
@@ -115,10 +115,43 @@ def swin(loss: Callable[[], Loss]) -> Task:
     )
 
 
+def narrow_mlp() -> Task:
+    """8-16-16-4, one example: a step takes as long as its calls do."""
+    return Task(
+        network=lambda: MLP((8,), (4,), hidden=(16, 16)),
+        loss=losses.gaussian_nll,
+        x=torch.randn(1, 8),
+        y=torch.randn(1, 4),
+    )
+
+
+def narrow_transformer() -> Task:
+    """Six blocks of 12 features, one example of four tokens."""
+    return Task(
+        network=lambda: TransformerStack(6, features=12, hidden=16),
+        loss=losses.categorical_nll,
+        x=torch.randn(1, 4, 12),
+        y=torch.randint(10, (1,)),
+    )
+
+
+def narrow_swin() -> Task:
+    """The SWIN transformer with tokens of 12 numbers, one example of two channels."""
+    return Task(
+        network=lambda: Swin((2, 32, 64), (2, 32, 64), width=12),
+        loss=losses.gaussian_nll,
+        x=torch.randn(1, 2, 32, 64),
+        y=torch.randn(1, 2, 32, 64),
+    )
+
+
 TASKS: dict[str, Callable[[], Task]] = {
     "mlp": mlp,
     "transformer-2": lambda: transformer(2),
     "transformer-6": lambda: transformer(6),
     "swin-nll": lambda: swin(losses.gaussian_nll),
     "swin-crps": lambda: swin(losses.almost_fair_crps),
+    "narrow-mlp": narrow_mlp,
+    "narrow-transformer": narrow_transformer,
+    "narrow-swin": narrow_swin,
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpc_bnn.bayes import Gaussian, LowRank, noise, noise_cpu, noise_reference
+from hpc_bnn.bayes import Gaussian, LowRank, noise, noise_reference
 from hpc_bnn.bayes.draw import signed_streams
 from hpc_bnn.bayes.noise import DRAW, NORMALS, PULL, WORDS, Key, Purpose, Stream
 
@@ -40,8 +40,9 @@ SHAPES = [(1024,), (7,), (30, 31), (), (1026,)]
 
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the interpreter draw what is on the CPU."""
-    monkeypatch.setattr(noise, "backend", lambda device: noise_triton)
+    """Where there is no GPU, let the interpreter draw what is on the CPU."""
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(noise, "backend", lambda device: noise_triton)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -159,6 +160,6 @@ def test_a_posterior_draws_and_weighs_all_tensors_as_the_cpu_does(
         return [value.detach().cpu() for value in values if value is not None]
 
     got = everything(DEVICE)
-    monkeypatch.setattr(noise, "backend", lambda device: noise_cpu)
+    monkeypatch.undo()
     for value, expected in zip(got, everything(torch.device("cpu")), strict=True):
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)

@@ -1,55 +1,84 @@
 #!/usr/bin/env bash
-# One visit to a machine with a GPU and without a network: runs tests/gpu and prints the figures.
+# One visit to a machine with a GPU and without a network: runs tests/gpu, then measures, and prints the
+# figures last. Ends by itself after eight minutes.
 #
-#   bash tests/gpu/visit.sh [WHEELS]      about three minutes; ends by itself after nine
+#   bash tests/gpu/visit.sh [--wheels DIR] [--out DIR] [--device cuda|cpu]
+#   bash tests/gpu/visit.sh --collect DIR [PACKAGE...]
 #
-# Needs Python >= 3.11 with its headers, a C compiler and the driver of the GPU; neither MPI nor Horovod: one
-# GPU, one process. WHEELS is a folder filled where there is a network, by the same Python on the same kind of
-# processor; the torch of PyPI is built for CUDA and brings its Triton:
+# The machine has one GPU with its driver, a C compiler, and a python3 >= 3.11 with its headers, torch for CUDA,
+# triton and pytest. What that python3 lacks comes along as wheels in DIR, which --collect fills where there is a
+# network: netCDF4, pydantic and what else is named, with what they need beyond torch; for PYTHON_OF_VISIT (3.12) on
+# x86-64.
 #
-#   python3 -m pip download -d WHEELS torch==2.13.0 numpy netCDF4 pydantic PyYAML matplotlib tqdm pytest \
-#     setuptools
-#
-# Without WHEELS the python3 on PATH must have all of these. Everything is left in a temporary folder that is
-# removed, but for the compiled C kernels, which stand beside their sources.
+#   --out DIR       where figures.json and the log of the tests are left (build/visit)
+#   --device cpu    a dry run: tests are collected, not run, and sizes are tiny
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-[[ ${VISIT_LIMITED-} ]] || VISIT_LIMITED=1 exec timeout --kill-after=10 540 bash tests/gpu/visit.sh "$@"
+
+seconds=480
+tests_seconds=230
+
+usage() {
+  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
+  exit 2
+}
+
+collect() {
+  local folder=$1 platforms=() version
+  shift
+  for version in 28 27 24 17; do platforms+=(--platform "manylinux_2_${version}_x86_64"); done
+  python3 -m pip --disable-pip-version-check download -q --only-binary=:all: \
+    --python-version "${PYTHON_OF_VISIT:-3.12}" --implementation cp "${platforms[@]}" \
+    --platform manylinux2014_x86_64 -d "$folder" netCDF4 pydantic "$@"
+  rm -f "$folder"/{numpy,certifi,typing_extensions}-*.whl # they would hide those that torch was installed with
+  du -shc "$folder"/*.whl
+}
+
+wheels='' out=$PWD/build/visit device=cuda
+while (($#)); do
+  case $1 in
+    --wheels) wheels=$(realpath "${2?--wheels DIR}") ;;
+    --out) out=$(realpath -m "${2?--out DIR}") ;;
+    --device) device=${2?--device cuda|cpu} ;;
+    --collect)
+      shift
+      (($#)) || usage
+      collect "$@"
+      exit
+      ;;
+    *) usage ;;
+  esac
+  shift 2 || usage
+done
+[[ $device == cuda || $device == cpu ]] || usage
+if [[ ! ${VISIT_LIMITED-} ]]; then
+  limited=(--out "$out" --device "$device")
+  [[ $wheels ]] && limited+=(--wheels "$wheels")
+  VISIT_LIMITED=1 exec timeout --kill-after=10 "$seconds" bash "${BASH_SOURCE[0]##*/../}" "${limited[@]}"
+fi
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-export PYTHONPATH=$PWD TRITON_CACHE_DIR=$folder/triton PYTHONDONTWRITEBYTECODE=1
-python=python3
-if (($#)); then
-  python3 -m venv "$folder/env"
-  python=$folder/env/bin/python
-  "$python" -m pip --disable-pip-version-check install -q --no-index --find-links "$1" \
-    torch numpy netCDF4 pydantic PyYAML matplotlib tqdm pytest setuptools
+mkdir -p "$out"
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} TRITON_CACHE_DIR=$folder/triton PYTHONDONTWRITEBYTECODE=1
+if [[ $wheels ]]; then
+  python3 -m pip --disable-pip-version-check install -q --no-index --no-deps --no-compile --target "$folder/site" \
+    "$wheels"/*.whl
+  PYTHONPATH=$PYTHONPATH:$folder/site
 fi
-"$python" setup.py -q build_ext --inplace --build-temp "$folder/build"
+python3 -c 'from hpc_bnn.bayes import noise_cpu' 2>/dev/null ||
+  python3 setup.py -q build_ext --inplace --build-temp "$folder/build"
 
-"$python" -m hpc_bnn doctor || true  # a machine without MPI is told of it
-status=0
-"$python" -m pytest -rs --durations=0 --durations-min=0.1 -p no:cacheprovider tests/gpu || status=$?
-
-"$python" - <<'END'
-import torch
-from hpc_bnn.bayes.noise import Purpose, Stream, normals
-
-COUNT, ROUNDS = 2**28, 10
-STREAM = Stream(seed=1, purpose=Purpose.WEIGHTS, step=2, sample=3)
-for name, fill in {
-    "keyed normals": lambda: normals(STREAM, (COUNT,), device="cuda"),
-    "torch.randn": lambda: torch.randn(COUNT, device="cuda"),
-}.items():
-    fill()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(ROUNDS):
-        fill()
-    end.record()
-    end.synchronize()
-    picoseconds = 1e9 * start.elapsed_time(end) / (ROUNDS * COUNT)
-    print(f"{torch.cuda.get_device_name()}: {name:14s} {picoseconds:6.2f} ps a number")
-END
+begin=$SECONDS status=0
+dry=()
+if [[ $device == cpu ]]; then
+  dry=(--collect-only -q)
+else
+  python3 -m hpc_bnn doctor || true # a machine without MPI is told of it
+fi
+timeout --kill-after=10 "$tests_seconds" python3 -m pytest -rs --durations=10 -p no:cacheprovider "${dry[@]}" \
+  --device "$device" tests/gpu 2>&1 | tee "$out/tests.log" || status=$?
+((status == 0)) || echo "tests/gpu: status $status" >&2
+left=$((seconds - 15 - (SECONDS - begin)))
+python3 tests/gpu/figures.py --device "$device" --out "$out" --seconds "$((left - 30))" || status=$?
 exit "$status"

@@ -9,6 +9,7 @@ others go on into their next exchange:
     horovod    Horovod is not installed on its node
     engine     it asks for another engine
     network    it reaches no port of rank 0
+    apart      it takes itself for a machine of its own, on a network of the one interface lo
     file       a file of its batch is gone at the fourth step
     step       its fourth step raises a user's error that names the rank
     bug        its fourth step raises an error that no user can mend
@@ -114,6 +115,14 @@ def unreachable(ranks: Any, where: tuple[str, int], **options: Any) -> Any:
     return store(ranks, (where[0], 1), **options)
 
 
+def apart() -> contextlib.ExitStack:
+    both = contextlib.ExitStack()
+    name = f"machine {RANK}"
+    both.enter_context(patch("hpc_bnn.parallel.torch_dist.machine_name", lambda: name))
+    both.enter_context(patch.dict(os.environ, {"NCCL_SOCKET_IFNAME": "lo"}))
+    return both
+
+
 def validating() -> None:
     print("validating", flush=True)
     time.sleep(1.0)
@@ -134,6 +143,7 @@ def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
         "network": lambda: patch.multiple(
             "hpc_bnn.parallel.torch_dist", MEET_S=1.0, _store=unreachable
         ),
+        "apart": apart,
         "file": lambda: before(Batches, "at", lambda: fail(GONE), call=4),
         "stuck": stuck,
         "disk": lambda: before(Metrics, "write", lambda: fail(FULL), call=3),

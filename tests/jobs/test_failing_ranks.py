@@ -37,7 +37,7 @@ def test_a_rank_that_never_comes(tmp_path: Path, loss: str) -> None:
     ended = run(SCRIPT, "sleep", loss, "5", ranks=2, cwd=tmp_path)
     assert ended.status == 86
     assert ended.seconds < SOON_S
-    where = "crps.members" if loss == "crps" else "loss"
+    where = "crps.members" if loss == "crps" else "batch sizes and gradients"
     said = (
         rf"rank 0 of 2 has waited 5 s in {where}: rank 1 \(.+\) has not come there, and not moved"
     )

@@ -53,15 +53,14 @@ def on_two_ranks(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The folder in which one job of two ranks has made several runs."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "crps.yaml").write_text(CRPS, encoding="utf-8")
+    torch = ("grid.engine=torch",)
     small = ("train.steps=2", "data.length=400", "data.history=24", "model.hidden=[8]")
     commands = [
         ("train", config, "--run", "2x1", *PRECISE, "grid.sample_ranks=2"),
         ("train", config, "--run", "1x2", *PRECISE, "grid.sample_ranks=1"),
-        *(
-            ("train", config, "--run", f"{s}x{2 // s}-torch", *PRECISE, f"grid.sample_ranks={s}")
-            + ("grid.engine=torch",)
-            for s in (1, 2)
-        ),
+        ("train", config, "--run", "2x1-torch", *PRECISE, "grid.sample_ranks=2", *torch),
+        ("fault", "apart", "0,1", "train", config, "--run", "1x2-torch")
+        + (*PRECISE, "grid.sample_ranks=1", *torch),
         ("train", "crps.yaml", "--run", "crps", "grid.sample_ranks=2", "train.reduction=two_stage"),
         ("train", config, "--run", "auto", "grid.mode=auto"),
         ("train", "mlp_series.yaml", "--run", "here/run", *small),

@@ -123,11 +123,11 @@ METHODS: dict[str, Method] = {
     ),
     "low rank": Method(
         lambda net: hb.LowRank(net, rank=3, initial_sigma=0.1, seed=SEED),
-        "log_sigma factor module exp_avg exp_avg_sq step",
+        "log_sigma columns unit module exp_avg exp_avg_sq step",
     ),
     "low rank antithetic": Method(
         lambda net: hb.LowRank(net, rank=2, prior_sigma="fan_in", antithetic=True, seed=SEED),
-        "log_sigma factor module exp_avg exp_avg_sq step",
+        "log_sigma columns unit module exp_avg exp_avg_sq step",
     ),
     "rank1": Method(
         lambda net: hb.Rank1(net, initial_sigma=0.1, antithetic=True, seed=SEED),

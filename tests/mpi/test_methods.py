@@ -7,6 +7,7 @@ snapshots, averages, losses, gradients, predictions. Members start bit for bit a
 
 import copy
 from collections.abc import Mapping
+from functools import cache
 
 import pytest
 import torch
@@ -40,10 +41,15 @@ OF_MEMBERS = [name for name, method in METHODS.items() if "rows" in method.saved
 TRAINED = "separable, several a pass"
 
 
-@pytest.fixture(scope="session")
-def references() -> dict[str, Course]:
-    """What becomes of each case on one rank."""
-    return alone(CASES, course)
+@cache
+def references(method: str) -> dict[str, Course]:
+    """Collective: return what becomes of the cases of a method on one rank."""
+    return alone([case for case in CASES if case.split(", ")[0] == method], course)
+
+
+def reference(case: str) -> Course:
+    """Collective: return what becomes of a case on one rank."""
+    return references(case.split(", ")[0])[case]
 
 
 def assert_same_tensors(
@@ -69,8 +75,8 @@ def assert_same_states(got: Checkpoint, expected: Checkpoint, rows: range) -> No
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_grid_gives_the_same(world: World, references: dict[str, Course], case: str) -> None:
-    expected, got = references[case], course(case, world)
+def test_every_grid_gives_the_same(world: World, case: str) -> None:
+    expected, got = reference(case), course(case, world)
     own, examples = world.grid.own_samples(K), world.grid.own_examples(BATCH)
     for name, tensor in expected.start.posterior.items():
         held = tensor[own.start : own.stop] if name in expected.start.per_sample else tensor
@@ -86,11 +92,9 @@ def test_every_grid_gives_the_same(world: World, references: dict[str, Course], 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_comparison_sees_all_that_a_method_is(
-    references: dict[str, Course], method: str
-) -> None:
+def test_the_comparison_sees_all_that_a_method_is(method: str) -> None:
     """Nothing that is compared is missing, constant, or the same with other options."""
-    cases = [references[case] for case in CASES if case.split(", ")[0] == method]
+    cases = list(references(method).values())
     for one in cases:
         kinds = by_kind(one.end).keys() - {"settings", "ema"}
         assert kinds | {"loss"} == {*METHODS[method].saved.split(), "loss"}
@@ -108,11 +112,9 @@ def test_the_comparison_sees_all_that_a_method_is(
 
 @pytest.mark.both_engines
 @pytest.mark.parametrize("method", OF_MEMBERS)
-def test_members_are_gathered_to_predict(
-    world: World, references: dict[str, Course], method: str
-) -> None:
+def test_members_are_gathered_to_predict(world: World, method: str) -> None:
     case, own = f"{method}, {TRAINED}", world.grid.own_samples(K)
-    run, expected = begin(case, world), references[case].predictions
+    expected, run = reference(case).predictions, begin(case, world)
     assert run.posterior.own_samples == own
     run.train(STEPS)
     if len(own) < K:

@@ -1,6 +1,7 @@
 """Gradients are summed over the sample axis and averaged over the data axis."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,47 @@ def test_sum_over_samples_mean_over_data(
         assert torch.allclose(
             weight.grad, torch.full((3,), expected_reduction(world, passes)).double(), rtol=1e-14
         )
+
+
+def test_engines_exchange_along_each_axis(world: World) -> None:
+    """As tensors on GPUs are, which MPI does not move."""
+    if world.engine is None:
+        pytest.skip("one rank exchanges nothing")
+    engine, grid = world.engine, world.grid
+    axes = {"world": range(grid.world_size), "samples": grid.sample_axis, "data": grid.data_axis}
+    for axis, ranks in axes.items():
+        if len(ranks) > 1:
+            mine = torch.tensor([[1.0 + grid.world_rank, 2.0]])
+            where: Any = {"axis": axis, "name": axis}
+            total, most = (engine.all_reduce(mine, reduction=r, **where) for r in ("sum", "max"))
+            assert total.tolist() == [[sum(ranks) + len(ranks), 2.0 * len(ranks)]]
+            assert most.tolist() == [[1.0 + max(ranks), 2.0]]
+            everyone = [[1.0 + rank, 2.0] for rank in ranks]
+            assert engine.all_gather(mine, **where).tolist() == everyone
+            blocks = torch.arange(float(len(ranks)))[:, None] + 10.0 * grid.world_rank
+            place = list(ranks).index(grid.world_rank)
+            got = engine.all_to_all(blocks, **where)
+            assert got.tolist() == [[place + 10.0 * rank] for rank in ranks]
+            engine.broadcast(mine, **where)
+            assert mine.tolist() == everyone[:1]
+
+
+def test_rows_are_averaged_along_the_data_axis_only(world: World) -> None:
+    rank = world.grid.world_rank
+    named = {name: nn.Parameter(torch.zeros(2, dtype=torch.float64)) for name in ("all", "own")}
+    reducer = world.reducer(named.items(), passes=1, reduction="two_stage", per_sample=["own"])
+    for _ in range(3):
+        for parameter in named.values():
+            parameter.grad = None
+        reducer.begin()
+        (sum(p.sum() for p in named.values()) * contribution(rank, 0)).backward()
+        reducer.wait()
+        column = sum(contribution(other, 0) for other in world.grid.data_axis)
+        for name, total in (("all", expected_reduction(world, 1)), ("own", column)):
+            share = total if name == "all" else total / world.grid.data_ranks
+            gradient = named[name].grad
+            assert gradient is not None
+            assert gradient.tolist() == pytest.approx([share] * 2, rel=1e-14)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -181,7 +223,7 @@ def test_half_precision_on_the_wire_is_close(
     recipe = Recipe("gaussian expected fixed", dtype=torch.float32, optimizer="sgd", steps=1)
     packed = replace(recipe, reduction=reduction, compression=compression)
     if world.engine is not None and compression not in world.engine.compressions:
-        with pytest.raises(ValueError, match=r"compression = bf16: the engine horovod cannot sum"):
+        with pytest.raises(ValueError, match=r"compression = bf16: Horovod cannot sum"):
             run(packed, world)
         return
     deviating = deviation(run(packed, world).gradients, run(recipe, world).gradients)

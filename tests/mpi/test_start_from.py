@@ -1,15 +1,20 @@
 """A run that starts from the weights of another one: the same on any grid, whatever wrote them."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from settings_run import alone as references
 
 from hpc_bnn.config import Settings
-from hpc_bnn.group import ALONE, Group, RankError
-from hpc_bnn.parallel.grid import divisors
-from hpc_bnn.parallel.world import start
+from hpc_bnn.group import Group, RankError
+from hpc_bnn.parallel.grid import Grid
+from hpc_bnn.parallel.mpi import connect
+from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
@@ -22,6 +27,7 @@ CONTENT: dict[str, Any] = {
     "data": {"name": "synthetic_series", "length": 300, "history": 12, "horizon": 4},
     "train": {"steps": 4, "batch_size": 12, "precision": "float64", "device": "cpu"},
 }
+SOLO = World(Grid(1, 1, 0), torch.device("cpu"))
 STILL = 1e-300  # a learning rate that moves nothing
 
 
@@ -32,90 +38,87 @@ def folder(all_ranks: Group, tmp_path: Path) -> Iterator[Path]:
 
 
 def run(
-    all_ranks: Group,
-    folder: Path,
-    *,
-    content: dict[str, Any] = CONTENT,
-    sample_ranks: int = 1,
-    **changes: Any,
+    world: World, folder: Path, *, content: dict[str, Any] = CONTENT, **changes: Any
 ) -> dict[str, Any]:
     settings = {**content, "train": {**content["train"], **changes}}
-    world = start(all_ranks, sample_ranks=sample_ranks, device="cpu")
-    try:
-        return train(Settings.model_validate(settings), world, RunFolder(folder))
-    finally:
-        world.stop()
+    return train(Settings.model_validate(settings), world, RunFolder(folder))
 
 
-def test_weights_of_another_run(all_ranks: Group, folder: Path) -> None:
-    first = run(all_ranks, folder / "first")
-    taken = str(folder / "first")
-    same = run(all_ranks, folder / "same", start_from=taken, lr=STILL, steps=1)
-    assert same["parameter_checksum"] == pytest.approx(first["parameter_checksum"], rel=1e-15)
-    file = str(folder / "first" / "checkpoints" / "step-00000004.pt")
-    expected = None
-    if all_ranks.rank == 0:
-        expected = run(ALONE, folder / "alone", start_from=taken, lr=0.01)
-    expected = all_ranks.broadcast(expected, name="expected")
-    assert expected is not None
-    assert expected["parameter_checksum"] != first["parameter_checksum"]
-    for ranks in divisors(all_ranks.size):
-        own = folder / f"{ranks}"
-        got = run(all_ranks, own, sample_ranks=ranks, start_from=file, lr=0.01)
-        assert got["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-10)
-        scale = expected["parameter_checksum"]["sum_of_squares"]
-        for key, value in expected["parameter_checksum"].items():
-            assert got["parameter_checksum"][key] == pytest.approx(value, abs=1e-10 * scale)
+OTHERS: dict[str, dict[str, Any]] = {
+    "dropout": {"name": "dropout", "samples": 12},
+    "ensemble": {"name": "ensemble", "samples": 12, "initial_spread": 0.05},
+    "swag": {"name": "swag", "samples": 12, "initial_spread": 0.05, "rank": 2, "start": 0},
+}
+LOSS = {"name": "gaussian_nll", "variance": "predicted"}
+CONTENTS = {"gaussian": CONTENT} | {
+    name: {**CONTENT, "posterior": posterior, "loss": LOSS} for name, posterior in OTHERS.items()
+}
 
 
-@pytest.mark.parametrize(
-    "posterior",
-    [
-        {"name": "dropout", "samples": 12},
-        {"name": "ensemble", "samples": 12, "initial_spread": 0.05},
-        {"name": "swag", "samples": 12, "initial_spread": 0.05, "rank": 2, "start": 0},
-    ],
-    ids=lambda posterior: str(posterior["name"]),
-)
-def test_weights_of_another_method(
-    all_ranks: Group, folder: Path, posterior: dict[str, Any]
+@pytest.fixture(scope="session")
+def first() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder of a run that others start from, made by one rank, and its summary."""
+    ranks = connect()
+    path = Path(ranks.on_first(lambda: tempfile.mkdtemp(), name="first"))
+    yield path, ranks.on_first(lambda: run(SOLO, path / "first"), name="first")
+    ranks.gather(None, name="done")
+    ranks.on_first(lambda: shutil.rmtree(path), name="first")
+
+
+@pytest.fixture(scope="session")
+def alone(first: tuple[Path, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The summary of each run on one rank that starts from it, and from its own weights."""
+    path, _ = first
+
+    def make(name: str, world: World) -> dict[str, Any]:
+        options: dict[str, Any] = {"content": CONTENTS[name], "lr": 0.01}
+        anew = run(world, path / f"{name} anew", **options)
+        started = run(world, path / name, start_from=str(path / "first"), **options)
+        return started | {"anew": anew["final_loss"]}
+
+    return references(CONTENTS, make)
+
+
+def test_weights_of_the_same_method(
+    world: World, folder: Path, first: tuple[Path, dict[str, Any]]
 ) -> None:
-    run(all_ranks, folder / "first")
-    loss = {"name": "gaussian_nll", "variance": "predicted"}
-    content = {**CONTENT, "posterior": posterior, "loss": loss}
-    options: dict[str, Any] = {"content": content, "start_from": str(folder / "first"), "lr": 0.01}
-    expected = None
-    if all_ranks.rank == 0:
-        expected = run(ALONE, folder / "alone", **options)
-        anew = run(ALONE, folder / "anew", **{**options, "start_from": ""})
-        assert anew["final_loss"] != pytest.approx(expected["final_loss"], rel=1e-4)
-    expected = all_ranks.broadcast(expected, name="expected")
-    assert expected is not None
-    for ranks in divisors(all_ranks.size):
-        got = run(all_ranks, folder / f"{ranks}", sample_ranks=ranks, **options)
-        assert got["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-10)
-        scale = expected["parameter_checksum"]["sum_of_squares"]
-        for key, value in expected["parameter_checksum"].items():
-            assert got["parameter_checksum"][key] == pytest.approx(value, abs=1e-10 * scale)
+    path, summary = first
+    same = run(world, folder / "same", start_from=str(path / "first"), lr=STILL, steps=1)
+    assert same["parameter_checksum"] == pytest.approx(summary["parameter_checksum"], rel=1e-15)
 
 
-def test_nothing_to_start_from(all_ranks: Group, folder: Path) -> None:
-    expected = CheckpointError if all_ranks.rank == 0 else RankError
+@pytest.mark.parametrize("name", CONTENTS)
+def test_weights_of_another_run(
+    world: World,
+    folder: Path,
+    first: tuple[Path, dict[str, Any]],
+    alone: dict[str, dict[str, Any]],
+    name: str,
+) -> None:
+    """Given by their folder on one rank, by their file on all."""
+    path, summary = first
+    file, expected = path / "first" / "checkpoints" / "step-00000004.pt", alone[name]
+    got = run(world, folder / "run", content=CONTENTS[name], start_from=str(file), lr=0.01)
+    assert expected["parameter_checksum"] != summary["parameter_checksum"]
+    assert expected["anew"] != pytest.approx(expected["final_loss"], rel=1e-4)
+    assert got["final_loss"] == pytest.approx(expected["final_loss"], rel=1e-10)
+    scale = expected["parameter_checksum"]["sum_of_squares"]
+    for key, value in expected["parameter_checksum"].items():
+        assert got["parameter_checksum"][key] == pytest.approx(value, abs=1e-10 * scale)
+
+
+def test_nothing_to_start_from(world: World, folder: Path) -> None:
+    expected = CheckpointError if world.is_first else RankError
     with pytest.raises(expected, match=r"train\.start_from = .*missing: .*checkpoint file"):
-        run(all_ranks, folder / "run", start_from=str(folder / "missing"))
-    run(all_ranks, folder / "other", steps=1)
-    settings = {**CONTENT, "model": {"name": "mlp", "hidden": [9]}}
-    settings["train"] = {**CONTENT["train"], "start_from": str(folder / "other")}
-    world = start(all_ranks, sample_ranks=1, device="cpu")
-    try:
-        with pytest.raises(
-            CheckpointError, match=r"step-00000001\.pt: checkpoint of another model: post"
-        ):
-            train(Settings.model_validate(settings), world, RunFolder(folder / "wide"))
-    finally:
-        world.stop()
+        run(world, folder / "run", start_from=str(folder / "missing"))
+    run(world, folder / "other", steps=1)
+    wide = {**CONTENT, "model": {"name": "mlp", "hidden": [9]}}
+    with pytest.raises(
+        CheckpointError, match=r"step-00000001\.pt: checkpoint of another model: post"
+    ):
+        run(world, folder / "wide", content=wide, start_from=str(folder / "other"))
     # So that the folder can be used with settings that were mended.
-    left = all_ranks.on_first(
+    left = world.all_ranks.on_first(
         lambda: [path for path in folder.rglob("config.yaml") if path.parent.name != "other"],
         name="what is left",
     )

@@ -23,6 +23,7 @@ from torch import nn
 
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Source
+from hpc_bnn.parallel.bucket import MOST_BYTES
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.plan.traced import Validation, step_bytes, validation_bytes
 from hpc_bnn.train.run.build import build
@@ -30,7 +31,6 @@ from hpc_bnn.train.run.optimizers import STATE
 
 AHEAD = 4  # batches at a time: one in use, two ready, one being read
 ON_GPU = 3  # one in use, one ready, one being copied
-FUSION_BYTES = 128 << 20  # Horovod's largest buffer, HOROVOD_FUSION_THRESHOLD
 GIB = 1 << 30
 NO_VALIDATION = Validation(0, 0, 0)
 # MiB as --mem and --mem-per-cpu leave them; the CPUs are those of the job on this node.
@@ -49,8 +49,8 @@ class Estimate:
 
     process: before there is a network. parameters: means, log sigmas, the rest of the network.
     optimizer: its state, ``moments`` numbers for each trained one. step: gradients, drawn weights,
-    activations, work space. batch: inputs and targets of one step. exchange: the buffer of
-    gradients on their way. lost: between tensors, on CPUs. validation: in place of the step, beside
+    activations, work space. batch: inputs and targets of one step. exchange: what gradients take
+    twice on their way. lost: between tensors, on CPUs. validation: in place of the step, beside
     the last gradients. ema: the moving average of the weights.
     """
 
@@ -96,6 +96,15 @@ class Estimate:
         return self.optimizer // self.moments
 
 
+def _exchange_bytes(trained: int, settings: Settings) -> int:
+    """Return what gradients take beside themselves: they move into their bucket, of which one is
+    open at a time; what is compressed is there twice.
+    """
+    if settings.train.compression != "none":
+        return trained // 2
+    return min(trained, MOST_BYTES)
+
+
 def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
     """Return the memory of a rank of ``grid`` that trains as the settings say."""
     _load_libraries()
@@ -120,7 +129,7 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
         optimizer=moments * trained,
         step=step,
         batch=one * len(grid.own_examples(settings.train.batch_size)),
-        exchange=min(trained, FUSION_BYTES) if grid.world_size > 1 else 0,
+        exchange=_exchange_bytes(trained, settings) if grid.world_size > 1 else 0,
         lost=step // LOST if _loses(os.environ) else 0,
         validation=validation,
         ema=averages if settings.train.ema else 0,

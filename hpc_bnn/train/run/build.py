@@ -27,6 +27,7 @@ from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
+from hpc_bnn.parallel.engines import check_engine
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
 from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
@@ -74,7 +75,8 @@ def check_choices(settings: Settings, origin: str) -> None:
     SettingsError
         With every error, each starting with ``origin``, the settings file.
     """
-    problems: list[str] = []
+    wrong_engine = check_engine(settings.grid.engine, settings.train.compression)
+    problems: list[str] = [wrong_engine] if wrong_engine else []
     data_sets = {name: data_set(name) for name in DATA_SETS if name == settings.data.name}
     sections: tuple[tuple[str, Choice, Mapping[str, Any], tuple[str, ...]], ...] = (
         ("posterior", settings.posterior, POSTERIORS, GIVEN_TO_POSTERIORS),

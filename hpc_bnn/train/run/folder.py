@@ -62,10 +62,15 @@ class RunFolder:
             raise SettingsError([f"{self.config}: {what}: it is not overwritten; {advice}"])
         require_lock_file(self.lock)
         if self.config.is_file():
+            differences = difference(resolved(self.settings()), resolved(settings))
+            # Where another method was chosen, its options tell nothing more.
+            others = {key.removesuffix(".name") for key in differences if key.endswith(".name")}
             changed = {
                 key: values
-                for key, values in difference(resolved(self.settings()), resolved(settings)).items()
-                if key not in RESUMABLE and not key.startswith(RESUMABLE_PREFIXES)
+                for key, values in differences.items()
+                if key not in RESUMABLE
+                and not key.startswith(RESUMABLE_PREFIXES)
+                and (key.endswith(".name") or key.rpartition(".")[0] not in others)
             }
             if changed:
                 raise SettingsError(

@@ -152,11 +152,22 @@ def test_recomputed_blocks_use_the_drawn_weights() -> None:
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-14, msg=name)
 
 
-def test_several_samples_in_one_pass_equal_one_at_a_time() -> None:
-    posterior, x = Gaussian(swin(16, 32, window=(2, 4))), fields(16, 32, batch=2)
+@pytest.mark.filterwarnings("error:There is a performance drop")
+@pytest.mark.parametrize("options", [{}, {"periodic": False}])
+def test_several_samples_in_one_pass_equal_one_at_a_time(options: dict[str, bool]) -> None:
+    """Outputs without gradients, for which torch has other kernels, and with; gradients."""
+    posterior = Gaussian(swin(16, 32, window=(2, 4), **options), random=["*"])
+    x = fields(16, 32, batch=2)
+    with torch.no_grad():
+        predicted = posterior(x, posterior.key(0, [0, 1, 2]))
     together = posterior(x, posterior.key(0, [0, 1, 2]))
     alone = torch.cat([posterior(x, posterior.key(0, [s])) for s in range(3)])
-    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    for outputs in (predicted, together):
+        torch.testing.assert_close(outputs, alone, rtol=1e-12, atol=1e-12)
+    parameters = list(posterior.parameters())
+    got = torch.autograd.grad(together.square().sum(), parameters)
+    expected = torch.autograd.grad(alone.square().sum(), parameters)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_norms_and_position_tables_stay_deterministic() -> None:

@@ -112,8 +112,8 @@ def test_output_shapes(output_shape: tuple[int, ...]) -> None:
     assert network(torch.zeros(3, 1, 4, 4)).shape == (3, *output_shape)
 
 
-# Torch loops over the samples in attention where a CPU lacks a batched kernel: as fast as batched.
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
+# As torch says where vmap runs one sample after the other.
+@pytest.mark.filterwarnings("error:There is a performance drop")
 def test_samples_in_one_pass_equal_one_at_a_time() -> None:
     """Outputs and gradients under drawn weights, with one view of the batch a sample."""
     posterior, x = Gaussian(vit(patch=4), initial_sigma=0.05), images(3, 2, 3, 8, 12)

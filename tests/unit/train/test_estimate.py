@@ -105,7 +105,7 @@ def test_more_ranks_need_less_each_and_a_buffer_for_exchanges() -> None:
     one = estimate(settings, source, Grid(1, 1, 0))
     four = estimate(settings, source, Grid(2, 2, 0))
     assert one.exchange == 0
-    assert four.exchange == one.optimizer // 2, "the gradients are one fused message"
+    assert four.exchange == one.optimizer // 2, "the gradients are one bucket"
     assert four.batch == one.batch // 2
     assert one.step > four.step > 0
     parts = build(settings, source)

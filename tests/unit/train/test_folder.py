@@ -140,6 +140,19 @@ ALLOWED = {
 }
 
 
+def test_a_run_of_another_method_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Its options are those of another thing, so they are not compared."""
+    folder = RunFolder(tmp_path)
+    prepare(folder, settings("train.steps=40"), resume=False)
+    other = settings("train.steps=40", "posterior.name=swag", "posterior.rank=2", "seed=2")
+    with pytest.raises(SettingsError) as refused:
+        folder.check(other, resume=True)
+    text = [str(problem) for problem in refused.value.problems]
+    assert len(text) == 2, text
+    assert "seed = 1 in the run of this folder, now 2" in text[0]
+    assert "posterior.name = 'gaussian' in the run of this folder, now 'swag'" in text[1]
+
+
 def test_every_resumable_key_is_tested() -> None:
     tested = {key for key in ALLOWED if not key.startswith("grid.")}
     assert tested | {"data.stale"} >= RESUMABLE

@@ -28,6 +28,8 @@ from hpc_bnn.data.augment import CropFlip, Shift
 from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.models.mlp import MLP
+from hpc_bnn.models.swin import Swin
+from hpc_bnn.models.vit import ViT
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
@@ -202,6 +204,18 @@ def test_augmentation_and_dropout(augment: Any) -> None:
     step = step_of(made, bayes.Gaussian(network), augment=augment, views="per_sample")
     x, y = torch.randn(3, 2, 4, 4), torch.tensor([0, 2, 1])
     assert_one(asked(step, lambda k: (x, y)))
+
+
+@pytest.mark.parametrize("kind", ["swin", "vit"])
+def test_models(kind: str) -> None:
+    made = losses.gaussian_nll() if kind == "swin" else losses.categorical_nll()
+    x, y = torch.randn(2, 2, 16, 32), torch.randn(2, 2, 16, 32)
+    network: nn.Module = Swin((2, 16, 32), (2, 16, 32), width=8, depths=(2, 2, 2, 2))
+    if kind == "vit":
+        x, y = torch.randn(2, 3, 8, 8), torch.tensor([0, 2])
+        network = ViT((3, 8, 8), (3,), patch=4, width=8, depth=2, heads=2)
+    step = step_of(made, bayes.Gaussian(network), samples=2, check=False)
+    assert_one(asked(step, lambda k: (x, y), at=1))
 
 
 @pytest.mark.parametrize("loss", [losses.gaussian_nll, losses.fair_crps])
