@@ -197,13 +197,13 @@ def draw(
     if not out.numel():
         return
     rows = [mus] if isinstance(mus, Tensor) else mus
-    mu_pitch = mus.stride(0) if isinstance(mus, Tensor) else 0
+    mu_pitch = _pitch(mus) if isinstance(mus, Tensor) else 0
     pieces = Pieces(offset, log_sigmas, rows)
     with torch.cuda.device_of(out):
         for name in _runs(key, antithetic=antithetic):
             draw_kernel[(pieces.programs,)](
                 *(out, out if keep is None else keep, pieces.other_base, pieces.base),
-                *(pieces.table, pieces.per_line, *name, offset, mu_pitch, out.stride(0)),
+                *(pieces.table, pieces.per_line, *name, offset, mu_pitch, _pitch(out)),
                 KEEP=keep is not None,
             )
 
@@ -229,10 +229,15 @@ def pull(
             parts.append(torch.empty_like(out) if parts else out)
             pull_kernel[(pieces.programs,)](
                 *(parts[-1], pieces.other_base, pieces.base, pieces.table, pieces.per_line),
-                *(*name, offset, grad.stride(0)),
+                *(*name, offset, _pitch(grad)),
             )
     for part in parts[1:]:
         out += part
+
+
+def _pitch(rows: Tensor) -> int:
+    """Return how far rows (S, N) lie apart; 0 for a single one, which is aligned as it begins."""
+    return rows.stride(0) if len(rows) > 1 else 0
 
 
 def _runs(key: Key, *, antithetic: bool) -> Iterator[tuple[int, ...]]:

@@ -91,7 +91,8 @@ def _sum_of_squares(x: Tensor) -> Tensor:
     """Return the sum in float64 of sums over short rows, on CPUs in pieces that fit the cache."""
     flat = x.flatten()
     whole, rest = flat.split_with_sizes([flat.numel() // ROW * ROW, flat.numel() % ROW])
-    pieces = whole.split(CACHED if x.device.type == "cpu" else max(whole.numel(), 1))
+    size = CACHED if x.device.type == "cpu" else max(whole.numel(), 1)
+    pieces = torch.split(whole, size)
     sums = torch.cat([(piece * piece).view(-1, ROW).sum(1) for piece in pieces])
     return sums.sum(dtype=torch.float64) + rest.double().square().sum()
 

@@ -104,24 +104,47 @@ class NoDevice:
 
 
 class Recorded:
-    """A kernel that is not launched: what would make a variant of it is kept."""
+    """A kernel that is not launched: what would make a variant of it is kept, and what it was given
+    last, by name.
+    """
 
     def __init__(self, kernel: triton.JITFunction) -> None:
         self._bind = kernel.create_binder()[-1]
         self.variants: set[str] = set()
+        self.given: dict[str, object] = {}
 
     def __getitem__(self, _grid: tuple[int, ...]) -> Callable[..., None]:
-        return lambda *given, **constants: self.variants.add(
-            str(self._bind(*given, **constants)[1])
-        )
+        return self._launch
+
+    def _launch(self, *given: object, **constants: object) -> None:
+        self.given, kinds, _ = self._bind(*given, **constants)
+        self.variants.add(str(kinds))
 
 
-def test_neither_values_nor_alignment_make_a_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorded]:
     monkeypatch.setattr(driver, "_active", NoDevice())
-    kernels = {kernel.fn.__name__: Recorded(kernel) for kernel, _ in VARIANTS.values()}
-    for name, kernel in kernels.items():
+    recorded = {kernel.fn.__name__: Recorded(kernel) for kernel, _ in VARIANTS.values()}
+    for name, kernel in recorded.items():
         module = noise_triton if hasattr(noise_triton, name) else kl_triton
         monkeypatch.setattr(module, name, kernel)
+    return recorded
+
+
+def test_a_single_row_is_aligned_whatever_its_length(kernels: dict[str, Recorded]) -> None:
+    """Its distance to the next one, which there is not, keeps no piece from vectors."""
+    mu, log_sigma, out = (torch.zeros(1, 10) for _ in range(3))
+    for samples, pitch in (((5,), 0), ((5, 6), 10)):
+        rows = [tensor.expand(len(samples), 10).contiguous() for tensor in (out, mu)]
+        key = Key(1, 2, samples)
+        noise_triton.draw(*rows, [log_sigma[0]], key, 0, antithetic=False)
+        given = kernels["draw_kernel"].given
+        assert (given["pitch"], given["mu_pitch"]) == (pitch, pitch)
+        noise_triton.pull(out[0], rows[1], [log_sigma[0]], key, 0, antithetic=False)
+        assert kernels["pull_kernel"].given["pitch"] == pitch
+
+
+def test_neither_values_nor_alignment_make_a_variant(kernels: dict[str, Recorded]) -> None:
     for seed, step, sample, offset, count, before in (
         (0, 0, 0, 0, 4, 0),
         (1, 1, 1, 1, 1, 1),

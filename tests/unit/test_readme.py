@@ -1,4 +1,6 @@
-"""What README.md and the guide say of the library: names, files and commands are there."""
+"""What README.md and the guide say of the library: names, files, commands and settings are
+there.
+"""
 
 import ast
 import importlib
@@ -7,26 +9,41 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 import hpc_bnn
 from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.cli.arguments import parse
+from hpc_bnn.config import CONFIGS, load_settings
+from hpc_bnn.study.study_file import Study
+from hpc_bnn.train.run.build import check_choices
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("hpc_bnn/guide/*.md")}
+TEXT = "\n".join([README, *GUIDE.values()])
+
+
+def blocks(language: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)))
+
+
 COMMANDS = [
     line.partition("#")[0].strip()
-    for page in (TEXT, *GUIDE.values())
-    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    for block in blocks("bash")
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("hpc-bnn ")
 ]
+LINKS = [
+    (page, link)
+    for page, text in {"README.md": README, **GUIDE}.items()
+    for link in re.findall(r"\]\(([^)#:]+)\)", text)
+]
+BASE = {"digits": "vit_digits.yaml", "series": "mlp_series.yaml", "era5": "demo.yaml"}
 PATHS = sorted(set(re.findall(r"(?:hpc_bnn|tests|modules/cmake)/[\w/]+(?:\.\w+)?", TEXT)))
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", blocks("python"))
 def test_what_is_imported_and_used_of_the_package_is_there(block: str) -> None:
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.ImportFrom):
@@ -55,6 +72,28 @@ def test_the_guide_has_a_section_for_each_posterior() -> None:
     assert sorted(", ".join(headings).split(", ")) == sorted(POSTERIORS)
     classes = re.findall(r"`hb\.(\w+)`", page.partition("## Which one")[0])
     assert sorted(classes) == sorted(method.__name__ for method in POSTERIORS.values())
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_settings_that_are_shown_can_be_used(block: str, tmp_path: Path) -> None:
+    content = yaml.safe_load(block)
+    if "kinds" in content:
+        Study.model_validate(content)
+        return
+    base = yaml.safe_load((CONFIGS / BASE[content["data"]["name"]]).read_text())
+    (tmp_path / "shown.yaml").write_text(yaml.safe_dump(base | content))
+    check_choices(load_settings(tmp_path / "shown.yaml"), "shown.yaml")
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_links_lead_to_files(page: str, link: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "hpc_bnn" / "guide"
+    assert (folder / link).is_file()
+
+
+def test_readme_is_short_and_names_every_page() -> None:
+    assert len(README.splitlines()) <= 180
+    assert set(GUIDE) <= {Path(link).name for page, link in LINKS if page == "README.md"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

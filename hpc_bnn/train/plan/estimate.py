@@ -173,7 +173,7 @@ def told(found: Estimate, settings: Settings, grid: Grid, *, gpu: bool) -> list[
     return [
         *lines,
         f"  process without a network          {_size(found.process)}",
-        f"  lost by malloc (see the README)    {_size(found.lost)}",
+        f"  lost by malloc (help results)      {_size(found.lost)}",
         f"  in all                             {_size(found.cpu_bytes)}",
     ]
 
