@@ -1,7 +1,9 @@
 """A visit on a CPU: the script runs from end to end, prints its tables last and leaves files."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,12 @@ SCRIPT = Path(__file__).parent / "visit.sh"
 
 def visit(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, timeout=400, check=False
+        ["bash", str(SCRIPT), *arguments],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
     )
 
 

@@ -5,6 +5,8 @@
 #   bash tests/gpu/visit.sh [--wheels DIR] [--out DIR] [--device cuda|cpu]
 #   bash tests/gpu/visit.sh --collect DIR [PACKAGE...]
 #
+# PYTHON names another python3.
+#
 # The machine has one GPU with its driver, a C compiler, and a python3 >= 3.11 with its headers, torch for CUDA,
 # triton and pytest. What that python3 lacks comes along as wheels in DIR, which --collect fills where there is a
 # network: netCDF4, pydantic and what else is named, with what they need beyond torch; for PYTHON_OF_VISIT (3.12) on
@@ -15,6 +17,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+python=${PYTHON:-python3}
 seconds=480
 tests_seconds=230
 
@@ -27,7 +30,7 @@ collect() {
   local folder=$1 platforms=() version
   shift
   for version in 28 27 24 17; do platforms+=(--platform "manylinux_2_${version}_x86_64"); done
-  python3 -m pip --disable-pip-version-check download -q --only-binary=:all: \
+  "$python" -m pip --disable-pip-version-check download -q --only-binary=:all: \
     --python-version "${PYTHON_OF_VISIT:-3.12}" --implementation cp "${platforms[@]}" \
     --platform manylinux2014_x86_64 -d "$folder" netCDF4 pydantic "$@"
   rm -f "$folder"/{numpy,certifi,typing_extensions}-*.whl # they would hide those that torch was installed with
@@ -62,23 +65,23 @@ trap 'rm -rf "$folder"' EXIT
 mkdir -p "$out"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} TRITON_CACHE_DIR=$folder/triton PYTHONDONTWRITEBYTECODE=1
 if [[ $wheels ]]; then
-  python3 -m pip --disable-pip-version-check install -q --no-index --no-deps --no-compile --target "$folder/site" \
+  "$python" -m pip --disable-pip-version-check install -q --no-index --no-deps --no-compile --target "$folder/site" \
     "$wheels"/*.whl
   PYTHONPATH=$PYTHONPATH:$folder/site
 fi
-python3 -c 'from hpc_bnn.bayes import noise_cpu' 2>/dev/null ||
-  python3 setup.py -q build_ext --inplace --build-temp "$folder/build"
+"$python" -c 'from hpc_bnn.bayes import noise_cpu' 2>/dev/null ||
+  "$python" setup.py -q build_ext --inplace --build-temp "$folder/build"
 
 begin=$SECONDS status=0
 dry=()
 if [[ $device == cpu ]]; then
   dry=(--collect-only -q)
 else
-  python3 -m hpc_bnn doctor || true # a machine without MPI is told of it
+  "$python" -m hpc_bnn doctor || true # a machine without MPI is told of it
 fi
-timeout --kill-after=10 "$tests_seconds" python3 -m pytest -rs --durations=10 -p no:cacheprovider "${dry[@]}" \
+timeout --kill-after=10 "$tests_seconds" "$python" -m pytest -rs --durations=10 -p no:cacheprovider "${dry[@]}" \
   --device "$device" tests/gpu 2>&1 | tee "$out/tests.log" || status=$?
 ((status == 0)) || echo "tests/gpu: status $status" >&2
 left=$((seconds - 15 - (SECONDS - begin)))
-python3 tests/gpu/figures.py --device "$device" --out "$out" --seconds "$((left - 30))" || status=$?
+"$python" tests/gpu/figures.py --device "$device" --out "$out" --seconds "$((left - 30))" || status=$?
 exit "$status"
