@@ -26,11 +26,12 @@ def help_command(options: argparse.Namespace, _: Group) -> tuple[list[str], int]
             f"{options.page}: there is no such page; expected one of {', '.join(pages)}"
             f"{nearest(options.page, pages)}"
         )
-    text = pages[options.page].read_text(encoding="utf-8")
+    lines = pages[options.page].read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if not line.startswith("![")]  # a terminal shows no pictures
     if sys.stdout.isatty():
-        pydoc.pager(text)
+        pydoc.pager("\n".join(lines))
         return [], 0
-    return text.splitlines(), 0
+    return lines, 0
 
 
 def title(path: Path) -> str:

@@ -5,11 +5,12 @@ import json
 import shutil
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.config import Choice, Settings
-from hpc_bnn.config.describe import Key, option_keys, own_keys, summary
+from hpc_bnn.config.describe import Key, option_keys, own_key, own_keys, summary
 from hpc_bnn.config.options import nearest
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, data_set
 from hpc_bnn.group import Group
@@ -89,6 +90,9 @@ def _overview(width: int) -> Iterator[str]:
         if issubclass(section, Choice):
             text += f" name: {' | '.join(choices()[name][0])}"
         yield from _row(name, text, width)
+        if name == "data":
+            names = " | ".join(AUGMENTATIONS)
+            yield from _row("data.transform", f"Augmentation. name: {names}", width)
     yield ""
     yield "Such as: hpc-bnn settings train; hpc-bnn settings posterior.ensemble"
 
@@ -96,6 +100,9 @@ def _overview(width: int) -> Iterator[str]:
 def _of(name: str, width: int) -> Iterator[str]:
     """Yield all about ``SECTION``, ``SECTION.CHOICE`` or ``SECTION.KEY``."""
     known = choices()
+    if name == "seed":
+        yield from _key(name, own_key(Settings, name), width)
+        return
     sections = dict.fromkeys([*(each for each in Settings.model_fields if each != "seed"), *known])
     section, _, part = (name, "", "") if name in sections else name.rpartition(".")
     if section not in sections:
@@ -116,6 +123,8 @@ def _of(name: str, width: int) -> Iterator[str]:
         yield ""
     for key in own:
         if part in ("", key.name):
+            if key.name == "name" and table:
+                key = replace(key, kind=" | ".join(table))
             yield from _key(f"{section}.{key.name}", key, width)
     for each, function in table.items():
         if not part:
@@ -141,5 +150,5 @@ def _key(name: str, key: Key, width: int) -> Iterator[str]:
 
 
 def _row(name: str, text: str, width: int) -> Iterator[str]:
-    indent = " " * 14
-    yield from textwrap.wrap(text, width, initial_indent=f"  {name:12s}", subsequent_indent=indent)
+    indent = " " * 18
+    yield from textwrap.wrap(text, width, initial_indent=f"  {name:16s}", subsequent_indent=indent)

@@ -49,17 +49,17 @@ class Key:
 
 def own_keys(section: type[BaseModel]) -> list[Key]:
     """Return the keys that every choice of a section has."""
-    keys = []
-    for name, field in section.model_fields.items():
-        annotation: Any = field.rebuild_annotation()
-        schema = TypeAdapter(annotation).json_schema()
-        default = (
-            REQUIRED
-            if field.is_required()
-            else in_yaml(field.get_default(call_default_factory=True))
-        )
-        keys.append(Key(name, kind(schema), default, field.description or "", schema))
-    return keys
+    return [own_key(section, name) for name in section.model_fields]
+
+
+def own_key(section: type[BaseModel], name: str) -> Key:
+    """Return one key of a section."""
+    field = section.model_fields[name]
+    annotation: Any = field.rebuild_annotation()
+    schema = TypeAdapter(annotation).json_schema()
+    value = field.get_default(call_default_factory=True)
+    default = REQUIRED if field.is_required() else in_yaml(value)
+    return Key(name, kind(schema), default, field.description or "", schema)
 
 
 def option_keys(function: Callable[..., Any], *, given: Collection[str] = ()) -> list[Key]:
@@ -76,7 +76,7 @@ def option_keys(function: Callable[..., Any], *, given: Collection[str] = ()) ->
 def kind(schema: Mapping[str, Any]) -> str:
     """Return the type that a JSON schema describes, in words."""
     if "anyOf" in schema:
-        return " | ".join(kind(each) for each in schema["anyOf"])
+        return " | ".join(dict.fromkeys(kind(each) for each in schema["anyOf"]))
     if "const" in schema:
         return str(schema["const"])
     if "enum" in schema:
@@ -91,7 +91,7 @@ def kind(schema: Mapping[str, Any]) -> str:
         values = schema.get("additionalProperties")
         return f"map to {kind(values)}" if isinstance(values, dict) else "map"
     limits = [
-        text.format(f"{schema[key]:g}")
+        text.format(schema[key] if isinstance(schema[key], int) else f"{schema[key]:g}")
         for key, text in LIMITS.items()
         if key in schema and abs(schema[key]) != float("inf")
     ]
@@ -110,7 +110,7 @@ def in_yaml(value: object) -> str:
 def summary(function: Callable[..., Any]) -> str:
     """Return the first sentence of a docstring."""
     text = inspect.getdoc(function) or ""
-    return " ".join(text.partition("\n\n")[0].split())
+    return " ".join(text.partition("\n\n")[0].replace("``", "").split())
 
 
 def parameter_texts(function: Callable[..., Any]) -> dict[str, str]:
@@ -132,4 +132,4 @@ def _parameters(doc: str) -> Iterator[tuple[str, str]]:
     body = re.split(r"\n\n[A-Z]\w+\n-+\n", rest)[0]
     for names, text in re.findall(r"^(\w[\w, ]*)\n((?:[ ]+.*(?:\n|$)|\n)+)", body, re.MULTILINE):
         for name in names.split(","):
-            yield name.strip(), " ".join(text.split())
+            yield name.strip(), " ".join(text.replace("``", "").split())
