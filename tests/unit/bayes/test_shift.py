@@ -1,6 +1,8 @@
 """Noise whose step and sample are read from the device when it is made: that of the sums."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -62,7 +64,7 @@ def test_the_operator_for_compiled_networks_takes_it() -> None:
     assert torch.equal(out, noise.normals(Stream(1, Purpose.WEIGHTS, 4, 6), (8,)))
 
 
-POSTERIORS = {
+POSTERIORS: dict[str, Callable[[nn.Module], Posterior]] = {
     "gaussian": lambda network: bayes.Gaussian(network),
     "gaussian antithetic": lambda network: bayes.Gaussian(network, antithetic=True),
     "gaussian keep_noise": lambda network: bayes.Gaussian(network, keep_noise=True),
@@ -76,12 +78,12 @@ POSTERIORS = {
 def test_draws_and_their_gradients_are_those_of_the_sums(name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)).to(dtype)
-    posterior: Posterior = POSTERIORS[name](network)
+    posterior = POSTERIORS[name](network)
 
     def run(key: Key) -> list[Tensor]:
         posterior.zero_grad()
         drawn = posterior.sample(key)
-        sum((weight * torch.cos(weight)).sum() for weight in drawn.values()).backward()
+        torch.autograd.backward([(weight * weight.cos()).sum() for weight in drawn.values()])
         gradients = [p.grad for p in posterior.parameters() if p.grad is not None]
         return [*drawn.values(), *gradients]
 
@@ -94,7 +96,7 @@ def test_draws_and_their_gradients_are_those_of_the_sums(name: str, dtype: torch
 
 
 @pytest.mark.parametrize("masks", ["example", "sample"])
-def test_masks_are_those_of_the_sums(masks: str) -> None:
+def test_masks_are_those_of_the_sums(masks: Literal["example", "sample"]) -> None:
     network = nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5))
     for posterior in (bayes.Dropout(network, masks=masks), bayes.Gaussian(network)):
 
