@@ -104,7 +104,7 @@ class Posterior(Predictor):
         """Return what replaces the dropout of a training pass of one sample over ``examples`` of
         the batch, the first of which is ``first_example`` of the global one; None: nothing.
         """
-        stream = Stream(key.seed, Purpose.DROPOUT, key.step, key.samples[0])
+        stream = Stream(key.seed, Purpose.DROPOUT, key.step, key.samples[0], key.shift)
         return KeyedDropout(stream, examples=examples, first_example=first_example)
 
     def per_sample(self) -> Iterable[str]:
