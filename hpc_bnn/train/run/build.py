@@ -178,9 +178,8 @@ def build(settings: Settings, source: Source) -> Parts:
     if _takes(method, "samples"):
         options["samples"] = chosen.samples
     if _takes(method, "steps"):
-        options["steps"] = settings.train.steps or settings.train.epochs * steps_per_epoch(
-            len(source.train), settings.train.batch_size
-        )
+        per_epoch = steps_per_epoch(len(source.train), settings.train.batch_size)
+        options["steps"] = settings.train.total_steps(per_epoch)
     posterior = method(network, **options)
     transform = dict(settings.data.transform)
     augment = AUGMENTATIONS[transform.pop("name")](**transform) if transform else None
