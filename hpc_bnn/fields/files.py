@@ -1,8 +1,8 @@
 """The files and stores that a path means, and their headers, whatever their format.
 
-A store is a folder that is read as one file, such as one of zarr. The netCDF files that this package
-writes itself bear marks: they are left out where a folder of data is read, and they alone may be
-replaced by a file of their kind.
+A store is a folder that is read as one file, such as one of zarr. The netCDF files that this
+package writes itself bear marks: they are left out where a folder of data is read, and they alone
+may be replaced by a file of their kind.
 """
 
 from __future__ import annotations
