@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
+    from hpc_bnn.train.run.stop import Stop
     from hpc_bnn.train.step.step import Step
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "LowRank",
     "Rank1",
     "Step",
+    "Stop",
     "World",
     "convert",
     "freeze_batchnorm",
@@ -72,6 +74,7 @@ _HOMES = {
     "LowRank": "hpc_bnn.bayes",
     "Rank1": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
+    "Stop": "hpc_bnn.train.run.stop",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
     "perturbed_targets": "hpc_bnn.bayes.ensemble",
