@@ -31,11 +31,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
+    if options.command == "train":
+        _without_config(options.parser, options)
     if options.command in ("data", "scaling"):
         options.command = f"{options.command} {options.tool}"
     options.began, options.verbosity = began, getattr(options, "verbosity", 0)
     del options.parser
     return options
+
+
+def _without_config(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Take a first key=value for what it is; a run that goes on has its settings in its folder."""
+    config = options.config
+    if config is not None and "=" in str(config) and not config.exists():
+        options.overrides = [str(config), *options.overrides]
+        options.config = config = None
+    if config is None and not (options.resume and options.run_folder):
+        parser.error(
+            "a settings file is missing: give one, or a bundled one such as demo.yaml; "
+            "to go on with a run: train --resume --run DIR"
+        )
 
 
 def command_names() -> list[str]:
@@ -67,7 +82,11 @@ def _parser() -> Parser:
 
     command = commands.add_parser("train", help="train as a settings file says")
     command.add_argument(
-        "config", type=Path, help="YAML file, or the name of a bundled one (demo.yaml)"
+        "config",
+        type=Path,
+        nargs="?",
+        help="YAML file, or the name of a bundled one (demo.yaml); with --resume left out: that "
+        "of the run",
     )
     command.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.lr=0.001")
     what = command.add_mutually_exclusive_group(required=True)

@@ -3,6 +3,7 @@ much each command says.
 """
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -56,6 +57,8 @@ class Parser(argparse.ArgumentParser):
         """Return the words that are no option of this command, each with advice where one is
         near.
         """
+        if self._subparsers is not None:  # the words behind a command are those of its own parser
+            words = list(itertools.takewhile(lambda word: word.startswith("-"), words))
         known = self._option_string_actions
         options = [word.partition("=")[0] for word in words if word.startswith("--") and word[2:]]
         unknown = [o for o in options if not any(name.startswith(o) for name in known)]
