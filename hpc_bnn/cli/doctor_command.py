@@ -3,12 +3,12 @@
 import argparse
 
 from hpc_bnn.group import Group
-from hpc_bnn.study.doctor import diagnose
+from hpc_bnn.study import doctor
 
 
 def doctor_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list[str], int]:
     """Collective: return a table, what is bad with its remedy, and status 1 where anything is."""
-    findings = diagnose(all_ranks, options.run_folder)
+    findings = doctor.diagnose(all_ranks, options.run_folder)
     width, lines = max(len(finding.what) for finding in findings), []
     for finding in findings:
         lines.append(

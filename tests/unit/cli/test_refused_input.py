@@ -140,7 +140,7 @@ def test_evaluate_needs_a_run_and_a_checkpoint(config: Path, tmp_path: Path, tol
     [
         (["trian"], "invalid choice: 'trian'"),
         (["train", "mlp_series.yaml"], "one of the arguments --run --estimate is required"),
-        (["train", "--run", "x"], "required: config"),
+        (["train", "--run", "x"], "a settings file is missing"),
         (["evaluate"], "required: DIR"),
     ],
 )
