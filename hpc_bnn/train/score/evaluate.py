@@ -5,16 +5,17 @@ from typing import Any
 
 from torch import Tensor
 
+from hpc_bnn.config import Settings
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import read_metrics
+from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.scoring import as_input, score
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table
-from hpc_bnn.verify.plots import plot_loss, plot_pit, plot_reliability
+from hpc_bnn.verify.plots import plot_pit, plot_reliability
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
 
     def write() -> None:
         write_json(folder.evaluation, result)
-        _draw(folder, tally)
+        _draw(folder, settings, tally)
         if report is not None:
             report.draw(folder.plots, tally, forecast)
 
@@ -107,11 +108,11 @@ def _told_apart(
     }
 
 
-def _draw(folder: RunFolder, tally: ClassificationTally | RegressionTally) -> None:
+def _draw(
+    folder: RunFolder, settings: Settings, tally: ClassificationTally | RegressionTally
+) -> None:
     folder.plots.mkdir(parents=True, exist_ok=True)
-    rows = read_metrics(folder.metrics)
-    if rows:
-        plot_loss(rows, folder.plots / "loss.png")
+    draw_curves(folder, settings)
     if isinstance(tally, ClassificationTally):
         plot_reliability(tally.reliability(), folder.plots / "reliability.png")
     elif "pit_chi_square" in tally.result():
