@@ -68,7 +68,7 @@ def plot_loss(
             axes.plot(steps, values, color=BLUE, linewidth=1.8, label="training")
         steps, validation = _curve(metrics, f"validation_{name}")
         if validation:
-            axes.plot(steps, validation, "o", color=ORANGE, markersize=5, label="validation")
+            axes.plot(steps, validation, "o-", color=ORANGE, ms=5, lw=0.8, label="validation")
         shown = values + validation
         if shown and min(shown) > 0 and max(shown) > 50 * min(shown):
             axes.set_yscale("log")
@@ -251,8 +251,10 @@ def tick_times(axes: Axes, label: str, span: float) -> None:
 
 def tick_dates(axes: Axes, zone: tzinfo | None) -> None:
     """Put the ticks of a time axis at round dates and times of a zone."""
-    locator = AutoDateLocator(tz=zone, maxticks=7)  # type: ignore[no-untyped-call]
-    formatter = ConciseDateFormatter(locator, tz=zone)  # type: ignore[no-untyped-call]
+    locator = AutoDateLocator(tz=zone, minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
+    formatter = ConciseDateFormatter(  # type: ignore[no-untyped-call]
+        locator, tz=zone, show_offset=False
+    )
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(formatter)
 

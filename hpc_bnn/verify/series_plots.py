@@ -67,8 +67,8 @@ def plot_lead_scores(
             axes.set_ylabel(f"{score.upper()} [{units}]" if units else score.upper())
         row[0].set_title(name, loc="left")
         rmse, crps = scores.rmse[:, c].square().mean().sqrt(), scores.crps[:, c].mean()
-        row[0].set_title(f"{float(rmse):.3g}", loc="right", fontsize=9)
-        row[1].set_title(f"{float(crps):.3g}", loc="right", fontsize=9)
+        row[0].set_title(f"all: {float(rmse):.3g}", loc="right", fontsize=9)
+        row[1].set_title(f"all: {float(crps):.3g}", loc="right", fontsize=9)
         if columns == 2:
             continue
         right = row[2]
@@ -79,7 +79,7 @@ def plot_lead_scores(
         right.set_ylim(max(0.0, min(0.75, *observed) - 0.05), 1.0)
         right.set_ylabel("coverage")
         mean = float(scores.coverage_90[:, c].mean())
-        right.set_title(f"{mean:.3f} (0.9 asked)", loc="right", fontsize=9)
+        right.set_title(f"all: {mean:.3f} (0.9 asked)", loc="right", fontsize=9)
     if len(shown) < len(channels):
         panels[0].set_title(f"{shown[0]} ({len(shown)} of {len(channels)} channels)", loc="left")
     for axes in panels[-columns:]:

@@ -33,7 +33,7 @@ def test_curves(tmp_path: Path, drawn: list[Figure], leads: int, channels: int) 
     rmse = (scores(leads, channels).rmse[:, 0] ** 2).mean() ** 0.5
     crps = scores(leads, channels).crps[:, 0].mean()
     means = [panels[i].get_title("right") for i in range(3)]
-    assert means == [f"{rmse:.3g}", f"{crps:.3g}", "0.900 (0.9 asked)"]
+    assert means == [f"all: {rmse:.3g}", f"all: {crps:.3g}", "all: 0.900 (0.9 asked)"]
     for c in range(shown):
         curves = {
             str(line.get_label()): np.asarray(line.get_ydata()).tolist()
