@@ -231,6 +231,10 @@ class TrainSettings(_Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the steps of a run whose epochs have so many."""
+        return self.steps or self.epochs * steps_per_epoch
+
     @property
     def longest_rollout(self) -> int:
         """The largest number of steps of ``rollout``."""
