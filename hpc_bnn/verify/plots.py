@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, tzinfo
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from hpc_bnn.files import whole_file
 from hpc_bnn.verify.calibration import Reliability, expected_calibration_error
+from hpc_bnn.verify.time_axis import tick_dates, tick_times
 
 BLACK, BLUE, ORANGE, GREY = "#000000", "#0072b2", "#d55e00", "#888888"
 WIDTH_IN = 9.0
@@ -237,26 +237,6 @@ def clean_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def tick_times(axes: Axes, label: str, span: float) -> None:
-    """Put the ticks of times over a span in hours, as the label says, at parts or multiples of a
-    day.
-    """
-    if "[h]" in label:
-        steps = (0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 168)
-        step = next((s for s in steps if span / s <= 8), 7 * 24 * math.ceil(span / 1344))
-        axes.xaxis.set_major_locator(MultipleLocator(step))
-
-
-def tick_dates(axes: Axes, zone: tzinfo | None) -> None:
-    """Put the ticks of a time axis at round dates and times of a zone."""
-    locator = AutoDateLocator(tz=zone, minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
-    formatter = ConciseDateFormatter(  # type: ignore[no-untyped-call]
-        locator, tz=zone, show_offset=False
-    )
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(formatter)
 
 
 def legend_above(figure: Figure, panels: Sequence[Axes]) -> None:

@@ -16,9 +16,9 @@ from hpc_bnn.verify.plots import (
     legend_above,
     make_panels,
     save_figure,
-    tick_times,
 )
 from hpc_bnn.verify.tally import PointScores
+from hpc_bnn.verify.time_axis import tick_times
 
 MOST_CHANNELS = 12
 

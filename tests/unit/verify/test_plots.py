@@ -145,7 +145,7 @@ def test_forecast_over_dates(tmp_path: Path, drawn: list[Figure]) -> None:
     drawn_times = list(np.asarray(lines["median"].get_xdata(orig=True)))
     assert drawn_times == clocks[1][5:]
     ticks = [label.get_text() for label in left.get_xticklabels()]
-    assert ticks[0] == "Mar-02"  # 22 UTC is midnight there
+    assert ticks[0] == "02 Mar"  # 22 UTC is midnight there
 
 
 def test_forecast_bad_input(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from hpc_bnn.verify.plots import tick_times
 from hpc_bnn.verify.series_plots import MOST_CHANNELS, plot_lead_scores
 from hpc_bnn.verify.tally import PointScores
+from hpc_bnn.verify.time_axis import tick_times
 
 
 def scores(leads: int, channels: int) -> PointScores:
