@@ -69,9 +69,10 @@ def plot_ahead(
             axes.plot([*past[-1:], *future], line, "--", color=BLACK, linewidth=1.4, label="truth")
         axes.axvline(past[-1] + (future[0] - past[-1]) / 2, color=GREY, linewidth=0.8)
         axes.margins(x=0.01)
-        locator = AutoDateLocator(tz=zone)
+        locator = AutoDateLocator(tz=zone)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone))
+        concise = ConciseDateFormatter(locator, tz=zone)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_formatter(concise)
         named = f"{names[n]}: {channels[c]}" if names[n] else channels[c]
         title = f"{named}, from {future[0]:%Y-%m-%d %H:%M %Z}".rstrip()
         axes.set_title(title, loc="left", fontsize=10)
