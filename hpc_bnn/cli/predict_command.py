@@ -7,6 +7,12 @@ from hpc_bnn.group import Group
 from hpc_bnn.parallel.world import start
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.score.predict import output_paths, predict, write_prediction
+from hpc_bnn.train.score.prediction import SeriesPrediction
+from hpc_bnn.train.score.recalibrate import (
+    kept_recalibration,
+    recalibration_of,
+    require_series,
+)
 from hpc_bnn.train.score.trained import load_trained
 
 
@@ -25,11 +31,20 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
     inputs = all_ranks.together(
         lambda: new_inputs(settings.data.name, source, asked, settings.data.options), name="input"
     )
+    recalibration = None
+    if options.calibrated or settings.evaluation.recalibrate != "none":
+        require_series(source)
+        recalibration = kept_recalibration(trained, world, folder)
+        if recalibration is None:  # fitted to the validation split, which is read for it, once
+            recalibration = recalibration_of(load_trained(world, folder), world, folder)
     samples = options.samples or trained.predict_samples
     prediction = predict(trained, world, inputs, samples=samples)
 
     def write() -> None:
         assert prediction is not None
+        if recalibration is not None and isinstance(prediction, SeriesPrediction):
+            write_prediction(trained, inputs, prediction.recalibrated(recalibration), paths)
+            return
         write_prediction(trained, inputs, prediction, paths)
 
     all_ranks.on_first(write, name="output")
@@ -38,6 +53,7 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
         horizon = source.output_shape[0]
         first, last = inputs.times[0][-horizon], inputs.times[0][-1]
         what = f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}, {what}"
+        what += "" if recalibration is None else ", spread recalibrated on validation"
     else:
         what = f"{len(inputs.names)} images, {what}"
     return [f"{', '.join(map(str, paths))}: {what}"], 0

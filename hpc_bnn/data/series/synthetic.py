@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -145,9 +145,7 @@ def _series(
     length: int, channels: int, seed: int, *, noise: float, correlation: float
 ) -> RegularSeries:
     values = load_like(length, channels, seed, noise=noise, correlation=correlation)
-    return RegularSeries(
-        name="", start=datetime(2001, 1, 1), step=timedelta(hours=1), values=values
-    )
+    return RegularSeries("", datetime(2001, 1, 1), timedelta(hours=1), values, zone=UTC)
 
 
 def load_like(length: int, channels: int, seed: int, *, noise: float, correlation: float) -> Tensor:

@@ -15,6 +15,7 @@ from hpc_bnn.data.source import Scale
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.score.scoring import as_input
 from hpc_bnn.verify.class_tally import entropies
+from hpc_bnn.verify.recalibration import Recalibration
 from hpc_bnn.verify.scores import ensemble_quantile, mixture_quantile
 
 
@@ -47,6 +48,12 @@ class SeriesPrediction:
         """Return the standard deviation (B, P, C) of all together."""
         variance = self.mean.var(0, correction=0)
         return (variance if self.sigma is None else variance + self.sigma.square().mean(0)).sqrt()
+
+    def recalibrated(self, recalibration: Recalibration) -> "SeriesPrediction":
+        """Return the prediction with the spread that covers the validation split as it should."""
+        mean, sigma = recalibration.apply(self.mean, self.sigma)
+        samples = recalibration.stretched(self.samples, self.mean.mean(0))
+        return SeriesPrediction(mean, sigma, samples)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,9 @@ def test_the_rows_behind_the_last_are_those_of_the_posterior(
     values = load_like(300, 1, 0, noise=0.04, correlation=0.9)[:, 0]
     mean, sigma = by_hand(synthetic, values[-HISTORY:], 4)
     table = rows(out)
-    assert [row["time"] for row in table] == [f"2001-01-13T{hour}:00:00" for hour in range(12, 16)]
+    assert [row["time"] for row in table] == [
+        f"2001-01-13T{hour}:00:00+00:00" for hour in range(12, 16)
+    ]
     assert {row["channel"] for row in table} == {"synthetic_load_0"}
     expected = {
         "mean": mean.mean(0),
@@ -224,3 +227,25 @@ def test_in_a_script_a_run_predicts_in_the_units_of_its_data(
     predicted = other.predict(values[-HISTORY:], samples=2)
     assert isinstance(predicted, SeriesPrediction)
     torch.testing.assert_close(predicted.mean[:, 0, :, 0], mean, rtol=1e-6, atol=0)
+
+
+def test_calibrated_the_spread_is_stretched_and_the_mean_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert hpc_bnn("train", config(tmp_path), "--run", run) == 0
+    assert hpc_bnn("predict", run, "-o", tmp_path / "plain.csv") == 0
+    assert hpc_bnn("predict", run, "--calibrated", "-o", tmp_path / "told.csv") == 0
+    assert "recalibrated on validation" in capsys.readouterr().out
+    factors = json.loads((run / "recalibration.json").read_text(encoding="utf-8"))["factor"]
+    plain, told = rows(tmp_path / "plain.csv"), rows(tmp_path / "told.csv")
+    drawn = [rows(tmp_path / f"{name}-samples.csv") for name in ("plain", "told")]
+    for p, (factor,) in enumerate(factors):
+        assert factor != 1
+        mean = float(plain[p]["mean"])
+        assert float(told[p]["mean"]) == pytest.approx(mean, rel=1e-6)
+        for q in ("q05", "q75", "q95"):
+            expected = mean + factor * (float(plain[p][q]) - mean)
+            assert float(told[p][q]) == pytest.approx(expected, rel=1e-5)
+        before, after = (float(each[p]["sample_1"]) for each in drawn)
+        assert after - mean == pytest.approx(factor * (before - mean), rel=1e-3)
