@@ -196,6 +196,11 @@ class TrainSettings(_Section):
     precision: Literal["float32", "bf16", "float64"] = Field(
         "float32", description="bf16: autocast; parameters, KL and accumulators stay float32"
     )
+    capture: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="run each pass as one CUDA graph; auto: on GPUs, where that is possible; on: "
+        "an error where it is not",
+    )
     reduction: Literal["world", "two_stage"] = Field(
         "world", description="gradient reduction: once over the world, or along each axis"
     )
