@@ -25,10 +25,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
+    if options.command == "train":
+        _without_config(parser, options)
     if options.command in ("data", "scaling"):
         options.command = f"{options.command} {options.tool}"
     options.began = began
     return options
+
+
+def _without_config(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Take a first key=value for what it is; a run that goes on has its settings in its folder."""
+    config = options.config
+    if config is not None and "=" in str(config) and not config.exists():
+        options.overrides = [str(config), *options.overrides]
+        options.config = config = None
+    if config is None and not (options.resume and options.run_folder):
+        parser.error(
+            "train: a settings file is missing: give one, or a bundled one such as demo.yaml; "
+            "to go on with a run: train --resume --run DIR"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train as a settings file says")
     command.add_argument(
-        "config", type=Path, help="YAML file, or the name of a bundled one (demo.yaml)"
+        "config",
+        type=Path,
+        nargs="?",
+        help="YAML file, or the name of a bundled one (demo.yaml); with --resume left out: that "
+        "of the run",
     )
     command.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.lr=0.001")
     what = command.add_mutually_exclusive_group(required=True)

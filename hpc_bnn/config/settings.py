@@ -46,6 +46,11 @@ def _seconds(value: object) -> object:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
+def _switch(value: object) -> object:
+    """Return on or off for what YAML reads as a truth value."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 def _rollout(value: object) -> object:
     """Return steps by first epoch, with epochs as numbers, which JSON and key=value make texts."""
     if isinstance(value, dict):
@@ -196,7 +201,7 @@ class TrainSettings(_Section):
     precision: Literal["float32", "bf16", "float64"] = Field(
         "float32", description="bf16: autocast; parameters, KL and accumulators stay float32"
     )
-    capture: Literal["auto", "on", "off"] = Field(
+    capture: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
         "auto",
         description="run each pass as one CUDA graph; auto: on GPUs, where that is possible; on: "
         "an error where it is not",
@@ -235,6 +240,10 @@ class TrainSettings(_Section):
         "checkpoint takes; 0: for ever",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the steps of a run whose epochs have so many."""
+        return self.steps or self.epochs * steps_per_epoch
 
     @property
     def longest_rollout(self) -> int:

@@ -124,7 +124,11 @@ def noise_on_tape(tape: Tape, monkeypatch: pytest.MonkeyPatch) -> None:
             log_sigma = flatten(log_sigmas)
             for i, (stream, sign) in enumerate(signed_streams(key, antithetic=antithetic)):
                 kept = torch.empty_like(log_sigma)
-                given = {"mu": rows[i].contiguous(), "log_sigma": log_sigma, "keep": kept}
+                given: dict[str, Any] = {
+                    "mu": rows[i].contiguous(),
+                    "log_sigma": log_sigma,
+                    "keep": kept,
+                }
                 row = torch.empty_like(log_sigma)
                 noise_cpu.fill(DRAW, row, stream, offset, sign=sign, **given)
                 out[i].copy_(row)
@@ -147,7 +151,7 @@ def noise_on_tape(tape: Tape, monkeypatch: pytest.MonkeyPatch) -> None:
             part = torch.empty_like(log_sigma)
             out.zero_()
             for i, (stream, sign) in enumerate(signed_streams(key, antithetic=antithetic)):
-                given = {"grad": grad[i].contiguous(), "log_sigma": log_sigma}
+                given: dict[str, Any] = {"grad": grad[i].contiguous(), "log_sigma": log_sigma}
                 noise_cpu.fill(PULL, part, stream, offset, sign=sign, **given)
                 out.add_(part)
 

@@ -18,7 +18,7 @@ from hpc_bnn import bayes, losses
 from hpc_bnn.bayes.noise import Key
 from hpc_bnn.bayes.posterior import Posterior, Weights
 from hpc_bnn.data.augment import CropFlip
-from hpc_bnn.losses.base import JointLoss, Loss
+from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
 from hpc_bnn.models.mlp import MLP
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
 from hpc_bnn.train.step.recorder import Work
@@ -45,7 +45,7 @@ def captured(make: Make, tape: Tape) -> Step:
 
 def run(step: Step, batches: Batches, steps: int = STEPS, first: int = 0) -> list[float]:
     losses = [float(step(*batches(k))) for k in range(first, first + steps)]
-    parameters = step._optimizer.param_groups[0]["params"]
+    parameters = step.optimizer.param_groups[0]["params"]
     return [*losses, *torch.cat([p.detach().double().flatten() for p in parameters]).tolist()]
 
 
@@ -227,7 +227,9 @@ def test_targets_of_each_member(tape: Tape) -> None:
     """Which are chosen by the number of a sample: each has its own graph."""
 
     def make() -> Step:
-        made = losses.member_targets(losses.gaussian_nll(sigma=0.7)).double()
+        nll = losses.gaussian_nll(sigma=0.7)
+        assert isinstance(nll, SeparableLoss)
+        made = losses.member_targets(nll).double()
         return step_of(made, bayes.Gaussian(network_of(losses.gaussian_nll())))
 
     def batches(k: int) -> tuple[Tensor, Tensor]:
@@ -279,10 +281,11 @@ def test_what_changes_is_captured_anew(tape: Tape) -> None:
 
     def changing(step: Step) -> list[float]:
         losses = run(step, lambda k: batch("gaussian", k), 3)
-        network = step._posterior.module
+        network = step.posterior.module
+        assert isinstance(network, Scaled)
         network.scale = 0.5
         losses += run(step, lambda k: batch("gaussian", k), 3, first=3)
-        network.first.requires_grad_(False)  # type: ignore[union-attr]
+        network.first.requires_grad_(False)
         return losses + run(step, lambda k: batch("gaussian", k), 3, first=6)
 
     got, expected = changing(captured(make, tape)), changing(make())
@@ -301,8 +304,8 @@ def test_a_run_goes_on_where_it_was(tape: Tape) -> None:
         step = captured(gaussian, tape) if first else gaussian()
         run(step, batches, 4)
         resumed = captured(gaussian, tape) if second else gaussian()
-        resumed._posterior.load_state_dict(step._posterior.state_dict())
-        resumed._optimizer.load_state_dict(step._optimizer.state_dict())
+        resumed.posterior.load_state_dict(step.posterior.state_dict())
+        resumed.optimizer.load_state_dict(step.optimizer.state_dict())
         resumed.step = step.step
         got = run(resumed, batches, 4, first=4)
         assert got == pytest.approx(expected[4:], rel=1e-11, abs=1e-11)
@@ -352,7 +355,7 @@ def test_what_cannot_be_captured_runs_without_and_says_why(
     reason: str, tape: Tape, caplog: pytest.LogCaptureFixture
 ) -> None:
     make, batches = refused(reason)
-    start = make()._posterior.state_dict()
+    start = make().posterior.state_dict()
     start = {name: tensor.clone() for name, tensor in start.items()}
     step = captured(make, tape)
     got = run(step, batches)
@@ -362,7 +365,7 @@ def test_what_cannot_be_captured_runs_without_and_says_why(
     ]
     assert reason in lines[0]
     step = make()
-    step._posterior.load_state_dict(start)
+    step.posterior.load_state_dict(start)
     assert got == run(step, batches)  # bit for bit
     assert step._capture.recorder is None
 
