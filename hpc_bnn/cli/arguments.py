@@ -112,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", help="score the test split of a run and draw its pictures"
     )
     command.add_argument("run_folder", type=Path, metavar="DIR")
+    command.add_argument(
+        "--recalibrate",
+        choices=["none", "conformal"],
+        help="series: spreads times what covers the validation split; default: as the run says",
+    )
 
     command = commands.add_parser(
         "laplace", help="give the last layer of a trained run a Gaussian posterior"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hpc_bnn.cli.argument_types import above_zero, names, numbers, positive
 
-FIELDS_PATH = "a netCDF file, a folder, a pattern in quotes, or a pack of data ingest"
+FIELDS_PATH = "a data file, a folder, a pattern in quotes, or a pack of data ingest"
 
 
 def add_data_tools(parser: argparse.ArgumentParser) -> None:

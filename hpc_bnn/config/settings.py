@@ -265,7 +265,13 @@ class OptimizerSettings(Choice):
 
 
 class EvaluationSettings(_Section):
-    """Scores of weather forecasts; other data sets are scored on their whole test split."""
+    """Scores of the test split: how weather is forecast for them, how series are recalibrated."""
+
+    recalibrate: Literal["none", "conformal"] = Field(
+        "none",
+        description="series: conformal: spreads times what covers 90 % of the validation split at "
+        "each lead time and channel",
+    )
 
     steps: NonNegativeInt = Field(
         0, description="lead times; 0: five days, or as far as the test split allows"
