@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ def synthetic_series(
             "expected both at least 0 and below 1"
         )
     values = load_like(length, channels, seed, noise=noise, correlation=correlation)
-    one = RegularSeries(name="", start=datetime(2001, 1, 1), step=timedelta(hours=1), values=values)
+    one = RegularSeries("", datetime(2001, 1, 1), timedelta(hours=1), values, zone=UTC)
     return windowed_source(
         f"synthetic_series(seed={seed})",
         [one],

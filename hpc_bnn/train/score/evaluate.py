@@ -5,17 +5,18 @@ from typing import Any
 
 from torch import Tensor
 
+from hpc_bnn.config import Settings
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import read_metrics
+from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.recalibrate import describe_recalibration, recalibration_of
 from hpc_bnn.train.score.scoring import Filled, as_input, score
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table
-from hpc_bnn.verify.plots import plot_loss, plot_pit, plot_reliability
+from hpc_bnn.verify.plots import plot_pit, plot_reliability
 from hpc_bnn.verify.recalibration import RecalibratedTally
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 
@@ -92,7 +93,7 @@ def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None)
 
     def write() -> None:
         write_json(folder.evaluation, result)
-        _draw(folder, tally)
+        _draw(folder, settings, tally)
         if report is not None:
             report.draw(folder.plots, tally, forecast)
 
@@ -127,11 +128,11 @@ def _told_apart(own: ClassificationTally, foreign: Filled) -> dict[str, float]:
     }
 
 
-def _draw(folder: RunFolder, tally: ClassificationTally | RegressionTally) -> None:
+def _draw(
+    folder: RunFolder, settings: Settings, tally: ClassificationTally | RegressionTally
+) -> None:
     folder.plots.mkdir(parents=True, exist_ok=True)
-    rows = read_metrics(folder.metrics)
-    if rows:
-        plot_loss(rows, folder.plots / "loss.png")
+    draw_curves(folder, settings)
     if isinstance(tally, ClassificationTally):
         plot_reliability(tally.reliability(), folder.plots / "reliability.png")
     elif "pit_chi_square" in tally.result():

@@ -7,11 +7,10 @@ from hpc_bnn.fields.names import is_signed, split_channel
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import read_metrics
+from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.rollout import time_text
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, score_weather
-from hpc_bnn.verify.plots import plot_loss
 from hpc_bnn.verify.weather_maps import plot_maps
 from hpc_bnn.verify.weather_plots import (
     channels_to_draw,
@@ -83,15 +82,15 @@ def _draw(
 ) -> None:
     fields, scores = trained.parts.source.fields, result["scores"]
     assert fields is not None
-    rows = read_metrics(folder.metrics)
-    if rows:
-        plot_loss(rows, folder.plots / "loss.png")
+    draw_curves(folder, trained.settings)
     shown = {name: scores[name] for name in channels_to_draw(fields.names)}
     leads, units = scored.lead_hours, result["units"]
-    plot_scores(shown, leads, units, folder.plots / "scores.png")
+    first, last = (result[name].replace("T", " ") for name in ("first_start", "last_start"))
+    note = f"{result['starts']} starts, {first} to {last} UTC, {result['members']} members"
+    plot_scores(shown, leads, units, folder.plots / "scores.png", note=note)
     if result["members"] > 1:
-        plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png")
-    plot_ranks(shown, leads, folder.plots / "ranks.png")
+        plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png", note=note)
+    plot_ranks(shown, leads, folder.plots / "ranks.png", note=note)
     for picture in scored.pictures:
         hours = leads[picture.lead]
         for name in shown:
