@@ -148,7 +148,7 @@ def test_a_script_of_a_user_is_asked_in_time(rendered: dict[str, Path]) -> None:
     script = lines(rendered["generic_slurm"], "script.sbatch")
     assert f"#SBATCH --signal={SIGNAL.name.removeprefix('SIG')}@120" in script
     assert script[-1] == (
-        """"${ranks[@]}" bash -c 'trap "" USR2; exec "$@"' rank python -u -m mpi4py "$@\""""
+        """"${ranks[@]}" bash -c 'trap "" USR2; exec "$@"' rank "${python[@]}" "$@\""""
     )
 
 
