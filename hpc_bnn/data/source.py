@@ -255,3 +255,10 @@ class Source:
     fields: Fields | None = None
     report: Callable[[Source], Report] | None = None
     window: WindowLayout | None = None
+
+    @property
+    def score_units(self) -> str:
+        """The units of scores of single examples; empty where there are none or not known."""
+        if self.fields is not None:
+            return "standard deviations of the change in a step"
+        return "" if self.scale is None else self.scale.units
