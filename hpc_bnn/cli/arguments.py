@@ -8,6 +8,7 @@ from pathlib import Path
 import hpc_bnn
 from hpc_bnn.cli.argument_types import above_zero, points, positive
 from hpc_bnn.cli.data_arguments import add_data_tools
+from hpc_bnn.cli.parser import Parser
 from hpc_bnn.cli.scaling_arguments import add_scaling_tools
 
 
@@ -20,16 +21,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     began = time.monotonic()
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    if options.version:
+        options.command = "version"
+    if options.command is None or getattr(options, "tool", "") is None:
+        options.parser.print_help()
+        parser.exit()
     misplaced = [text for text in rest if text.startswith("-") or "=" not in text]
     if misplaced or (rest and options.command not in ("train", "scan")):
-        parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
     if options.command == "train":
-        _without_config(parser, options)
+        _without_config(options.parser, options)
     if options.command in ("data", "scaling"):
         options.command = f"{options.command} {options.tool}"
-    options.began = began
+    options.began, options.verbosity = began, getattr(options, "verbosity", 0)
+    del options.parser
     return options
 
 
@@ -41,17 +48,37 @@ def _without_config(parser: argparse.ArgumentParser, options: argparse.Namespace
         options.config = config = None
     if config is None and not (options.resume and options.run_folder):
         parser.error(
-            "train: a settings file is missing: give one, or a bundled one such as demo.yaml; "
+            "a settings file is missing: give one, or a bundled one such as demo.yaml; "
             "to go on with a run: train --resume --run DIR"
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hpc-bnn", description=(hpc_bnn.__doc__ or "").splitlines()[0]
+def command_names() -> list[str]:
+    """Return the names of all commands."""
+    return list(_commands(_parser()))
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the commands below one, by name."""
+    found = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(found[0]) if found else {}
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="hpc-bnn", description=(hpc_bnn.__doc__ or "").splitlines()[0])
+    parser.add_argument("--version", action="store_true", help="show the versions of the stack")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    command = commands.add_parser("run", help="start a command or a script on several ranks")
+    command.add_argument(
+        "-n", "--ranks", type=positive, help="default: those of the allocation of Slurm"
     )
-    parser.add_argument("--version", action="version", version=hpc_bnn.__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    command.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="a command of hpc-bnn, a script or -m MODULE, with its arguments",
+    )
 
     command = commands.add_parser("train", help="train as a settings file says")
     command.add_argument(

@@ -21,6 +21,7 @@ FLOORS = {
     "group": -1,
     "lock": -1,
     "progress": -1,
+    "spelling": -1,
     "config": 0,
     "bayes": 0,
     "losses": 0,

@@ -19,10 +19,10 @@ from torch import Tensor
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
 from hpc_bnn.bayes.optimizer import ClosedForm
 from hpc_bnn.bayes.posterior import Posterior
-from hpc_bnn.config.options import nearest
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.world import World
+from hpc_bnn.spelling import nearest
 from hpc_bnn.train.step.accumulate import Share, accumulate
 from hpc_bnn.train.step.checks import (
     check_batch,
