@@ -288,6 +288,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "evaluate": _evaluate,
     "laplace": _command("laplace"),
     "forecast": _command("forecast"),
+    "predict": _command("predict"),
     "data": _data,
     "data request": _data_request,
     "scaling": _scaling,
