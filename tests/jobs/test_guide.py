@@ -1,7 +1,5 @@
 """The blocks of README and guide, run as a reader would: page by page, in their order."""
 
-import contextlib
-import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -36,7 +34,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     for line in text.splitlines():
         words = shlex.split(line, comments=True)
         foreign = "$" in line or " ".join(words[1:3]).startswith(ELSEWHERE)
-        if words[:1] == ["hpc-bnn"] and not foreign or words[:1] == ["mpirun"]:
+        if (words[:1] == ["hpc-bnn"] and not foreign) or words[:1] == ["mpirun"]:
             yield words
 
 
