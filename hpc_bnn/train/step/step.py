@@ -112,8 +112,8 @@ class Step:
         posterior.hold(world.grid.own_samples(settings.samples))
         posterior.to(world.device)
         loss.to(world.device)
-        passes = len(self._passes.parts)
-        self._gradients = Gradients(posterior, loss, optimizer, world, settings, passes=passes)
+        draws = len(self._passes.draws)
+        self._gradients = Gradients(posterior, loss, optimizer, world, settings, draws=draws)
         parts = settings_of(posterior, loss, self._gradients.named)
         agreed = {**settings.of_all_ranks(), **parts}
         guards.agree(world.all_ranks, agreed, name="before the first step")
@@ -153,7 +153,8 @@ class Step:
             terms.append(term.detach())
             return None if closed else factor / self._world.grid.sample_ranks * term
 
-        share = Share(x, y, self.step, self._gradients.scale, complexity)
+        scale, at_last_pass = self._gradients.scale, self._gradients.at_last_pass
+        share = Share(x, y, self.step, scale, complexity, at_last_pass)
         data_share = accumulate(self._loss, self._passes, self._axis, share)
         self._phases.enter("communication")
         self._gradients.reduce(self.step, self._equal_on_all_ranks(count_examples(x)))
