@@ -62,7 +62,7 @@ setup(
     author="the hpc_bnn developers",
     python_requires=">=3.11",
     packages=find_packages(include=["hpc_bnn", "hpc_bnn.*"]),
-    package_data={"hpc_bnn": ["configs/*.yaml", "guide/*.md"]},
+    package_data={"hpc_bnn": ["configs/*.yaml", "guide/*.md", "verify/coastlines.npz"]},
     ext_modules=KERNELS,
     zip_safe=False,
     entry_points={"console_scripts": ["hpc-bnn = hpc_bnn.__main__:main"]},
@@ -80,6 +80,7 @@ setup(
         # Without Horovod, on purpose: its last release does not compile unpatched.
         "parallel": ["mpi4py"],
         "digits": ["scikit-learn"],
+        "zarr": ["zarr>=3"],
         "test": [
             "pytest",
             "hypothesis",
@@ -87,6 +88,7 @@ setup(
             "scoringrules",
             "triton; sys_platform == 'linux'",
             "xarray",
+            "zarr>=3",
             "ruff",
             "mypy",
             "types-PyYAML",

@@ -154,12 +154,17 @@ def _explain(error: Exception, command: str, all_ranks: Group, *, status: int = 
 
 
 def _train(options: argparse.Namespace, all_ranks: Group) -> int:
-    settings = _settings(options.config, options.overrides, options.defaults)
-    if options.estimate:
+    folder = RunFolder(options.run_folder) if options.run_folder else None
+    config = options.config
+    if config is None and folder is not None:
+        all_ranks.on_first(folder.require_run, name="settings")
+        config = folder.config
+    settings = _settings(config, options.overrides, options.defaults)
+    if folder is None:
         from hpc_bnn.cli.estimate_command import estimate_command
 
         return _print(estimate_command(options, settings, all_ranks), all_ranks)
-    folder, auto = RunFolder(options.run_folder), None
+    auto = None
     if settings.grid.mode == "auto":
         world, auto = start_auto(settings, all_ranks, folder, resume=options.resume)
     else:
@@ -219,7 +224,7 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     settings = folder.settings()
     # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
     world = start(all_ranks, mode="data", device=settings.train.device)
-    result = evaluate(world, folder)
+    result = evaluate(world, folder, recalibrate=options.recalibrate)
     where = f"scores in {folder.evaluation}, pictures in {folder.plots}"
     return _print(([*told(result), where], 0), all_ranks)
 

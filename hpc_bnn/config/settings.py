@@ -231,6 +231,10 @@ class TrainSettings(_Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the steps of a run whose epochs have so many."""
+        return self.steps or self.epochs * steps_per_epoch
+
     @property
     def longest_rollout(self) -> int:
         """The largest number of steps of ``rollout``."""
@@ -251,7 +255,13 @@ class OptimizerSettings(Choice):
 
 
 class EvaluationSettings(_Section):
-    """Scores of weather forecasts; other data sets are scored on their whole test split."""
+    """Scores of the test split: how weather is forecast for them, how series are recalibrated."""
+
+    recalibrate: Literal["none", "conformal"] = Field(
+        "none",
+        description="series: conformal: spreads times what covers 90 % of the validation split at "
+        "each lead time and channel",
+    )
 
     steps: NonNegativeInt = Field(
         0, description="lead times; 0: five days, or as far as the test split allows"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -196,6 +196,24 @@ class Fields:
         return values.masked_fill_(~self.present.to(states.device), torch.nan)
 
 
+Normalisation = Literal["training", "window", "window_last"]
+
+
+@dataclass(frozen=True)
+class WindowLayout:
+    """Describe the inputs of a series: the history (H, C) first, what is known of the targets next.
+
+    history, channels: H and C.
+    normalize: what the network is given and gives. "training": values by the mean and the standard
+        deviation of the training part, as examples hold them. "window": by those of the history of
+        each window; "window_last": its last value in place of its mean.
+    """
+
+    history: int
+    channels: int
+    normalize: Normalisation = "training"
+
+
 # Means (S, B, ...) of inputs x (B, ...) under S weight samples, and standard deviations if any.
 Forecast = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
@@ -222,6 +240,7 @@ class Source:
     output_shape: what a network must predict per example: (classes,) or (horizon, channels).
     scale: regression only: the way back to physical units, one mean and std a channel.
     fields: of fields on a grid only, which have no `scale`.
+    window: of series only.
     report: makes the report of the source; what draws is imported then, not before.
     """
 
@@ -235,3 +254,4 @@ class Source:
     scale: Scale | None
     fields: Fields | None = None
     report: Callable[[Source], Report] | None = None
+    window: WindowLayout | None = None

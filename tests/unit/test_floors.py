@@ -39,6 +39,7 @@ ONLY_IN = {
     "horovod": ("parallel/horovod.py",),
     "torch.distributed": ("parallel/torch_dist.py",),
     "netCDF4": ("fields/",),
+    "zarr": ("fields/ingest/",),
 }
 VAGUE = {"utils.py", "helpers.py", "common.py", "misc.py"}
 MOST_LINES = 300

@@ -16,7 +16,7 @@ from hpc_bnn.data.series.csv_file import read_csv_series
 from hpc_bnn.data.series.numbers import Decimal, Missing
 from hpc_bnn.data.series.times import time_zone as zone_of
 from hpc_bnn.data.series.windows import windowed_source
-from hpc_bnn.data.source import BEYOND, Source
+from hpc_bnn.data.source import BEYOND, Normalisation, Source
 
 
 def series(
@@ -28,6 +28,8 @@ def series(
     horizon: int,
     stride: int = 1,
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    rows: tuple[int, int, int] | None = None,
+    normalize: Normalisation = "training",
     group_column: str | None = None,
     time_format: str | None = None,
     time_zone: str | None = None,
@@ -59,6 +61,13 @@ def series(
         Rows between the starts of neighbouring windows.
     fractions
         Shares of the rows for training, validation and test.
+    rows
+        Numbers of rows for training, validation and test in place of ``fractions``, such as
+        (8640, 2880, 2880); what lies behind them is left out.
+    normalize
+        What the network is given: "training": values by mean and standard deviation of the training
+        rows; "window": by those of the history of each window, so that levels and spreads may
+        drift; "window_last": with its last value in place of its mean. Forecasts are put back.
     group_column
         Tells several series in one file apart; windows never cross from one to the next.
     time_format
@@ -134,5 +143,7 @@ def series(
         horizon=horizon,
         stride=stride,
         fractions=fractions,
+        rows=rows,
+        normalize=normalize,
         calendar=calendar,
     )

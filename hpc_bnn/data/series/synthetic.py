@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hpc_bnn.data.calendar import Feature
 from hpc_bnn.data.series.windows import RegularSeries, windowed_source
-from hpc_bnn.data.source import Source
+from hpc_bnn.data.source import Normalisation, Source
 
 HOURS_PER_DAY = 24
 HOURS_PER_WEEK = 168
@@ -37,6 +37,8 @@ def synthetic_series(
     horizon: int = HOURS_PER_DAY,
     stride: int = 1,
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    rows: tuple[int, int, int] | None = None,
+    normalize: Normalisation = "training",
     calendar: Sequence[Feature] = (),
 ) -> Source:
     """Offer synthetic hourly loads as windows x (history, C) -> y (horizon, C).
@@ -63,6 +65,13 @@ def synthetic_series(
         Hours between the starts of neighbouring windows.
     fractions
         Shares of the hours for training, validation and test.
+    rows
+        Numbers of rows for training, validation and test in place of ``fractions``, such as
+        (8640, 2880, 2880); what lies behind them is left out.
+    normalize
+        What the network is given: "training": values by mean and standard deviation of the training
+        rows; "window": by those of the history of each window, so that levels and spreads may
+        drift; "window_last": with its last value in place of its mean. Forecasts are put back.
     calendar
         "hour_of_day", "day_of_week", "day_of_year" of the targets as further inputs.
 
@@ -92,6 +101,8 @@ def synthetic_series(
         horizon=horizon,
         stride=stride,
         fractions=fractions,
+        rows=rows,
+        normalize=normalize,
         calendar=calendar,
     )
 

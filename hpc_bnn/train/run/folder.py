@@ -15,6 +15,7 @@ RESUMABLE = {
     "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
 RESUMABLE_PREFIXES = ("grid.", "evaluation.", "posterior.keep_")
+MAY_GROW = ("train.steps", "train.epochs")
 
 
 class RunFolder:
@@ -41,11 +42,16 @@ class RunFolder:
         FileNotFoundError
             If no run was started here.
         """
+        self.require_run()
+        return load_settings(self.config)
+
+    def require_run(self) -> None:
+        """Raise FileNotFoundError if no run was started here."""
         if not self.config.is_file():
             raise FileNotFoundError(
-                f"{self.config}: no run in this folder; start one with hpc-bnn train"
+                f"{self.config}: no run in this folder; start one with hpc-bnn train CONFIG --run "
+                f"{self.path}"
             )
-        return load_settings(self.config)
 
     def check(self, settings: Settings, *, resume: bool) -> None:
         """Check that a run with these settings may start, or go on, in this folder.
@@ -70,13 +76,14 @@ class RunFolder:
                 for key, values in differences.items()
                 if key not in RESUMABLE
                 and not key.startswith(RESUMABLE_PREFIXES)
+                and not (resume and _grows(key, *values))
                 and (key.endswith(".name") or key.rpartition(".")[0] not in others)
             }
             if changed:
                 raise SettingsError(
                     [
                         f"{self.config}: {key} = {old!r} in the run of this folder, now {new!r}; "
-                        "use another --run folder, or the settings of this one"
+                        f"{_advice(key, old, new)}"
                         for key, (old, new) in changed.items()
                     ]
                 )
@@ -136,3 +143,17 @@ class RunFolder:
         """
         if self._held is not None:
             self._held.require_own()
+
+
+def _grows(key: str, old: object, new: object) -> bool:
+    """Tell whether a run only goes on for longer, counted as before."""
+    lengths = isinstance(old, int) and isinstance(new, int)
+    return key in MAY_GROW and lengths and 0 < old < new  # type: ignore[operator]
+
+
+def _advice(key: str, old: object, new: object) -> str:
+    if _grows(key, old, new):
+        return "a run goes on for longer with --resume"
+    if key in MAY_GROW:
+        return f"it may only grow, with --resume; use another --run folder, or {key}={old}"
+    return "use another --run folder, or the settings of this one"

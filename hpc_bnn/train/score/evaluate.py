@@ -11,18 +11,22 @@ from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
-from hpc_bnn.train.score.scoring import as_input, score
+from hpc_bnn.train.score.recalibrate import describe_recalibration, recalibration_of
+from hpc_bnn.train.score.scoring import Filled, as_input, score
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table
 from hpc_bnn.verify.plots import plot_loss, plot_pit, plot_reliability
+from hpc_bnn.verify.recalibration import RecalibratedTally
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
+def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None) -> dict[str, Any]:
     """Collective over the world: score the test split with the newest checkpoint; write
     evaluation.json and plots. Classifiers also see inputs that do not belong to the data set.
+
+    recalibrate: as ``evaluation.recalibrate``, which is taken if None.
 
     Raises
     ------
@@ -32,13 +36,16 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         If it holds no usable checkpoint.
     """
     trained = load_trained(world, folder)
+    recalibration = None
+    if (recalibrate or trained.settings.evaluation.recalibrate) != "none":
+        recalibration = recalibration_of(trained, world, folder)
     if trained.parts.source.fields is not None:
         return report_weather(world, folder, trained)
     settings, source = trained.settings, trained.parts.source
     samples = trained.predict_samples
     report = None if source.report is None else source.report(source)
 
-    def scored(examples: Examples) -> ClassificationTally | RegressionTally:
+    def scored(examples: Examples, tally: Filled | None) -> Filled:
         return score(
             trained.parts.posterior,
             trained.parts.loss,
@@ -49,10 +56,19 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
             scale=source.scale,
             samples=samples,
             batch_size=settings.train.batch_size,
-            tally=None if report is None else report.tally(),
+            tally=tally,
         )
 
-    tally = scored(source.test)
+    tally: Filled | None = None if report is None else report.tally()
+    recalibrated: dict[str, Any] = {}
+    if recalibration is None:
+        tally = scored(source.test, tally)
+    else:
+        assert isinstance(tally, RegressionTally)
+        both = RecalibratedTally(tally, recalibration)
+        scored(source.test, both)
+        recalibrated = describe_recalibration(recalibration, both)
+    assert isinstance(tally, ClassificationTally | RegressionTally)
     result = {
         "data": source.name,
         "split": "test",
@@ -61,16 +77,18 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         "ema": settings.train.ema,
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
+        **recalibrated,
         **({} if report is None else report.details(tally)),
     }
     if isinstance(tally, ClassificationTally):
-        foreign = {name: scored(made(source.test)) for name, made in FOREIGN.items()}
+        foreign = {name: scored(made(source.test), None) for name, made in FOREIGN.items()}
         result["foreign"] = {name: _told_apart(tally, of) for name, of in foreign.items()}
 
     def forecast(x: Tensor) -> tuple[Tensor, Tensor | None]:
         posterior = trained.parts.posterior
         x = as_input(posterior, x, world.device)
-        return trained.parts.loss.forecast(posterior.predict(x, samples=samples))
+        forecast = trained.parts.loss.forecast(posterior.predict(x, samples=samples))
+        return forecast if recalibration is None else recalibration.apply(*forecast)
 
     def write() -> None:
         write_json(folder.evaluation, result)
@@ -88,6 +106,10 @@ def told(result: dict[str, Any]) -> list[str]:
         return weather_table(result)
     head = f"{result['data']}, test split, {result['samples']} weight samples"
     scores = dict(result["scores"])
+    if "recalibration" in result:
+        head += ", spread recalibrated on validation"
+        before = result["recalibration"]["before"]
+        scores |= {f"before recalibration: {key}": before[key] for key in ("crps", "coverage_90")}
     for name, of in result.get("foreign", {}).items():
         scores |= {f"{name}: {key}": value for key, value in of.items()}
     for name, of in result.get("naive", {}).items():
@@ -95,9 +117,7 @@ def told(result: dict[str, Any]) -> list[str]:
     return [head, *(f"  {name:28s} {value:.6g}" for name, value in scores.items())]
 
 
-def _told_apart(
-    own: ClassificationTally, foreign: ClassificationTally | RegressionTally
-) -> dict[str, float]:
+def _told_apart(own: ClassificationTally, foreign: Filled) -> dict[str, float]:
     """Return how well the confidence tells inputs that do not belong to the data set."""
     assert isinstance(foreign, ClassificationTally)
     scores = foreign.result()

@@ -48,7 +48,7 @@ def load_trained(world: World, folder: RunFolder) -> Trained:
         raise CheckpointError(
             f"{folder.checkpoints}: no checkpoint to evaluate or forecast with; train first"
         )
-    trained = Trained(settings, parts, found[1])
+    trained = Trained(settings, parts, found[1].step)
     wish = settings.posterior.predict_samples
     if trained.predict_samples < wish and world.is_first:
         log.info(

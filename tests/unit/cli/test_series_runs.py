@@ -1,5 +1,6 @@
 """Runs on time series with a calendar: from a CSV file to the scores and pictures of it."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import matplotlib.figure
 import numpy as np
 import pytest
 import yaml
-from tiny_run import SERIES, hpc_bnn, read_json, written
+from tiny_run import DIGITS, SERIES, hpc_bnn, read_json, written
 
 import hpc_bnn as package
 
@@ -117,6 +118,50 @@ def test_members_have_a_pinball_loss_too(
     assert "validation spread_skill_ratio" in told
     for absent in ("nan", "nll_per_point", "spread_aleatoric"):
         assert absent not in told
+
+
+def test_recalibrated_scores_stand_beside_those_before(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hpc_bnn("evaluate", run, "--recalibrate", "none") == 0
+    plain = read_json(run / "evaluation.json")
+    assert "recalibration" not in plain
+    assert not (run / "recalibration.json").exists()
+    assert hpc_bnn("evaluate", run, "--recalibrate", "conformal") == 0
+    result, kept = read_json(run / "evaluation.json"), read_json(run / "recalibration.json")
+    of = result["recalibration"]
+    assert (of["method"], of["split"], of["level"]) == ("conformal", "validation", 0.9)
+    factor = np.array(kept["factor"])
+    assert factor.shape == (4, 2)  # lead times, channels
+    assert [of["factor"]["least"], of["factor"]["most"]] == [factor.min(), factor.max()]
+    assert not np.allclose(factor, 1, atol=0.05)
+    # The mean stays: so do its errors, and the scores before are those without.
+    assert result["scores"]["rmse"] == pytest.approx(plain["scores"]["rmse"], rel=1e-12)
+    assert result["scores"]["crps"] != pytest.approx(plain["scores"]["crps"], rel=1e-6)
+    for name in ("rmse", "crps", "coverage_90", "nll_per_point"):
+        assert of["before"][name] == pytest.approx(plain["scores"][name], rel=1e-12), name
+    told = capsys.readouterr().out
+    assert "spread recalibrated on validation" in told
+    assert "before recalibration: coverage_90" in told
+
+    # Kept for this checkpoint and number of samples: not fitted again.
+    kept["factor"] = [[2.0] * 2] * 4
+    (run / "recalibration.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert hpc_bnn("evaluate", run, "--recalibrate", "conformal") == 0
+    assert read_json(run / "evaluation.json")["recalibration"]["factor"]["least"] == 2.0
+    kept["samples"] += 1
+    (run / "recalibration.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert hpc_bnn("evaluate", run, "--recalibrate", "conformal") == 0
+    assert read_json(run / "recalibration.json")["factor"] == factor.tolist()
+
+
+def test_what_is_no_series_is_not_recalibrated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = written(tmp_path / "a.yaml", DIGITS)
+    assert hpc_bnn("train", settings, "--run", tmp_path / "a") == 0
+    assert hpc_bnn("evaluate", tmp_path / "a", "--recalibrate", "conformal") == 2
+    assert "evaluation.recalibrate = 'conformal': digits" in capsys.readouterr().err
 
 
 def test_what_one_member_does_not_define_is_left_out(

@@ -194,7 +194,7 @@ def test_a_stale_cache_may_be_allowed_on_resume(tmp_path: Path) -> None:
         "data.length=9000",
         "data.augmentation=shared",
         "data.transform={name: jitter, sigma: 0.1}",
-        "train.steps=700",
+        "train.steps=500",
         "train.batch_size=32",
         "train.clip_norm=1.0",
         "train.precision=float64",
