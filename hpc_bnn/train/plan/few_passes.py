@@ -59,7 +59,7 @@ class FewPasses(Passes):
                 one = super().run(x, draw, part)
             self._outputs[len(part)] = one.outputs.shape, one.outputs.dtype
             return one
-        one = Pass(self._posterior, part, draw.weights(part), None)
+        one = Pass(self._posterior, draw, part, None)
         shape, dtype = self._outputs[len(part)]
         # Not equal to one another: equal members may be a special case of a score.
         outputs = torch.rand(shape, dtype=dtype, device=self._device)

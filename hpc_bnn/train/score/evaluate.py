@@ -5,18 +5,20 @@ from typing import Any
 
 from torch import Tensor
 
+from hpc_bnn.config import Settings
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import read_metrics
+from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.recalibrate import describe_recalibration, recalibration_of
 from hpc_bnn.train.score.scoring import Filled, as_input, score
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table
-from hpc_bnn.verify.plots import plot_loss, plot_pit, plot_reliability
+from hpc_bnn.verify.plots import plot_pit, plot_reliability
 from hpc_bnn.verify.recalibration import RecalibratedTally
+from hpc_bnn.verify.score_text import score_lines
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None)
 
     def write() -> None:
         write_json(folder.evaluation, result)
-        _draw(folder, tally)
+        _draw(folder, settings, tally)
         if report is not None:
             report.draw(folder.plots, tally, forecast)
 
@@ -104,17 +106,20 @@ def told(result: dict[str, Any]) -> list[str]:
     """Return the result of ``evaluate`` as lines of text."""
     if "lead_hours" in result:
         return weather_table(result)
-    head = f"{result['data']}, test split, {result['samples']} weight samples"
-    scores = dict(result["scores"])
+    units = result["units"]
+    lines = [f"{result['data']}, test split, {result['samples']} weight samples"]
+    lines += score_lines(result["scores"], units)
     if "recalibration" in result:
-        head += ", spread recalibrated on validation"
+        lines[0] += ", spread recalibrated on validation"
         before = result["recalibration"]["before"]
-        scores |= {f"before recalibration: {key}": before[key] for key in ("crps", "coverage_90")}
+        before = {key: before[key] for key in ("crps", "coverage_90")}
+        lines += score_lines(before, units, of="before recalibration: ")
     for name, of in result.get("foreign", {}).items():
-        scores |= {f"{name}: {key}": value for key, value in of.items()}
+        lines += score_lines(of, of=f"{name}: ")
     for name, of in result.get("naive", {}).items():
-        scores |= {f"{name.replace('_', ' ')}: {key}": of[key] for key in ("rmse", "crps")}
-    return [head, *(f"  {name:28s} {value:.6g}" for name, value in scores.items())]
+        of = {key: of[key] for key in ("rmse", "crps")}
+        lines += score_lines(of, units, of=f"{name.replace('_', ' ')}: ")
+    return lines
 
 
 def _told_apart(own: ClassificationTally, foreign: Filled) -> dict[str, float]:
@@ -127,11 +132,11 @@ def _told_apart(own: ClassificationTally, foreign: Filled) -> dict[str, float]:
     }
 
 
-def _draw(folder: RunFolder, tally: ClassificationTally | RegressionTally) -> None:
+def _draw(
+    folder: RunFolder, settings: Settings, tally: ClassificationTally | RegressionTally
+) -> None:
     folder.plots.mkdir(parents=True, exist_ok=True)
-    rows = read_metrics(folder.metrics)
-    if rows:
-        plot_loss(rows, folder.plots / "loss.png")
+    draw_curves(folder, settings)
     if isinstance(tally, ClassificationTally):
         plot_reliability(tally.reliability(), folder.plots / "reliability.png")
     elif "pit_chi_square" in tally.result():

@@ -51,15 +51,19 @@ class Share:
     complexity: Callable[[], Tensor | None]
     at_last_pass: Callable[[], None] = _nothing
 
+    def pull_complexity(self) -> None:
+        """Add the gradients of the complexity term to those of the parameters."""
+        term = self.complexity()
+        if term is not None and term.requires_grad:
+            torch.autograd.backward(term * self.scale)
+
 
 def accumulate(loss: Loss, passes: Passes, axis: Group, share: Share) -> Tensor:
     """Collective over the sample axis: add the gradients of this rank's share of the objective to
     those of the parameters and return the share of the data term, a scalar.
     """
-    complexity = share.complexity()
-    if complexity is not None and complexity.requires_grad:
-        with passes.phases.within("backward"):
-            torch.autograd.backward(complexity * share.scale)
+    with passes.phases.within("backward"):
+        share.pull_complexity()
     if isinstance(loss, JointLoss):
         return _joint(loss, passes, axis, share)
     values: list[Tensor] = []

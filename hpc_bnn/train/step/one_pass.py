@@ -7,7 +7,6 @@ Letters: S samples of the pass, B examples.
 """
 
 import contextlib
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from hpc_bnn.bayes.dropout import KeyedDropout
 from hpc_bnn.bayes.held import in_one_pass
 from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.train.step.draw import Draw
 
 _REENTRANT = "CheckpointFunctionBackward"  # torch.utils.checkpoint, use_reentrant=True
 
@@ -24,15 +24,17 @@ class Pass:
 
     Parameters
     ----------
+    draw
+        That of its weights.
     part
         The global indices of its samples.
-    weights
-        What the network computes with, (S, *shape) by name, or (*shape) of one sample.
     dropout
         What replaces the dropout of the pass; None: nothing.
 
     Attributes
     ----------
+    weights
+        What the network computes with, (S, *shape) by name, or (*shape) of one sample.
     outputs
         (S, B, ...), set by whoever runs the pass.
     """
@@ -42,12 +44,12 @@ class Pass:
     def __init__(
         self,
         posterior: Posterior,
+        draw: Draw,
         part: range,
-        weights: Mapping[str, Tensor],
         dropout: KeyedDropout | None,
     ) -> None:
-        self._posterior, self.part = posterior, part
-        self.weights, self.dropout = weights, dropout
+        self._posterior, self.draw, self.part = posterior, draw, part
+        self.weights, self.dropout = draw.weights(part), dropout
 
     def backward(self, root: Tensor, gradient: Tensor | None = None) -> None:
         """Add the gradients of ``root`` to those of the parameters, or to those of the weights

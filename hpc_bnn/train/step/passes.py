@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.dropout import KeyedDropout, dropping_layers, generator_states
 from hpc_bnn.bayes.inputs import Inputs, count_examples
-from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
+from hpc_bnn.bayes.noise import Key, Purpose, Stream, uniforms
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.draw import Draw
@@ -85,10 +85,13 @@ class Passes:
             key = replace(
                 self._posterior.key(step, samples), preceding=samples.start - self.parts[0].start
             )
-            draw = Draw(step, parts, self._posterior.sample(key))
-            if self._reentrant:
-                draw.cut()
-            return draw
+            return self._drawn(key, parts)
+
+    def _drawn(self, key: Key, parts: Sequence[range]) -> Draw:
+        draw = Draw(key.step, parts, self._posterior.sample(key))
+        if self._reentrant and not draw.has_leaves:
+            draw.cut()
+        return draw
 
     def run(self, x: Inputs, draw: Draw, part: range) -> Pass:
         """Run one pass over ``x`` (B, ...): outputs (S, B, ...); of n steps of a forecast (S, B n,
@@ -115,20 +118,31 @@ class Passes:
         """Return a pass; None where it showed something of the network that it was run without."""
         dropout = None  # torch.vmap refuses random layers
         if len(part) == 1 and self._drops:
-            dropout = self._dropout(draw.step, part[0], count_examples(x))
+            dropout = self._dropout(self._posterior.key(draw.step, part), count_examples(x))
         # Keyed dropout looks at every call of the network, a tenth of a small one's time.
         looks = self.looks_for_dropout and len(part) == 1 and not self._drops
         before = generator_states(self._world.device) if looks else None
-        one = Pass(self._posterior, part, draw.weights(part), dropout)
-        one.outputs = self._forward(*self._augmented(x, draw.step, part), one)
+        one = Pass(self._posterior, draw, part, dropout)
+        one.outputs = self._forward(*self.augmented(x, draw.step, part), one)
         if before is not None and generator_states(self._world.device) != before:
             self._drops = True
             return None
-        if self._reentrant is None and not draw.has_leaves and one.outputs.requires_grad:
+        if self._reentrant is None and one.outputs.requires_grad:
             self._reentrant = has_reentrant_checkpoint(one.outputs)
-            if self._reentrant:
+            if self._reentrant and not draw.has_leaves:
                 draw.cut()
                 return None
+        return one
+
+    def run_keyed(self, x: Inputs, key: Key, *, views: bool, examples: int) -> Pass:
+        """Run one pass of a network that has run before over ``x`` (B, ...) or (S, B, ...), of
+        which there are augmented views already; no clock is told.
+        """
+        part = range(key.samples[0], key.samples[-1] + 1)
+        drops = self._drops and len(part) == 1
+        dropout = self._dropout(key, examples) if drops else None
+        one = Pass(self._posterior, self._drawn(key, [part]), part, dropout)
+        one.outputs = self._forward(x, views, one)
         return one
 
     def check(self, x: Inputs, step: int) -> list[str]:
@@ -138,13 +152,14 @@ class Passes:
         part = self.parts[0][:2]
         own = self._input_of_network(x, step, part[:1])
 
+        key = self._posterior.key(step, part)
+
         @contextlib.contextmanager
         def surroundings() -> Iterator[KeyedDropout | None]:
-            dropout = self._dropout(step, part[0], count_examples(own)) if len(part) == 1 else None
+            dropout = self._dropout(key, count_examples(own)) if len(part) == 1 else None
             with self._autocast(), dropout or contextlib.nullcontext():
                 yield dropout
 
-        key = self._posterior.key(step, part)
         return self._posterior.check(key, own, gradients=True, surroundings=surroundings)
 
     def _input_of_network(self, x: Inputs, step: int, part: range) -> Inputs:
@@ -156,8 +171,8 @@ class Passes:
         handle = self._posterior.module.register_forward_pre_hook(seize)
         try:
             with torch.no_grad():
-                one = Pass(self._posterior, part, self.draw(step, [part]).weights(part), None)
-                self._forward(*self._augmented(x, step, part), one)
+                one = Pass(self._posterior, self.draw(step, [part]), part, None)
+                self._forward(*self.augmented(x, step, part), one)
         except _Seized as seized:
             return seized.x
         finally:
@@ -194,7 +209,8 @@ class Passes:
             drawn = self._posterior.sample(self._posterior.key(step, first))
         return next(iter(drawn.values()), torch.tensor(first[0]))
 
-    def _augmented(self, x: Inputs, step: int, part: range) -> tuple[Inputs, bool]:
+    def augmented(self, x: Inputs, step: int, part: range) -> tuple[Inputs, bool]:
+        """Return the input of a pass, and whether each of its samples has its own view of it."""
         if self.settings.augment is None:
             return x, False
         if not isinstance(x, Tensor):
@@ -216,8 +232,8 @@ class Passes:
             x, uniforms(stream, (len(x), count), offset=first * count, device=x.device)
         )
 
-    def _dropout(self, step: int, sample: int, examples: int) -> KeyedDropout | None:
-        key, first = self._posterior.key(step, [sample]), self._world.grid.data_rank * examples
+    def _dropout(self, key: Key, examples: int) -> KeyedDropout | None:
+        first = self._world.grid.data_rank * examples
         return self._posterior.dropout(key, examples=examples, first_example=first)
 
     def _autocast(self) -> _Context:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tiny_run import DIGITS, SERIES, hpc_bnn, read_json, written
 import hpc_bnn as package
 
 COLUMNS = ["Actual Total Load [MW] - BZN|DE-LU", "Wind [MW]"]
+SHOWN = ["Actual Total Load [MW] -\nBZN|DE-LU", "Wind [MW]"]  # in lines of 26 characters
 CSV: dict[str, Any] = {
     "name": "series",
     "path": "load.csv",
@@ -68,7 +70,7 @@ def test_scores_by_level_channel_and_lead_time(run: Path) -> None:
         assert np.mean(squares) == pytest.approx(channel["rmse"] ** 2)
 
 
-def test_the_fan_chart_shows_the_history_of_the_first_channel(
+def test_the_fan_charts_show_every_channel_at_its_dates(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[matplotlib.figure.Figure] = []
@@ -89,20 +91,22 @@ def test_the_fan_chart_shows_the_history_of_the_first_channel(
         if "history" in [line.get_label() for line in axes.lines]
     ]
     assert len(fans) == 4
-    for axes in fans:
+    assert [axes.get_ylabel() for axes in fans[::2]] == [f"{name}\n[MW]" for name in SHOWN]
+    for panel, axes in enumerate(fans):  # two windows a row, one channel
         lines = {line.get_label(): line for line in axes.lines}
-        # Such as "from 2020-01-08 13:30 CET", the first target.
-        _, date, clock, zone = axes.get_title("left").split()
-        assert zone == "CET"
+        # Such as "from 2020-01-08 13:30 CET, CRPS 1500", the first target.
+        _, date, clock, zone, _, crps = axes.get_title("left").split()
+        assert zone == "CET,"
+        assert (float(crps) > 100) == (panel < 2)
         first = 48 * (int(date[-2:]) - 1) + 2 * int(clock[:2]) + int(clock[3:]) // 30
         rows = np.arange(first - 12, first + 4)
-        expected = 50000 + 9000 * np.sin(rows * np.pi / 24)
+        expected = 50000 + 9000 * np.sin(rows * np.pi / 24) if panel < 2 else rows % 7
+        times = lines["history"].get_xdata(orig=True)
+        assert f"{times[-1] + timedelta(minutes=30):%Y-%m-%d %H:%M %Z}," == f"{date} {clock} {zone}"
         assert np.asarray(lines["history"].get_ydata()) == pytest.approx(expected[:12], abs=0.1)
         assert np.asarray(lines["truth"].get_ydata())[1:] == pytest.approx(expected[12:], abs=0.1)
-        assert np.asarray(lines["history"].get_xdata()).tolist() == [
-            -5.5 + 0.5 * i for i in range(12)
-        ]
-    assert axes.get_xlabel() == "lead time [h]"
+        assert set(np.diff(times)) == {timedelta(minutes=30)}
+    assert axes.get_xlabel() == "time [Europe/Brussels]"
 
 
 def test_members_have_a_pinball_loss_too(
