@@ -9,6 +9,7 @@ from hpc_bnn.data.source import Source
 from hpc_bnn.files import whole_file, write_json
 from hpc_bnn.lock import Lock, LockError, hold, require_lock_file
 from hpc_bnn.train.run.build import resolved
+from hpc_bnn.train.run.window_option import with_normalization
 
 # May change when a run is resumed: none of them changes the answer.
 RESUMABLE = {
@@ -47,7 +48,7 @@ class RunFolder:
             If no run was started here.
         """
         self.require_run()
-        return load_settings(self.config)
+        return with_normalization(load_settings(self.config), of_old_run=True)
 
     def require_run(self) -> None:
         """Raise FileNotFoundError if no run was started here."""
@@ -149,7 +150,7 @@ class RunFolder:
             for leftover in self.checkpoints.glob("*.partial"):
                 leftover.unlink(missing_ok=True)
             with whole_file(self.config) as file:
-                file.write(dump_settings(settings).encode())
+                file.write(dump_settings(with_normalization(settings)).encode())
             facts = None if source is None else facts_of(source)
             if facts is not None:
                 write_json(self.data, facts)
