@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
 def _is_alone(options: argparse.Namespace) -> bool:
     if options.command.startswith("scaling "):
         return not getattr(options, "measure", False)
-    return options.command in ("data request", "settings", "help")
+    return options.command in ("data request", "report", "settings", "help")
 
 
 def _alone(options: argparse.Namespace) -> Group:
@@ -277,6 +277,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "scan": _scan,
     "evaluate": _evaluate,
+    "report": _command("report"),
     "laplace": _command("laplace"),
     "forecast": _command("forecast"),
     "data": _data,
