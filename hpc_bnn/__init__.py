@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from hpc_bnn.bayes.ensemble import perturbed_targets
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
+    from hpc_bnn.train.run.script import save
+    from hpc_bnn.train.score.load import load
     from hpc_bnn.train.step.step import Step
 
 __version__ = "0.1.0"
@@ -52,9 +54,11 @@ __all__ = [
     "World",
     "convert",
     "freeze_batchnorm",
+    "load",
     "losses",
     "perturbed_targets",
     "replace_batchnorm",
+    "save",
     "start",
 ]
 
@@ -74,8 +78,10 @@ _HOMES = {
     "Step": "hpc_bnn.train.step.step",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
+    "load": "hpc_bnn.train.score.load",
     "perturbed_targets": "hpc_bnn.bayes.ensemble",
     "replace_batchnorm": "hpc_bnn.bayes.batchnorm",
+    "save": "hpc_bnn.train.run.script",
     "start": "hpc_bnn.parallel.world",
 }
 

@@ -89,9 +89,11 @@ def draw_together(
 
 def signed_streams(key: Key, *, antithetic: bool) -> list[tuple[Stream, float]]:
     """Return the stream of each sample and the sign of its noise, -1 for the second of a pair."""
+    if antithetic:  # which of a pair a sample is
+        key = key.resolved()
     pairs = [divmod(sample, 2) if antithetic else (sample, 0) for sample in key.samples]
     return [
-        (Stream(key.seed, key.purpose, key.step, sample), 1.0 - 2.0 * second)
+        (Stream(key.seed, key.purpose, key.step, sample, key.shift), 1.0 - 2.0 * second)
         for sample, second in pairs
     ]
 

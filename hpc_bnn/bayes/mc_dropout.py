@@ -107,7 +107,7 @@ class Dropout(Posterior):
 
     def dropout(self, key: Key, *, examples: int, first_example: int) -> KeyedDropout:
         """Return the masks of a training pass of one sample."""
-        stream = Stream(key.seed, Purpose.DROPOUT, key.step, key.samples[0])
+        stream = Stream(key.seed, Purpose.DROPOUT, key.step, key.samples[0], key.shift)
         kind = KeyedDropout if self.masks == "example" else _SampleDropout
         return kind(stream, examples=examples, first_example=first_example)
 

@@ -26,7 +26,7 @@ import importlib
 import subprocess
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cache
 from types import ModuleType
@@ -65,6 +65,12 @@ class Purpose(IntEnum):
 class Stream:
     """The name of one endless sequence of random numbers.
 
+    Attributes
+    ----------
+    shift
+        (2,) int64 on the device of the noise: what is added to ``step`` and ``sample`` when the
+        numbers are made, so that a captured pass is replayed as that of another step and sample.
+
     Raises
     ------
     ValueError
@@ -75,13 +81,14 @@ class Stream:
     purpose: Purpose
     step: int = 0
     sample: int = 0
+    shift: Tensor | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         limits = {"seed": SEED_LIMIT, "step": COUNTER_LIMIT, "sample": COUNTER_LIMIT}
-        for field, limit in limits.items():
-            if not 0 <= getattr(self, field) < limit:
+        for name, limit in limits.items():
+            if not 0 <= getattr(self, name) < limit:
                 raise ValueError(
-                    f"noise stream: {field} = {getattr(self, field)}: must be at least 0 and "
+                    f"noise stream: {name} = {getattr(self, name)}: must be at least 0 and "
                     f"less than 2**{limit.bit_length() - 1}"
                 )
 
@@ -89,6 +96,13 @@ class Stream:
     def key(self) -> int:
         """64-bit Philox key."""
         return self.seed | self.purpose << 48
+
+    def resolved(self) -> "Stream":
+        """Return the stream without a shift; where there is one, it is asked for."""
+        if self.shift is None:
+            return self
+        step, sample = self.shift.tolist()
+        return replace(self, step=self.step + step, sample=self.sample + sample, shift=None)
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,8 @@ class Key:
     preceding
         How many samples of the step went backward before these, in earlier passes, whose gradients
         the parameters hold. No number depends on it.
+    shift
+        As of ``Stream``.
     """
 
     seed: int
@@ -109,6 +125,15 @@ class Key:
     samples: tuple[int, ...]
     purpose: Purpose = Purpose.WEIGHTS
     preceding: int = 0
+    shift: Tensor | None = field(default=None, compare=False)
+
+    def resolved(self) -> "Key":
+        """Return the key without a shift; where there is one, it is asked for."""
+        if self.shift is None:
+            return self
+        step, sample = self.shift.tolist()
+        samples = tuple(each + sample for each in self.samples)
+        return replace(self, step=self.step + step, samples=samples, shift=None)
 
 
 WORDS, NORMALS, DRAW, PULL = range(4)  # what ``fill`` fills with
@@ -198,7 +223,7 @@ def fill(
         )
     else:
         name = stream.seed, int(stream.purpose), stream.step, stream.sample
-        _fill(task, out, mu, log_sigma, grad, keep, *name, offset, sign)
+        _fill(task, out, mu, log_sigma, grad, keep, stream.shift, *name, offset, sign)
 
 
 @torch.library.custom_op("hpc_bnn::fill_noise", mutates_args=("out", "keep"))
@@ -209,6 +234,7 @@ def _fill(
     log_sigma: Tensor | None,
     grad: Tensor | None,
     keep: Tensor | None,
+    shift: Tensor | None,
     seed: int,
     purpose: int,
     step: int,
@@ -217,7 +243,7 @@ def _fill(
     sign: float,
 ) -> None:
     """``fill`` as torch knows it: for tensors without numbers and for ``torch.compile``."""
-    stream = Stream(seed, Purpose(purpose), step, sample)
+    stream = Stream(seed, Purpose(purpose), step, sample, shift)
     backend(out.device).fill(
         task, out, stream, offset, sign=sign, mu=mu, log_sigma=log_sigma, grad=grad, keep=keep
     )

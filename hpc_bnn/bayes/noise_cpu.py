@@ -27,6 +27,7 @@ def fill(
     threads: int | None = None,
 ) -> None:
     """Run the kernel; ``level`` and ``threads`` never change the result, only its speed."""
+    stream = stream.resolved()
     _noise.fill(
         task,
         _address(out, torch.int32 if task == WORDS else torch.float32, out.numel()),

@@ -14,12 +14,16 @@ from hpc_bnn.bayes.noise import DRAW, WORDS, Stream
 MASK = 0xFFFFFFFF
 
 
-def blocks(key: int, counters: Tensor, step: int, sample: int) -> Tensor:
+def blocks(
+    key: int, counters: Tensor, step: int, sample: int, shift: Tensor | None = None
+) -> Tensor:
     """Return the Philox4x32-10 words of blocks ``counters`` (n,), int64 bit patterns, as int64 (n,
-    4).
+    4); ``shift`` (2,) is added to step and sample.
     """
     a, b = counters & MASK, (counters >> 32) & MASK
     c, d = torch.full_like(a, step), torch.full_like(a, sample)
+    if shift is not None:
+        c, d = c + shift[0], d + shift[1]
     key0, key1 = key & MASK, key >> 32
     for _ in range(10):
         # int64 products wrap, but their low 64 bits, which is all that is used, are exact.
@@ -35,7 +39,7 @@ def _stream_blocks(
 ) -> tuple[Tensor, int]:
     first, skip = divmod(offset, 4)
     counters = torch.arange((skip + count + 3) // 4, dtype=torch.int64, device=device) + first
-    return blocks(stream.key, counters, stream.step, stream.sample), skip
+    return blocks(stream.key, counters, stream.step, stream.sample, stream.shift), skip
 
 
 def words(out: Tensor, stream: Stream, offset: int) -> None:

@@ -1,10 +1,13 @@
 """Keyed noise on GPUs: the Triton kernels. Same definition as ``noise.py``.
 
 Each kernel has one compiled variant for each task: neither the values nor the alignment of what it
-is given make another. Letters: S samples, N numbers of all tensors of a draw.
+is given make another. Step and sample are the sums of what a launch is given and of two numbers on
+the device (``Stream.shift``): a captured launch is replayed as that of another sample. Letters: S
+samples, N numbers of all tensors of a draw.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import torch
 import triton
@@ -24,10 +27,11 @@ SCALARS = [
 
 @triton.jit(do_not_specialize=SCALARS)
 def fill_kernel(
-    out, key0: tl.int64, key1: tl.int64, step: tl.int64, sample: tl.int64, offset: tl.int64,
-    count: tl.int64, sign: tl.float32, TASK: tl.constexpr,
+    out, shift, key0: tl.int64, key1: tl.int64, step: tl.int64, sample: tl.int64,
+    offset: tl.int64, count: tl.int64, sign: tl.float32, TASK: tl.constexpr,
 ):  # fmt: skip
     """WORDS or NORMALS into ``out`` (count,)."""
+    step, sample = step + tl.load(shift), sample + tl.load(shift + 1)
     lanes = tl.arange(0, BLOCKS)
     # The first number of this program; the first program has some in front of ``out``.
     start = tl.program_id(0).to(tl.int64) * (4 * BLOCKS) - (offset & 3)
@@ -69,13 +73,14 @@ def _draw_at(eps, place, mask, out, keep, mu, log_sigma, KEEP: tl.constexpr):
 
 @triton.jit(do_not_specialize=SCALARS)
 def draw_kernel(
-    out, keep, mu, log_sigma, table, per_line: tl.int32, key0: tl.int64, key1: tl.int64,
+    out, keep, mu, log_sigma, table, shift, per_line: tl.int32, key0: tl.int64, key1: tl.int64,
     step: tl.int64, sample: tl.int64, pairs: tl.int64, first: tl.int32, stop: tl.int32,
     offset: tl.int64, mu_pitch: tl.int64, pitch: tl.int64, KEEP: tl.constexpr,
 ):  # fmt: skip
     """mu + exp(log_sigma) eps into the rows first to stop of ``out``, which lie ``pitch`` apart;
     row s is that of the sample ``sample`` + s.
     """
+    step, sample = step + tl.load(shift), sample + tl.load(shift + 1)
     start, begin, end, to_log_sigma, to_mu, _ = piece(table, per_line)
     whole = is_whole(start, begin, end, to_mu, to_log_sigma, pitch | mu_pitch)
     lanes = tl.arange(0, BLOCKS)
@@ -101,13 +106,14 @@ def draw_kernel(
 
 @triton.jit(do_not_specialize=SCALARS)
 def pull_kernel(
-    out, grad, log_sigma, table, per_line: tl.int32, key0: tl.int64, key1: tl.int64,
+    out, grad, log_sigma, table, shift, per_line: tl.int32, key0: tl.int64, key1: tl.int64,
     step: tl.int64, sample: tl.int64, pairs: tl.int64, first: tl.int32, stop: tl.int32,
     offset: tl.int64, pitch: tl.int64,
 ):  # fmt: skip
     """The sum of grad exp(log_sigma) eps over the rows of ``grad``, as of ``draw_kernel``, into
     ``out``.
     """
+    step, sample = step + tl.load(shift), sample + tl.load(shift + 1)
     start, begin, end, to_log_sigma, to_grad, _ = piece(table, per_line)
     lanes = tl.arange(0, BLOCKS)
     block = ((start + offset) >> 2) + lanes
@@ -164,17 +170,19 @@ def fill(
     """Run the kernel; see ``noise.fill``."""
     assert out.is_contiguous()
     if log_sigma is not None:
-        # As the first or the second of a pair.
-        key = Key(stream.seed, stream.step, (2 * stream.sample + (sign < 0),), stream.purpose)
+        mirrored = sign < 0  # the second of a pair
+        assert not (mirrored and stream.shift is not None)
+        samples = (2 * stream.sample + 1 if mirrored else stream.sample,)
+        key = Key(stream.seed, stream.step, samples, stream.purpose, shift=stream.shift)
         if mu is not None:
             kept = None if keep is None else keep[None]
-            draw(out[None], mu[None], [log_sigma], key, offset, antithetic=True, keep=kept)
+            draw(out[None], mu[None], [log_sigma], key, offset, antithetic=mirrored, keep=kept)
         elif grad is not None:
-            pull(out, grad[None], [log_sigma], key, offset, antithetic=True)
+            pull(out, grad[None], [log_sigma], key, offset, antithetic=mirrored)
     elif out.numel():
         with torch.cuda.device_of(out):
             fill_kernel[(triton.cdiv(offset % 4 + out.numel(), PIECE),)](
-                out,
+                *(out, _shift_of(stream, out.device)),
                 *(stream.key & 0xFFFFFFFF, stream.key >> 32, stream.step, stream.sample),
                 *(offset, out.numel(), sign),
                 TASK=task,
@@ -203,7 +211,8 @@ def draw(
         for name in _runs(key, antithetic=antithetic):
             draw_kernel[(pieces.programs,)](
                 *(out, out if keep is None else keep, pieces.other_base, pieces.base),
-                *(pieces.table, pieces.per_line, *name, offset, mu_pitch, _pitch(out)),
+                *(pieces.table, _shift_of(key, out.device), pieces.per_line),
+                *(*name, offset, mu_pitch, _pitch(out)),
                 KEEP=keep is not None,
             )
 
@@ -228,11 +237,20 @@ def pull(
         for name in _runs(key, antithetic=antithetic):
             parts.append(torch.empty_like(out) if parts else out)
             pull_kernel[(pieces.programs,)](
-                *(parts[-1], pieces.other_base, pieces.base, pieces.table, pieces.per_line),
-                *(*name, offset, _pitch(grad)),
+                *(parts[-1], pieces.other_base, pieces.base, pieces.table),
+                *(_shift_of(key, out.device), pieces.per_line, *name, offset, _pitch(grad)),
             )
     for part in parts[1:]:
         out += part
+
+
+def _shift_of(name: Key | Stream, device: torch.device) -> Tensor:
+    return _no_shift(device) if name.shift is None else name.shift
+
+
+@cache
+def _no_shift(device: torch.device) -> Tensor:
+    return torch.zeros(2, dtype=torch.int64, device=device)
 
 
 def _pitch(rows: Tensor) -> int:

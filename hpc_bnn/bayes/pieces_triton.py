@@ -14,7 +14,7 @@ A tensor by itself is one line of the table, whatever its size.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import torch
 import triton
@@ -106,7 +106,7 @@ def _shifts(tensors: Sequence[Tensor], base: Tensor, sizes: tuple[int, ...]) -> 
     return tuple(shifts) if len(shifts) == len(sizes) else tuple(shifts) * len(sizes)
 
 
-@lru_cache(maxsize=256)
+@cache  # never dropped: captured launches read a table where it lies
 def _table(
     device: torch.device, skip: int, sizes: tuple[int, ...], *columns: tuple[int, ...]
 ) -> Tensor:

@@ -23,6 +23,7 @@ from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.bayes.predictor import Predictor
 from hpc_bnn.bayes.predictor import Weights as Weights
 from hpc_bnn.bayes.rows import Rows, gather_rows
+from hpc_bnn.bayes.summary import Summary, summarise
 from hpc_bnn.group import Group
 
 
@@ -103,7 +104,7 @@ class Posterior(Predictor):
         """Return what replaces the dropout of a training pass of one sample over ``examples`` of
         the batch, the first of which is ``first_example`` of the global one; None: nothing.
         """
-        stream = Stream(key.seed, Purpose.DROPOUT, key.step, key.samples[0])
+        stream = Stream(key.seed, Purpose.DROPOUT, key.step, key.samples[0], key.shift)
         return KeyedDropout(stream, examples=examples, first_example=first_example)
 
     def per_sample(self) -> Iterable[str]:
@@ -163,6 +164,11 @@ class Posterior(Predictor):
         plain values; ``inputs``, maybe collective, gives examples (B, ...) to judge by.
         """
         return {}
+
+    def summary(self) -> Summary:
+        """Return, to be printed, which layers are random and which are not, with counts."""
+        method = type(self).__name__
+        return summarise(self.module, self.names, method=method, members=self.members)
 
     def check_samples(self, samples: int, *, samples_per_pass: int) -> None:
         """Raise ValueError unless training can draw so many weight samples."""

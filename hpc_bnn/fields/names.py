@@ -212,6 +212,14 @@ def expected_range(variable: str, level_hpa: float | None) -> tuple[float, float
     return known.smallest, known.largest
 
 
+def is_signed(variable: str) -> bool | None:
+    """Tell whether a variable has values of both signs around 0, such as wind; None: not known."""
+    known = find(variable)
+    if known is None or known.accumulated:
+        return None
+    return known.smallest == -known.largest
+
+
 def possible_range(variable: str, level_hpa: float | None) -> tuple[float, float]:
     """Return the range that any value of a channel must lie in, finite for every variable."""
     low, high = expected_range(variable, level_hpa)

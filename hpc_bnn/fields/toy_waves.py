@@ -10,7 +10,7 @@ its length, as a network can learn; and the noise limits how far ahead anybody c
 ensemble has something to say. Geopotential, wind (geostrophic), temperature and pressure are
 functions of A, the season, the time of day and a land mask.
 
-It is no model of the Earth: only units and ranges are.
+It is no model of the Earth: only units, ranges and the shape of the land are.
 
 Shape letters: P levels (the surface first), M waves, H latitude, W longitude, T time.
 """
@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from hpc_bnn.verify.coastlines import land_share
 
 WAVES = np.arange(1, 7)
 WEIGHTS = np.array([0.5, 0.8, 1.0, 1.0, 0.8, 0.6])
@@ -181,12 +183,8 @@ def toy_fields(
 
 
 def land_mask(grid: ToyGrid) -> NDArray[np.float32]:
-    """Return a made-up share of land (H, W) in [0, 1], of the same shape on every grid."""
-    phi, lam = grid.phi[:, None], np.radians(grid.longitude)
-    hills = np.cos(phi) * np.sin(lam + 1.0) + np.cos(phi) ** 2 * np.cos(2 * lam - 0.7)
-    hills = hills + 0.8 * np.sin(3 * phi + 0.5) * np.cos(phi) * np.cos(lam - 2.0)
-    share: NDArray[np.float32] = (1 / (1 + np.exp(-8 * (hills - 0.4)))).astype(np.float32)
-    return share
+    """Return the share of land (H, W) of each cell, that of the Earth."""
+    return land_share(grid.latitude, grid.longitude).astype(np.float32)
 
 
 def _synthesis(amplitudes: NDArray[np.complex64], columns: int) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ Shape letters: M members, H latitude (north to south), W longitude (eastward).
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from hpc_bnn.verify.coastlines import draw_coastlines
 from hpc_bnn.verify.plots import WIDTH_IN, make_panels, save_figure
 from hpc_bnn.verify.weather_plots import lead_text, pretty
 
 STEPS = [1, 2, 3, 5, 6, 10]  # of the degrees at the axes
+DIVERGING = "RdBu_r"
+SIGNED_SHARE = 0.1  # of the larger side of 0 that the smaller one has in a signed field
 
 
 def plot_maps(
@@ -30,11 +34,14 @@ def plot_maps(
     units: str,
     start_s: int,
     lead_hours: float,
+    signed: bool | None = None,
 ) -> Path:
-    """Draw maps of truth, ensemble mean, spread and error of the mean of one channel.
+    """Draw maps of truth, ensemble mean, spread and error of the mean of one channel, with their
+    root mean squares over the area that has values.
 
     members: (M, H, W). truth: (H, W). latitude: (H,), longitude: (W,) in degrees.
     start_s: the time the forecast starts from, seconds since 1970 UTC.
+    signed: values of both signs, such as wind: their colours diverge from 0. None: as they are.
     """
     size = (len(latitude), len(longitude))
     if members.dim() != 3 or members.shape[1:] != size or truth.shape != size:
@@ -49,9 +56,21 @@ def plot_maps(
     both = torch.stack([y, mean])
     both = both[both.isfinite()]
     low, high = (float(both.min()), float(both.max())) if both.numel() else (0.0, 1.0)
+    colours = "viridis"
+    if signed is None:
+        signed = min(-low, high) > SIGNED_SHARE * max(-low, high)
+    if signed:
+        colours, high = DIVERGING, max(-low, high) or 1.0
+        low = -high
     most = float(error.abs().nan_to_num(0.0, 0.0, 0.0).max()) or 1.0
 
     east, north = _edges(_unwrapped(longitude)), _edges(latitude).clamp(-90, 90)
+    area = -north.deg2rad().sin().diff()[:, None].expand(size)
+
+    def over_area(field: Tensor) -> float:
+        held = field.isfinite()
+        return float((area * field)[held].sum() / area[held].sum())
+
     # A map takes about a third of the figure's width.
     height_in = 0.31 * WIDTH_IN * float((north[0] - north[-1]) / (east[-1] - east[0]))
     height_in = min(5.0, max(0.7, height_in))
@@ -60,30 +79,34 @@ def plot_maps(
     unit = f"{name} [{pretty(units)}]"
 
     def draw(
-        axes: Axes, title: str, field: Tensor, colours: str, least: float, largest: float | None
+        axes: Axes, title: str, field: Tensor, cmap: str, least: float, largest: float | None
     ) -> None:
         mesh = axes.pcolormesh(
-            east.numpy(), north.numpy(), field.numpy(), cmap=colours, vmin=least, vmax=largest
+            east.numpy(), north.numpy(), field.numpy(), cmap=cmap, vmin=least, vmax=largest
         )
-        axes.set_title(title)
+        axes.set_title(title, fontsize=10)
         axes.grid(visible=False)
         axes.set_aspect("equal")
         axes.xaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x - 360 if x >= 360 else x:g}")
         axes.yaxis.set_major_locator(MaxNLocator(rows, steps=STEPS))
+        draw_coastlines(axes)
         # An inset is as high as the map, whatever shape the region has.
         figure.colorbar(mesh, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label=unit)
 
     forecast = "mean" if len(x) > 1 else "member"
-    draw(panels[0], "truth", y, "viridis", low, high)
+    draw(panels[0], "truth", y, colours, low, high)
     of_many = f" of {len(x)} members" if len(x) > 1 else ""
-    draw(panels[1], forecast + of_many, mean, "viridis", low, high)
+    draw(panels[1], forecast + of_many, mean, colours, low, high)
     if spread is None:
         panels[2].set_axis_off()
         panels[2].text(0.5, 0.5, "one member has no spread", ha="center", va="center")
     else:
-        draw(panels[2], "spread", spread, "magma", 0.0, None)
-    draw(panels[3], f"{forecast} - truth", error, "RdBu_r", -most, most)
+        root = math.sqrt(over_area(spread.square()))
+        draw(panels[2], f"spread, root mean square {root:.3g}", spread, "magma_r", 0.0, None)
+    bias, rmse = over_area(error), math.sqrt(over_area(error.square()))
+    title = f"{forecast} - truth, RMSE {rmse:.3g}, bias {bias:.2g}"
+    draw(panels[3], title, error, DIVERGING, -most, most)
     for axes in panels[2:]:
         axes.set_xlabel("longitude [degrees east]")
     for axes in panels[::2]:

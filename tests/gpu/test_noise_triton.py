@@ -135,6 +135,33 @@ def test_one_row_is_drawn_and_pulled_with_the_sign_of_its_stream() -> None:
         torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-6)
 
 
+def test_step_and_sample_are_added_to_what_lies_on_the_device() -> None:
+    """Read at each launch, so that a replay is one of other numbers."""
+    mu, log_sigma, grad = (randn(2, 1030, seed=seed) for seed in range(3))
+    shift = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+
+    def everything(stream: Stream, key: Key) -> list[Tensor]:
+        words = torch.empty(1030, dtype=torch.int32, device=DEVICE)
+        eps, pulled = (torch.empty(1030, device=DEVICE) for _ in range(2))
+        rows = torch.empty_like(mu)
+        noise_triton.fill(WORDS, words, stream, 3)
+        noise_triton.fill(NORMALS, eps, stream, 3, sign=-1.0)
+        one = [torch.empty_like(eps) for _ in range(2)]
+        noise_triton.fill(DRAW, one[0], stream, 3, mu=mu[0], log_sigma=log_sigma[0])
+        noise_triton.fill(PULL, one[1], stream, 3, grad=grad[0], log_sigma=log_sigma[0])
+        noise_triton.draw(rows, mu, [log_sigma[0]], key, 3, antithetic=True)
+        noise_triton.pull(pulled, grad, [log_sigma[0]], key, 3, antithetic=True)
+        return [words, eps, *one, rows, pulled]
+
+    moved = Stream(7, Purpose.WEIGHTS, 1, 2, shift), Key(7, 1, (2, 3), shift=shift)
+    for step, sample in ((0, 0), (5, 3), (2**32 - 2, 2**32 - 4)):
+        shift.copy_(torch.tensor([step, sample]))
+        plain = [(1 + step, n + sample) for n in (2, 3)]
+        stream = Stream(7, Purpose.WEIGHTS, *plain[0])
+        expected = everything(stream, Key(7, 1 + step, tuple(s for _, s in plain)))
+        assert all(map(torch.equal, everything(*moved), expected))
+
+
 @pytest.mark.parametrize("posterior_class", [Gaussian, LowRank])
 def test_a_posterior_draws_and_weighs_all_tensors_as_the_cpu_does(
     posterior_class: type[Gaussian], monkeypatch: pytest.MonkeyPatch

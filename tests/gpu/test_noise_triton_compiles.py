@@ -54,7 +54,8 @@ VECTORS = {
 # Branches, each taken by all threads of a program: whole piece or edge; in and at the end of a loop
 # over samples, of which a pull has one for either.
 BRANCHES = {"draw": 3, "draw and keep": 3, "pull": 5}
-POINTERS = {"table": "*i64", "sums": "*fp64", "upstream": "*fp64"}  # others: float32
+# Others: float32.
+POINTERS = {"table": "*i64", "shift": "*i64", "sums": "*fp64", "upstream": "*fp64"}
 
 
 def compiled(name: str, target: str) -> CompiledKernel:

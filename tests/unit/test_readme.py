@@ -15,6 +15,7 @@ import hpc_bnn
 from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.cli.arguments import parse
 from hpc_bnn.config import CONFIGS, load_settings
+from hpc_bnn.losses import LOSSES
 from hpc_bnn.study.study_file import Study
 from hpc_bnn.train.run.build import check_choices
 
@@ -72,6 +73,19 @@ def test_the_guide_has_a_section_for_each_posterior() -> None:
     assert sorted(", ".join(headings).split(", ")) == sorted(POSTERIORS)
     classes = re.findall(r"`hb\.(\w+)`", page.partition("## Which one")[0])
     assert sorted(classes) == sorted(method.__name__ for method in POSTERIORS.values())
+
+
+def test_the_guide_names_each_loss_and_messages_that_there_are() -> None:
+    table = GUIDE["losses.md"].partition("## Which one")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row[:60])}
+    assert set(LOSSES) <= named
+    said = re.findall(r"^\| (`[^|]+`)", GUIDE["troubleshooting.md"], re.MULTILINE)
+    sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("hpc_bnn/**/*.py"))
+    words = re.sub(r'"\s*f?"', "", sources)  # of messages that go on in the next line
+    of_open_mpi = {"attempt to run mpirun as root", "not enough slots"}
+    for message in {m for cell in said for m in re.findall("`([^`]+)`", cell)} - of_open_mpi:
+        parts = re.split(r"\.\.\.|\b\d+\b(?:, \d+)*| nan", message)
+        assert all(part.strip() in words for part in parts), message
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))

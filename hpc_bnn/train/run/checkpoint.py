@@ -25,8 +25,8 @@ from hpc_bnn.lock import LockError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # which holds moving averages; 2 named what is per-sample
-READS = (1, 2, 3)
+FORMAT = 4  # which holds a scheduler; 3 held moving averages, 2 named what is per-sample
+READS = (1, 2, 3, 4)
 PATTERN = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -57,6 +57,8 @@ class Checkpoint:
     ema
         The moving average of what is trained: its ``decay``, its ``steps`` and its ``weights`` by
         name; empty where the run has none.
+    scheduler
+        State dict of what sets the rate in a script of a user's own; empty where nothing does.
     """
 
     step: int
@@ -68,6 +70,7 @@ class Checkpoint:
     versions: Mapping[str, str]
     per_sample: Sequence[str] = ()
     ema: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save(
@@ -89,25 +92,32 @@ def save(
         are.
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
+    write(path, checkpoint, require_own=require_own)
+    # A later file than the one just written is damaged, or the run would have resumed from it.
+    for old in [other for other in available(folder) if other.name <= path.name][:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def write(
+    path: Path, checkpoint: Checkpoint, *, require_own: Callable[[], None] | None = None
+) -> None:
+    """Write ``checkpoint`` into one file, whole or not at all; errors are those of ``save``."""
     if require_own is not None:
         require_own()
     content = {"format": FORMAT, **vars(checkpoint)}
     content["sha256"] = digest(content)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, rivals=True, check=require_own) as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         if isinstance(error, LockError):
             raise
         raise CheckpointError(
-            f"{path}: cannot write the checkpoint ({error}); {free_space(folder)}. Earlier "
+            f"{path}: cannot write the checkpoint ({error}); {free_space(path.parent)}. Earlier "
             "checkpoints are unharmed: free space or fix permissions, then resume"
         ) from error
-    # A later file than the one just written is damaged, or the run would have resumed from it.
-    for old in [other for other in available(folder) if other.name <= path.name][:-keep]:
-        old.unlink(missing_ok=True)
-    return path
 
 
 def available(folder: Path) -> list[Path]:
@@ -169,8 +179,10 @@ def load(path: Path) -> Checkpoint:
     written = content.pop("format")
     if written == 1:  # which knew no per-sample parameters
         content["per_sample"] = []
-    if written < FORMAT:
+    if written < 3:
         content["ema"] = {}
+    if written < FORMAT:
+        content["scheduler"] = {}
     names = {each.name for each in fields(Checkpoint)}
     for what, keys in (("lacks", names - set(content)), ("has unknown", set(content) - names)):
         if keys:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.bayes.rows import Rows, gather_rows
 from hpc_bnn.group import ALONE, Group
-from hpc_bnn.losses.base import Loss
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError
 from hpc_bnn.train.step.ema import EMA
 from hpc_bnn.train.step.parameters import parameters_of
@@ -161,7 +160,7 @@ def restore_ema(
     path: Path,
     checkpoint: Checkpoint,
     posterior: Posterior,
-    loss: Loss,
+    loss: nn.Module,
     ema: EMA | None,
     all_ranks: Group = ALONE,
 ) -> None:

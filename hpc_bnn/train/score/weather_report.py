@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from hpc_bnn.fields.names import is_signed, split_channel
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
@@ -105,4 +106,5 @@ def _draw(
                 units=units[name],
                 start_s=picture.start_s,
                 lead_hours=hours,
+                signed=is_signed(split_channel(name)[0]),
             )

@@ -49,7 +49,7 @@ def named_parameters(
     return named
 
 
-def _all_parameters(posterior: Posterior, loss: Loss) -> Iterable[tuple[str, nn.Parameter]]:
+def _all_parameters(posterior: Posterior, loss: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
     """Return every parameter once, under its first name."""
     of_loss = (("loss." + name, p) for name, p in loss.named_parameters())
     first: dict[int, tuple[str, nn.Parameter]] = {}
@@ -99,7 +99,7 @@ def by_kind(
     return shared, {name: tensor for name, tensor in tensors.items() if name in per_sample}
 
 
-def parameters_of(posterior: Posterior, loss: Loss) -> dict[str, Tensor]:
+def parameters_of(posterior: Posterior, loss: nn.Module) -> dict[str, Tensor]:
     """Return what is trained and what is frozen, by name."""
     return {name: p.detach() for name, p in _all_parameters(posterior, loss)}
 

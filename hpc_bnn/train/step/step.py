@@ -100,8 +100,8 @@ class Step:
         self.settings = settings = _settings(settings, options)
         self.step = 0
         self.report: Report | None = None
-        self._posterior, self._loss = posterior, loss
-        self._optimizer, self._world = optimizer, world
+        self.posterior, self.loss = posterior, loss
+        self.optimizer, self.world = optimizer, world
         self._unchecked = settings.check
         self._phases = Phases(world.device)
         self._axis = TimedExchanges(world.sample_axis, self._phases)
@@ -134,11 +134,11 @@ class Step:
         """
         check_batch(x, y)
         self._phases.begin()
-        x, y = self.settings.place(x, y, self._world.device)
+        x, y = self.settings.place(x, y, self.world.device)
         factor = self.settings.kl_factor(self.step)
-        closed = isinstance(self._optimizer, ClosedForm)
-        if isinstance(self._optimizer, ClosedForm):
-            self._optimizer.begin(factor, final=self.settings.final_kl_factor)
+        closed = isinstance(self.optimizer, ClosedForm)
+        if isinstance(self.optimizer, ClosedForm):
+            self.optimizer.begin(factor, final=self.settings.final_kl_factor)
         if self.settings.guards_at(self.step):
             self._guard(x, y)
         if self._unchecked:
@@ -149,12 +149,12 @@ class Step:
 
         def complexity() -> Tensor | None:
             with torch.set_grad_enabled(not closed):
-                term = self._posterior.complexity()
+                term = self.posterior.complexity()
             terms.append(term.detach())
-            return None if closed else factor / self._world.grid.sample_ranks * term
+            return None if closed else factor / self.world.grid.sample_ranks * term
 
         share = Share(x, y, self.step, self._gradients.scale, complexity)
-        data_share = accumulate(self._loss, self._passes, self._axis, share)
+        data_share = accumulate(self.loss, self._passes, self._axis, share)
         self._phases.enter("communication")
         self._gradients.reduce(self.step, self._equal_on_all_ranks(count_examples(x)))
         self._phases.enter("optimizer")
@@ -162,14 +162,14 @@ class Step:
         data_loss, kl, norm, finite = self._figures([data_share, *terms, *norms.figures()])
         loss = data_loss + factor * kl
         if not math.isfinite(loss):
-            self._world.all_ranks.together(lambda: self._check_numbers(x, y), name="batch")
+            self.world.all_ranks.together(lambda: self._check_numbers(x, y), name="batch")
         if not (math.isfinite(loss) and finite):
             diverged = self._gradients.diverged(norms)
             refuse_divergence(self.step, loss, norm, self._gradients.named, diverged)
         if self.settings.clip_norm is not None:
             self._gradients.clip(self.settings.clip_norm, norms)
-        self._optimizer.step()
-        self._posterior.collect(self.step)
+        self.optimizer.step()
+        self.posterior.collect(self.step)
         if self.ema is not None:
             self.ema.update(self._gradients.named)
         self.report = Report(self.step, loss, data_loss, kl, norm, self._phases.end())
@@ -185,15 +185,15 @@ class Step:
     def _check_numbers(self, x: Inputs, y: Tensor) -> None:
         """Raise ValueError where a loss that is not finite follows from the batch."""
         check_finite_inputs(x)
-        self._loss.check_target(y)
+        self.loss.check_target(y)
 
     def _check_network(self, x: Inputs) -> None:
         """Collective over the world: prove that the network is pure, or raise on every rank."""
-        unused = self._world.all_ranks.together(
+        unused = self.world.all_ranks.together(
             lambda: self._passes.check(x, self.step), name="check of the network"
         )
         self._unchecked = False
-        if unused and self._world.is_first:
+        if unused and self.world.is_first:
             log.warning(
                 "%d of the random weights reach no output and will only follow the prior: %s",
                 len(unused),
@@ -206,10 +206,10 @@ class Step:
         """
         counts = [examples, *self._gradients.digests()]
         _, (count, *_), (equal, *same) = guards.total_of(
-            self._world.all_ranks, [], counts, name="batch sizes and gradients"
+            self.world.all_ranks, [], counts, name="batch sizes and gradients"
         )
         if not equal:
-            ranks = self._world.grid.world_size
+            ranks = self.world.grid.world_size
             raise guards.GuardError(
                 f"step {self.step}: the ranks hold batches of different sizes (this one "
                 f"{examples}, together {count} on {ranks} ranks); every rank must get equally many "
@@ -224,27 +224,27 @@ class Step:
         mine: this rank's share of the loss and the term, and ``Norms.figures``. They are all that
         the host asks the device for in a step, once the gradients are reduced.
         """
-        grid = self._world.grid
-        asked = torch.stack([each.to(self._world.device, torch.float64) for each in mine]).tolist()
+        grid = self.world.grid
+        asked = torch.stack([each.to(self.world.device, torch.float64) for each in mine]).tolist()
         loss, kl, shared, rows = asked
         bad = float(not (math.isfinite(shared) and math.isfinite(rows)))
         with self._phases.within("communication"):
             (loss, kl, rows, bad), _, _ = guards.total_of(
-                self._world.all_ranks, [loss, kl, rows, bad], [], name="loss"
+                self.world.all_ranks, [loss, kl, rows, bad], [], name="loss"
             )
-        if isinstance(self._loss, JointLoss) and self.settings.exact:
+        if isinstance(self.loss, JointLoss) and self.settings.exact:
             loss /= grid.sample_ranks  # every sample rank holds the whole value
-        members = rows / grid.data_ranks / (self._posterior.members or 1)
+        members = rows / grid.data_ranks / (self.posterior.members or 1)
         norm = math.hypot(shared, math.sqrt(members))
         return loss / grid.data_ranks, kl / grid.world_size, norm, not bad
 
     def _guard(self, x: Inputs, y: Tensor) -> None:
         # What is not trained, too: one rank alone may change it. 20 ns an element on a CPU.
-        parameters, rows = by_kind(self._posterior, parameters_of(self._posterior, self._loss))
-        buffers, more = by_kind(self._posterior, buffers_of(self._posterior, self._loss))
+        parameters, rows = by_kind(self.posterior, parameters_of(self.posterior, self.loss))
+        buffers, more = by_kind(self.posterior, buffers_of(self.posterior, self.loss))
         guards.check(
-            self._world.all_ranks,
-            self._world.grid,
+            self.world.all_ranks,
+            self.world.grid,
             step=self.step,
             parameters=parameters,
             buffers=buffers,

@@ -300,7 +300,7 @@ def test_another_format_number_says_which_is_read(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     content["format"] = 99
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=rf"format 99, this version reads 1, 2, {FORMAT};"):
+    with pytest.raises(CheckpointError, match=rf"format 99, this version reads 1, 2, 3, {FORMAT};"):
         load(path)
 
 

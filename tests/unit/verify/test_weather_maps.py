@@ -42,21 +42,27 @@ def test_maps(tmp_path: Path, drawn: list[Figure]) -> None:
     path = draw(members, truth, latitude, longitude, tmp_path / "maps.png")
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     panels = drawn[0].axes[:4]
+    mean = members.double().mean(0)
+    fields = [truth.double(), mean, members.double().std(0), mean - truth.double()]
+    edges = torch.tensor([90, 67.5, 22.5, -22.5, -67.5, -90], dtype=torch.float64).deg2rad().sin()
+    area = (edges[:-1] - edges[1:])[:, None] / 16
+
+    def over_area(field: Tensor) -> float:
+        return float((area * field).sum())
+
+    spread, rmse = (over_area(fields[i] ** 2) ** 0.5 for i in (2, 3))
     assert [axes.get_title() for axes in panels] == [
         "truth",
         "mean of 5 members",
-        "spread",
-        "mean - truth",
+        f"spread, root mean square {spread:.3g}",
+        f"mean - truth, RMSE {rmse:.3g}, bias {over_area(fields[3]):.2g}",
     ]
-    mean = members.double().mean(0)
-    fields = [truth.double(), mean, members.double().std(0), mean - truth.double()]
     for axes, field in zip(panels, fields, strict=True):
         np.testing.assert_allclose(np.asarray(mesh(axes).get_array()), field.numpy(), rtol=1e-12)
-    one, other, spread, error = (mesh(axes).get_clim() for axes in panels)
-    assert (
-        one == other == (float(min(truth.min(), mean.min())), float(max(truth.max(), mean.max())))
-    )
-    assert spread[0] == 0
+    one, other, spread_clim, error = (mesh(axes).get_clim() for axes in panels)
+    most = max(float(truth.abs().max()), float(mean.abs().max()))
+    assert one == other == (-most, most)  # values of both signs: 0 is white
+    assert spread_clim[0] == 0
     assert error == (-float(fields[3].abs().max()), float(fields[3].abs().max()))
     # Rows on the poles end there; longitudes reach half a step to both sides.
     corners = np.asarray(mesh(panels[0]).get_coordinates())
@@ -75,7 +81,12 @@ def test_one_member_of_a_region_across_the_meridian(tmp_path: Path, drawn: list[
     longitude = torch.tensor([355.0, 0.0, 5.0])
     draw(field[None], field, torch.tensor([50.0, 45.0]), longitude, tmp_path / "maps.png")
     panels = drawn[0].axes[:4]
-    assert [axes.get_title() for axes in panels] == ["truth", "member", "", "member - truth"]
+    assert [axes.get_title() for axes in panels] == [
+        "truth",
+        "member",
+        "",
+        "member - truth, RMSE 0, bias 0",
+    ]
     assert not panels[2].collections
     corners = np.asarray(mesh(panels[0]).get_coordinates())
     assert corners[0, :, 0].tolist() == [352.5, 357.5, 362.5, 367.5]
@@ -95,3 +106,46 @@ def test_strange_fields_are_drawn(tmp_path: Path, drawn: list[Figure], value: fl
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"truth \(2, 3\), latitude \(3,\)"):
         draw(torch.zeros(2, 2, 3), torch.zeros(2, 3), torch.zeros(3), torch.zeros(3), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("low", "signed", "clim"),
+    [
+        (-1.0, None, (-5, 5)),
+        (-0.1, None, (-0.1, 5)),
+        (2.0, None, (2, 5)),
+        (-0.1, True, (-5, 5)),
+        (-1.0, False, (-1, 5)),
+    ],
+)
+def test_colours_of_signed_fields_diverge_from_zero(
+    tmp_path: Path, drawn: list[Figure], low: float, signed: bool | None, clim: tuple[float, float]
+) -> None:
+    field = torch.linspace(low, 5, 6, dtype=torch.float64).reshape(2, 3)
+    latitude, longitude = torch.tensor([50.0, 45.0]), torch.tensor([5.0, 10.0, 15.0])
+    plot_maps(
+        field.expand(2, 2, 3), field, latitude, longitude, tmp_path / "m.png",
+        name="x", units="1", start_s=0, lead_hours=24, signed=signed,
+    )  # fmt: skip
+    drawn_mesh = mesh(drawn[0].axes[0])
+    assert drawn_mesh.get_clim() == pytest.approx(clim)
+    assert (drawn_mesh.get_cmap().name == "RdBu_r") == (clim[0] == -clim[1])
+    # An error has both signs always.
+    assert mesh(drawn[0].axes[3]).get_cmap().name == "RdBu_r"
+
+
+def test_maps_have_the_coastlines_of_their_region(tmp_path: Path, drawn: list[Figure]) -> None:
+    """Limits stay those of the data; the coast of Ireland lies where it is on either side of 0."""
+    field = torch.zeros(1, 3, 4)
+    for west in (-12.0, 348.0):
+        longitude = west + 2 * torch.arange(4)
+        draw(field, field[0], torch.tensor([55.0, 53.0, 51.0]), longitude, tmp_path / "m.png")
+        panel = drawn[-1].axes[0]
+        assert panel.get_xlim() == (west - 1, west + 7)
+        assert panel.get_ylim() == (50, 56)
+        coast = [line for line in panel.lines if line.get_gid() == "coastlines"]
+        assert coast
+        points = np.concatenate([np.asarray(line.get_xydata()) for line in coast])
+        # Mizen Head, the south-western corner of Ireland, is at 51.5 N, 9.8 W.
+        distance = np.hypot(*(points - [west + 2.2, 51.5]).T)
+        assert np.nanmin(distance) < 0.4

@@ -1,0 +1,50 @@
+"""What the values of options are, and what is said where they are not.
+
+Of any other text argparse shows the message and ends with status 2.
+"""
+
+import argparse
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def points(text: str) -> tuple[int, int]:
+    """Read ROWSxCOLUMNS."""
+    rows, cross, columns = text.partition("x")
+    if not cross:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected rows x columns such as 721x1440")
+    return positive(rows), positive(columns)
+
+
+def counts(text: str) -> list[int]:
+    """Read whole numbers of at least 1, with commas between."""
+    return [positive(number) for number in names(text)]
+
+
+def above_zero(text: str) -> float:
+    """Read a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return value
+
+
+def names(text: str) -> list[str]:
+    """Read names, with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str) -> list[float]:
+    """Read numbers, with commas between."""
+    try:
+        return [float(number) for number in names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers such as 500,850") from None
