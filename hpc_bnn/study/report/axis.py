@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+STEPS_OF_HOURS = (0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 120, 240)  # parts and multiples of a day
 DECADES_WITHOUT_FIVES = 3
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from ``low`` to ``high``, which are drawn from pixel ``start`` to ``end``."""
+    """Values from ``low`` to ``high``, which are drawn from pixel ``start`` to ``end``.
+
+    is_hours: its ticks are parts or multiples of a day.
+    """
 
     low: float
     high: float
     start: float
     end: float
     is_log: bool = False
+    is_hours: bool = False
 
     def place(self, value: float) -> float:
         """Return the pixel of a value."""
@@ -30,7 +35,7 @@ class Axis:
         """Return at most so many round values in the range, a few more on a logarithmic axis."""
         if self.is_log:
             return _log_ticks(self.low, self.high)
-        step = tick_step(self.high - self.low, most)
+        step = tick_step(self.high - self.low, most, STEPS_OF_HOURS if self.is_hours else ())
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [i * step for i in range(first, last + 1)]
@@ -61,9 +66,13 @@ def make_axis(
     return Axis(low, high, start, end)
 
 
-def tick_step(span: float, most: int) -> float:
-    """Return a round distance of which at most so many fit the span."""
+def tick_step(span: float, most: int, steps: Sequence[float] = ()) -> float:
+    """Return a distance of which at most so many fit the span: the first of ``steps`` that is long
+    enough, else a round one.
+    """
     rough = span / max(1, most)
+    if any(step >= rough for step in steps):
+        return next(step for step in steps if step >= rough)
     power = 10.0 ** math.floor(math.log10(rough))
     return next(step * power for step in STEPS if step * power >= rough * (1 - 1e-9))
 

@@ -3,6 +3,7 @@
 Texts are plain text; the template escapes them. Only ``chart`` makes markup, of escaped parts.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -10,6 +11,10 @@ from typing import ClassVar
 from markupsafe import Markup
 
 DASH = "-"  # what is not known
+EXPONENTS = str.maketrans(
+    "-0123456789",
+    "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079",
+)
 
 
 @dataclass(frozen=True)
@@ -114,18 +119,23 @@ def mapping(value: object) -> dict[str, object]:
 
 
 def number_text(value: object, *, digits: int = 4) -> str:
-    """Return a number as text with so many digits, a dash where there is none."""
+    """Return a number as text with so many digits, a whole one with all, a dash for none."""
     held = number(value)
     if held is None:
         return DASH
-    if held == int(held) and abs(held) < 1e15:
-        return f"{int(held)}"
-    return f"{held:.{digits}g}"
+    if isinstance(value, int) or abs(held) >= 10**digits:
+        return f"{held:.0f}"
+    return f"{held:#.{digits}g}".removesuffix(".")
 
 
 def number_cell(value: object, *, digits: int = 4, is_best: bool = False) -> Cell:
     """Return the cell of a number."""
     return Cell(number_text(value, digits=digits), is_number=True, is_best=is_best)
+
+
+def unit_text(units: str) -> str:
+    """Write the powers of units, as in "m2 s-2", as exponents."""
+    return re.sub(r"(?<=[A-Za-z])-?[0-9]+", lambda power: power[0].translate(EXPONENTS), units)
 
 
 def size_text(count: object) -> str:

@@ -37,7 +37,7 @@ def _reliability(runs: Sequence[Run]) -> list[Charts]:
     if not curves:
         return []
     drawn = [*curves, *(Curve(c.name, c.look.replace("line", "points"), c.x, c.y) for c in curves)]
-    chart = line_chart("accuracy of images", drawn, x_label="confidence", diagonal=True)
+    chart = line_chart("accuracy", drawn, x_label="confidence", diagonal=True)
     legend = {"calibrated": "grey dashed", **{curve.name: curve.look for curve in curves}}
     return [Charts([chart], legend, "Reliability: below the diagonal is overconfident")]
 
@@ -102,7 +102,8 @@ def _fields(scored: Sequence[Run], runs: Sequence[Run]) -> list[Charts]:
                 over_time.append(line_chart(title, curves, x_label="lead time [h]", level=nominal))
     legend = {run.name: f"{colour(at)} line" for at, run in enumerate(runs) if run in scored}
     caption = "Rank histograms: a valley is too little spread, a hill too much, a slope a bias"
-    blocks = [Charts(ranks, legend, caption)] if ranks else []
+    bars = {run.name: f"bar {colour(runs.index(run))}" for run in scored}
+    blocks = [Charts(ranks, bars if len(scored) == 1 else legend, caption)] if ranks else []
     if over_time:
         blocks.append(Charts(over_time, {**legend, "nominal": "grey dashed"}))
     return blocks
@@ -127,4 +128,5 @@ def _density(counts: Sequence[float | None]) -> list[float]:
 
 
 def _legend(curves: Sequence[Curve]) -> dict[str, str]:
-    return {curve.name: f"{curve.look} line" for curve in curves}
+    look = "bar {}" if len(curves) == 1 else "{} line"
+    return {curve.name: look.format(curve.look) for curve in curves}

@@ -7,7 +7,7 @@ A curve has the class of its colour, ``c0`` to ``c7`` or ``grey``, and of its st
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -62,6 +62,7 @@ def line_chart(
     held = ys if level is None else [*ys, level]
     is_log = may_be_log and bool(ys) and min(ys) > 0 and max(ys) > SPAN_OF_LOG * min(ys)
     x = Axis(0, 1, LEFT, RIGHT) if diagonal else make_axis(xs, LEFT, RIGHT, margin=0.02)
+    x = replace(x, is_hours=x_label.endswith("[h]"))
     y = Axis(0, 1, BOTTOM, TOP) if diagonal else None
     y = y or make_axis(held, BOTTOM, TOP, margin=0.06, is_log=is_log, has_zero=has_zero)
     parts = _frame(title, x, y, x_label, x_ticks=x_ticks)
@@ -90,12 +91,9 @@ def histogram(title: str, curves: Sequence[Curve], *, x_label: str) -> Markup:
                 left, right, top = x.place(low) + 1, x.place(high) - 1, y.place(value)
                 parts.append(_rectangle(left, top, right - left, BOTTOM - top, curve.look))
         else:
-            corners = zip([*edges[:-1], edges[-1]], [*values, values[-1]], strict=True)
-            stairs: list[tuple[float, float]] = []
-            for edge, value in corners:
-                stairs += [(edge, stairs[-1][1])] if stairs else []
-                stairs.append((edge, value))
-            parts.append(_line(x, y, stairs, f"{curve.look} line"))
+            bins = zip(edges, edges[1:], values, strict=False)
+            stairs = [(edge, value) for low, high, value in bins for edge in (low, high)]
+            parts.append(_line(x, y, stairs, f"{curve.look} line", curve.name))
     parts.append(_line(x, y, [(x.low, 1), (x.high, 1)], "ink dashed"))
     return _svg(title, parts, HEIGHT)
 

@@ -30,34 +30,36 @@ def cost_blocks(runs: Sequence[Run]) -> list[Block]:
     ended = [run for run in runs if run.summary]
     if not ended:
         return []
-    return [*phase_blocks({run.name: run.summary for run in ended}), *_memory(ended), _rates(ended)]
+    bars = phase_charts({run.name: run.summary for run in ended}, title="time of a step [ms]")
+    return [*bars, *_phase_table(ended), _rates(ended), *_memory(ended)]
 
 
-def phase_blocks(summaries: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    """Return the phases of a step as bars and as a table, by name."""
-    held = {name: _phases(summary) for name, summary in summaries.items()}
-    held = {name: phases for name, phases in held.items() if phases}
-    if not held:
-        return []
-    longest = max(sum(phases.values()) for phases in held.values())
+def phase_charts(summaries: Mapping[str, Mapping[str, Any]], *, title: str) -> list[Charts]:
+    """Return the phases of a step as a bar for each summary, by name."""
+    held = {name: phases for name, s in summaries.items() if (phases := _phases(s))}
+    longest = max((sum(phases.values()) for phases in held.values()), default=0.0)
     shown = [
         phase
         for phase in PHASES
         if any(phases.get(phase, 0.0) > SMALLEST * longest for phases in held.values())
     ]
-    stacks = [
-        [(LOOKS[phase], 1e3 * phases.get(phase, 0.0)) for phase in shown]
-        for phases in held.values()
-    ]
-    title = "time of a step by phase [ms]"
+    if not shown:
+        return []
+    stacks = [[(LOOKS[p], 1e3 * phases.get(p, 0.0)) for p in shown] for phases in held.values()]
     chart = stacked_bars(title, list(held), stacks, unit="ms, mean over ranks of their medians")
+    return [Charts([chart], {_phase_label(phase): f"bar {LOOKS[phase]}" for phase in shown})]
+
+
+def _phase_table(ended: Sequence[Run]) -> list[Table]:
+    """Return the phases of a step with their shares."""
+    held = {run.name: phases for run in ended if (phases := _phases(run.summary))}
     rows = []
     for phase in PHASES:
         if any(phase in phases for phases in held.values()):
             cells = []
             for phases in held.values():
-                seconds = phases.get(phase)
-                share = None if seconds is None else 100 * seconds / sum(phases.values())
+                seconds, whole = phases.get(phase), sum(phases.values())
+                share = None if seconds is None or not whole else 100 * seconds / whole
                 cells += [
                     Cell(number_text(None if seconds is None else 1e3 * seconds, digits=3), True),
                     Cell(DASH if share is None else f"{share:.1f}", True),
@@ -66,8 +68,7 @@ def phase_blocks(summaries: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     head = ["phase of a step"]
     for name in held:
         head += [f"{name} [ms]", "share [%]"]
-    legend = {_phase_label(phase): f"bar {LOOKS[phase]}" for phase in shown}
-    return [Charts([chart], legend), Table(head, rows)]
+    return [Table(head, rows)] if rows else []
 
 
 def _phase_label(phase: str) -> str:

@@ -8,8 +8,8 @@ from hpc_bnn.study.report.folders import Row, Run
 from hpc_bnn.study.report.vocabulary import LEFT_OUT, score_of
 
 OF_STEPS = {
-    "loss": "loss of an example",
-    "nll": "data term of an example",
+    "loss": "objective, of an example",
+    "nll": "data term, of an example",
     "kl": "KL [nats]",
     "lr": "learning rate",
 }
@@ -21,7 +21,9 @@ MANY = 100  # steps from which a running mean is drawn over them
 def training_charts(runs: Sequence[Run]) -> list[Charts]:
     """Return the curves over steps of what each step wrote."""
     charts, legend = [], dict[str, str]()
+    losses = {run.settings.loss.name for run in runs if run.settings is not None}
     for key, title in OF_STEPS.items():
+        title = f"{title}: {losses.copy().pop()}" if key == "nll" and len(losses) == 1 else title
         curves: list[Curve] = []
         for at, run in enumerate(runs):
             steps, values = _column(run.rows, key)
@@ -39,7 +41,7 @@ def training_charts(runs: Sequence[Run]) -> list[Charts]:
 
 
 def validation_charts(runs: Sequence[Run], units: str) -> list[Charts]:
-    """Return the curves over steps of the scores of the validation split."""
+    """Return the curves over steps of the scores of the validation split, in their units."""
     keys = dict.fromkeys(
         key.removeprefix(PREFIX) for run in runs for row in run.rows for key in row
         if key.startswith(PREFIX)

@@ -18,7 +18,7 @@ from hpc_bnn.study.report.curves import training_charts, validation_charts
 from hpc_bnn.study.report.differences import between_runs, from_defaults
 from hpc_bnn.study.report.folders import Run, kind_of, read_runs
 from hpc_bnn.study.report.pictures import map_blocks, other_pictures
-from hpc_bnn.study.report.scores import score_blocks
+from hpc_bnn.study.report.scores import is_of_fields, score_blocks
 from hpc_bnn.study.report.study_page import study_sections
 
 HERE = Path(__file__).parent
@@ -150,7 +150,11 @@ def _settings_blocks(runs: Sequence[Run]) -> list[Block]:
 
 
 def _units_of_validation(runs: Sequence[Run]) -> str:
-    """Return the units of validation scores: those of a series; fields have normalised changes."""
-    units = [run.evaluation.get("units") for run in runs]
-    held = {unit for unit in units if isinstance(unit, str)}
-    return held.pop() if len(held) == 1 else ""
+    """Return the units of validation scores: those of a series; fields are scored as normalised
+    changes over one step.
+    """
+    units = {run.evaluation.get("units") for run in runs if not is_of_fields(run)}
+    if any(is_of_fields(run) for run in runs):
+        return "normalised change" if not units else ""
+    held = units.pop() if len(units) == 1 else ""
+    return held if isinstance(held, str) else ""

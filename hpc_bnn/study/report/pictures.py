@@ -1,6 +1,7 @@
 """The pictures that ``evaluate`` left, as data URIs: maps under a slider, examples of forecasts."""
 
 import base64
+import io
 import re
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ from hpc_bnn.study.report.blocks import Block, Picture, Slider
 from hpc_bnn.study.report.folders import Run
 
 MAP = re.compile(r"map_(?P<name>.+)_(?P<hours>[0-9.]+)h\.png")
+WIDTH = 1200  # pixels of a map
 # What the page draws itself, of all runs together.
 DRAWN_HERE = ("loss.png", "scores.png", "ranks.png", "spread_skill.png")
 
@@ -26,7 +28,7 @@ def map_blocks(runs: Sequence[Run]) -> list[Block]:
             maps.sort(key=lambda pair: pair[0])
             labels = [f"{hours:g} h" for hours, _ in maps]
             shown = [
-                Picture(uri(content), f"{of_run}{name} after {label}")
+                Picture(uri(smaller(content)), f"{of_run}{name} after {label}")
                 for (_, content), label in zip(maps, labels, strict=True)
             ]
             blocks.append(Slider(f"{of_run}{name}", "lead time", labels, shown))
@@ -45,6 +47,21 @@ def other_pictures(runs: Sequence[Run]) -> list[Block]:
                 of_run = f"{run.name}: " if len(runs) > 1 else ""
                 blocks.append(Picture(uri(content), f"{of_run}{file.removesuffix('.png')}"))
     return blocks
+
+
+def smaller(content: bytes) -> bytes:
+    """Return a picture with fewer pixels and colours: of maps there are many."""
+    from PIL import Image  # of matplotlib; here, as most pages have no maps
+
+    with Image.open(io.BytesIO(content)) as picture:
+        width = min(WIDTH, picture.width)
+        size = (width, round(picture.height * width / picture.width))
+        small = picture.convert("RGB").resize(size, Image.Resampling.BOX)
+    found = io.BytesIO()
+    small.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        found, "PNG"
+    )
+    return min(found.getvalue(), content, key=len)
 
 
 def uri(content: bytes) -> str:

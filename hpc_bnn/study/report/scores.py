@@ -17,13 +17,14 @@ from hpc_bnn.study.report.blocks import (
 )
 from hpc_bnn.study.report.chart import Curve, colour, line_chart
 from hpc_bnn.study.report.folders import Run
-from hpc_bnn.study.report.vocabulary import LEFT_OUT, OF_DATA, SCORES, best, score_of
+from hpc_bnn.study.report.vocabulary import LEFT_OUT, SCORES, best, score_of
 
 # Of a forecast of fields, in the table and as charts.
 OF_FIELDS = ("rmse", "crps", "acc", "spread_skill_ratio", "coverage_90")
 DRAWN = ("rmse", "crps", "acc")
 NAIVE_LOOKS = ("grey dashed", "grey dotted", "grey line")
 MOST_CHANNELS = 6
+COUNTS = ("points", "examples")
 DAY_H = 24.0
 
 Column = tuple[str, Mapping[str, Any]]
@@ -103,6 +104,8 @@ def _table(
     rows = []
     for key in keys:
         values = [number(held.get(key)) for _, held in columns]
+        if key in COUNTS:
+            values = [None if value is None else int(value) for value in values]
         if key in LEFT_OUT or all(value is None for value in values):
             continue
         score = score_of(key)
@@ -151,8 +154,7 @@ def _over_lead_time(scored: Sequence[Run], runs: Sequence[Run], units: str) -> l
             if not curves:
                 continue
             legend |= {curve.name: curve.look for curve in curves}
-            unit = f" [{units}]" if units else ""
-            title = f"{name}: {SCORES[key].label}{unit}"
+            title = f"{name}: {SCORES[key].in_unit(units)}"
             charts.append(line_chart(title, curves, x_label="lead time [h]", has_zero=True))
     return [Charts(charts, legend)] if charts else []
 
@@ -212,7 +214,7 @@ def _fields_table(scored: Sequence[Run], names: Sequence[str], lead: int, captio
                 continue
             score = SCORES[key]
             marks = best(score, values) if compared else [False] * len(values)
-            label = score.in_unit(_unit(scored[0], name) if score.unit == OF_DATA else "")
+            label = score.in_unit(_unit(scored[0], name))
             rows.append(
                 [
                     Cell(name),

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from hpc_bnn.config import dump_settings
 from hpc_bnn.study.collect import Row, collect
-from hpc_bnn.study.outcomes import read_outcomes
+from hpc_bnn.study.outcomes import Mixture, read_outcomes
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.report.blocks import (
+    DASH,
     Block,
     Cell,
     Charts,
@@ -21,18 +24,19 @@ from hpc_bnn.study.report.blocks import (
     number_text,
 )
 from hpc_bnn.study.report.chart import Curve, colour, line_chart
-from hpc_bnn.study.report.cost import phase_blocks
+from hpc_bnn.study.report.cost import PHASES, phase_charts
 from hpc_bnn.study.report.folders import PNG, PNG_END
 from hpc_bnn.study.report.pictures import uri
 
 TITLES = {
-    "fixed_samples": "K and B stay (strong scaling)",
-    "proportional_samples": "K grows with the ranks (weak scaling)",
-    "fixed_batch": "K and B stay, along the data axis (strong scaling)",
-    "growing_batch": "B grows with the ranks (weak scaling)",
+    "fixed_samples": "K and B stay (strong)",
+    "proportional_samples": "K grows with the ranks (weak)",
+    "fixed_batch": "K and B stay, data axis (strong)",
+    "growing_batch": "B grows with the ranks (weak)",
 }
 MODES = ("sample", "data", "hybrid", "local")
 MIB = 2**20
+SHOWN = 4  # points that a mixture names
 
 
 def study_sections(plan: Plan) -> tuple[list[Section], tuple[str, ...]]:
@@ -42,7 +46,7 @@ def study_sections(plan: Plan) -> tuple[list[Section], tuple[str, ...]]:
     """
     collection = collect(plan, allow_mixed=True)
     problems = [f"{point.point.name}: {point.state}: {point.why}" for point in collection.absent]
-    problems += [str(mixture) for mixture in collection.mixed]
+    problems += [_mixed(mixture, len(plan.points)) for mixture in collection.mixed]
     rows = collection.rows
     finished = len(plan.points) - len(collection.absent)
     overview: list[Block] = [_overview(plan, finished, rows)]
@@ -51,7 +55,7 @@ def study_sections(plan: Plan) -> tuple[list[Section], tuple[str, ...]]:
     sections = [Section("overview", "Overview", overview)]
     if rows:
         sections += [
-            Section("table", "Points", [_table(rows)]),
+            Section("table", "Points", _tables(rows)),
             Section("speedup", "Speed-up and efficiency", _curves(rows)),
             Section("memory", "Memory", _memory(rows)),
             Section("phases", "Phases of a step", _phases(rows)),
@@ -81,9 +85,24 @@ def _overview(plan: Plan, finished: int, rows: Sequence[Row]) -> Table:
     )
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _mixed(mixture: Mixture, points: int) -> str:
+    """Name the points that differ; what they say stands among the provenance."""
+    names = list(mixture.others)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (
+        f"mixed {mixture.what}: {len(names)} of {points} points are not like the others and do not "
+        f"compare with them: {', '.join(names[:SHOWN])}{more}"
+    )
+
+
+def _tables(rows: Sequence[Row]) -> list[Block]:
+    kinds = dict.fromkeys(row["kind"] for row in rows)
+    return [_table([row for row in rows if row["kind"] == kind], kind) for kind in kinds]
+
+
+def _table(rows: Sequence[Row], kind: str) -> Table:
     head = (
-        *("kind", "mode", "ranks", "S x D", "K", "B", "step, median [ms]", "quartiles [ms]"),
+        *("mode", "ranks", "S x D", "K", "B", "step, median [ms]", "quartiles [ms]"),
         *("examples x samples [1/s]", "speed-up", "efficiency", "flags"),
     )
     body = []
@@ -91,7 +110,6 @@ def _table(rows: Sequence[Row]) -> Table:
         low, high = (1e3 * float(row[key]) for key in ("step_time_q1_s", "step_time_q3_s"))
         body.append(
             [
-                Cell(row["kind"]),
                 Cell(row["mode"]),
                 number_cell(row["ranks"]),
                 Cell(f"{row['sample_ranks']} x {row['data_ranks']}", is_number=True),
@@ -105,7 +123,7 @@ def _table(rows: Sequence[Row]) -> Table:
                 Cell(str(row["flags"] or "")),
             ]
         )
-    return Table(head, body)
+    return Table(head, body, f"{kind}: {TITLES.get(kind, kind)}")
 
 
 def _curves(rows: Sequence[Row]) -> list[Block]:
@@ -134,7 +152,7 @@ def _memory(rows: Sequence[Row]) -> list[Block]:
             legend |= {curve.name: curve.look for curve in curves}
             ranks = sorted({x for curve in curves for x in curve.x})
             drawn = [*curves, *(Curve(c.name, _dots(c), c.x, c.y) for c in curves)]
-            title = f"peak memory of a rank [MiB]: {TITLES.get(kind, kind)}"
+            title = f"peak memory [MiB]: {TITLES.get(kind, kind)}"
             charts.append(line_chart(title, drawn, x_label="ranks", has_zero=True, x_ticks=ranks))
     return [Charts(charts, legend)] if charts else []
 
@@ -159,27 +177,20 @@ def _dots(curve: Curve) -> str:
 
 
 def _phases(rows: Sequence[Row]) -> list[Block]:
-    blocks: list[Block] = []
+    charts, legend = list[Markup](), dict[str, str]()
     for kind in dict.fromkeys(row["kind"] for row in rows):
         summaries: dict[str, Mapping[str, Any]] = {
             f"{row['mode']} {row['sample_ranks']} x {row['data_ranks']}": {
-                "phases_s": {k.removesuffix("_s"): v for k, v in row.items() if _is_phase(k)}
+                "phases_s": {phase: row.get(f"{phase}_s") for phase in PHASES}
             }
             for row in rows
             if row["kind"] == kind
         }
-        blocks += [
-            Charts(block.charts, block.legend, TITLES.get(kind, kind))
-            for block in phase_blocks(summaries)
-            if isinstance(block, Charts)
-        ]
-    return blocks
-
-
-def _is_phase(key: str) -> bool:
-    return key in (
-        "data_s", "draw_s", "forward_s", "backward_s", "communication_s", "optimizer_s", "other_s",
-    )  # fmt: skip
+        title = f"time of a step [ms]: {TITLES.get(kind, kind)}"
+        for block in phase_charts(summaries, title=title):
+            charts += block.charts
+            legend |= block.legend
+    return [Charts(charts, legend)] if charts else []
 
 
 def _projection(plan: Plan, problems: list[str]) -> list[Block]:
@@ -200,13 +211,15 @@ def _provenance(plan: Plan) -> list[Block]:
     summaries = [o.summary for o in read_outcomes(plan) if o.state == "finished"]
     facts: dict[str, dict[str, None]] = {}
     for summary in summaries:
-        facts.setdefault("device", {})[str(summary.get("device") or "-")] = None
+        facts.setdefault("device", {})[str(summary.get("device") or DASH)] = None
         hosts = ", ".join(map(str, summary.get("hosts") or ()))
-        facts.setdefault("hosts", {})[hosts or "-"] = None
-        facts.setdefault("engine", {})[str(summary.get("engine") or "-")] = None
+        facts.setdefault("hosts", {})[hosts or DASH] = None
+        facts.setdefault("engine", {})[str(summary.get("engine") or DASH)] = None
         for name, version in (summary.get("versions") or {}).items():
             facts.setdefault(f"version: {name}", {})[str(version)] = None
-    rows = [[Cell(name), Cell("; ".join(values))] for name, values in facts.items()]
+    # A single rank has no engine.
+    texts = {name: [v for v in held if v != DASH] for name, held in facts.items()}
+    rows = [[Cell(name), Cell("; ".join(held))] for name, held in texts.items() if held]
     blocks: list[Block] = [Table(("what", "value"), rows)] if rows else []
     return [*blocks, Details("Settings of the smallest point", dump_settings(plan.settings()))]
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hpc_bnn.study.report.blocks import unit_text
+
 Better = Literal["lower", "higher", "nearer", "neither"]
 OF_DATA = "of the data"
 
@@ -24,7 +26,7 @@ class Score:
 
     def in_unit(self, of_data: str) -> str:
         """Return the label with the unit."""
-        unit = of_data if self.unit == OF_DATA else self.unit
+        unit = unit_text(of_data) if self.unit == OF_DATA else self.unit
         wish = f", nominal {self.nominal:g}" if self.better == "nearer" else ""
         return f"{self.label}{wish}{f' [{unit}]' if unit else ''}"
 

@@ -1,6 +1,8 @@
 """Score a trained run on its test split and draw its pictures; weather: ``weather_report``."""
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +13,7 @@ from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
+from hpc_bnn.train.score.memory import memory_estimate
 from hpc_bnn.train.score.scoring import as_input, score
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table
@@ -32,8 +35,11 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         If it holds no usable checkpoint.
     """
     trained = load_trained(world, folder)
+    memory = world.all_ranks.on_first(
+        lambda: memory_estimate(trained, folder, gpu=world.device.type == "cuda"), name="memory"
+    )
     if trained.parts.source.fields is not None:
-        return report_weather(world, folder, trained)
+        return report_weather(world, folder, trained, memory=memory)
     settings, source = trained.settings, trained.parts.source
     samples = trained.predict_samples
     report = None if source.report is None else source.report(source)
@@ -61,7 +67,9 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         "ema": settings.train.ema,
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
+        **_calibration(tally, source.output_shape),
         **({} if report is None else report.details(tally)),
+        "memory_estimate": memory,
     }
     if isinstance(tally, ClassificationTally):
         foreign = {name: scored(made(source.test)) for name, made in FOREIGN.items()}
@@ -91,8 +99,30 @@ def told(result: dict[str, Any]) -> list[str]:
     for name, of in result.get("foreign", {}).items():
         scores |= {f"{name}: {key}": value for key, value in of.items()}
     for name, of in result.get("naive", {}).items():
-        scores |= {f"{name.replace('_', ' ')}: {key}": of[key] for key in ("rmse", "crps")}
+        naive = {key: of[key] for key in ("accuracy", "nll", "rmse", "crps") if key in of}
+        scores |= {f"{name.replace('_', ' ')}: {key}": value for key, value in naive.items()}
     return [head, *(f"  {name:28s} {value:.6g}" for name, value in scores.items())]
+
+
+def _calibration(
+    tally: ClassificationTally | RegressionTally, output_shape: Sequence[int]
+) -> dict[str, Any]:
+    """Return what the pictures of calibration are drawn from; of classes the scores of a guess that
+    finds all of them equally probable, too.
+    """
+    if isinstance(tally, RegressionTally):
+        has_pit = "pit_chi_square" in tally.result()
+        return {"pit_counts": tally.pit_counts().tolist()} if has_pit else {}
+    bins, classes = tally.reliability(), output_shape[0]
+    guess = {"accuracy": 1 / classes, "nll": math.log(classes), "brier": 1 - 1 / classes}
+    return {
+        "reliability": {
+            "count": bins.count.tolist(),
+            "confidence": bins.mean_confidence().tolist(),
+            "accuracy": bins.accuracy().tolist(),
+        },
+        "naive": {"uniform_guess": guess},
+    }
 
 
 def _told_apart(

@@ -21,11 +21,17 @@ from hpc_bnn.verify.weather_plots import (
 )
 
 
-def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[str, Any]:
-    """Collective over the world: score the forecasts of a run, write scores and pictures."""
-    scored = score_weather(trained, world)
+def report_weather(
+    world: World, folder: RunFolder, trained: Trained, *, memory: dict[str, Any]
+) -> dict[str, Any]:
+    """Collective over the world: score the forecasts of a run, write scores and pictures.
+
+    memory: what the scores hold of the memory of the training (``memory_estimate``).
+    """
     fields = trained.parts.source.fields
     assert fields is not None
+    drawn = channels_to_draw(fields.names)
+    scored = score_weather(trained, world, drawn=[fields.names.index(name) for name in drawn])
     result = {
         "data": trained.parts.source.name,
         "split": "test",
@@ -38,6 +44,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
         "lead_hours": list(scored.lead_hours),
         "units": {channel.name: channel.units for channel in fields.channels},
         "scores": scored.tally.result(fields.names),
+        "memory_estimate": memory,
     }
 
     def write() -> None:
@@ -94,8 +101,7 @@ def _draw(
     plot_ranks(shown, leads, folder.plots / "ranks.png")
     for picture in scored.pictures:
         hours = leads[picture.lead]
-        for name in shown:
-            at = fields.names.index(name)
+        for at, name in enumerate(shown):
             plot_maps(
                 picture.members[:, at],
                 picture.truth[at],
