@@ -80,6 +80,7 @@ setup(
         # Without Horovod, on purpose: its last release does not compile unpatched.
         "parallel": ["mpi4py"],
         "digits": ["scikit-learn"],
+        "zarr": ["zarr>=3"],
         "test": [
             "pytest",
             "hypothesis",
@@ -87,6 +88,7 @@ setup(
             "scoringrules",
             "triton; sys_platform == 'linux'",
             "xarray",
+            "zarr>=3",
             "ruff",
             "mypy",
             "types-PyYAML",

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from hpc_bnn.cli.argument_types import above_zero, names, numbers, positive
 
-FIELDS_PATH = "a netCDF file, a folder, a pattern in quotes, or a pack of data ingest"
+FIELDS_PATH = "a data file, a folder, a pattern in quotes, or a pack of data ingest"
 
 
 def add_data_tools(parser: argparse.ArgumentParser) -> None:
     """Add the tools of ``hpc-bnn data``."""
-    tools = parser.add_subparsers(dest="tool", required=True)
+    tools = parser.add_subparsers(dest="tool", metavar="TOOL")
 
     tool = tools.add_parser("check", help="list what files hold, and every defect")
     _add_selection(tool)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -97,6 +97,24 @@ class Scale:
     def spread(self, sigma: Tensor) -> Tensor:
         """Convert standard deviations (..., C) of normalised values to `units`, in float64."""
         return self.std.to(sigma.device) * sigma.double()
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Tell how images become inputs: x = (white * value - mean) / std, value from 0 to 1.
+
+    mean, std: (C, 1, 1) or (C, H, W), of the training part; x has their type.
+    white: what the data set calls the brightest value, such as 255.
+    """
+
+    mean: Tensor
+    std: Tensor
+    white: float
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Convert images (B, C, H, W), uint8 or values from 0 to 1, to inputs float32."""
+        unit = self.white / 255 if images.dtype == torch.uint8 else self.white
+        return ((images.to(self.mean.dtype) * unit - self.mean) / self.std).float()
 
 
 class FieldRecord(Protocol):
@@ -196,6 +214,24 @@ class Fields:
         return values.masked_fill_(~self.present.to(states.device), torch.nan)
 
 
+Normalisation = Literal["training", "window", "window_last"]
+
+
+@dataclass(frozen=True)
+class WindowLayout:
+    """Describe the inputs of a series: the history (H, C) first, what is known of the targets next.
+
+    history, channels: H and C.
+    normalize: what the network is given and gives. "training": values by the mean and the standard
+        deviation of the training part, as examples hold them. "window": by those of the history of
+        each window; "window_last": its last value in place of its mean.
+    """
+
+    history: int
+    channels: int
+    normalize: Normalisation = "training"
+
+
 # Means (S, B, ...) of inputs x (B, ...) under S weight samples, and standard deviations if any.
 Forecast = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
@@ -221,7 +257,9 @@ class Source:
     input_shape: shape of the input of one example.
     output_shape: what a network must predict per example: (classes,) or (horizon, channels).
     scale: regression only: the way back to physical units, one mean and std a channel.
+    pixels: of images only. classes: their names, where there are some.
     fields: of fields on a grid only, which have no `scale`.
+    window: of series only.
     report: makes the report of the source; what draws is imported then, not before.
     """
 
@@ -235,3 +273,6 @@ class Source:
     scale: Scale | None
     fields: Fields | None = None
     report: Callable[[Source], Report] | None = None
+    window: WindowLayout | None = None
+    pixels: Pixels | None = None
+    classes: tuple[str, ...] = ()

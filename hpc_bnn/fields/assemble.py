@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.check import differing_files, range_problems
-from hpc_bnn.fields.files import find_files, left_out, maker, read_header
+from hpc_bnn.fields.files import find_files, left_out, maker, read_headers
 from hpc_bnn.fields.ingest.header import Header
 from hpc_bnn.fields.ingest.survey import Survey, survey
 from hpc_bnn.fields.merge import Merge
@@ -37,7 +37,7 @@ def catalogue(
     member: int | None = None,
     strict: bool = True,
 ) -> Catalogue:
-    """Make the catalogue of the netCDF files of a file name, a folder or a pattern.
+    """Make the catalogue of the data files of a file name, a folder or a pattern.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def _headers(paths: Sequence[str], problems: list[str], notices: list[str]) -> l
     headers: list[Header] = []
     for path in paths:
         try:
-            headers.append(read_header(path))
+            headers += read_headers(path)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     makers = {header.path: maker(header) for header in headers}

@@ -61,7 +61,7 @@ def era5(
     Parameters
     ----------
     path
-        A pack of `hpc-bnn data ingest`, or a netCDF file, a folder, or a pattern.
+        A pack of `hpc-bnn data ingest`, or a data file, a folder, or a pattern.
     variables
         Short names or aliases ("t2m", "2m_temperature", "z"), or channels ("z500").
     step_hours

@@ -1,7 +1,8 @@
-"""The files that a path means, and their headers, whatever their format.
+"""The files and stores that a path means, and their headers, whatever their format.
 
-The netCDF files that this package writes itself bear marks: they are left out where a folder of
-data is read, and they alone may be replaced by a file of their kind.
+A store is a folder that is read as one file, such as one of zarr. The netCDF files that this
+package writes itself bear marks: they are left out where a folder of data is read, and they alone
+may be replaced by a file of their kind.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from hpc_bnn.fields.ingest import netcdf
+from hpc_bnn.fields.ingest import netcdf, zarr
 from hpc_bnn.fields.ingest.header import Header
 
-# What a module of a format has: SUFFIXES, MAGIC, read_header, read and close, as netcdf.py.
-FORMATS: dict[str, ModuleType] = {"netcdf": netcdf}
+# What a module of a format has: SUFFIXES, recognises, content, read_headers, read and close, as
+# netcdf.py. The first that recognises a path reads it.
+FORMATS: dict[str, ModuleType] = {
+    "netcdf": netcdf,
+    "zarr": zarr,
+}
 SUFFIXES = tuple(suffix for module in FORMATS.values() for suffix in module.SUFFIXES)
 
 STATISTICS, FORECAST, REPACK = "data statistics", "forecast", "data repack"
@@ -30,7 +35,7 @@ REPACKED = "cache.json"  # describes a folder of `hpc-bnn data repack` of versio
 
 
 def find_files(path: str | Path, problems: list[str] | None = None) -> list[str]:
-    """List the data files of a file name, a folder (with its subfolders) or a pattern, sorted.
+    """List the data files and stores of a name, a folder with subfolders or a pattern, sorted.
 
     In a folder, links are followed and whatever is hidden is left out; a file is listed once.
 
@@ -46,21 +51,26 @@ def find_files(path: str | Path, problems: list[str] | None = None) -> list[str]
     ValueError
         With all problems, if nobody receives them.
     """
+    if "://" in str(path):
+        raise FileNotFoundError(
+            f"{path}: expected a local path: nothing is read over the network; copy what is wanted "
+            "of it here first"
+        )
     place = Path(path).expanduser()
-    if place.is_file():
+    if place.is_file() or format_of(place):
         return [str(place)]
     defects: list[str] = []
     if place.is_dir():
         files = sorted(_below(place, defects, set()))
         content = "" if defects else ", ".join(sorted(p.name for p in place.iterdir())[:8])
         nothing = (
-            f"{path}: no netCDF file ({', '.join(SUFFIXES)}) in this folder; it has "
+            f"{path}: no data file ({', '.join(SUFFIXES)}) in this folder; it has "
             f"{content or 'nothing'}"
         )
     else:
         files = _matching(place, defects)
         nothing = (
-            f"{path}: no such file or folder, and no file matches it as a pattern; give a netCDF "
+            f"{path}: no such file or folder, and no file matches it as a pattern; give a data "
             "file, a folder of them, or a pattern such as 'era5/*.nc'"
         )
     if not files:
@@ -89,7 +99,7 @@ def _matching(pattern: Path, problems: list[str]) -> list[str]:
         return files
     matches = sorted(glob.glob(str(pattern)))  # noqa: PTH207  Path.glob takes no absolute pattern
     problems += [_dangling(Path(one)) for one in matches if not Path(one).exists()]
-    return [one for one in matches if Path(one).is_file()]
+    return [one for one in matches if Path(one).is_file() or format_of(Path(one))]
 
 
 def _fits(names: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -116,7 +126,9 @@ def _below(folder: Path, problems: list[str], seen: set[tuple[int, int]]) -> Ite
         return
     seen.add((state.st_dev, state.st_ino))
     for path in (folder / name for name in names if not name.startswith(".")):
-        if path.is_dir():
+        if path.is_dir() and format_of(path):
+            yield str(path)
+        elif path.is_dir():
             yield from _below(path, problems, seen)
         elif path.suffix.lower() in SUFFIXES and path.is_file():
             yield str(path)
@@ -139,26 +151,45 @@ def _once(paths: Sequence[str]) -> list[str]:
     return list(first.values())
 
 
-def read_header(path: str) -> Header:
-    """Read the header of a file.
+def format_of(path: Path) -> str:
+    """Return the format of a file or store, by its content; empty where none is known."""
+    return next((name for name, module in FORMATS.items() if module.recognises(path)), "")
+
+
+def content(path: Path) -> list[Path]:
+    """List the files that tell one state of a file or store from another."""
+    name = format_of(path)
+    parts: list[Path] = FORMATS[name].content(path) if name else [path]
+    return parts
+
+
+def read_headers(path: str) -> tuple[Header, ...]:
+    """Read the headers of a file or store, one for each set of variables that share their levels
+    and times.
 
     Raises
     ------
     ValueError
-        If the file is truncated, damaged, or of no format that is known; says what it is.
+        If it is truncated, damaged, or of no format that is known; says what it is.
     OSError
         If it cannot be read.
+    ImportError
+        If a package that reads the format is not installed.
     """
     try:
-        with Path(path).open("rb") as stream:
-            magic = stream.read(8)
+        name = format_of(Path(path))
+        magic = b"" if name else _first_bytes(path)
     except OSError as error:
         raise type(error)(f"{path}: cannot be read: {error.strerror}") from error
-    for module in FORMATS.values():
-        if magic.startswith(module.MAGIC):
-            header: Header = module.read_header(path)
-            return header
-    raise ValueError(f"{path}: {_describe_magic(magic)}")
+    if not name:
+        raise ValueError(f"{path}: {_describe_magic(magic)}")
+    headers: tuple[Header, ...] = FORMATS[name].read_headers(path)
+    return headers
+
+
+def _first_bytes(path: str) -> bytes:
+    with Path(path).open("rb") as stream:
+        return stream.read(8)
 
 
 def _describe_magic(magic: bytes) -> str:
@@ -169,11 +200,9 @@ def _describe_magic(magic: bytes) -> str:
             "a zip archive, not netCDF: the data store packs several files into one; unpack it "
             "(`unzip FILE -d FOLDER`) and give the folder"
         )
-    if magic[:4] == b"GRIB":
-        return "a GRIB file, not netCDF: convert it, or download with data_format = netcdf"
     if magic[:2] == b"\x1f\x8b":
         return "compressed by gzip, not netCDF: unpack it with gunzip"
-    return f"no netCDF file: it begins with {magic!r}; expected CDF or HDF"
+    return f"no data file: it begins with {magic!r}; expected one of {', '.join(FORMATS)}"
 
 
 def maker(header: Header) -> str:
@@ -199,8 +228,8 @@ def _is_repacked(folder: Path) -> bool:
 
 def _maker_of(path: str | Path) -> str:
     try:
-        return maker(read_header(str(path)))
-    except (ValueError, OSError):  # named where the file is read
+        return maker(read_headers(str(path))[0])
+    except (ValueError, OSError, ImportError):  # named where the file is read
         return ""
 
 

@@ -38,6 +38,12 @@ class _Forecasts(nn.Module):
         """
         return outputs, None
 
+    def rescale(self, output: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+        """Return the output (B, ...) of one sample that forecasts location + scale * y where
+        ``output`` forecasts y: how a network answers that is given inputs normalised one by one.
+        """
+        return location + scale * output
+
     def check_target(self, target: Tensor) -> None:
         """Raise ValueError for a target of which no loss can be finite: asked where one is not."""
         check_finite_target(target)

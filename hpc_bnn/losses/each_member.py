@@ -50,6 +50,10 @@ class MemberTargets(SeparableLoss):
         """Return what the outputs (S, B, ...) forecast."""
         return self.loss.forecast(outputs)
 
+    def rescale(self, output: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+        """Return the output (B, ...) of one sample in other units."""
+        return self.loss.rescale(output, location, scale)
+
     def check_target(self, target: Tensor) -> None:
         """Raise ValueError for a target of which no loss can be finite."""
         for each in target.unbind(1):

@@ -31,6 +31,7 @@ from hpc_bnn.losses.base import (
     to_float,
 )
 from hpc_bnn.losses.predictive import log_mean_exp
+from hpc_bnn.losses.scales import location_and_scale, rescaled
 from hpc_bnn.losses.weights import checked_weights, point_weights, share_of, weighted_sum
 
 Variance = Literal["fixed", "learned", "predicted"]
@@ -56,6 +57,9 @@ class CategoricalLikelihood(nn.Module):
 
     def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
         return outputs, None
+
+    def rescale(self, output: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+        raise ValueError("categorical_nll: classes have no scale; choose a loss of numbers")
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         if target.is_floating_point() or target.is_complex():
@@ -146,13 +150,15 @@ class GaussianLikelihood(nn.Module):
         output = to_float(output)
         if self.variance != "predicted":
             return output, torch.exp(self.log_sigma.to(output.dtype))
-        if output.dim() < 2 or output.shape[1] % 2:
-            raise ValueError(
-                f"loss.variance = 'predicted': the network gives {tuple(output.shape)}; "
-                "dimension 1 must be even (means, then raw scales)"
-            )
-        mean, raw = output.chunk(2, dim=1)
-        return mean, functional.softplus(raw) + self.min_sigma
+        return location_and_scale(output, self.min_sigma)
+
+    def rescale(self, output: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+        """Return the output whose means and predicted scales go with other units; a fixed or a
+        learned sigma is in those of the targets.
+        """
+        if self.variance == "predicted":
+            return rescaled(output, location, scale)
+        return location + scale * output
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         mean, sigma = self.moments(output)
@@ -197,6 +203,9 @@ class _Likelihood(nn.Module):
 
     def forecast(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.likelihood.forecast(outputs)
+
+    def rescale(self, output: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+        return self.likelihood.rescale(output, location, scale)
 
     def check_target(self, target: Tensor) -> None:
         if isinstance(self.likelihood, CategoricalLikelihood):

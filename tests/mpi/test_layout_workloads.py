@@ -38,6 +38,18 @@ WORKLOADS = {
         "model={name: mlp, hidden: [16]}",
         "loss={name: almost_fair_crps}",
     ),
+    **{
+        f"mlp_series.yaml {model} {normalize}": (
+            *("data.length=600", "data.channels=2", f"data.normalize={normalize}"),
+            f"model={{name: {model}{options}}}",
+        )
+        for model, options, normalize in (
+            ("linear", "", "window_last"),
+            ("dlinear", ", trend: 5", "window"),
+            ("residual_mlp", ", width: 6", "window"),
+            ("patch_transformer", ", width: 8, depth: 1, heads: 2", "window"),
+        )
+    },
 }
 
 

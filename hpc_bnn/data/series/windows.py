@@ -1,11 +1,12 @@
 """Cut regular series into windows (history -> horizon) and split them by time without leakage.
 
-How leakage is excluded: two times cut the whole period, the same two for every series of a file. A
-training window lies with history and targets before the first cut. The targets of a validation
-window lie between the cuts, those of a test window behind the second. So no window of an earlier
-part, history or target, touches a target of a later part, and the normalisation uses rows before
-the first cut only. The history of a validation or test window may reach back over its cut: at the
-time of a forecast the past is known. Windows that hold a missing value (NaN) are left out.
+How leakage is excluded: two times cut the whole period (split.py), the same two for every series
+of a file. A training window lies with history and targets before the first cut. The targets of a
+validation window lie between the cuts, those of a test window behind the second. So no window of
+an earlier part, history or target, touches a target of a later part, and the normalisation uses
+rows before the first cut only. The history of a validation or test window may reach back over its
+cut: at the time of a forecast the past is known. Windows that hold a missing value (NaN) are left
+out.
 
 With a calendar the input also says when the targets are: x is the history (H, C) and behind it the
 features (P, F) of every target row, in one row of H C + P F numbers. The features of the history
@@ -19,7 +20,6 @@ P horizon rows.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -29,11 +29,11 @@ from torch import Tensor
 
 from hpc_bnn.data.calendar import Feature, calendar_features
 from hpc_bnn.data.series.scale import training_scale
-from hpc_bnn.data.source import Report, Source
+from hpc_bnn.data.series.split import PARTS, Split, require_positive
+from hpc_bnn.data.source import Normalisation, Report, Source, WindowLayout
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("training", "validation", "test")
 _EPOCH = datetime(1970, 1, 1)
 _TICK = timedelta(microseconds=1)
 
@@ -134,54 +134,59 @@ def windowed_source(
     stride: int,
     fractions: tuple[float, float, float],
     calendar: Sequence[Feature] = (),
+    rows: tuple[int, int, int] | None = None,
+    normalize: Normalisation = "training",
 ) -> Source:
     """Normalise series, split them by time and offer their windows; `name` stands in every error.
 
     stride: rows between the starts of neighbouring windows.
     fractions: shares of the rows whose times fall before, between and behind the cuts.
     calendar: what the inputs say of the times of the targets (calendar.py).
+    rows: numbers of rows in place of ``fractions``; what lies behind them is left out.
+    normalize: what the network is given (`WindowLayout`); examples are the same.
 
     Raises
     ------
     ValueError
         If a setting is out of range, or a series or a part is too short for one window.
     """
-    _require_settings(name, history, horizon, stride, fractions)
+    split = Split(history, horizon, fractions, rows)
+    split.check(name)
+    require_positive(name, "stride", stride)
     for one in many:
         if len(one.values) < history + horizon:
             of_group = f" of group '{one.name}'" if one.name else ""
             raise ValueError(
                 f"{name}: the series{of_group} has {len(one.values)} rows: one window needs "
                 f"history + horizon = {history} + {horizon} = {history + horizon} rows, and a "
-                f"split into all parts {rows_needed(history, horizon, fractions)}; "
+                f"split into all parts {split.needs()}; "
                 "give more rows, or a shorter history or horizon"
             )
     times = [_ticks(one) for one in many]
-    cuts = _cuts(torch.cat(times), fractions)
+    cuts = split.cuts(name, torch.cat(times))
     starts: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     training_rows = []
     offset = 0
     for one, ticks in zip(many, times, strict=True):
-        first, second = (int((ticks < cut).sum()) for cut in cuts)
+        first, second, end = (int((ticks < cut).sum()) for cut in cuts)
         training_rows.append(one.values[:first])
         # First row a window of the part may read, and the row behind its last target.
         spans = {
             "training": (0, first),
             "validation": (first - history, second),
-            "test": (second - history, len(one.values)),
+            "test": (second - history, end),
         }
-        for part, (first_read, end) in spans.items():
-            begin, last = max(first_read, 0), end - history - horizon
+        for part, (first_read, behind) in spans.items():
+            begin, last = max(first_read, 0), behind - history - horizon
             if last >= begin:
                 starts[part].append(offset + torch.arange(begin, last + 1, stride))
         offset += len(one.values)
     for part in PARTS:
         if sum(len(windows) for windows in starts[part]) == 0:
             raise ValueError(
-                f"{name}: the {part} part of {offset} rows, split {fractions}, is too short for "
+                f"{name}: the {part} part of {offset} rows, split {split}, is too short for "
                 f"one window of history {history} + horizon {horizon}: expected at least "
-                f"{rows_needed(history, horizon, fractions)} rows in one series; "
-                "give more rows, a shorter history or horizon, or other fractions"
+                f"{split.needs()}; give more rows, a shorter history or horizon, or another split"
             )
     scale = training_scale(name, torch.cat(training_rows), channels, units)
     values = torch.cat([one.values for one in many])
@@ -208,6 +213,7 @@ def windowed_source(
         output_shape=(horizon, len(channels)),
         scale=scale,
         report=_report,
+        window=WindowLayout(history, len(channels), normalize),
     )
 
 
@@ -215,36 +221,6 @@ def _report(source: Source) -> Report:
     from hpc_bnn.data.series.report import SeriesReport  # draws: only evaluation pays for it
 
     return SeriesReport(source)
-
-
-def rows_needed(history: int, horizon: int, fractions: tuple[float, float, float]) -> int:
-    """Compute from how many rows on one series gives every part at least one window."""
-    smallest = (history + horizon, horizon, horizon)
-
-    def enough(rows: int) -> bool:
-        first, second = _cut_rows(rows, fractions)
-        return first >= smallest[0] and min(second - first, rows - second) >= horizon
-
-    # Rounding costs a part at most one row, so this is enough; fewer may do, with exceptions.
-    rows = max(
-        math.ceil((need + 1) / fraction) for need, fraction in zip(smallest, fractions, strict=True)
-    )
-    while enough(rows - 1):
-        rows -= 1
-    return rows
-
-
-def _cut_rows(rows: int, fractions: tuple[float, float, float]) -> tuple[int, int]:
-    """Compute how many rows lie before the first and before the second cut."""
-    return round(fractions[0] * rows), round((fractions[0] + fractions[1]) * rows)
-
-
-def _cuts(times: Tensor, fractions: tuple[float, float, float]) -> tuple[int, int]:
-    """Compute the first time of the validation and of the test part from all times (T,)."""
-    ordered = times.sort().values
-    behind_all = ordered[-1:] + 1
-    first, second = torch.cat([ordered, behind_all])[list(_cut_rows(len(times), fractions))]
-    return int(first), int(second)
 
 
 def _ticks(one: RegularSeries) -> Tensor:
@@ -274,16 +250,3 @@ def _whole(name: str, part: str, values: Tensor, starts: Tensor, length: int) ->
             part,
         )
     return whole
-
-
-def _require_settings(
-    name: str, history: int, horizon: int, stride: int, fractions: tuple[float, float, float]
-) -> None:
-    for setting, value in (("history", history), ("horizon", horizon), ("stride", stride)):
-        if value < 1:
-            raise ValueError(f"{name}: {setting} = {value}: expected a number of rows, at least 1")
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise ValueError(
-            f"{name}: fractions = {fractions}: expected three positive shares of the rows for "
-            "training, validation and test with sum 1, such as (0.7, 0.1, 0.2)"
-        )

@@ -27,13 +27,14 @@ from hpc_bnn.fields.ingest.header import (
     is_coordinate,
     join_characters,
 )
+from hpc_bnn.fields.ingest.unchanged import State, require_unchanged
 
 SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf")
 MAGIC = (b"CDF", b"\x89HDF\r\n\x1a\n")
 MOST_OPEN = 16  # files of a process
 FILTERS = ("zlib", "szip", "zstd", "bzip2", "blosc", "shuffle", "fletcher32")
 
-_Handle = tuple[netCDF4.Dataset, tuple[int, int]]  # and size and time of change when it was opened
+_Handle = tuple[netCDF4.Dataset, State]  # when it was opened
 
 # By process id: a child may be forked while a thread of the parent holds the parent's lock.
 _LOCKS: dict[int, threading.RLock] = {}
@@ -43,6 +44,24 @@ _OPEN: dict[int, OrderedDict[str, _Handle]] = defaultdict(OrderedDict)
 def library_lock() -> threading.RLock:
     """Return the lock of this process for all calls into the netCDF library."""
     return _LOCKS.setdefault(os.getpid(), threading.RLock())
+
+
+def recognises(path: Path) -> bool:
+    """Tell whether a file is netCDF, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(8).startswith(MAGIC)
+
+
+def content(path: Path) -> list[Path]:
+    """List the files that tell one state of what lies at a path from another."""
+    return [path]
+
+
+def read_headers(path: str) -> tuple[Header]:
+    """Read the header, as `read_header`."""
+    return (read_header(path),)
 
 
 def read_header(path: str) -> Header:
@@ -117,7 +136,8 @@ def read(path: str, size: int, variable: str, index: tuple[int | slice, ...]) ->
 def opened(path: str, size: int) -> netCDF4.Dataset:
     """Return a file, open and with masking and scaling off; must be called under the lock."""
     handles = _OPEN[os.getpid()]
-    state = _unchanged(path, size, handles.get(path))
+    handle = handles.get(path)
+    state = require_unchanged(path, content(Path(path)), size, handle[1] if handle else None)
     if path not in handles:
         while len(handles) >= MOST_OPEN:
             handles.popitem(last=False)[1][0].close()
@@ -137,28 +157,6 @@ def close(path: str) -> None:
         handle = _OPEN[os.getpid()].pop(path, None)
         if handle is not None:
             handle[0].close()
-
-
-def _unchanged(path: str, size: int, handle: _Handle | None) -> tuple[int, int]:
-    """Refuse a file that vanished or changed: it would give a mixture of old and new numbers."""
-    try:
-        stat = Path(path).stat()
-    except OSError as error:
-        raise type(error)(
-            f"{path}: was there when the catalogue was made, and cannot be read now: "
-            f"{error.strerror}; restore it or make the catalogue again"
-        ) from error
-    if stat.st_size != size:
-        raise ValueError(
-            f"{path}: has {stat.st_size} bytes, expected the {size} of when the catalogue was "
-            "made; it has changed: make the catalogue again"
-        )
-    state = (stat.st_size, stat.st_mtime_ns)
-    if handle is not None and handle[1] != state:
-        raise ValueError(
-            f"{path}: was written again while it is read; leave the files alone and start again"
-        )
-    return state
 
 
 def _variable(variable: Any) -> VariableHeader:

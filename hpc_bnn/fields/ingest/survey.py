@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_bnn.fields import names
+from hpc_bnn.fields import names, times
 from hpc_bnn.fields.catalogue import File, Part
 from hpc_bnn.fields.grid import Grid, canonical
 from hpc_bnn.fields.ingest.header import Header, VariableHeader
@@ -99,6 +99,7 @@ def survey(header: Header, *, member: int | None = None, only: Collection[str] =
                 skipped[variable.name] = f"cannot be used: {error}"
                 continue
             raise ValueError(f"{header.path}: '{variable.name}': {error}") from error
+        one = _with_data(one, header)
         variables.append(one if one.part.version_of is None else _with_versions(one, roles))
         notices += [f"'{variable.name}': {remark}" for remark in remarks]
     _require_distinct(header, variables)
@@ -122,10 +123,10 @@ def _file_variable(
     if "level" not in axes and names.find(variable.name) is not None and not known.on_levels:
         levels = None
     packed, packing_remarks = packing(variable, to_units)
-    times = roles.times
-    if "time" not in axes and times is not None and len(times) > 1:
-        times = None  # a static field beside others with times
-    count = 1 if times is None else len(times)
+    when = roles.times
+    if "time" not in axes and when is not None and len(when) > 1:
+        when = None  # a static field beside others with times
+    count = 1 if when is None else len(when)
     preliminary = np.zeros(count, bool)
     if roles.versions is not None and "version" not in axes and len(roles.versions) in (1, count):
         preliminary |= roles.versions == PRELIMINARY
@@ -142,7 +143,7 @@ def _file_variable(
         version_of=np.zeros(count, np.int8) if "version" in axes else None,
     )
     steps = np.arange(count, dtype=np.int32)
-    one = FileVariable(known, levels, times, steps, preliminary, part)
+    one = FileVariable(known, levels, when, steps, preliminary, part)
     return one, (*packing_remarks, *remarks)
 
 
@@ -205,6 +206,31 @@ def _member(roles: Roles, length: int, member: int | None) -> int:
     if member not in members:
         raise ValueError(f"has no member {member}; has {members}")
     return members.index(member)
+
+
+def _with_data(one: FileVariable, header: Header) -> FileVariable:
+    """Leave out times of which the attributes of the file say that it holds no data.
+
+    ARCO-ERA5 has room for times beyond valid_time_start and valid_time_stop; anemoi-datasets lists
+    missing_dates, which it fills with NaN.
+    """
+    if one.times is None:
+        return one
+    first, last = (header.attributes.get(f"valid_time_{end}") for end in ("start", "stop"))
+    kept = np.isin(
+        one.times,
+        [times.parse(when, end=False) for when in header.attributes.get("missing_dates", ())],
+        invert=True,
+    )
+    if first is not None:
+        kept &= one.times >= times.parse(first, end=False)
+    if last is not None:
+        kept &= one.times <= times.parse(last, end=True)
+    if kept.all():
+        return one
+    return replace(
+        one, times=one.times[kept], steps=one.steps[kept], preliminary=one.preliminary[kept]
+    )
 
 
 def _with_versions(one: FileVariable, roles: Roles) -> FileVariable:

@@ -27,7 +27,7 @@ LIMIT_GIB = 20.0  # what a run packs by itself
 class Request:
     """What is wanted of a path.
 
-    path: a pack, or netCDF files. variables, levels, static, member, stale: as of `open_pack`.
+    path: a pack, or data files. variables, levels, static, member, stale: as of `open_pack`.
     folder: where files are packed; beside them where None.
     limit_gib: the size of a pack that is written without asking.
     """

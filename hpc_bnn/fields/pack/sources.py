@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hpc_bnn.fields.files import data_files, find_files
+from hpc_bnn.fields.files import content, data_files, find_files
+from hpc_bnn.fields.ingest.unchanged import state_of
 
 END_BYTES = 1 << 16  # the first and last so many bytes of a file are hashed: its header and size
 MOST_NAMED = 5
@@ -17,9 +18,10 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class SourceFile:
-    """Identify the content of a file without reading all of it.
+    """Identify the content of a file or store without reading all of it.
 
-    path: absolute. mtime_ns: of its last change. ends: hash of its first and last bytes.
+    path: absolute. mtime_ns: of its last change. ends: hash of its first and last bytes. Of a
+        store: of the files of its metadata.
     """
 
     path: str
@@ -45,14 +47,16 @@ def absolute(path: str | Path) -> str:
 
 
 def fingerprint(path: str | Path) -> SourceFile:
-    """Identify a file as it is now."""
+    """Identify a file or store as it is now."""
     digest = hashlib.blake2b(digest_size=16)
-    with Path(path).open("rb") as file:
-        state = os.fstat(file.fileno())
-        digest.update(file.read(END_BYTES))
-        file.seek(max(0, state.st_size - END_BYTES))
-        digest.update(file.read(END_BYTES))
-    return SourceFile(absolute(path), state.st_size, state.st_mtime_ns, digest.hexdigest())
+    parts = content(Path(path))
+    size, mtime_ns = state_of(parts)
+    for part in parts:
+        with part.open("rb") as file:
+            digest.update(file.read(END_BYTES))
+            file.seek(max(0, part.stat().st_size - END_BYTES))
+            digest.update(file.read(END_BYTES))
+    return SourceFile(absolute(path), size, mtime_ns, digest.hexdigest())
 
 
 def fingerprints(path: str | Path) -> tuple[SourceFile, ...]:
@@ -66,13 +70,11 @@ def touched(files: Sequence[SourceFile]) -> str:
     """
     for recorded in files:
         try:
-            now = Path(recorded.path).stat()
+            now = state_of(content(Path(recorded.path)))
         except OSError as error:
             return f"{recorded.path}: cannot be found any more ({error.strerror})"
-        if (now.st_size, now.st_mtime_ns) != (recorded.size, recorded.mtime_ns):
-            return (
-                f"{recorded.path}: was changed (it has {now.st_size} bytes, it had {recorded.size})"
-            )
+        if now != (recorded.size, recorded.mtime_ns):
+            return f"{recorded.path}: was changed (it has {now[0]} bytes, it had {recorded.size})"
     return ""
 
 

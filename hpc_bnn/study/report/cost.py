@@ -86,7 +86,7 @@ def _memory(ended: Sequence[Run]) -> list[Charts]:
     names, stacks = [], []
     for run in ended:
         peak = number(run.summary.get("peak_memory_bytes"))
-        guess = number(mapping(run.evaluation.get("memory_estimate")).get("bytes"))
+        guess = number(run.memory.get("bytes"))
         if peak is None:
             continue
         names.append(run.name)
@@ -118,7 +118,7 @@ def _rates(ended: Sequence[Run]) -> Table:
         return text
 
     def estimate(run: Run) -> str:
-        guess = number(mapping(run.evaluation.get("memory_estimate")).get("bytes"))
+        guess = number(run.memory.get("bytes"))
         peak = number(run.summary.get("peak_memory_bytes"))
         if guess is None or not peak:
             return DASH

@@ -6,7 +6,7 @@ sentence of ``problems``, which the page shows.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ class Run:
     rows: tuple[Row, ...]
     summary: Mapping[str, Any]
     evaluation: Mapping[str, Any]
+    memory: Mapping[str, Any]
     pictures: Mapping[str, bytes] = field(repr=False)
     problems: tuple[str, ...] = ()
 
@@ -114,6 +115,7 @@ def read_run(path: Path, name: str) -> Run:
     rows = attempt(lambda: _rows(folder.metrics, problems), ())
     summary = attempt(lambda: _content(folder.summary), {})
     evaluation = attempt(lambda: _content(folder.evaluation), {})
+    memory = attempt(lambda: _content(folder.memory), {})
     pictures = {}
     for file in sorted(folder.plots.glob("*.png")):
         content = attempt(file.read_bytes, b"")
@@ -121,10 +123,8 @@ def read_run(path: Path, name: str) -> Run:
             pictures[file.name] = content
         else:
             problems.append(f"{file}: is no whole PNG: it is left out")
-    run = Run(name, path, settings, rows, summary, evaluation, pictures)
-    return Run(
-        name, path, settings, rows, summary, evaluation, pictures, (*problems, *_absent(run))
-    )
+    run = Run(name, path, settings, rows, summary, evaluation, memory, pictures)
+    return replace(run, problems=(*problems, *_absent(run)))
 
 
 def _absent(run: Run) -> list[str]:

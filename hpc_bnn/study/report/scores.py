@@ -71,6 +71,7 @@ def _of_all_points(scored: Sequence[Run], runs: Sequence[Run]) -> list[Block]:
     naive = _naive_columns(scored[0].evaluation)
     columns: list[Column] = [
         *((run.name, mapping(run.evaluation.get("scores"))) for run in scored),
+        *_before_recalibration(scored),
         *naive,
     ]
     units = str(scored[0].evaluation.get("units") or "")
@@ -85,6 +86,14 @@ def _of_all_points(scored: Sequence[Run], runs: Sequence[Run]) -> list[Block]:
             _table(foreign, len(scored), units, compared=not unlike(scored), caption=caption)
         )
     return [*blocks, *_over_lead_time(scored, runs, units)]
+
+
+def _before_recalibration(scored: Sequence[Run]) -> list[Column]:
+    """Return the scores that recalibrated runs had without it."""
+    held = [
+        (run.name, mapping(run.evaluation.get("recalibration")).get("before")) for run in scored
+    ]
+    return [(f"{name}, not recalibrated", mapping(before)) for name, before in held if before]
 
 
 def _naive_columns(evaluation: Mapping[str, Any]) -> list[Column]:

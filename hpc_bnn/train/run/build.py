@@ -27,6 +27,7 @@ from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
+from hpc_bnn.models.normalised import NormalisedWindows
 from hpc_bnn.parallel.engines import check_engine
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
 from hpc_bnn.train.step.settings import StepSettings
@@ -169,8 +170,12 @@ def build(settings: Settings, source: Source) -> Parts:
     loss = _loss(settings, source)
     torch.manual_seed(settings.seed)
     model = MODELS[settings.model.name]
-    options = {**settings.model.options, **_facts(settings, model, source.fields)}
+    options = {**settings.model.options, **_facts(settings, model, source)}
     network = model(source.input_shape, loss.output_shape(source.output_shape), **options)
+    if source.window is not None and source.window.normalize != "training":
+        history, channels = source.window.history, source.window.channels
+        last = source.window.normalize == "window_last"
+        network = NormalisedWindows(network, history, channels, last=last, rescale=loss.rescale)
     if settings.train.precision == "float64":
         network, loss = network.double(), loss.double()
     chosen = settings.posterior
@@ -178,9 +183,8 @@ def build(settings: Settings, source: Source) -> Parts:
     if _takes(method, "samples"):
         options["samples"] = chosen.samples
     if _takes(method, "steps"):
-        options["steps"] = settings.train.steps or settings.train.epochs * steps_per_epoch(
-            len(source.train), settings.train.batch_size
-        )
+        per_epoch = steps_per_epoch(len(source.train), settings.train.batch_size)
+        options["steps"] = settings.train.total_steps(per_epoch)
     posterior = method(network, **options)
     transform = dict(settings.data.transform)
     augment = AUGMENTATIONS[transform.pop("name")](**transform) if transform else None
@@ -206,6 +210,7 @@ def step_settings(settings: Settings, parts: Parts) -> StepSettings:
         clip_norm=chosen.clip_norm or None,
         ema=chosen.ema,
         precision=chosen.precision,
+        capture=chosen.capture,
         exact=settings.loss.exact,
         reduction=chosen.reduction,
         compression=chosen.compression,
@@ -263,18 +268,21 @@ def _weights(settings: Settings, fields: Fields) -> Tensor:
     return channels[:, None, None] * rows[:, None]
 
 
-def _facts(settings: Settings, model: Any, fields: Fields | None) -> dict[str, Any]:
-    """Return what the data say about the grid, for models that ask; settings may not contradict.
+def _facts(settings: Settings, model: Any, source: Source) -> dict[str, Any]:
+    """Return what the data say of their inputs, for models that ask; settings may not contradict.
 
     Raises
     ------
     SettingsError
         If they do.
     """
-    if fields is None:
-        return {}
+    said: dict[str, Any] = {}
+    if source.fields is not None:
+        vectors = list(source.fields.vector_inputs)
+        said = {"periodic": source.fields.periodic, "vector_channels": vectors}
+    if source.window is not None:
+        said = {"history": source.window.history}
     asked = inspect.signature(model).parameters
-    said = {"periodic": fields.periodic, "vector_channels": list(fields.vector_inputs)}
     facts = {key: value for key, value in said.items() if key in asked}
     options = settings.model.options
     wrong = [key for key in facts if key in options and options[key] != facts[key]]

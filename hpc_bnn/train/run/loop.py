@@ -87,7 +87,7 @@ def _train(
         run.start_from()
     # Claimed last: settings that failed so far do not bind the folder.
     lock = world.all_ranks.together(
-        lambda: folder.claim(settings, resume=resume) if world.is_first else None,
+        lambda: folder.claim(settings, resume=resume, source=source) if world.is_first else None,
         name="run folder",
     )
     if lock is not None:
@@ -127,7 +127,7 @@ class _Run:
         )
         per_epoch = self._batches.steps_per_epoch
         agree(world.all_ranks, {"batches per epoch": per_epoch}, name="data")
-        self._total = training.steps or training.epochs * per_epoch
+        self._total = training.total_steps(per_epoch)
         parts.posterior.hold(world.grid.own_samples(settings.posterior.samples))
         parts.posterior.to(world.device)
         parts.loss.to(world.device)
@@ -149,11 +149,14 @@ class _Run:
         self._has_weights = True
 
     def train(self, *, resume: bool) -> dict[str, Any]:
-        if resume:
-            self._resume_point = resume_run(self._world, self._folder, self._snapshots)
-            self._step.step = self._saved = self._resume_point.step if self._resume_point else 0
         world, training = self._world, self._settings.train
-        first, per_epoch = self._step.step, self._batches.steps_per_epoch
+        per_epoch = self._batches.steps_per_epoch
+        if resume:
+            self._resume_point = resume_run(
+                world, self._folder, self._snapshots, self._settings, per_epoch
+            )
+            self._step.step = self._saved = self._resume_point.step if self._resume_point else 0
+        first = self._step.step
         if first == 0:
             self.start_from()
         finished = world.all_ranks.on_first(

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpc_bnn.config import Settings
+from hpc_bnn.config.settings import TrainSettings
+from hpc_bnn.config.yaml_text import parse
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import read_metrics
 from hpc_bnn.train.run.snapshots import Snapshots
+from hpc_bnn.train.step.schedule import scheduled
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +27,42 @@ class ResumePoint:
     lost_steps: int
 
 
-def resume_run(world: World, folder: RunFolder, snapshots: Snapshots) -> ResumePoint | None:
+def resume_run(
+    world: World,
+    folder: RunFolder,
+    snapshots: Snapshots,
+    settings: Settings,
+    steps_per_epoch: int,
+) -> ResumePoint | None:
     """Collective: restore the newest good checkpoint; None where the run has not made a step yet.
 
     A run that was killed before its first checkpoint goes on at step 0.
     """
     restored = snapshots.restore(to_train=True)
-    step = 0 if restored is None else restored[1]
+    step = 0 if restored is None else restored[1].step
     lost = world.all_ranks.on_first(lambda: lost_steps(folder.metrics, step), name="metrics")
     if restored is not None:
-        log.info("resumed from %s at step %d", *restored)
+        path, state = restored
+        log.info("resumed from %s at step %d", path, step)
+        before = Settings.model_validate(parse(state.settings)).train.total_steps(steps_per_epoch)
+        now = settings.train.total_steps(steps_per_epoch)
+        if before != now:
+            log.info("%s", describe_growth(settings.train, step, before=before, now=now))
         return ResumePoint(step, lost)
     log.info("no checkpoint in %s yet: starting from the beginning", folder.checkpoints)
     return ResumePoint(0, lost) if lost else None
+
+
+def describe_growth(training: TrainSettings, step: int, *, before: int, now: int) -> str:
+    """Return what it means for the rate of the next ``step`` that a run has other steps than it was
+    begun for.
+    """
+    was, rate = (scheduled(step, total_steps=total, chosen=training) for total in (before, now))
+    return (
+        f"{now} steps instead of {before}: train.schedule = {training.schedule} is that of {now} "
+        f"steps from here on, with the rate {rate:.4g} for step {step}"
+        + (f", where it was to be {was:.4g}" if was != rate else "")
+    )
 
 
 def log_restart(world: World, folder: RunFolder, point: ResumePoint, *, began: float) -> None:

@@ -65,9 +65,9 @@ class Snapshots:
 
         self._world.all_ranks.on_first(write, name="checkpoint")
 
-    def restore(self, *, to_train: bool = False) -> tuple[Path, int] | None:
+    def restore(self, *, to_train: bool = False) -> tuple[Path, Checkpoint] | None:
         """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
-        restores it; return its path and step, None where there is no checkpoint.
+        restores it; return its path and its outline, None where there is no checkpoint.
 
         to_train: with the optimizer's state; refuse a checkpoint after which the examples would
             come in another order. Else moving averages, where it holds some, take the place of the
@@ -83,8 +83,7 @@ class Snapshots:
         ema = self._ema if to_train else None
         optimizer = self._optimizer if to_train else None
         whole = (self._parts.posterior, self._parts.loss)
-        taken = take(self._world, read, lambda _: whole, optimizer, ema)
-        return taken and (taken[0], taken[1].step)
+        return take(self._world, read, lambda _: whole, optimizer, ema)
 
     def start_from(self, given: Path) -> Path:
         """Collective: take the weights, or their moving averages where there are some, and nothing

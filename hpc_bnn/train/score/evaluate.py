@@ -7,25 +7,30 @@ from typing import Any
 
 from torch import Tensor
 
+from hpc_bnn.config import Settings
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import read_metrics
-from hpc_bnn.train.score.memory import memory_estimate
-from hpc_bnn.train.score.scoring import as_input, score
+from hpc_bnn.train.score.curves import draw_curves
+from hpc_bnn.train.score.memory import write_estimate
+from hpc_bnn.train.score.recalibrate import describe_recalibration, recalibration_of
+from hpc_bnn.train.score.scoring import Filled, as_input, score
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table
-from hpc_bnn.verify.plots import plot_loss, plot_pit, plot_reliability
+from hpc_bnn.verify.plots import plot_pit, plot_reliability
+from hpc_bnn.verify.recalibration import RecalibratedTally
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
+def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None) -> dict[str, Any]:
     """Collective over the world: score the test split with the newest checkpoint; write
-    evaluation.json and plots. Classifiers also see inputs that do not belong to the data set.
+    evaluation.json, memory.json and plots. Classifiers also see inputs that do not belong to the data set.
+
+    recalibrate: as ``evaluation.recalibrate``, which is taken if None.
 
     Raises
     ------
@@ -35,16 +40,18 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         If it holds no usable checkpoint.
     """
     trained = load_trained(world, folder)
-    memory = world.all_ranks.on_first(
-        lambda: memory_estimate(trained, folder, gpu=world.device.type == "cuda"), name="memory"
-    )
+    gpu = world.device.type == "cuda"
+    world.all_ranks.on_first(lambda: write_estimate(trained, folder, gpu=gpu), name="memory")
+    recalibration = None
+    if (recalibrate or trained.settings.evaluation.recalibrate) != "none":
+        recalibration = recalibration_of(trained, world, folder)
     if trained.parts.source.fields is not None:
-        return report_weather(world, folder, trained, memory=memory)
+        return report_weather(world, folder, trained)
     settings, source = trained.settings, trained.parts.source
     samples = trained.predict_samples
     report = None if source.report is None else source.report(source)
 
-    def scored(examples: Examples) -> ClassificationTally | RegressionTally:
+    def scored(examples: Examples, tally: Filled | None) -> Filled:
         return score(
             trained.parts.posterior,
             trained.parts.loss,
@@ -55,10 +62,19 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
             scale=source.scale,
             samples=samples,
             batch_size=settings.train.batch_size,
-            tally=None if report is None else report.tally(),
+            tally=tally,
         )
 
-    tally = scored(source.test)
+    tally: Filled | None = None if report is None else report.tally()
+    recalibrated: dict[str, Any] = {}
+    if recalibration is None:
+        tally = scored(source.test, tally)
+    else:
+        assert isinstance(tally, RegressionTally)
+        both = RecalibratedTally(tally, recalibration)
+        scored(source.test, both)
+        recalibrated = describe_recalibration(recalibration, both)
+    assert isinstance(tally, ClassificationTally | RegressionTally)
     result = {
         "data": source.name,
         "split": "test",
@@ -67,22 +83,23 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         "ema": settings.train.ema,
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
+        **recalibrated,
         **_calibration(tally, source.output_shape),
         **({} if report is None else report.details(tally)),
-        "memory_estimate": memory,
     }
     if isinstance(tally, ClassificationTally):
-        foreign = {name: scored(made(source.test)) for name, made in FOREIGN.items()}
+        foreign = {name: scored(made(source.test), None) for name, made in FOREIGN.items()}
         result["foreign"] = {name: _told_apart(tally, of) for name, of in foreign.items()}
 
     def forecast(x: Tensor) -> tuple[Tensor, Tensor | None]:
         posterior = trained.parts.posterior
         x = as_input(posterior, x, world.device)
-        return trained.parts.loss.forecast(posterior.predict(x, samples=samples))
+        forecast = trained.parts.loss.forecast(posterior.predict(x, samples=samples))
+        return forecast if recalibration is None else recalibration.apply(*forecast)
 
     def write() -> None:
         write_json(folder.evaluation, result)
-        _draw(folder, tally)
+        _draw(folder, settings, tally)
         if report is not None:
             report.draw(folder.plots, tally, forecast)
 
@@ -96,6 +113,10 @@ def told(result: dict[str, Any]) -> list[str]:
         return weather_table(result)
     head = f"{result['data']}, test split, {result['samples']} weight samples"
     scores = dict(result["scores"])
+    if "recalibration" in result:
+        head += ", spread recalibrated on validation"
+        before = result["recalibration"]["before"]
+        scores |= {f"before recalibration: {key}": before[key] for key in ("crps", "coverage_90")}
     for name, of in result.get("foreign", {}).items():
         scores |= {f"{name}: {key}": value for key, value in of.items()}
     for name, of in result.get("naive", {}).items():
@@ -125,9 +146,7 @@ def _calibration(
     }
 
 
-def _told_apart(
-    own: ClassificationTally, foreign: ClassificationTally | RegressionTally
-) -> dict[str, float]:
+def _told_apart(own: ClassificationTally, foreign: Filled) -> dict[str, float]:
     """Return how well the confidence tells inputs that do not belong to the data set."""
     assert isinstance(foreign, ClassificationTally)
     scores = foreign.result()
@@ -137,11 +156,11 @@ def _told_apart(
     }
 
 
-def _draw(folder: RunFolder, tally: ClassificationTally | RegressionTally) -> None:
+def _draw(
+    folder: RunFolder, settings: Settings, tally: ClassificationTally | RegressionTally
+) -> None:
     folder.plots.mkdir(parents=True, exist_ok=True)
-    rows = read_metrics(folder.metrics)
-    if rows:
-        plot_loss(rows, folder.plots / "loss.png")
+    draw_curves(folder, settings)
     if isinstance(tally, ClassificationTally):
         plot_reliability(tally.reliability(), folder.plots / "reliability.png")
     elif "pit_chi_square" in tally.result():

@@ -1,9 +1,9 @@
-"""What the memory of a training was estimated to be, for a reader of its peak."""
+"""``memory.json``: what the memory of a training was estimated to be, for a reader of its peak."""
 
 import json
 import logging
-from typing import Any
 
+from hpc_bnn.files import write_json
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.plan.estimate import estimate
 from hpc_bnn.train.run.folder import RunFolder
@@ -12,11 +12,11 @@ from hpc_bnn.train.score.trained import Trained
 log = logging.getLogger(__name__)
 
 
-def memory_estimate(trained: Trained, folder: RunFolder, *, gpu: bool) -> dict[str, Any]:
-    """Return what ``train --estimate`` says of a rank of the grid that trained: the bytes on its
-    device, empty where the run has not ended or the network cannot be traced.
+def write_estimate(trained: Trained, folder: RunFolder, *, gpu: bool) -> None:
+    """Write what ``train --estimate`` says of a rank of the grid that trained: the bytes on its
+    device. Nothing where the run has not ended or the network cannot be traced.
 
-    To be called by one rank, before anything is scored: what that leaves behind would count.
+    For one rank, before anything is scored: what that leaves in memory would count.
     """
     try:
         grid = json.loads(folder.summary.read_text(encoding="utf-8"))["grid"]
@@ -24,7 +24,8 @@ def memory_estimate(trained: Trained, folder: RunFolder, *, gpu: bool) -> dict[s
         found = estimate(trained.settings, trained.parts.source, of)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         log.info("no estimate of the memory beside the scores (%s)", " ".join(str(error).split()))
-        return {}
+        return
     # The process holds the network already, and the estimate counts it again.
-    bytes_ = found.gpu_bytes if gpu else found.cpu_bytes - found.parameters
-    return {"bytes": bytes_, "sample_ranks": of.sample_ranks, "data_ranks": of.data_ranks}
+    size = found.gpu_bytes if gpu else found.cpu_bytes - found.parameters
+    content = {"bytes": size, "sample_ranks": of.sample_ranks, "data_ranks": of.data_ranks}
+    write_json(folder.memory, content)

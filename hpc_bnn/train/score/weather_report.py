@@ -7,11 +7,10 @@ from hpc_bnn.fields.names import is_signed, split_channel
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import read_metrics
+from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.rollout import time_text
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, score_weather
-from hpc_bnn.verify.plots import plot_loss
 from hpc_bnn.verify.weather_maps import plot_maps
 from hpc_bnn.verify.weather_plots import (
     channels_to_draw,
@@ -21,13 +20,8 @@ from hpc_bnn.verify.weather_plots import (
 )
 
 
-def report_weather(
-    world: World, folder: RunFolder, trained: Trained, *, memory: dict[str, Any]
-) -> dict[str, Any]:
-    """Collective over the world: score the forecasts of a run, write scores and pictures.
-
-    memory: what the scores hold of the memory of the training (``memory_estimate``).
-    """
+def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[str, Any]:
+    """Collective over the world: score the forecasts of a run, write scores and pictures."""
     fields = trained.parts.source.fields
     assert fields is not None
     drawn = channels_to_draw(fields.names)
@@ -44,7 +38,6 @@ def report_weather(
         "lead_hours": list(scored.lead_hours),
         "units": {channel.name: channel.units for channel in fields.channels},
         "scores": scored.tally.result(fields.names),
-        "memory_estimate": memory,
     }
 
     def write() -> None:
@@ -90,15 +83,15 @@ def _draw(
 ) -> None:
     fields, scores = trained.parts.source.fields, result["scores"]
     assert fields is not None
-    rows = read_metrics(folder.metrics)
-    if rows:
-        plot_loss(rows, folder.plots / "loss.png")
+    draw_curves(folder, trained.settings)
     shown = {name: scores[name] for name in channels_to_draw(fields.names)}
     leads, units = scored.lead_hours, result["units"]
-    plot_scores(shown, leads, units, folder.plots / "scores.png")
+    first, last = (result[name].replace("T", " ") for name in ("first_start", "last_start"))
+    note = f"{result['starts']} starts, {first} to {last} UTC, {result['members']} members"
+    plot_scores(shown, leads, units, folder.plots / "scores.png", note=note)
     if result["members"] > 1:
-        plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png")
-    plot_ranks(shown, leads, folder.plots / "ranks.png")
+        plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png", note=note)
+    plot_ranks(shown, leads, folder.plots / "ranks.png", note=note)
     for picture in scored.pictures:
         hours = leads[picture.lead]
         for at, name in enumerate(shown):

@@ -33,11 +33,9 @@ def learning_rate(
     return lr_min + (lr - lr_min) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def set_learning_rate(
-    optimizer: torch.optim.Optimizer, step: int, *, total_steps: int, chosen: TrainSettings
-) -> float:
-    """Give the optimizer its rate at ``step`` and return it."""
-    lr = learning_rate(
+def scheduled(step: int, *, total_steps: int, chosen: TrainSettings) -> float:
+    """Return the rate of a run at ``step``, as its settings say."""
+    return learning_rate(
         step,
         total_steps=total_steps,
         lr=chosen.lr,
@@ -45,6 +43,13 @@ def set_learning_rate(
         warmup_steps=chosen.warmup_steps,
         schedule=chosen.schedule,
     )
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, step: int, *, total_steps: int, chosen: TrainSettings
+) -> float:
+    """Give the optimizer its rate at ``step`` and return it."""
+    lr = scheduled(step, total_steps=total_steps, chosen=chosen)
     for group in optimizer.param_groups:
         group["lr"] = lr
     return lr

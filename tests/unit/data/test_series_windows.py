@@ -13,7 +13,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hpc_bnn.data.series.windows import RegularSeries, Windows, rows_needed, windowed_source
+from hpc_bnn.data.series.split import rows_needed
+from hpc_bnn.data.series.windows import RegularSeries, Windows, windowed_source
 from hpc_bnn.data.source import Source
 
 HOUR = timedelta(hours=1)

@@ -96,7 +96,7 @@ def test_a_zip_named_nc_is_called_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "empty file"), (b"GRIB....", "a GRIB file"), (b"hello", "no netCDF")],
+    [(b"", "empty file"), (b"\x1f\x8b", "compressed by gzip"), (b"hello", "no data file")],
 )
 def test_other_files_are_named(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "a.nc").write_bytes(content)

@@ -129,9 +129,9 @@ def test_files_that_do_not_belong_together_are_refused() -> None:
         catalogue(FOLDER / "*t[lh]*_test.nc")
 
 
-def test_a_table_is_no_netcdf() -> None:
+def test_a_table_is_no_field() -> None:
     path = real("recycle_anonymized_dataset.csv")
-    with pytest.raises(ValueError, match=r"recycle_anonymized_dataset\.csv: no netCDF file"):
+    with pytest.raises(ValueError, match=r"recycle_anonymized_dataset\.csv: no data file"):
         catalogue(path)
 
 

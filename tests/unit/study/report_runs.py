@@ -54,8 +54,8 @@ SERIES: dict[str, Any] = {
             "channels": {"load": {"by_lead_time": {"rmse": [1.5, 2.5], "crps": [2.0, 2.5]}}},
         }
     },
-    "memory_estimate": {"bytes": 330 * 2**20, "sample_ranks": 2, "data_ranks": 3},
 }  # fmt: skip
+MEMORY = {"bytes": 330 * 2**20, "sample_ranks": 2, "data_ranks": 3}
 LEADS = [24.0, 48.0, 72.0]
 OF_Z500: dict[str, Any] = {
     "starts": [4, 4, 4],
@@ -116,7 +116,7 @@ def write_run(
     rows.append({"step": steps - 1, "epoch": 0.5, "validation_crps": 0.5, "validation_rmse": None})
     lines = "".join(f"{json.dumps(row)}\n" for row in rows)
     (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
-    for name, held in (("summary", summary), ("evaluation", evaluation)):
+    for name, held in (("summary", summary), ("evaluation", evaluation), ("memory", MEMORY)):
         if held is not None:
             (folder / f"{name}.json").write_text(json.dumps(held), encoding="utf-8")
     (folder / "plots").mkdir()

@@ -195,6 +195,7 @@ BROKEN = {
     "metrics.jsonl": ('{"step": 0, "loss": 1}\nnoise\n[1]\n{"step": 1, "loss": 2}\n', "line 2"),
     "summary.json": ("{", "summary.json: is no JSON"),
     "evaluation.json": ("[1, 2]", "evaluation.json: holds no JSON object"),
+    "memory.json": ("[", "memory.json: is no JSON"),
     "plots/map_z500_24h.png": ("no picture", "map_z500_24h.png: is no whole PNG"),
 }
 
@@ -220,7 +221,7 @@ def test_an_absent_file_is_named(tmp_path: Path, file: str) -> None:
 
 
 STRANGE: list[dict[str, Any]] = [
-    {"scores": 3, "channels": [], "naive": "x", "lead_time_h": {}, "memory_estimate": 5},
+    {"scores": 3, "channels": [], "naive": "x", "lead_time_h": {}},
     {"lead_hours": "soon", "scores": {"z500": []}, "units": None, "step": "six"},
     {"lead_hours": LEADS, "scores": {"z500": {"rmse": [1], "rank_histogram": [[None, "x"]]}}},
     {"lead_hours": LEADS, "scores": {"z500": {**OF_Z500, "rmse": [None, 1e999, "x"]}}},

@@ -86,6 +86,16 @@ CASES = {
         "mlp_series.yaml",
         ["model.hidden=[64]", "loss={name: crps}", "posterior.samples=8"],
     ),
+    **{
+        f"{name}, normalised windows": (
+            "mlp_series.yaml",
+            [f"model={{name: {name}, {options}}}", "data.channels=3", "data.normalize=window"],
+        )
+        for name, options in (
+            ("residual_mlp", "width: 300, dropout: 0"),
+            ("patch_transformer", "width: 32"),
+        )
+    },
 }
 
 

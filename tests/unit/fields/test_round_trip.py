@@ -1,0 +1,43 @@
+"""One atmosphere in every format gives one pack, bit for bit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_files import TIMES, WANTED, toy, weatherbench
+
+from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.catalogue import Catalogue
+from hpc_bnn.fields.pack.ingest import ingest
+
+FORMATS: dict[str, Any] = {
+    "weatherbench-2": lambda source, path: weatherbench(source, path / "wb.zarr"),
+    "weatherbench-3": lambda source, path: weatherbench(source, path / "wb.zarr", version=3),
+    "weatherbench-chunks": lambda source, path: weatherbench(source, path / "wb.zarr", steps=5),
+}
+
+
+def first(files: Catalogue) -> Catalogue:
+    return files.between(int(files.times[0]), int(files.times[TIMES - 1]))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy(tmp_path_factory.mktemp("toy") / "source")
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path) -> Path:
+    ingest(first(catalogue(source, **WANTED)), source.with_name("pack"))
+    return source.with_name("pack")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_packs_of_all_formats_are_equal(
+    name: str, source: Path, expected: Path, tmp_path: Path
+) -> None:
+    header = ingest(catalogue(FORMATS[name](source, tmp_path), **WANTED), tmp_path / "pack")
+    assert header.periodic and [c.name for c in header.channels][-2:] == ["v500", "v850"]
+    assert [c.units for c in header.channels][:5] == ["K", "m s-1", "m s-1", "Pa", "m2 s-2"]
+    for part in ("2001.f32", "2001.json", "static.f32"):
+        assert (tmp_path / "pack" / part).read_bytes() == (expected / part).read_bytes()
