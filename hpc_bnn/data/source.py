@@ -276,3 +276,10 @@ class Source:
     window: WindowLayout | None = None
     pixels: Pixels | None = None
     classes: tuple[str, ...] = ()
+
+    @property
+    def score_units(self) -> str:
+        """The units of scores of single examples; empty where there are none or not known."""
+        if self.fields is not None:
+            return "standard deviations of the change in a step"
+        return "" if self.scale is None else self.scale.units

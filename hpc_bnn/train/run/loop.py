@@ -235,6 +235,7 @@ class _Run:
                 feed.bytes_read,
             ),
             validation=validation,
+            validation_units=self._parts.source.score_units,
             diagnostics=diagnose(world, self._parts),
             auto=self._auto,
         )
