@@ -7,7 +7,7 @@ Letters: S samples of one pass, B examples of this rank.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -67,6 +67,11 @@ class Passes:
         self._posterior, self._world = posterior, world
         self._drops = self._has_dropout()
         self._reentrant: bool | None = None  # not known before the first pass
+        self._compiled: Callable[[Inputs], object] | None = None
+        if settings.compile:
+            from hpc_bnn.train.step.compiled import Compiled
+
+            self._compiled = Compiled(posterior.module)
 
     def run(self, x: Inputs, step: int, part: range) -> Pass:
         """Run one pass over ``x`` (B, ...): outputs (S, B, ...); of n steps of a forecast (S, B n,
@@ -155,10 +160,12 @@ class Passes:
         ...).
         """
         dropout = one.dropout
+        # The first pass shows what a compiled one hides.
+        call = None if self._reentrant is None else self._compiled
 
         def network(x: Inputs, views: bool) -> Tensor:
             with self._autocast():
-                return self._posterior.apply_weights(x, one.weights, views=views)
+                return self._posterior.apply_weights(x, one.weights, views=views, call=call)
 
         def contexts() -> tuple[_Context, _Context]:
             nothing = contextlib.nullcontext()
