@@ -124,11 +124,12 @@ class Dropout(Posterior):
         weights: Given,
         *,
         views: bool = False,
+        single: bool = False,
         call: Callable[[Inputs], object] | None = None,
     ) -> Tensor:
         """Return the outputs (1, B, ...) of the module, each time with the masks of the first."""
         restart_calls()
-        return super().apply_weights(x, weights, views=views, call=call)
+        return super().apply_weights(x, weights, views=views, single=single, call=call)
 
     def _switch_to_prediction(self) -> None:
         self.module.train()

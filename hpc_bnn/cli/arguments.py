@@ -94,7 +94,7 @@ def _parser() -> Parser:
     what.add_argument(
         "--estimate",
         action="store_true",
-        help="only estimate the memory of a rank; status 1: too much",
+        help="only estimate memory and time of a rank; status 1: too much",
     )
     command.add_argument(
         "--resume", action="store_true", help="go on from the newest good checkpoint"
@@ -155,6 +155,43 @@ def _parser() -> Parser:
     )
     command.add_argument(
         "--sample", type=int, metavar="K", help="of an ensemble: the member that is the network"
+    )
+
+    command = commands.add_parser(
+        "predict", help="predict what follows a series, or classify images, with uncertainty"
+    )
+    command.add_argument("run_folder", type=Path, metavar="RUN")
+    command.add_argument(
+        "--input",
+        type=Path,
+        help="a series: a file like that of the training, which it is if left out; images: a "
+        "folder or a file (png, jpg, npz)",
+    )
+    command.add_argument(
+        "--from",
+        dest="start",
+        default="",
+        metavar="TIME",
+        help="of a series: the first row to predict; default: the one behind the last",
+    )
+    command.add_argument(
+        "--samples", type=positive, metavar="K", help="default: posterior.predict_samples"
+    )
+    command.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="a series: with the spread recalibrated on the validation split",
+    )
+    command.add_argument(
+        "--resize", action="store_true", help="images of another size to that of the training"
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE.csv",
+        help="a series: also FILE-samples.csv and FILE.png",
     )
 
     command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")

@@ -33,6 +33,7 @@ from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
 from hpc_bnn.train.run.stop import REQUEUE, SIGNAL, Unfinished
+from hpc_bnn.verify.score_text import score_lines
 
 USER_ERRORS = (
     SettingsError,
@@ -186,8 +187,9 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
         )
     if world.is_first:
         print(f"{folder.path}: {summary['steps']} steps, final loss {summary['final_loss']:.6g}")
-        for name, value in summary["validation"].items():
-            print(f"  validation {name:28s} {value:.6g}")
+        units = summary.get("validation_units", "")
+        for line in score_lines(summary["validation"], units, of="validation "):
+            print(line)
     return 0
 
 
@@ -286,6 +288,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "evaluate": _evaluate,
     "laplace": _command("laplace"),
     "forecast": _command("forecast"),
+    "predict": _command("predict"),
     "data": _data,
     "data request": _data_request,
     "scaling": _scaling,

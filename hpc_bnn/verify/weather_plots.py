@@ -141,7 +141,7 @@ def plot_ranks(
         axes.set_ylim(0, 1.15 * max([2.0, *(x for x in share if math.isfinite(x))]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_title(f"{name}, {lead_text(lead_hours[lead])}", loc="left", fontsize=10)
-        inside = _numbers(scores[name].get("coverage_90") or [None] * (last + 1))[lead]
+        inside = _numbers(scores[name].get("coverage_90", [math.nan] * (last + 1)))[lead]
         if math.isfinite(inside):
             axes.set_title(f"90 % hold {100 * inside:.0f} %", loc="right", fontsize=9)
         if at % len(shown) == 0:

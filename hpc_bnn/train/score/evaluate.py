@@ -18,6 +18,7 @@ from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table
 from hpc_bnn.verify.plots import plot_pit, plot_reliability
 from hpc_bnn.verify.recalibration import RecalibratedTally
+from hpc_bnn.verify.score_text import score_lines
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 
 log = logging.getLogger(__name__)
@@ -105,17 +106,20 @@ def told(result: dict[str, Any]) -> list[str]:
     """Return the result of ``evaluate`` as lines of text."""
     if "lead_hours" in result:
         return weather_table(result)
-    head = f"{result['data']}, test split, {result['samples']} weight samples"
-    scores = dict(result["scores"])
+    units = result["units"]
+    lines = [f"{result['data']}, test split, {result['samples']} weight samples"]
+    lines += score_lines(result["scores"], units)
     if "recalibration" in result:
-        head += ", spread recalibrated on validation"
+        lines[0] += ", spread recalibrated on validation"
         before = result["recalibration"]["before"]
-        scores |= {f"before recalibration: {key}": before[key] for key in ("crps", "coverage_90")}
+        before = {key: before[key] for key in ("crps", "coverage_90")}
+        lines += score_lines(before, units, of="before recalibration: ")
     for name, of in result.get("foreign", {}).items():
-        scores |= {f"{name}: {key}": value for key, value in of.items()}
+        lines += score_lines(of, of=f"{name}: ")
     for name, of in result.get("naive", {}).items():
-        scores |= {f"{name.replace('_', ' ')}: {key}": of[key] for key in ("rmse", "crps")}
-    return [head, *(f"  {name:28s} {value:.6g}" for name, value in scores.items())]
+        of = {key: of[key] for key in ("rmse", "crps")}
+        lines += score_lines(of, units, of=f"{name.replace('_', ' ')}: ")
+    return lines
 
 
 def _told_apart(own: ClassificationTally, foreign: Filled) -> dict[str, float]:

@@ -39,18 +39,30 @@ def recalibration_of(trained: Trained, world: World, folder: RunFolder) -> Recal
         If the split has too few windows, or the forecast no spread.
     """
     require_series(trained.parts.source)
-    belongs = {"step": trained.step, "samples": trained.predict_samples, "split": "validation"}
-    kept = world.all_ranks.on_first(lambda: _kept(folder, belongs), name="recalibration")
+    kept = kept_recalibration(trained, world, folder)
     if kept is not None:
-        return Recalibration.of_json(kept)
+        return kept
     recalibration = fit_recalibration(trained, world)
 
     def write() -> None:
-        content = {"method": "conformal", **belongs, **recalibration.to_json()}
+        content = {"method": "conformal", **_belongs(trained), **recalibration.to_json()}
         write_json(folder.path / "recalibration.json", content)
 
     world.all_ranks.on_first(write, name="recalibration.json")
     return recalibration
+
+
+def kept_recalibration(trained: Trained, world: World, folder: RunFolder) -> Recalibration | None:
+    """Collective over the world: return the recalibration of this checkpoint that the folder holds;
+    None where it was not fitted yet.
+    """
+    belongs = _belongs(trained)
+    kept = world.all_ranks.on_first(lambda: _kept(folder, belongs), name="recalibration")
+    return None if kept is None else Recalibration.of_json(kept)
+
+
+def _belongs(trained: Trained) -> dict[str, Any]:
+    return {"step": trained.step, "samples": trained.predict_samples, "split": "validation"}
 
 
 def fit_recalibration(trained: Trained, world: World) -> Recalibration:

@@ -132,7 +132,7 @@ def test_evaluate_needs_a_run_and_a_checkpoint(config: Path, tmp_path: Path, tol
     checkpoint.write_bytes(content[:1000])
     assert "all 1 checkpoints are damaged" in told("evaluate", run)
     checkpoint.unlink()
-    assert "no checkpoint to evaluate or forecast with; train first" in told("evaluate", run)
+    assert "no checkpoint to evaluate or predict with; train first" in told("evaluate", run)
 
 
 @pytest.mark.parametrize(
