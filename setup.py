@@ -81,6 +81,7 @@ setup(
         "parallel": ["mpi4py"],
         "digits": ["scikit-learn"],
         "zarr": ["zarr>=3"],
+        "grib": ["eccodes>=2.38"],
         "test": [
             "pytest",
             "hypothesis",
@@ -89,6 +90,7 @@ setup(
             "triton; sys_platform == 'linux'",
             "xarray",
             "zarr>=3",
+            "cfgrib",
             "ruff",
             "mypy",
             "types-PyYAML",
