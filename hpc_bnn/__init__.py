@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hpc_bnn.data import Batches
     from hpc_bnn.parallel.world import World, start
     from hpc_bnn.train.run.script import save
+    from hpc_bnn.train.run.stop import Stop
     from hpc_bnn.train.score.load import load
     from hpc_bnn.train.step.step import Step
 
@@ -51,6 +52,7 @@ __all__ = [
     "LowRank",
     "Rank1",
     "Step",
+    "Stop",
     "World",
     "convert",
     "freeze_batchnorm",
@@ -76,6 +78,7 @@ _HOMES = {
     "LowRank": "hpc_bnn.bayes",
     "Rank1": "hpc_bnn.bayes",
     "Step": "hpc_bnn.train.step.step",
+    "Stop": "hpc_bnn.train.run.stop",
     "World": "hpc_bnn.parallel.world",
     "freeze_batchnorm": "hpc_bnn.bayes.batchnorm",
     "load": "hpc_bnn.train.score.load",

@@ -8,6 +8,7 @@ from pathlib import Path
 import hpc_bnn
 from hpc_bnn.cli.argument_types import above_zero, points, positive
 from hpc_bnn.cli.data_arguments import add_data_tools
+from hpc_bnn.cli.parser import Parser
 from hpc_bnn.cli.scaling_arguments import add_scaling_tools
 
 
@@ -20,16 +21,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     began = time.monotonic()
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    if options.version:
+        options.command = "version"
+    if options.command is None or getattr(options, "tool", "") is None:
+        options.parser.print_help()
+        parser.exit()
     misplaced = [text for text in rest if text.startswith("-") or "=" not in text]
     if misplaced or (rest and options.command not in ("train", "scan")):
-        parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
     if options.command == "train":
-        _without_config(parser, options)
+        _without_config(options.parser, options)
     if options.command in ("data", "scaling"):
         options.command = f"{options.command} {options.tool}"
-    options.began = began
+    options.began, options.verbosity = began, getattr(options, "verbosity", 0)
+    del options.parser
     return options
 
 
@@ -41,17 +48,37 @@ def _without_config(parser: argparse.ArgumentParser, options: argparse.Namespace
         options.config = config = None
     if config is None and not (options.resume and options.run_folder):
         parser.error(
-            "train: a settings file is missing: give one, or a bundled one such as demo.yaml; "
+            "a settings file is missing: give one, or a bundled one such as demo.yaml; "
             "to go on with a run: train --resume --run DIR"
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hpc-bnn", description=(hpc_bnn.__doc__ or "").splitlines()[0]
+def command_names() -> list[str]:
+    """Return the names of all commands."""
+    return list(_commands(_parser()))
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the commands below one, by name."""
+    found = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(found[0]) if found else {}
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="hpc-bnn", description=(hpc_bnn.__doc__ or "").splitlines()[0])
+    parser.add_argument("--version", action="store_true", help="show the versions of the stack")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    command = commands.add_parser("run", help="start a command or a script on several ranks")
+    command.add_argument(
+        "-n", "--ranks", type=positive, help="default: those of the allocation of Slurm"
     )
-    parser.add_argument("--version", action="version", version=hpc_bnn.__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    command.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="a command of hpc-bnn, a script or -m MODULE, with its arguments",
+    )
 
     command = commands.add_parser("train", help="train as a settings file says")
     command.add_argument(
@@ -112,6 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", help="score the test split of a run and draw its pictures"
     )
     command.add_argument("run_folder", type=Path, metavar="DIR")
+    command.add_argument(
+        "--recalibrate",
+        choices=["none", "conformal"],
+        help="series: spreads times what covers the validation split; default: as the run says",
+    )
 
     command = commands.add_parser(
         "laplace", help="give the last layer of a trained run a Gaussian posterior"
@@ -123,6 +155,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--sample", type=int, metavar="K", help="of an ensemble: the member that is the network"
+    )
+
+    command = commands.add_parser(
+        "predict", help="predict what follows a series, or classify images, with uncertainty"
+    )
+    command.add_argument("run_folder", type=Path, metavar="RUN")
+    command.add_argument(
+        "--input",
+        type=Path,
+        help="a series: a file like that of the training, which it is if left out; images: a "
+        "folder or a file (png, jpg, npz)",
+    )
+    command.add_argument(
+        "--from",
+        dest="start",
+        default="",
+        metavar="TIME",
+        help="of a series: the first row to predict; default: the one behind the last",
+    )
+    command.add_argument(
+        "--samples", type=positive, metavar="K", help="default: posterior.predict_samples"
+    )
+    command.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="a series: with the spread recalibrated on the validation split",
+    )
+    command.add_argument(
+        "--resize", action="store_true", help="images of another size to that of the training"
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE.csv",
+        help="a series: also FILE-samples.csv and FILE.png",
     )
 
     command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")

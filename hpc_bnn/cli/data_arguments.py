@@ -10,7 +10,7 @@ FIELDS_PATH = "a data file, a folder, a pattern in quotes, or a pack of data ing
 
 def add_data_tools(parser: argparse.ArgumentParser) -> None:
     """Add the tools of ``hpc-bnn data``."""
-    tools = parser.add_subparsers(dest="tool", required=True)
+    tools = parser.add_subparsers(dest="tool", metavar="TOOL")
 
     tool = tools.add_parser("check", help="list what files hold, and every defect")
     _add_selection(tool)

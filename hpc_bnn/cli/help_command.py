@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import hpc_bnn
-from hpc_bnn.config.options import nearest
 from hpc_bnn.group import Group
+from hpc_bnn.spelling import nearest
 
 GUIDE = Path(hpc_bnn.__file__).parent / "guide"
 

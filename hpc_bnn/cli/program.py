@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 
 from hpc_bnn.cli.arguments import parse
+from hpc_bnn.cli.interrupts import INTERRUPTED, Asked, end_at_once, listening
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
 from hpc_bnn.group import ALONE, Group, RankError
-from hpc_bnn.parallel.control import BUG, STALLED, Word, leave_note
+from hpc_bnn.parallel.control import BUG, STALLED, Word, leave_note, settle
 from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.launcher import LaunchError, launched_size
-from hpc_bnn.parallel.mpi import abort, connect, fail, leave_together
+from hpc_bnn.parallel.mpi import connect, fail, leave_together
 from hpc_bnn.parallel.world import World, start
 from hpc_bnn.train.plan.auto_grid import start_auto
 from hpc_bnn.train.run.build import check_choices, resolved
@@ -32,6 +33,7 @@ from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
 from hpc_bnn.train.run.stop import REQUEUE, SIGNAL, Unfinished
+from hpc_bnn.verify.score_text import score_lines
 
 USER_ERRORS = (
     SettingsError,
@@ -63,11 +65,19 @@ def run(options: argparse.Namespace) -> int:
     except LaunchError as error:  # each rank is alone, and each says so
         print(f"hpc-bnn {options.command}: {error}", file=sys.stderr, flush=True)
         return 2
-    _log_to_stderr(all_ranks)
+    _log_to_stderr(all_ranks, options.verbosity)
+    return settle(_run(options, all_ranks))
+
+
+def _run(options: argparse.Namespace, all_ranks: Group) -> int:
+    """Collective: run the command and return the status, where all ranks end with the same."""
     try:
         action = COMMANDS.get(options.command) or COMMANDS[options.command.partition(" ")[0]]
-        status = action(options, all_ranks)
+        with listening():
+            return action(options, all_ranks)
     except (*USER_ERRORS, RankError) as error:
+        if options.verbosity > 0:
+            logging.getLogger("hpc_bnn").info("the error came from here", exc_info=error)
         # A rank that waited for another; a file system that does not answer has a number.
         is_stall = isinstance(error, TimeoutError) and error.errno is None
         if is_stall:
@@ -91,17 +101,19 @@ def run(options: argparse.Namespace) -> int:
         code = left.code if isinstance(left.code, int) and 0 < left.code < 256 else BUG
         text = f"a rank's own code left Python in the midst of the command (SystemExit: {left})"
         return fail(all_ranks, Word(f"hpc-bnn {options.command}", text, code))
-    except KeyboardInterrupt:  # before or after the steps of a training, which ends in good order
-        print(f"hpc-bnn {options.command}: interrupted", file=sys.stderr, flush=True)
-        abort(all_ranks, 130)
-        return 130
-    return status
+    except KeyboardInterrupt as asked:  # a training that makes steps ends in good order instead
+        end_at_once()
+        status = asked.status if isinstance(asked, Asked) else INTERRUPTED
+        text = "interrupted" if status == INTERRUPTED else f"ended by {asked}"
+        # An echo: where a rank has failed, the launcher asks the others to end.
+        word = Word(f"hpc-bnn {options.command}", text, status, is_echo=True)
+        return fail(all_ranks, word)
 
 
 def _is_alone(options: argparse.Namespace) -> bool:
     if options.command.startswith("scaling "):
         return not getattr(options, "measure", False)
-    return options.command in ("data request", "settings", "help")
+    return options.command in ("data request", "settings", "help", "version")
 
 
 def _alone(options: argparse.Namespace) -> Group:
@@ -175,8 +187,9 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
         )
     if world.is_first:
         print(f"{folder.path}: {summary['steps']} steps, final loss {summary['final_loss']:.6g}")
-        for name, value in summary["validation"].items():
-            print(f"  validation {name:28s} {value:.6g}")
+        units = summary.get("validation_units", "")
+        for line in score_lines(summary["validation"], units, of="validation "):
+            print(line)
     return 0
 
 
@@ -211,6 +224,7 @@ def _leaving(world: World) -> Iterator[None]:
         # From here on nothing may end a rank before all do: whoever asked may ask again.
         for number in (SIGNAL, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        end_at_once()
         if world.is_first:
             leave_note(REQUEUE)
         world.stop()  # the engine ends before MPI does
@@ -224,7 +238,7 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     settings = folder.settings()
     # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
     world = start(all_ranks, mode="data", device=settings.train.device)
-    result = evaluate(world, folder)
+    result = evaluate(world, folder, recalibrate=options.recalibrate)
     where = f"scores in {folder.evaluation}, pictures in {folder.plots}"
     return _print(([*told(result), where], 0), all_ranks)
 
@@ -242,19 +256,6 @@ def _data_request(options: argparse.Namespace, all_ranks: Group) -> int:
     return _print(request_command(options, settings.data.name, settings.data.options), all_ranks)
 
 
-def _doctor(options: argparse.Namespace, all_ranks: Group) -> int:
-    from hpc_bnn.study.doctor import diagnose
-
-    findings = diagnose(all_ranks, options.run_folder)
-    if all_ranks.rank == 0:
-        width = max(len(finding.what) for finding in findings)
-        for finding in findings:
-            print(f"{'ok ' if finding.good else 'BAD'}  {finding.what:{width}s}  {finding.value}")
-            if not finding.good:
-                print(f"     {'':{width}s}  -> {finding.remedy}")
-    return 0 if all(finding.good for finding in findings) else 1
-
-
 def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = ()) -> Settings:
     bundled = CONFIGS / config.name
     path = (
@@ -265,8 +266,10 @@ def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = 
     return resolved(settings)
 
 
-def _log_to_stderr(all_ranks: Group) -> None:
-    """INFO from world rank 0, warnings from every rank, one line each."""
+def _log_to_stderr(all_ranks: Group, verbosity: int) -> None:
+    """INFO from world rank 0, warnings from every rank, one line each; quiet: warnings only;
+    verbose: INFO from every rank.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         logging.Formatter(
@@ -275,7 +278,8 @@ def _log_to_stderr(all_ranks: Group) -> None:
     )
     root = logging.getLogger("hpc_bnn")
     root.handlers = [handler]
-    root.setLevel(logging.INFO if all_ranks.rank == 0 else logging.WARNING)
+    speaks = verbosity > 0 or (verbosity == 0 and all_ranks.rank == 0)
+    root.setLevel(logging.INFO if speaks else logging.WARNING)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
@@ -284,10 +288,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "evaluate": _evaluate,
     "laplace": _command("laplace"),
     "forecast": _command("forecast"),
+    "predict": _command("predict"),
     "data": _data,
     "data request": _data_request,
     "scaling": _scaling,
     "settings": _command("settings"),
     "help": _command("help"),
-    "doctor": _doctor,
+    "version": _command("version"),
+    "doctor": _command("doctor"),
 }

@@ -8,7 +8,7 @@ from hpc_bnn.cli.argument_types import above_zero, counts, positive
 
 def add_scaling_tools(parser: argparse.ArgumentParser) -> None:
     """Add the tools of ``hpc-bnn scaling``."""
-    tools = parser.add_subparsers(dest="tool", required=True)
+    tools = parser.add_subparsers(dest="tool", metavar="TOOL")
 
     tool = tools.add_parser("plan", help="turn a study file into runs, checked, one folder")
     tool.add_argument("study", type=Path, help="YAML file, or a bundled one (scaling_local.yaml)")

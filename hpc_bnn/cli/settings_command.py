@@ -11,11 +11,11 @@ from typing import Any
 from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.config import Choice, Settings
 from hpc_bnn.config.describe import Key, option_keys, own_key, own_keys, summary
-from hpc_bnn.config.options import nearest
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, data_set
 from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES
 from hpc_bnn.models import MODELS
+from hpc_bnn.spelling import nearest
 from hpc_bnn.train.run import build
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
 

@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from hpc_bnn.config.options import IN_QUOTES, lower, nearest, needs_quotes
+from hpc_bnn.config.options import IN_QUOTES, lower, needs_quotes
 from hpc_bnn.config.settings import Choice, Settings, SettingsError
 from hpc_bnn.config.yaml_text import MOST_LEVELS, Dumper, TrapError, parse, read_yaml
+from hpc_bnn.spelling import nearest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 log = logging.getLogger(__name__)

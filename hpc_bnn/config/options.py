@@ -3,7 +3,6 @@ the signature of what was chosen.
 """
 
 import contextlib
-import difflib
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
@@ -13,16 +12,12 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from hpc_bnn.spelling import nearest
+
 IN_QUOTES = (
     "; YAML takes an unquoted NO, off, null or 010 for a value that is no text: write a text in "
     'quotes, such as "NO" (\'key="NO"\' on the command line)'
 )
-
-
-def nearest(key: str, known: Collection[str]) -> str:
-    """Return advice for a key that is unknown, empty where nothing is near."""
-    matches = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def lower(text: str) -> str:

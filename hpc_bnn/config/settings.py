@@ -5,14 +5,11 @@ The sections ``posterior``, ``model``, ``loss``, ``data`` and ``optimizer`` choo
 """
 
 import logging
-import re
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -21,6 +18,8 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+
+from hpc_bnn.config.values import Rollout, Seconds, Switch
 
 log = logging.getLogger(__name__)
 
@@ -33,31 +32,6 @@ class SettingsError(ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(problems))
-
-
-def _seconds(value: object) -> object:
-    """Return the seconds of a time as Slurm writes it, [[days-]hours:]minutes:seconds."""
-    if not isinstance(value, str):
-        return value  # also 23:50:00, which YAML itself reads as a number of seconds
-    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", value.strip())
-    if match is None:
-        raise ValueError("expected seconds, or a time such as 23:50:00 or 1-23:50:00")
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-
-
-def _rollout(value: object) -> object:
-    """Return steps by first epoch, with epochs as numbers, which JSON and key=value make texts."""
-    if isinstance(value, dict):
-        epochs = [int(e) if isinstance(e, str) and e.isdecimal() else e for e in value]
-        whole = all(type(number) is int for number in (*epochs, *value.values()))
-        rises = whole and epochs[:1] == [0] and all(a < b for a, b in pairwise(epochs))
-        if rises and min(value.values()) >= 1:
-            return dict(zip(epochs, value.values(), strict=True))
-    raise ValueError(
-        "expected steps by first epoch, epochs that increase from 0 and at least 1 step, such as "
-        "{0: 1, 10: 4}"
-    )
 
 
 class _Section(BaseModel):
@@ -171,7 +145,7 @@ class TrainSettings(_Section):
     steps: NonNegativeInt = Field(0, description="steps to train; 0: by epochs")
     epochs: NonNegativeInt = Field(0, description="epochs to train; 0: by steps")
     batch_size: PositiveInt = Field(64, description="B, examples per step over the whole grid")
-    rollout: Annotated[dict[int, int], BeforeValidator(_rollout)] = Field(
+    rollout: Annotated[dict[int, int], Rollout] = Field(
         {0: 1},
         description="fields: steps of the forecasts that are trained on, by first epoch, such as "
         "{0: 1, 10: 4}",
@@ -196,6 +170,11 @@ class TrainSettings(_Section):
     precision: Literal["float32", "bf16", "float64"] = Field(
         "float32", description="bf16: autocast; parameters, KL and accumulators stay float32"
     )
+    capture: Annotated[Literal["auto", "on", "off"], Switch] = Field(
+        "auto",
+        description="run each pass as one CUDA graph; auto: on GPUs, where that is possible; on: "
+        "an error where it is not",
+    )
     reduction: Literal["world", "two_stage"] = Field(
         "world", description="gradient reduction: once over the world, or along each axis"
     )
@@ -219,7 +198,7 @@ class TrainSettings(_Section):
         description="steps, after the first two, of which world rank 0 writes a trace into the run "
         "folder: trace.json, for ui.perfetto.dev; they take longer",
     )
-    max_time: Annotated[NonNegativeFloat, BeforeValidator(_seconds)] = Field(
+    max_time: Annotated[NonNegativeFloat, Seconds] = Field(
         0.0,
         description="seconds, or a time such as 23:50:00, after which the command writes a "
         "checkpoint and exits with status 85; 0: no limit",
@@ -255,7 +234,13 @@ class OptimizerSettings(Choice):
 
 
 class EvaluationSettings(_Section):
-    """Scores of weather forecasts; other data sets are scored on their whole test split."""
+    """Scores of the test split: how weather is forecast for them, how series are recalibrated."""
+
+    recalibrate: Literal["none", "conformal"] = Field(
+        "none",
+        description="series: conformal: spreads times what covers 90 % of the validation split at "
+        "each lead time and channel",
+    )
 
     steps: NonNegativeInt = Field(
         0, description="lead times; 0: five days, or as far as the test split allows"

@@ -99,6 +99,24 @@ class Scale:
         return self.std.to(sigma.device) * sigma.double()
 
 
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Tell how images become inputs: x = (white * value - mean) / std, value from 0 to 1.
+
+    mean, std: (C, 1, 1) or (C, H, W), of the training part; x has their type.
+    white: what the data set calls the brightest value, such as 255.
+    """
+
+    mean: Tensor
+    std: Tensor
+    white: float
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Convert images (B, C, H, W), uint8 or values from 0 to 1, to inputs float32."""
+        unit = self.white / 255 if images.dtype == torch.uint8 else self.white
+        return ((images.to(self.mean.dtype) * unit - self.mean) / self.std).float()
+
+
 class FieldRecord(Protocol):
     """What a data set of fields can read besides examples, so that a forecast can be rolled out.
 
@@ -239,6 +257,7 @@ class Source:
     input_shape: shape of the input of one example.
     output_shape: what a network must predict per example: (classes,) or (horizon, channels).
     scale: regression only: the way back to physical units, one mean and std a channel.
+    pixels: of images only. classes: their names, where there are some.
     fields: of fields on a grid only, which have no `scale`.
     window: of series only.
     report: makes the report of the source; what draws is imported then, not before.
@@ -255,3 +274,12 @@ class Source:
     fields: Fields | None = None
     report: Callable[[Source], Report] | None = None
     window: WindowLayout | None = None
+    pixels: Pixels | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def score_units(self) -> str:
+        """The units of scores of single examples; empty where there are none or not known."""
+        if self.fields is not None:
+            return "standard deviations of the change in a step"
+        return "" if self.scale is None else self.scale.units

@@ -209,7 +209,9 @@ def _recomputed(block: nn.Module, tokens: Tensor) -> Tensor:
         result: Tensor = functional_call(block, dict(zip(names, values, strict=True)), (x,))
         return result
 
-    again: Tensor = checkpoint(run, tokens, *weights, use_reentrant=False)
+    # A pass whose torch saves the state of a GPU's generator cannot be captured.
+    drops = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in block.modules())
+    again: Tensor = checkpoint(run, tokens, *weights, use_reentrant=False, preserve_rng_state=drops)
     return again
 
 

@@ -34,6 +34,7 @@ MOST_MESSAGES = 4
 BUG = 1  # exit status of an error that no user can mend: a traceback
 STALLED = 86  # exit status: a rank was stuck; run the same command again
 NOTE = "HPC_BNN_NOTE"  # names the file for the status of a command that must be run again
+END = "HPC_BNN_END"  # names the file for the status of ranks that end together, in any way
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,22 @@ def leave_note(status: int, environment: Mapping[str, str] = os.environ) -> None
     if name:
         with contextlib.suppress(OSError):  # then the script sees the status of srun
             Path(name).write_text(f"{status}\n", encoding="utf-8")
+
+
+def settle(status: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Return the status for this process to end with, where all ranks end together with ``status``.
+
+    A launcher takes every status but 0 for a rank that died: it would kill the others, which are
+    just ending, and tell so in many lines. One that reads a file (``hpc-bnn run``) gets it there.
+    """
+    name = environment.get(END)
+    if not name or status == 0:
+        return status
+    try:
+        Path(name).write_text(f"{status}\n", encoding="utf-8")
+    except OSError:
+        return status
+    return 0
 
 
 def completes(request: Any, *, within_s: float) -> bool:

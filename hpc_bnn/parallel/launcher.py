@@ -10,8 +10,10 @@ import socket
 from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hpc_bnn.group import Group
+if TYPE_CHECKING:  # what starts ranks needs no torch
+    from hpc_bnn.group import Group
 
 # What launchers say about the number of ranks they started in this step.
 SLURM_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
@@ -88,7 +90,7 @@ def machine_name() -> str:
         return socket.gethostname()
 
 
-def split_by_node(all_ranks: Group, name: str) -> tuple[Group, list[int]]:
+def split_by_node(all_ranks: "Group", name: str) -> "tuple[Group, list[int]]":
     """Collective: return the group of the ranks with this rank's ``node_name``, and for every
     world rank the first one of its node.
     """
@@ -111,7 +113,7 @@ def require_equal_nodes(nodes: Sequence[int]) -> None:
         )
 
 
-def node_rank_of(node: Group, environment: Mapping[str, str]) -> int:
+def node_rank_of(node: "Group", environment: Mapping[str, str]) -> int:
     """Collective over the node: return this rank's place on it, 0, 1, ...
 
     The launcher's word, to which it may have bound cores, where those of all ranks of the node

@@ -1,5 +1,6 @@
 """Host communication by MPI: how it starts and ends. The only file that imports mpi4py."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -9,7 +10,7 @@ from functools import cache
 from types import TracebackType
 
 from hpc_bnn.group import ALONE, Group, RankError
-from hpc_bnn.parallel.control import BUG, Control, Word
+from hpc_bnn.parallel.control import BUG, Control, Word, settle
 from hpc_bnn.parallel.launcher import LaunchError, launched_size, record_process, refuse_child
 from hpc_bnn.parallel.mpi_group import MPIGroup
 
@@ -116,7 +117,17 @@ def leave_together(group: Group, status: int) -> int:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    os._exit(settle(status))
+
+
+def leave_unstarted() -> None:
+    """Let this process load MPI without starting it, to ask for its name: a login node may have no
+    means to. ``connect`` cannot be called afterwards.
+    """
+    with contextlib.suppress(ImportError):
+        import mpi4py
+
+        mpi4py.rc.initialize = mpi4py.rc.finalize = False
 
 
 def library_version() -> str:

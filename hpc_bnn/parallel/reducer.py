@@ -30,6 +30,9 @@ class Reducer(Protocol):
     def begin(self) -> None:
         """Start a step: from now on to ``wait`` each gradient is reduced when it is ready."""
 
+    def hold(self) -> None:
+        """Leave the gradients of this step alone until ``wait``."""
+
     def wait(self, unused: Collection[str] = ()) -> None:
         """Collective: return when every gradient is reduced. The tensors are those in
         ``parameter.grad``.
@@ -46,6 +49,9 @@ class NoReducer:
     """Nothing to reduce on one rank."""
 
     def begin(self) -> None:
+        return
+
+    def hold(self) -> None:
         return
 
     def wait(self, unused: Collection[str] = ()) -> None:
@@ -131,6 +137,9 @@ class RankReducer:
         self._left = dict.fromkeys(self._named, self._passes)
         self._came, self._next = [], 0
         self._reducing = True
+
+    def hold(self) -> None:
+        self._reducing = False
 
     def _ready(self, name: str) -> None:
         if not self._reducing:  # another step over the same parameters

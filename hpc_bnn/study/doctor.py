@@ -16,9 +16,10 @@ import torch
 
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.engines import ENGINES
+from hpc_bnn.parallel.site import AS_ROOT, mpirun, mpirun_words, read_site
 from hpc_bnn.parallel.world import World, start
 from hpc_bnn.study.machine import machine
-from hpc_bnn.study.software import AS_ROOT, Finding, mpirun, probe, software
+from hpc_bnn.study.software import Finding, probe, software
 from hpc_bnn.train.run.versions import versions
 
 # One exchange of so many bytes: the sum over ranks that came out, and the right one.
@@ -45,13 +46,21 @@ def exchange_of_two() -> list[Finding]:
     engine.
     """
     what = "exchange of 2 ranks"
-    launcher = mpirun()
     if importlib.util.find_spec("mpi4py") is None:
         return [Finding(what, "skipped: no mpi4py")]
-    if launcher is None:
+    if mpirun() is None:
         return [Finding(what, "skipped: no mpirun on PATH; run hpc-bnn doctor under srun")]
-    ranks = [launcher, "-n", "2", "--oversubscribe", "--bind-to", "none"]
-    command = [*ranks, sys.executable, "-m", "mpi4py", "-m", "hpc_bnn", "doctor"]
+    command = [
+        *mpirun_words(read_site()),
+        "-n",
+        "2",
+        sys.executable,
+        "-m",
+        "mpi4py",
+        "-m",
+        "hpc_bnn",
+        "doctor",
+    ]
     reports: dict[str, str] = {}
 
     def run() -> str:

@@ -19,15 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpc_bnn.files import write_json
+from hpc_bnn.parallel.site import AS_ROOT, cores, mpirun_words, read_site
 from hpc_bnn.progress import Pace
 from hpc_bnn.study.plan_file import Plan
 from hpc_bnn.study.points import Point
-from hpc_bnn.study.software import AS_ROOT, mpirun
 
 log = logging.getLogger(__name__)
 
-# Of Open MPI: ranks may be more than the cores, and Horovod's thread needs one beside its rank.
-FLAGS = ("--oversubscribe", "--bind-to", "none")
 ENDS_WITHIN_S = 15.0
 TAIL = 6000
 SAYS_WHY = re.compile(r"hpc-bnn train:|^\w+(?:Error|Exception): ")
@@ -64,13 +62,6 @@ def finished(plan: Plan, point: Point) -> bool:
         return False
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def run_plan(plan: Plan, *, launcher: Sequence[str] = ()) -> list[str]:
     """Run what is not finished, and return the names of the points that failed.
 
@@ -90,7 +81,7 @@ def run_plan(plan: Plan, *, launcher: Sequence[str] = ()) -> list[str]:
             f"them with scaling.sh --plan {plan.folder}"
         )
     plan.settings()
-    words = list(launcher) or _launcher()
+    words = list(launcher) or mpirun_words(read_site())
     threads = plan.study.threads
     crowded = sorted({p.ranks for p in plan.points if p.ranks * threads > cores()})
     if crowded:
@@ -139,15 +130,6 @@ def environment(user: Mapping[str, str], *, threads: int) -> dict[str, str]:
     if os.geteuid() == 0:
         added |= AS_ROOT
     return {**added, **user, "OMP_NUM_THREADS": str(threads)}
-
-
-def _launcher() -> list[str]:
-    path = mpirun()
-    if path is None:
-        raise FileNotFoundError(
-            "mpirun: not beside this Python and not on PATH; load its module or give --launcher"
-        )
-    return [path, *FLAGS]
 
 
 def _run(plan: Plan, point: Point, launcher: Sequence[str]) -> Attempt:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +15,11 @@ from hpc_bnn.bayes.noise import Purpose, Stream, backend, words
 from hpc_bnn.parallel.engine import Engine
 from hpc_bnn.parallel.engines import ENGINES
 from hpc_bnn.parallel.mpi import library_version
+from hpc_bnn.parallel.site import mpirun
 
 KNOWN_WORDS = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 MAPS = Path("/proc/self/maps")  # Linux: the libraries that this process has loaded
 VERSION_TIMEOUT_S = 30
-# Two harmless ranks may run as root, in a container; Open MPI 4 reads the first pair, 5 the second.
-AS_ROOT = {
-    f"{layer}_ALLOW_RUN_AS_ROOT{suffix}": "1"
-    for layer in ("OMPI", "PRTE")
-    for suffix in ("", "_CONFIRM")
-}
 
 
 @dataclass(frozen=True)
@@ -62,12 +56,6 @@ def software(versions: Mapping[str, str]) -> list[Finding]:
         *([_nccl(versions)] if torch.cuda.is_available() else []),
         launcher(),
     ]
-
-
-def mpirun() -> str | None:
-    """Return the mpirun beside this Python, which is of the MPI it was built with, or on PATH."""
-    beside = Path(sys.executable).parent / "mpirun"
-    return str(beside) if beside.is_file() else shutil.which("mpirun")
 
 
 def launcher() -> Finding:

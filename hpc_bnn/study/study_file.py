@@ -24,8 +24,9 @@ from pydantic import (
 )
 
 from hpc_bnn.config import CONFIGS, SettingsError
-from hpc_bnn.config.options import IN_QUOTES, lower, nearest, needs_quotes
+from hpc_bnn.config.options import IN_QUOTES, lower, needs_quotes
 from hpc_bnn.config.yaml_text import read_yaml
+from hpc_bnn.spelling import nearest
 
 Kind = Literal["fixed_samples", "proportional_samples", "fixed_batch", "growing_batch"]
 Mode = Literal["local", "sample", "data", "hybrid"]

@@ -23,6 +23,16 @@ BINS = 15
 HEAD = 7  # sums before the bins
 
 
+def entropies(log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the entropy (B,) of the mean probability of log p (S, B, C), in nats, and the mutual
+    information (B,) of class and weights, what it exceeds the mean entropy of the samples by.
+    """
+    mean = log_prob.logsumexp(0) - math.log(len(log_prob))
+    entropy = torch.special.entr(mean.exp()).sum(1)
+    of_one_sample = torch.special.entr(log_prob.exp()).sum(2).mean(0)
+    return entropy, (entropy - of_one_sample).clamp(min=0)
+
+
 class ClassificationTally:
     """Accuracy, NLL, Brier score, entropies and calibration of the mean probability.
 
@@ -48,15 +58,14 @@ class ClassificationTally:
         confidence = log_prob.exp().amax(1).clamp(max=1.0)
         bins = reliability_bins(confidence, hit, BINS)
         fine = fine_bins(scores.log_odds(log_prob), hit)
-        entropy = torch.special.entr(log_prob.exp()).sum(1)
-        of_one_sample = torch.special.entr(of_samples.exp()).sum(2).mean(0)
+        entropy, information = entropies(of_samples)
         head = [
             torch.tensor(float(len(target)), dtype=torch.float64),
             scores.categorical_nll(log_prob, target).sum(),
             hit.sum(),
             scores.brier(log_prob, target).sum(),
             entropy.sum(),
-            (entropy - of_one_sample).clamp(min=0).sum(),
+            information.sum(),
             torch.tensor(float(len(outputs) * len(target)), dtype=torch.float64),
         ]
         parts = [part for b in (bins, fine) for part in (b.count, b.confidence_sum, b.correct_sum)]

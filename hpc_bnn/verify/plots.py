@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,44 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from hpc_bnn.files import whole_file
 from hpc_bnn.verify.calibration import Reliability, expected_calibration_error
+from hpc_bnn.verify.time_axis import tick_dates, tick_times
 
 BLACK, BLUE, ORANGE, GREY = "#000000", "#0072b2", "#d55e00", "#888888"
 WIDTH_IN = 9.0
 DOTS_PER_INCH = 200
 
 
-def plot_loss(metrics: Sequence[Mapping[str, float]], path: Path) -> Path:
-    """Draw loss, NLL and KL against the step from the records of a metrics.jsonl.
+def plot_loss(
+    metrics: Sequence[Mapping[str, float]], path: Path, *, loss_name: str = "NLL"
+) -> Path:
+    """Draw loss, data term and complexity against the step from the records of a metrics.jsonl.
 
-    A record with "step" and "loss", "nll" or "kl" is a training step; "validation_loss",
-    "validation_nll" and "validation_kl" are drawn as points. What no record holds has no panel.
+    A record with "step" and "loss", "nll" (the data term, whatever the loss) or "kl" is a training
+    step; "validation_loss", "validation_nll" and "validation_kl" are drawn as points beside them,
+    "validation_crps" in a panel of its own, for it may have other units. What no record holds has
+    no panel, nor has a complexity that is 0 throughout.
+    loss_name: of the data term.
     """
-    names = {"loss": "loss / example", "nll": "NLL / example", "kl": "KL [nats]"}
+    names = {
+        "loss": "loss / example",
+        "nll": f"{loss_name}\n/ example",
+        "kl": "KL or -log prior\n[nats]",
+        "crps": "CRPS / point",
+    }
     held = [n for n in names if any(n in r or f"validation_{n}" in r for r in metrics)]
+    if "kl" in held and not any(r.get("kl") for r in metrics):
+        held.remove("kl")
     if not held:
         raise ValueError(
             f"plot_loss: {len(metrics)} records without loss, nll and kl: "
             "expected the records of a metrics.jsonl with at least one training step"
         )
-    figure, panels = make_panels(len(held), 1, height_in=2.3, share_x=True)
+    figure, panels = make_panels(len(held), 1, height_in=2.0, share_x=True)
     for axes, name in zip(panels, held, strict=True):
         steps, values = _curve(metrics, name)
         smooth = _running_mean(values, max(1, len(values) // 50))
@@ -54,11 +68,14 @@ def plot_loss(metrics: Sequence[Mapping[str, float]], path: Path) -> Path:
             axes.plot(steps, values, color=BLUE, linewidth=1.8, label="training")
         steps, validation = _curve(metrics, f"validation_{name}")
         if validation:
-            axes.plot(steps, validation, "o", color=ORANGE, markersize=5, label="validation")
+            axes.plot(steps, validation, "o-", color=ORANGE, ms=5, lw=0.8, label="validation")
         shown = values + validation
-        if min(shown) > 0 and max(shown) > 50 * min(shown):
+        if shown and min(shown) > 0 and max(shown) > 50 * min(shown):
             axes.set_yscale("log")
         axes.set_ylabel(names[name])
+        ends = [f"training {smooth[-1]:.4g}"] if smooth else []
+        ends += [f"validation {validation[-1]:.4g}"] if validation else []
+        axes.set_title(f"at the end: {', '.join(ends)}" if ends else "", loc="right", fontsize=9)
     panels[-1].set_xlabel("step")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels(panels)
@@ -74,12 +91,17 @@ def plot_forecast(
     path: Path,
     *,
     time_label: str = "lead time [h]",
-    value_label: str = "value",
+    value_label: str | Sequence[str] = "value",
     titles: Sequence[str] | None = None,
+    clocks: Sequence[Sequence[datetime]] | None = None,
+    columns: int | None = None,
 ) -> Path:
     """Draw forecasts as median, 50 % and 90 % interval over history and truth, one panel each.
 
     time: (H + P,) of history and targets; 0 at the last step of the history is usual.
+    value_label: of all panels, or of each.
+    clocks: E lists of H + P dates, which the axes then show in their zone instead of ``time``.
+    columns: of panels; their number decides if it is left out.
     history: (E, H). truth: (E, P).
     quantiles: (E, P) at each of the probabilities 0.05, 0.25, 0.5, 0.75, 0.95.
     """
@@ -100,10 +122,13 @@ def plot_forecast(
             f"{tuple(truth.shape)}, quantiles {others or expected}: "
             "expected (H + P,), (E, H), (E, P), (E, P)"
         )
-    columns = 1 if num_examples <= 3 else 2
-    figure, panels = make_panels(math.ceil(num_examples / columns), columns, height_in=2.5)
-    past, future = time[:num_history].tolist(), time[num_history:].tolist()
+    columns = columns or (1 if num_examples <= 3 else 2)
+    rows = math.ceil(num_examples / columns)
+    figure, panels = make_panels(rows, columns, height_in=2.5 if rows <= 3 else 2.0)
+    labels = [value_label] * num_examples if isinstance(value_label, str) else value_label
     for e, axes in enumerate(panels[:num_examples]):
+        at_times: list[Any] = time.tolist() if clocks is None else list(clocks[e])
+        past, future = at_times[:num_history], at_times[num_history:]
         at = {p: quantiles[p][e].tolist() for p in needed}
         for low, high, alpha, label in ((0.05, 0.95, 0.2, "90 %"), (0.25, 0.75, 0.4, "50 %")):
             style: dict[str, Any] = {"color": BLUE, "linewidth": 0, "label": f"{label} interval"}
@@ -112,13 +137,17 @@ def plot_forecast(
         joined = [*history[e, -1:].tolist(), *truth[e].tolist()]
         axes.plot(past, history[e].tolist(), color=GREY, linewidth=1.4, label="history")
         axes.plot([*past[-1:], *future], joined, "--", color=BLACK, linewidth=1.4, label="truth")
-        axes.axvline((past[-1] + future[0]) / 2 if past else future[0], color=GREY, linewidth=0.8)
+        middle = past[-1] + (future[0] - past[-1]) / 2 if past else future[0]
+        axes.axvline(middle, color=GREY, linewidth=0.8)
         axes.margins(x=0.01)
-        tick_times(axes, time_label, float(time[-1] - time[0]))
+        if clocks is None:
+            tick_times(axes, time_label, float(time[-1] - time[0]))
+        else:
+            tick_dates(axes, future[0].tzinfo)
         if titles is not None:
-            axes.set_title(titles[e], loc="left")
-        if e % columns == 0:
-            axes.set_ylabel(value_label)
+            axes.set_title(titles[e], loc="left", fontsize=10)
+        if e % columns == 0 or labels[e] != labels[e - 1]:
+            axes.set_ylabel(labels[e])
         if e + columns >= num_examples:
             axes.set_xlabel(time_label)
     for axes in panels[num_examples:]:
@@ -184,6 +213,8 @@ def plot_pit(counts: Tensor, path: Path, *, label: str = "PIT") -> Path:
     axes.set_ylim(0, 1.25 * max(*share, 1 + half))
     axes.set_xlabel(label)
     axes.set_ylabel("density relative to uniform")
+    off = math.sqrt(sum((x - 1) ** 2 for x in share) / bins)
+    axes.set_title(f"root mean square distance from uniform: {off:.3f}", loc="left", fontsize=10)
     axes.legend(loc="upper right", ncols=2, frameon=False)
     return save_figure(figure, path)
 
@@ -206,16 +237,6 @@ def clean_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def tick_times(axes: Axes, label: str, span: float) -> None:
-    """Put the ticks of times over a span in hours, as the label says, at parts or multiples of a
-    day.
-    """
-    if "[h]" in label:
-        steps = (0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 168)
-        step = next((s for s in steps if span / s <= 8), 7 * 24 * math.ceil(span / 1344))
-        axes.xaxis.set_major_locator(MultipleLocator(step))
 
 
 def legend_above(figure: Figure, panels: Sequence[Axes]) -> None:

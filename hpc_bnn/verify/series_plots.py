@@ -16,11 +16,11 @@ from hpc_bnn.verify.plots import (
     legend_above,
     make_panels,
     save_figure,
-    tick_times,
 )
 from hpc_bnn.verify.tally import PointScores
+from hpc_bnn.verify.time_axis import tick_times
 
-MOST_CHANNELS = 6
+MOST_CHANNELS = 12
 
 
 def plot_lead_scores(
@@ -33,9 +33,10 @@ def plot_lead_scores(
     units: str = "",
     naive: Mapping[str, PointScores] | None = None,
 ) -> Path:
-    """Draw RMSE, CRPS, and the coverage of the 90 % interval where there is one, over lead time.
+    """Draw RMSE, CRPS, and the coverage of the 90 % interval where there is one, over lead time;
+    over all lead times they are in the titles.
 
-    scores: of points (P, C). At most six channels are drawn, the first ones.
+    scores: of points (P, C). At most twelve channels are drawn, the first ones.
     naive: of up to three forecasts to compare with, by name; RMSE beside RMSE, CRPS beside CRPS.
     """
     expected = (len(lead_times), len(channels))
@@ -65,6 +66,9 @@ def plot_lead_scores(
             axes.set_ylim(bottom=0)
             axes.set_ylabel(f"{score.upper()} [{units}]" if units else score.upper())
         row[0].set_title(name, loc="left")
+        rmse, crps = scores.rmse[:, c].square().mean().sqrt(), scores.crps[:, c].mean()
+        row[0].set_title(f"all: {float(rmse):.3g}", loc="right", fontsize=9)
+        row[1].set_title(f"all: {float(crps):.3g}", loc="right", fontsize=9)
         if columns == 2:
             continue
         right = row[2]
@@ -74,6 +78,10 @@ def plot_lead_scores(
         # What is near 0.9 is seen to be near 0.9.
         right.set_ylim(max(0.0, min(0.75, *observed) - 0.05), 1.0)
         right.set_ylabel("coverage")
+        mean = float(scores.coverage_90[:, c].mean())
+        right.set_title(f"all: {mean:.3f} (0.9 asked)", loc="right", fontsize=9)
+    if len(shown) < len(channels):
+        panels[0].set_title(f"{shown[0]} ({len(shown)} of {len(channels)} channels)", loc="left")
     for axes in panels[-columns:]:
         axes.set_xlabel(time_label)
         tick_times(axes, time_label, lead_times[-1])

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class ChannelScores(TypedDict):
     """Scores (L,) of one channel, ready for JSON but for NaN where there is nothing to score.
 
     rmse, crps, fair_crps, spread: in the unit of the channel; all others have none.
-    fair_crps, spread, spread_skill_ratio, coverage: NaN with one member.
+    fair_crps, spread, spread_skill_ratio, coverage: absent with one member.
     rank_histogram: (L, M + 1) area-weighted counts of points.
     """
 
@@ -54,11 +54,11 @@ class ChannelScores(TypedDict):
     rmse: list[float]
     acc: list[float]
     crps: list[float]
-    fair_crps: list[float]
-    spread: list[float]
-    spread_skill_ratio: list[float]
-    coverage_50: list[float]
-    coverage_90: list[float]
+    fair_crps: NotRequired[list[float]]
+    spread: NotRequired[list[float]]
+    spread_skill_ratio: NotRequired[list[float]]
+    coverage_50: NotRequired[list[float]]
+    coverage_90: NotRequired[list[float]]
     rank_histogram: list[list[float]]
     persistence: ReferenceScores
     climatology: ReferenceScores
@@ -242,21 +242,11 @@ class WeatherTally:
         starts = columns.pop("starts")
         mean = {name: column / starts for name, column in columns.items()}
         ranks = sums[:, len(COLUMNS) :]
-        fair = ratio = half = most = torch.full_like(starts, math.nan)
-        if m > 1:
-            fair = fair_crps(mean["crps"], mean["absolute_error"], m)
-            ratio = spread_skill_ratio(mean["variance"], mean["squared_error"], m)
-            half, most = (coverage_of_ranks(ranks, level) for level in (0.5, 0.9))
-        return {
+        scores: ChannelScores = {
             "starts": [int(count) for count in starts.tolist()],
             "rmse": mean["squared_error"].sqrt().tolist(),
             "acc": mean["acc"].tolist(),
             "crps": mean["crps"].tolist(),
-            "fair_crps": fair.tolist(),
-            "spread": mean["variance"].sqrt().tolist(),
-            "spread_skill_ratio": ratio.tolist(),
-            "coverage_50": half.tolist(),
-            "coverage_90": most.tolist(),
             "rank_histogram": ranks.tolist(),
             "persistence": {
                 "rmse": mean["persistence_squared_error"].sqrt().tolist(),
@@ -268,6 +258,15 @@ class WeatherTally:
                 "crps": mean["climatology_crps"].tolist(),
             },
         }
+        if m > 1:
+            fair = fair_crps(mean["crps"], mean["absolute_error"], m)
+            ratio = spread_skill_ratio(mean["variance"], mean["squared_error"], m)
+            scores["fair_crps"] = fair.tolist()
+            scores["spread"] = mean["variance"].sqrt().tolist()
+            scores["spread_skill_ratio"] = ratio.tolist()
+            scores["coverage_50"] = coverage_of_ranks(ranks, 0.5).tolist()
+            scores["coverage_90"] = coverage_of_ranks(ranks, 0.9).tolist()
+        return scores
 
 
 def _checked_present(present: Tensor | None, channels: int, rows: int) -> Tensor | None:

@@ -45,10 +45,13 @@ def plot_scores(
     lead_hours: Sequence[float],
     units: Mapping[str, str],
     path: Path,
+    *,
+    note: str = "",
 ) -> Path:
-    """Draw RMSE, CRPS and ACC of forecast, persistence and climatology over lead time (L,).
+    """Draw RMSE, CRPS and ACC of forecast, persistence and climatology over lead time (L,), with
+    those of the forecast at the first and the last one in the titles.
 
-    One row a channel; units: of each channel by name.
+    One row a channel; units: of each channel by name; note: what was scored, below the panels.
     """
     names, leads = _checked("plot_scores", scores, lead_hours, units)
     figure, panels = make_panels(len(names), 3, height_in=1.7, share_x=True)
@@ -65,9 +68,10 @@ def plot_scores(
                 _line(axes, leads, values[score], style, color=colour, label=label)
         unit = f" [{pretty(units[name])}]" if score != "acc" else ""
         _label(axes, name if at % 3 == 0 else "", score.upper() + unit)
+        axes.set_title(_ends(lead_hours, curves[0][1][score]), loc="right", fontsize=8)
         if score != "acc":
             axes.set_ylim(bottom=0)
-    _finish(figure, panels, 3, lead_hours)
+    _finish(figure, panels, 3, lead_hours, note)
     return save_figure(figure, path)
 
 
@@ -76,6 +80,8 @@ def plot_spread_skill(
     lead_hours: Sequence[float],
     units: Mapping[str, str],
     path: Path,
+    *,
+    note: str = "",
 ) -> Path:
     """Draw the spread sqrt((M + 1) / M) s against the RMSE of the mean, and their ratio.
 
@@ -96,20 +102,28 @@ def plot_spread_skill(
         _line(left, leads, spread, "s-", color=BLUE, label=named)
         left.set_ylim(bottom=0)
         _label(left, name, f"RMSE, spread [{pretty(units[name])}]")
+        left.set_title(f"RMSE {_ends(lead_hours, held['rmse'])}", loc="right", fontsize=8)
         _line(right, leads, held["spread_skill_ratio"], "o-", color=BLUE)
         right.axhline(1, color=GREY, linewidth=1.2)
         # A ratio near 1 is seen to be near 1.
         low, high = right.get_ylim()
         right.set_ylim(min(low, 0.8), max(high, 1.2))
         _label(right, "", "spread-skill ratio")
-    _finish(figure, panels, 2, lead_hours)
+        ends = _ends(lead_hours, held["spread_skill_ratio"])
+        right.set_title(f"{ends} (1 asked)", loc="right", fontsize=8)
+    _finish(figure, panels, 2, lead_hours, note)
     return save_figure(figure, path)
 
 
 def plot_ranks(
-    scores: Mapping[str, ChannelScores], lead_hours: Sequence[float], path: Path
+    scores: Mapping[str, ChannelScores],
+    lead_hours: Sequence[float],
+    path: Path,
+    *,
+    note: str = "",
 ) -> Path:
-    """Draw the rank of the truth among the members, relative to uniform, at up to 3 lead times.
+    """Draw the rank of the truth among the members, relative to uniform, at up to 3 lead times,
+    with the share of truths in the 90 % interval in the titles.
 
     A valley: too little spread; a hill: too much; a slope: bias.
     """
@@ -127,10 +141,14 @@ def plot_ranks(
         axes.set_ylim(0, 1.15 * max([2.0, *(x for x in share if math.isfinite(x))]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_title(f"{name}, {lead_text(lead_hours[lead])}", loc="left", fontsize=10)
+        inside = _numbers(scores[name].get("coverage_90", [math.nan] * (last + 1)))[lead]
+        if math.isfinite(inside):
+            axes.set_title(f"90 % hold {100 * inside:.0f} %", loc="right", fontsize=9)
         if at % len(shown) == 0:
             axes.set_ylabel("density /\nuniform")
         if at // len(shown) == len(names) - 1:
             axes.set_xlabel("members below the truth")
+    _note(figure, note)
     return save_figure(figure, path)
 
 
@@ -197,10 +215,23 @@ def _label(axes: Axes, title: str, quantity: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
+def _ends(lead_hours: Sequence[float], values: Sequence[float]) -> str:
+    """Write a score at the first and the last lead time where it has a value."""
+    numbers = _numbers(values)
+    shown = [at for at in sorted({0, len(numbers) - 1}) if math.isfinite(numbers[at])]
+    return ", ".join(f"{lead_text(lead_hours[at])}: {numbers[at]:.3g}" for at in shown)
+
+
+def _note(figure: Figure, note: str) -> None:
+    if note:
+        figure.supxlabel(note, fontsize=8, color=GREY)
+
+
 def _finish(
-    figure: Figure, panels: Sequence[Axes], columns: int, lead_hours: Sequence[float]
+    figure: Figure, panels: Sequence[Axes], columns: int, lead_hours: Sequence[float], note: str
 ) -> None:
     """Label the lead times below the last row, name the curves above the first."""
+    _note(figure, note)
     unit, hours = _lead_unit(lead_hours)
     longest = max(lead_hours) / hours
     # Hours that divide a day, and whole days.

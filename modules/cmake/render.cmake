@@ -4,6 +4,7 @@
 #   cmake -D SITE=horeka -D OUT=/tmp/x -P modules/cmake/render.cmake
 #
 #   OUT/jobscripts/                    where the site starts its ranks with srun
+#   OUT/hpc_bnn_site.json              how hpc-bnn run starts ranks (hpc_bnn.parallel.site)
 #   OUT/modules/hpc_bnn/VERSION.lua    for Lmod
 #   OUT/modulefiles-tcl/hpc_bnn/VERSION  for environment-modules, in a folder of its own: Lmod reads both
 #
@@ -39,6 +40,22 @@ function(render_site out)
   if(HPC_BNN_NETWORK_INTERFACE AND NOT HPC_BNN_ACCELERATOR STREQUAL "cpu")
     list(APPEND environment NCCL_SOCKET_IFNAME=${HPC_BNN_NETWORK_INTERFACE})
   endif()
+
+  foreach(list IN ITEMS LAUNCHER_FLAGS BINDING)
+    join(json_${list} ", " "^(.+)$" "\"\\1\"" ${HPC_BNN_${list}})
+  endforeach()
+  join(json_environment ",\n    " "^(.+)$" "\"\\1\"" ${environment})
+  file(CONFIGURE OUTPUT ${out}/hpc_bnn_site.json @ONLY CONTENT [[
+{
+  "site": "@SITE@",
+  "launcher": "@HPC_BNN_LAUNCHER@",
+  "flags": [@json_LAUNCHER_FLAGS@],
+  "binding": [@json_BINDING@],
+  "environment": [
+    @json_environment@
+  ]
+}
+]])
 
   set(pair "^([^=]+)=(.*)$")
   join(HPC_BNN_LUA_MODULES "\n" "^(.+)$" "depends_on(\"\\1\")" ${HPC_BNN_MODULES})

@@ -13,7 +13,8 @@ from hpc_bnn.data.source import InMemory, Scale
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.models.mlp import MLP
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.scoring import score
+from hpc_bnn.train.score.scoring import Filled, score
+from hpc_bnn.verify.recalibration import RecalibratedTally, SpreadTally
 from hpc_bnn.verify.tally import RegressionTally
 
 POINTS = (4, 2)  # lead times, channels
@@ -25,13 +26,13 @@ SCALE = Scale(
 )
 
 
-def tally(loss: Loss, world: World, *, num_examples: int) -> RegressionTally:
+def filled(loss: Loss, world: World, empty: Filled, *, num_examples: int) -> Filled:
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(num_examples, INPUTS, generator=generator)
     y = torch.randn(num_examples, *POINTS, generator=generator)
     torch.manual_seed(5)
     network = MLP((INPUTS,), loss.output_shape(POINTS), hidden=(8,)).double()
-    filled = score(
+    return score(
         Gaussian(network, initial_sigma=0.3, seed=6),
         loss,
         InMemory(x, y),
@@ -41,10 +42,14 @@ def tally(loss: Loss, world: World, *, num_examples: int) -> RegressionTally:
         scale=SCALE,
         samples=SAMPLES,
         batch_size=8,
-        tally=RegressionTally(points=POINTS, levels=(0.05, 0.5, 0.9)),
+        tally=empty,
     )
-    assert isinstance(filled, RegressionTally)
-    return filled
+
+
+def tally(loss: Loss, world: World, *, num_examples: int) -> RegressionTally:
+    empty = RegressionTally(points=POINTS, levels=(0.05, 0.5, 0.9))
+    assert filled(loss, world, empty, num_examples=num_examples) is empty
+    return empty
 
 
 # 3 examples on 4 data ranks: one of them has none.
@@ -66,3 +71,23 @@ def test_details_equal_those_of_one_rank(
     # Physical units: the channels differ by their scale.
     crps = got.by_point().crps.mean(0)
     assert crps[1] > 20 * crps[0]
+
+
+@pytest.mark.parametrize("kind", ["mixtures", "members"])
+def test_recalibration_equals_that_of_one_rank(world: World, solo: World, kind: str) -> None:
+    loss = losses.gaussian_nll(variance="predicted") if kind == "mixtures" else losses.fair_crps()
+    factors, results = [], []
+    for place in (world, solo):
+        spread = SpreadTally(POINTS)
+        filled(loss, place, spread, num_examples=37)
+        factors.append(spread.recalibration())
+        both = RecalibratedTally(RegressionTally(points=POINTS), factors[0])
+        filled(loss, place, both, num_examples=37)
+        results.append((both.before.result(), both.result()))
+    # Ranks of a counted whole: the same bin, unless round-off moves an example over its edge.
+    assert torch.equal(factors[0].factor, factors[1].factor)
+    assert factors[0].examples == 37
+    for mine, reference in zip(*results, strict=True):
+        assert mine == pytest.approx(reference, rel=1e-9)
+    before, after = results[0]
+    assert before["spread_epistemic"] != pytest.approx(after["spread_epistemic"], rel=0.05)

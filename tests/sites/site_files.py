@@ -12,7 +12,8 @@ import hpc_bnn
 SOURCE = Path(__file__).resolve().parents[2]
 CMAKE = os.environ.get("HPC_BNN_CMAKE") or shutil.which("cmake") or "cmake"
 ENVIRONMENT = Path(sys.prefix)  # build/env, which has everything in it
-JOBS = ("data", "doctor", "evaluate", "forecast", "train")
+JOBS = ("data", "doctor", "evaluate", "forecast", "script", "train")
+WITHOUT_SLURM = ("local", "workstation")
 VERSION = hpc_bnn.__version__
 
 
@@ -23,7 +24,7 @@ def site_names() -> list[str]:
 
 def slurm_sites() -> list[str]:
     """List the sites that have job scripts."""
-    return [site for site in site_names() if site != "local"]
+    return [site for site in site_names() if site not in WITHOUT_SLURM]
 
 
 def render(site: str, folder: Path) -> Path:
@@ -38,8 +39,8 @@ def render(site: str, folder: Path) -> Path:
 
 @functools.cache
 def shape(site: str) -> dict[str, str]:
-    """Return what stands in for the site's Slurm needs: nodes, cores, threads, gpus, gres,
-    partitions and features (both with commas).
+    """Return what stands in for the site's Slurm needs: nodes, accelerator, cores, threads, gpus,
+    gres, partitions and features (both with commas).
     """
     lines = cmake("-D", f"SITE={site}", "-P", "modules/cmake/shape.cmake").splitlines()
     return dict(line.split("=", 1) for line in lines)

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from site_files import JOBS, render, shape, site_names, slurm_sites
+from site_files import JOBS, WITHOUT_SLURM, render, shape, site_names, slurm_sites
 
 from hpc_bnn.parallel.control import NOTE, STALLED
 from hpc_bnn.train.run.stop import REQUEUE, SIGNAL
@@ -54,7 +54,8 @@ def lines(folder: Path, name: str) -> list[str]:
 def test_every_site_with_slurm_has_every_job_script(rendered: dict[str, Path]) -> None:
     for site in slurm_sites():
         assert sorted(path.name for path in (rendered[site] / "jobscripts").iterdir()) == ALL
-    assert not (rendered["local"] / "jobscripts").exists()
+    for site in WITHOUT_SLURM:
+        assert not (rendered[site] / "jobscripts").exists()
     assert sorted(NEEDED) == slurm_sites()
 
 
@@ -142,6 +143,29 @@ def test_signals_are_noted_before_anything_else(site: str, rendered: dict[str, P
     assert before[-1] == 'trap "ask_to_stop USR1" USR1'
 
 
+def test_a_script_of_a_user_is_asked_in_time(rendered: dict[str, Path]) -> None:
+    """By Slurm, all ranks at once; those that are just starting ignore it."""
+    script = lines(rendered["generic_slurm"], "script.sbatch")
+    assert f"#SBATCH --signal={SIGNAL.name.removeprefix('SIG')}@120" in script
+    assert script[-1] == (
+        """"${ranks[@]}" bash -c 'trap "" USR2; exec "$@"' rank "${python[@]}" "$@\""""
+    )
+
+
+def test_a_script_of_a_user_and_its_arguments(tmp_path: Path) -> None:
+    script = render("generic_slurm", tmp_path / "site") / "jobscripts" / "script.sbatch"
+    (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s|" "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    (tmp_path / "my script.py").touch()
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = ["bash", script, "my script.py", "--its", "a b"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stdout.endswith("|rank|python|-u|-m|mpi4py|my script.py|--its|a b|"), done.stderr
+    done = subprocess.run(command[:2], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "usage: sbatch [options of sbatch] script.sbatch my_script.py" in done.stderr
+
+
 def test_folder_with_a_space(tmp_path: Path) -> None:
     script = render("generic_slurm", tmp_path / "my runs") / "jobscripts" / "doctor.sbatch"
     (tmp_path / "srun").write_text('#!/bin/bash\necho "$@"\n')
@@ -157,5 +181,5 @@ def test_folder_with_a_space(tmp_path: Path) -> None:
 def test_shape(site: str) -> None:
     found = shape(site)
     assert sorted(found) == [
-        "cores", "features", "gpus", "gres", "nodes", "partitions", "threads"
+        "accelerator", "cores", "features", "gpus", "gres", "nodes", "partitions", "threads"
     ]  # fmt: skip

@@ -21,6 +21,7 @@ FLOORS = {
     "group": -1,
     "lock": -1,
     "progress": -1,
+    "spelling": -1,
     "config": 0,
     "bayes": 0,
     "losses": 0,
@@ -171,6 +172,8 @@ def test_every_module_and_every_public_name_has_a_docstring() -> None:
     for file, tree in TREES.items():
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                if "overload" in map(ast.unparse, node.decorator_list):
+                    continue  # the signature of a function that follows
                 wrong += [] if ast.get_docstring(node) else [f"{file}: {node.name}"]
     assert wrong == []
 

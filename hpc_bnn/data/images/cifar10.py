@@ -18,7 +18,12 @@ from torch import Tensor
 
 from hpc_bnn.bayes.noise import COUNTER_LIMIT, Purpose, Stream, permutation
 from hpc_bnn.data.images.cifar10_files import CLASSES, IMAGE_SHAPE, read_cifar10
-from hpc_bnn.data.source import Source
+from hpc_bnn.data.source import Pixels, Source
+
+NAMES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +99,8 @@ def cifar10(
         input_shape=IMAGE_SHAPE,
         output_shape=(CLASSES,),
         scale=None,
+        pixels=Pixels(mean[:, None, None], std[:, None, None], 255.0),
+        classes=NAMES,
     )
 
 

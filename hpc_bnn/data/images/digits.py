@@ -14,10 +14,11 @@ import math
 import torch
 from torch import Tensor
 
-from hpc_bnn.data.source import InMemory, Source
+from hpc_bnn.data.source import InMemory, Pixels, Source
 
 CLASSES = 10
 SIDE = 8
+WHITE = 16.0
 
 
 def digits(*, validation_fraction: float = 0.1) -> Source:
@@ -76,6 +77,8 @@ def digits(*, validation_fraction: float = 0.1) -> Source:
         input_shape=(1, SIDE, SIDE),
         output_shape=(CLASSES,),
         scale=None,
+        pixels=Pixels(mean.reshape(1, SIDE, SIDE), std.reshape(1, SIDE, SIDE), WHITE),
+        classes=tuple(map(str, range(CLASSES))),
     )
 
 

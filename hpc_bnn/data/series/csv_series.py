@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from hpc_bnn.data.calendar import Feature
+from hpc_bnn.data.new_inputs import Asked, NewInputs
+from hpc_bnn.data.series.ahead import ahead
 from hpc_bnn.data.series.csv_file import read_csv_series
 from hpc_bnn.data.series.numbers import Decimal, Missing
 from hpc_bnn.data.series.times import time_zone as zone_of
-from hpc_bnn.data.series.windows import windowed_source
+from hpc_bnn.data.series.windows import RegularSeries, windowed_source
 from hpc_bnn.data.source import BEYOND, Normalisation, Source
 
 
@@ -100,6 +104,45 @@ def series(
         unknown column, too few rows or a setting out of range; names file, line, column, value,
         what was expected and what to do.
     """
+    many = read_series(
+        path,
+        time_column=time_column,
+        value_columns=value_columns,
+        group_column=group_column,
+        time_format=time_format,
+        time_zone=time_zone,
+        missing=missing,
+        decimal=decimal,
+        calendar_zone=calendar_zone,
+    )
+    return windowed_source(
+        str(Path(path)),
+        many,
+        channels=value_columns,
+        units=units,
+        history=history,
+        horizon=horizon,
+        stride=stride,
+        fractions=fractions,
+        rows=rows,
+        normalize=normalize,
+        calendar=calendar,
+    )
+
+
+def read_series(
+    path: str | Path,
+    *,
+    time_column: str,
+    value_columns: Sequence[str],
+    group_column: str | None = None,
+    time_format: str | None = None,
+    time_zone: str | None = None,
+    missing: Missing = "refuse",
+    decimal: Decimal | None = None,
+    calendar_zone: str | None = None,
+) -> list[RegularSeries]:
+    """Read the series of a file, with the options and the errors of ``series``."""
     path = Path(path)
     if isinstance(value_columns, str) or not value_columns:
         raise ValueError(
@@ -134,16 +177,32 @@ def series(
     if calendar_zone is not None:
         clock = zone_of(calendar_zone, "calendar_zone")
         many = [replace(one, zone=clock) for one in many]
-    return windowed_source(
-        str(path),
+    return many
+
+
+def series_new_inputs(
+    source: Source,
+    asked: Asked,
+    *,
+    path: str | Path,
+    history: int,
+    horizon: int,
+    calendar: Sequence[Feature] = (),
+    **options: Any,
+) -> NewInputs:
+    """Offer the last rows of each series of a file, by default that of the training, to predict
+    what follows; options: those of ``series``.
+    """
+    assert source.scale is not None
+    file = path if asked.file is None else asked.file
+    reading = signature(read_series).parameters
+    many = read_series(file, **{key: options[key] for key in options if key in reading})
+    return ahead(
+        str(file),
         many,
-        channels=value_columns,
-        units=units,
+        source.scale,
         history=history,
         horizon=horizon,
-        stride=stride,
-        fractions=fractions,
-        rows=rows,
-        normalize=normalize,
         calendar=calendar,
+        start=asked.start,
     )

@@ -6,7 +6,7 @@ Letters: S samples, B windows, H history rows, P rows of the horizon, C channels
 
 import textwrap
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,19 @@ from torch import Tensor
 from hpc_bnn.data.series.windows import Windows
 from hpc_bnn.data.source import Forecast, Source
 from hpc_bnn.verify.plots import plot_forecast
-from hpc_bnn.verify.scores import ensemble_quantile, mixture_quantile
+from hpc_bnn.verify.scores import (
+    crps_ensemble,
+    ensemble_quantile,
+    mixture_crps,
+    mixture_quantile,
+)
 from hpc_bnn.verify.series_plots import plot_lead_scores
 from hpc_bnn.verify.tally import PointScores, RegressionTally
 
 # Of the pinball loss: from the 5th to the 95th percentile in nine steps.
 LEVELS = tuple(round(0.05 + 0.1 * k, 2) for k in range(10))
 DRAWN = (0.05, 0.25, 0.5, 0.75, 0.95)
-EXAMPLES_DRAWN = 4
+EXAMPLES_DRAWN, CHANNELS_DRAWN = 4, 12
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 # Of a naive forecast; None: one row.
 SEASONS = {"last_value": None, "day_before": DAY, "week_before": 7 * DAY}
@@ -97,39 +102,69 @@ class SeriesReport:
         return channels
 
     def draw(self, plots: Path, tally: RegressionTally, forecast: Forecast) -> None:
-        """Draw the scores over lead time, and a few forecasts of the first channel, evenly spaced
-        over the test split.
-        """
+        """Draw the scores over lead time and forecasts, evenly spaced over the test split."""
         windows, scale = self._windows, self._scale
         unit, letter = (HOUR, "h") if windows.step < DAY else (DAY, "d")
         step, label = windows.step / unit, f"lead time [{letter}]"
-        horizon = windows.horizon
         plot_lead_scores(
             tally.by_point(),
-            [step * (p + 1) for p in range(horizon)],
+            [step * (p + 1) for p in range(windows.horizon)],
             scale.channels,
             plots / "scores.png",
             time_label=label,
             units=scale.units,
             naive=self.naive_scores(),
         )
-        drawn = torch.linspace(0, len(windows) - 1, min(EXAMPLES_DRAWN, len(windows))).long()
+        self._draw_forecasts(plots / "forecast.png", forecast)
+
+    def _draw_forecasts(self, path: Path, forecast: Forecast) -> None:
+        """Draw all channels of some windows, one window a column; of one channel more windows."""
+        windows, scale, horizon = self._windows, self._scale, self._windows.horizon
+        channels = scale.channels[:CHANNELS_DRAWN]
+        most = EXAMPLES_DRAWN if len(channels) == 1 else 2
+        drawn = torch.linspace(0, len(windows) - 1, min(most, len(windows))).long()
         x, y = windows.batch(drawn)
         mean, sigma = forecast(x)
-        mean, sigma = scale.physical(mean), None if sigma is None else scale.spread(sigma)
+        mean = scale.physical(mean)[..., : len(channels)].cpu()
+        sigma = None if sigma is None else scale.spread(sigma)[..., : len(channels)].cpu()
+        truth = scale.physical(y)[..., : len(channels)].cpu()
+        history = scale.physical(windows.histories(x))[..., : len(channels)].cpu()
+        crps = crps_ensemble(mean, truth) if sigma is None else mixture_crps(mean, sigma, truth)
         shown = min(windows.history, 3 * horizon)
-        quantiles = {q: _quantile(mean, sigma, q)[..., 0].cpu() for q in DRAWN}
-        named = textwrap.fill(scale.channels[0], 26)
+
+        def panels(values: Tensor) -> Tensor:  # (B, T, C) -> (C B, T), a row of panels a channel
+            return values.permute(2, 0, 1).flatten(0, 1)
+
+        names = [
+            textwrap.fill(name, 26) + (f"\n[{scale.units}]" if scale.units else "")
+            for name in channels
+        ]
+        first_times = [windows.clock_times(i)[0] for i in drawn.tolist()]
+        clocks = [_around(first, windows.step, shown, horizon) for first in first_times]
+        of_panel = [f"CRPS {float(value):.3g}" for value in panels(crps).mean(1)]
+        starts = [f"from {first:%Y-%m-%d %H:%M %Z}".rstrip() for first in first_times]
         plot_forecast(
-            step * torch.arange(-shown + 1, horizon + 1),
-            scale.physical(windows.histories(x))[:, -shown:, 0].cpu(),
-            scale.physical(y)[..., 0].cpu(),
-            quantiles,
-            plots / "forecast.png",
-            time_label=label,
-            value_label=named + (f"\n[{scale.units}]" if scale.units else ""),
-            titles=[_title(windows, i) for i in drawn.tolist()],
+            torch.arange(-shown + 1, horizon + 1),
+            panels(history[:, -shown:]),
+            panels(truth),
+            {q: panels(_quantile(mean, sigma, q)) for q in DRAWN},
+            path,
+            time_label=f"time [{windows.zone or 'as in the data'}]",
+            value_label=[name for name in names for _ in drawn],
+            titles=[f"{starts[e % len(drawn)]}, {score}" for e, score in enumerate(of_panel)],
+            clocks=clocks * len(channels),
+            columns=None if len(channels) == 1 else len(drawn),
         )
+
+
+def _around(first: datetime, step: timedelta, history: int, horizon: int) -> list[datetime]:
+    """Return the times of a history and a horizon from the first one of the horizon on, at equal
+    steps across changes of the clock.
+    """
+    zone = first.tzinfo
+    start = first if zone is None else first.astimezone(UTC)
+    times = [start + k * step for k in range(-history, horizon)]
+    return times if zone is None else [time.astimezone(zone) for time in times]
 
 
 def seasonal_naive(history: Tensor, *, horizon: int, season: int) -> Tensor:
@@ -141,11 +176,6 @@ def seasonal_naive(history: Tensor, *, horizon: int, season: int) -> Tensor:
     (3rd edition), section 5.2. The history holds a whole season, 1 <= m <= H.
     """
     return history[:, history.shape[1] - season + torch.arange(horizon) % season]
-
-
-def _title(windows: Windows, index: int) -> str:
-    """Return the time of the first target, with the name of its zone where that is known."""
-    return f"from {windows.clock_times(index)[0]:%Y-%m-%d %H:%M %Z}".rstrip()
 
 
 def _quantile(mean: Tensor, sigma: Tensor | None, probability: float) -> Tensor:

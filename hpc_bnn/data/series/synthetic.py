@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hpc_bnn.data.calendar import Feature
+from hpc_bnn.data.new_inputs import Asked, NewInputs
+from hpc_bnn.data.series.ahead import ahead
 from hpc_bnn.data.series.windows import RegularSeries, windowed_source
 from hpc_bnn.data.source import Normalisation, Source
 
@@ -90,11 +93,10 @@ def synthetic_series(
             f"synthetic_series: noise = {noise}, correlation = {correlation}: "
             "expected both at least 0 and below 1"
         )
-    values = load_like(length, channels, seed, noise=noise, correlation=correlation)
-    one = RegularSeries(name="", start=datetime(2001, 1, 1), step=timedelta(hours=1), values=values)
+    made = {"noise": noise, "correlation": correlation}
     return windowed_source(
         f"synthetic_series(seed={seed})",
-        [one],
+        [_series(length, channels, seed, **made)],
         channels=[f"synthetic_load_{channel}" for channel in range(channels)],
         units="MW (synthetic)",
         history=history,
@@ -105,6 +107,45 @@ def synthetic_series(
         normalize=normalize,
         calendar=calendar,
     )
+
+
+def synthetic_series_new_inputs(
+    source: Source,
+    asked: Asked,
+    *,
+    length: int = 2 * HOURS_PER_YEAR,
+    channels: int = 1,
+    seed: int = 0,
+    noise: float = 0.04,
+    correlation: float = 0.9,
+    history: int = HOURS_PER_WEEK,
+    horizon: int = HOURS_PER_DAY,
+    calendar: Sequence[Feature] = (),
+    **others: Any,
+) -> NewInputs:
+    """Offer the last hours of the loads, to predict what follows."""
+    assert source.scale is not None
+    if asked.file is not None:
+        raise ValueError(
+            f"--input {asked.file}: synthetic_series is made, not read; leave --input out"
+        )
+    one = _series(length, channels, seed, noise=noise, correlation=correlation)
+    return ahead(
+        source.name,
+        [one],
+        source.scale,
+        history=history,
+        horizon=horizon,
+        calendar=calendar,
+        start=asked.start,
+    )
+
+
+def _series(
+    length: int, channels: int, seed: int, *, noise: float, correlation: float
+) -> RegularSeries:
+    values = load_like(length, channels, seed, noise=noise, correlation=correlation)
+    return RegularSeries("", datetime(2001, 1, 1), timedelta(hours=1), values, zone=UTC)
 
 
 def load_like(length: int, channels: int, seed: int, *, noise: float, correlation: float) -> Tensor:

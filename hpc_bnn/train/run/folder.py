@@ -1,9 +1,12 @@
 """The run folder: who may write into it, what it holds, and whether a run may go on in it."""
 
+import json
 from pathlib import Path
 
 from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
-from hpc_bnn.files import whole_file
+from hpc_bnn.data.facts import facts_of, source_of
+from hpc_bnn.data.source import Source
+from hpc_bnn.files import whole_file, write_json
 from hpc_bnn.lock import Lock, LockError, hold, require_lock_file
 from hpc_bnn.train.run.build import resolved
 
@@ -11,7 +14,7 @@ from hpc_bnn.train.run.build import resolved
 RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
-    "train.profile",
+    "train.profile", "train.capture",
     "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
 RESUMABLE_PREFIXES = ("grid.", "evaluation.", "posterior.keep_")
@@ -24,6 +27,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.restarts = path / "restarts.jsonl"
         self.trace = path / "trace.json"
@@ -91,7 +95,14 @@ class RunFolder:
                 advice = "continue it with --resume or use another --run folder"
                 raise SettingsError([f"{self.path}: holds a run already; {advice}"])
             return
-        written = [self.metrics, self.restarts, self.summary, self.evaluation, self.plots]
+        written = [
+            self.metrics,
+            self.restarts,
+            self.summary,
+            self.evaluation,
+            self.plots,
+            self.data,
+        ]
         written.append(self.trace)
         foreign = [path.name for path in written if path.exists()]
         # An empty folder is what a job leaves that was killed in ``claim``.
@@ -102,8 +113,23 @@ class RunFolder:
             advice = "they are not overwritten; use another --run folder, or remove them"
             raise SettingsError([f"{self.path}: {what}: {advice}"])
 
-    def claim(self, settings: Settings, *, resume: bool) -> Lock:
-        """Make the folder this job's own: lock it, check again, write the resolved settings.
+    def source(self) -> Source | None:
+        """Return what the run keeps of its data set, None where it keeps nothing: a run on fields,
+        or of an earlier version.
+        """
+        if not self.data.is_file():
+            return None
+        try:
+            return source_of(json.loads(self.data.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{self.data}: damaged ({type(error).__name__}: {error}): expected what hpc-bnn "
+                "train wrote; remove it, and the data set is read instead"
+            ) from error
+
+    def claim(self, settings: Settings, *, resume: bool, source: Source | None = None) -> Lock:
+        """Make the folder this job's own: lock it, check again, write the resolved settings and
+        what the run is to keep of its data set.
 
         What a killed run left half written is cleared. Returns the lock, held while it is open.
 
@@ -124,6 +150,9 @@ class RunFolder:
                 leftover.unlink(missing_ok=True)
             with whole_file(self.config) as file:
                 file.write(dump_settings(settings).encode())
+            facts = None if source is None else facts_of(source)
+            if facts is not None:
+                write_json(self.data, facts)
         except LockError:
             raise
         except OSError as error:

@@ -143,7 +143,7 @@ class StepProgress:
         self._total, self._log_every = total, log_every
         self._speaks = is_first_rank
         self._pace = Pace(total, done=first)
-        terminal = is_first_rank and sys.stderr.isatty()
+        terminal = is_first_rank and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
         self._bar = tqdm(total=total, initial=first, unit="step") if terminal else None
 
     def log(self, done: int, loss: float) -> None:

@@ -87,7 +87,7 @@ def _train(
         run.start_from()
     # Claimed last: settings that failed so far do not bind the folder.
     lock = world.all_ranks.together(
-        lambda: folder.claim(settings, resume=resume) if world.is_first else None,
+        lambda: folder.claim(settings, resume=resume, source=source) if world.is_first else None,
         name="run folder",
     )
     if lock is not None:
@@ -235,6 +235,7 @@ class _Run:
                 feed.bytes_read,
             ),
             validation=validation,
+            validation_units=self._parts.source.score_units,
             diagnostics=diagnose(world, self._parts),
             auto=self._auto,
         )

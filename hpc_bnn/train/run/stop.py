@@ -8,7 +8,7 @@ as "submit me again".
 
 Job scripts send USR2, because launchers and NCCL use USR1 and CONT themselves. TERM, with which
 batch systems announce that they will kill, and INT (Ctrl-C) ask for the same; a second INT ends the
-process at once.
+process at once, and so does the first one before there are steps to save.
 """
 
 import logging
@@ -20,7 +20,7 @@ from types import FrameType
 
 import torch
 
-from hpc_bnn.group import Group, RankError
+from hpc_bnn.group import ALONE, Group, RankError
 from hpc_bnn.lock import LockError
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,16 @@ class Stop:
     Parameters
     ----------
     max_time_s
-        Wall-clock budget, counted from ``began`` (``time.monotonic()``); 0: none.
+        Wall-clock budget, counted from ``began`` (``time.monotonic()``; now if left out); 0: none.
     """
 
-    def __init__(self, all_ranks: Group, *, max_time_s: float = 0.0, began: float) -> None:
-        self._all_ranks, self._max_time_s, self._began = all_ranks, max_time_s, began
+    def __init__(
+        self, all_ranks: Group = ALONE, *, max_time_s: float = 0.0, began: float | None = None
+    ) -> None:
+        self._all_ranks, self._max_time_s = all_ranks, max_time_s
+        self._began = time.monotonic() if began is None else began
         self._asked = 0
+        self._has_steps = False
         self._longest_step_s = self._longest_checkpoint_s = 0.0
         self._require_own: Callable[[], None] | None = None
         self._looked = 0.0
@@ -104,6 +108,7 @@ class Stop:
         LockError
             If the run folder is no longer this job's; ``RankError`` on the other ranks.
         """
+        self._has_steps = True
         now = time.monotonic()
         problem = self._look(now)
         seen = [float(self._asked), float(self._is_late(now)), float(problem is not None)]
@@ -146,4 +151,6 @@ class Stop:
         if number == self._asked == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        if number == signal.SIGINT and not self._has_steps:
+            raise KeyboardInterrupt
         self._asked = number

@@ -87,6 +87,7 @@ def write_summary(
     course: Course,
     *,
     validation: dict[str, float],
+    validation_units: str,
     diagnostics: dict[str, object],
     auto: AutoGrid | None,
 ) -> dict[str, Any]:
@@ -125,6 +126,7 @@ def write_summary(
         **figures,
         "examples_per_s": examples_per_s,
         "validation": validation,
+        "validation_units": validation_units,
         **({"diagnostics": diagnostics} if diagnostics else {}),
         "versions": all_ranks.on_first(versions, name="versions"),
         "data": data,

@@ -5,24 +5,30 @@ from typing import Any
 
 from torch import Tensor
 
+from hpc_bnn.config import Settings
 from hpc_bnn.data.images.foreign import FOREIGN
 from hpc_bnn.data.source import Examples
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import read_metrics
-from hpc_bnn.train.score.scoring import as_input, score
+from hpc_bnn.train.score.curves import draw_curves
+from hpc_bnn.train.score.recalibrate import describe_recalibration, recalibration_of
+from hpc_bnn.train.score.scoring import Filled, as_input, score
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather_report import report_weather, weather_table
-from hpc_bnn.verify.plots import plot_loss, plot_pit, plot_reliability
+from hpc_bnn.verify.plots import plot_pit, plot_reliability
+from hpc_bnn.verify.recalibration import RecalibratedTally
+from hpc_bnn.verify.score_text import score_lines
 from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
+def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None) -> dict[str, Any]:
     """Collective over the world: score the test split with the newest checkpoint; write
     evaluation.json and plots. Classifiers also see inputs that do not belong to the data set.
+
+    recalibrate: as ``evaluation.recalibrate``, which is taken if None.
 
     Raises
     ------
@@ -32,13 +38,16 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         If it holds no usable checkpoint.
     """
     trained = load_trained(world, folder)
+    recalibration = None
+    if (recalibrate or trained.settings.evaluation.recalibrate) != "none":
+        recalibration = recalibration_of(trained, world, folder)
     if trained.parts.source.fields is not None:
         return report_weather(world, folder, trained)
     settings, source = trained.settings, trained.parts.source
     samples = trained.predict_samples
     report = None if source.report is None else source.report(source)
 
-    def scored(examples: Examples) -> ClassificationTally | RegressionTally:
+    def scored(examples: Examples, tally: Filled | None) -> Filled:
         return score(
             trained.parts.posterior,
             trained.parts.loss,
@@ -49,10 +58,19 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
             scale=source.scale,
             samples=samples,
             batch_size=settings.train.batch_size,
-            tally=None if report is None else report.tally(),
+            tally=tally,
         )
 
-    tally = scored(source.test)
+    tally: Filled | None = None if report is None else report.tally()
+    recalibrated: dict[str, Any] = {}
+    if recalibration is None:
+        tally = scored(source.test, tally)
+    else:
+        assert isinstance(tally, RegressionTally)
+        both = RecalibratedTally(tally, recalibration)
+        scored(source.test, both)
+        recalibrated = describe_recalibration(recalibration, both)
+    assert isinstance(tally, ClassificationTally | RegressionTally)
     result = {
         "data": source.name,
         "split": "test",
@@ -61,20 +79,22 @@ def evaluate(world: World, folder: RunFolder) -> dict[str, Any]:
         "ema": settings.train.ema,
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
+        **recalibrated,
         **({} if report is None else report.details(tally)),
     }
     if isinstance(tally, ClassificationTally):
-        foreign = {name: scored(made(source.test)) for name, made in FOREIGN.items()}
+        foreign = {name: scored(made(source.test), None) for name, made in FOREIGN.items()}
         result["foreign"] = {name: _told_apart(tally, of) for name, of in foreign.items()}
 
     def forecast(x: Tensor) -> tuple[Tensor, Tensor | None]:
         posterior = trained.parts.posterior
         x = as_input(posterior, x, world.device)
-        return trained.parts.loss.forecast(posterior.predict(x, samples=samples))
+        forecast = trained.parts.loss.forecast(posterior.predict(x, samples=samples))
+        return forecast if recalibration is None else recalibration.apply(*forecast)
 
     def write() -> None:
         write_json(folder.evaluation, result)
-        _draw(folder, tally)
+        _draw(folder, settings, tally)
         if report is not None:
             report.draw(folder.plots, tally, forecast)
 
@@ -86,18 +106,23 @@ def told(result: dict[str, Any]) -> list[str]:
     """Return the result of ``evaluate`` as lines of text."""
     if "lead_hours" in result:
         return weather_table(result)
-    head = f"{result['data']}, test split, {result['samples']} weight samples"
-    scores = dict(result["scores"])
+    units = result["units"]
+    lines = [f"{result['data']}, test split, {result['samples']} weight samples"]
+    lines += score_lines(result["scores"], units)
+    if "recalibration" in result:
+        lines[0] += ", spread recalibrated on validation"
+        before = result["recalibration"]["before"]
+        before = {key: before[key] for key in ("crps", "coverage_90")}
+        lines += score_lines(before, units, of="before recalibration: ")
     for name, of in result.get("foreign", {}).items():
-        scores |= {f"{name}: {key}": value for key, value in of.items()}
+        lines += score_lines(of, of=f"{name}: ")
     for name, of in result.get("naive", {}).items():
-        scores |= {f"{name.replace('_', ' ')}: {key}": of[key] for key in ("rmse", "crps")}
-    return [head, *(f"  {name:28s} {value:.6g}" for name, value in scores.items())]
+        of = {key: of[key] for key in ("rmse", "crps")}
+        lines += score_lines(of, units, of=f"{name.replace('_', ' ')}: ")
+    return lines
 
 
-def _told_apart(
-    own: ClassificationTally, foreign: ClassificationTally | RegressionTally
-) -> dict[str, float]:
+def _told_apart(own: ClassificationTally, foreign: Filled) -> dict[str, float]:
     """Return how well the confidence tells inputs that do not belong to the data set."""
     assert isinstance(foreign, ClassificationTally)
     scores = foreign.result()
@@ -107,11 +132,11 @@ def _told_apart(
     }
 
 
-def _draw(folder: RunFolder, tally: ClassificationTally | RegressionTally) -> None:
+def _draw(
+    folder: RunFolder, settings: Settings, tally: ClassificationTally | RegressionTally
+) -> None:
     folder.plots.mkdir(parents=True, exist_ok=True)
-    rows = read_metrics(folder.metrics)
-    if rows:
-        plot_loss(rows, folder.plots / "loss.png")
+    draw_curves(folder, settings)
     if isinstance(tally, ClassificationTally):
         plot_reliability(tally.reliability(), folder.plots / "reliability.png")
     elif "pit_chi_square" in tally.result():

@@ -89,7 +89,10 @@ def fit_laplace(
         "log_evidence": float(laplace.log_evidence),
     }
     lock = world.all_ranks.together(
-        lambda: target.claim(settings, resume=False) if world.is_first else None, name="run folder"
+        lambda: (
+            target.claim(settings, resume=False, source=parts.source) if world.is_first else None
+        ),
+        name="run folder",
     )
     try:
         unused = torch.optim.SGD(laplace.parameters())

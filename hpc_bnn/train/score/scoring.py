@@ -21,7 +21,10 @@ from hpc_bnn.losses.base import same_shape
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.score.dealing import deal, own_part, slices
+from hpc_bnn.verify.recalibration import RecalibratedTally, SpreadTally
 from hpc_bnn.verify.tally import TALLIES, ClassificationTally, RegressionTally
+
+Filled = ClassificationTally | RegressionTally | RecalibratedTally | SpreadTally
 
 MEMBER_BYTES = 1 << 27  # of the forecasts of all members that a rank holds together
 
@@ -37,9 +40,9 @@ def score(
     scale: Scale | None,
     samples: int,
     batch_size: int,
-    tally: ClassificationTally | RegressionTally | None = None,
+    tally: Filled | None = None,
     interrupt: Callable[[], None] | None = None,
-) -> ClassificationTally | RegressionTally:
+) -> Filled:
     """Collective over the world: return the tally of ``examples`` under ``samples`` weight samples.
 
     The same on every rank and on any grid. ``samples`` must be a multiple of the sample ranks.
@@ -50,7 +53,7 @@ def score(
     may raise on every rank.
     """
     own = world.grid.own_samples(samples)
-    tally = TALLIES[task]() if tally is None else tally
+    filled: Filled = TALLIES[task]() if tally is None else tally
     indices = in_turn(
         len(examples), data_rank=world.grid.data_rank, data_ranks=world.grid.data_ranks
     )
@@ -71,9 +74,9 @@ def score(
         part = indices[first : first + at_once]
         if len(part):  # else no more than on other data ranks: the whole sample axis has none
             # Not held by a name: it would live on while the next one is made.
-            add_dealt(tally, *forecast(part), world.sample_axis)
-    tally.sums = world.all_ranks.all_reduce(tally.sums, reduction="sum", name="scoring.sums")
-    return tally
+            add_dealt(filled, *forecast(part), world.sample_axis)
+    filled.sums = world.all_ranks.all_reduce(filled.sums, reduction="sum", name="scoring.sums")
+    return filled
 
 
 def examples_at_once(example_bytes: int, most: int) -> int:
@@ -102,7 +105,7 @@ def own_examples_at_once(
 
 
 def add_dealt(
-    tally: ClassificationTally | RegressionTally,
+    tally: Filled,
     mean: Tensor,
     sigma: Tensor | None,
     target: Tensor,

@@ -1,14 +1,22 @@
 """A trained run, brought back from its folder to be scored or to forecast."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from torch import Tensor
+
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings
+from hpc_bnn.data.new_inputs import physical_inputs
+from hpc_bnn.data.source import Scale
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.snapshots import Snapshots
+from hpc_bnn.train.score.prediction import Prediction, predict_inputs
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +34,48 @@ class Trained:
         """Number of weight samples of a prediction."""
         return self.parts.posterior.prediction_samples(self.settings.posterior.predict_samples)
 
+    @property
+    def posterior(self) -> Posterior:
+        """The trained posterior; ``posterior.module`` is its network."""
+        return self.parts.posterior
 
-def load_trained(world: World, folder: RunFolder) -> Trained:
+    @property
+    def scale(self) -> Scale | None:
+        """The way from normalised values to the units of a series."""
+        return self.parts.source.scale
+
+    def predict(
+        self, x: Tensor, *, samples: int | None = None, times: Sequence[datetime] = ()
+    ) -> Prediction:
+        """Return what the run predicts for ``x`` in the units of its data, with the given number of
+        weight samples, by default those of the settings.
+
+        Parameters
+        ----------
+        x
+            Of a series: the rows before what is predicted, (B, H, C) or (H, C). Images: (B, C, H,
+            W), uint8 or values from 0 to 1. Else inputs (B, ...) as the network takes them.
+        times
+            Of a series with a calendar: those of the P rows to predict, on its clock.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer weight samples, ``x`` is of another shape, or the run forecasts
+            fields: these start from files (``hpc-bnn forecast``).
+        """
+        device = next(self.posterior.parameters()).device
+        calendar = self.settings.data.options.get("calendar", ())
+        inputs = physical_inputs(self.parts.source, x, times, calendar)
+        own = range(self.predict_samples if samples is None else samples)
+        return predict_inputs(self.parts, inputs, own, positions=range(len(inputs)), device=device)
+
+
+def load_trained(world: World, folder: RunFolder, *, reads: bool = True) -> Trained:
     """Collective over the world: read the run of a folder onto this world's devices.
+
+    reads: also the examples of its data set. Else only what the run kept of that, where it kept
+    something (``RunFolder.source``).
 
     Raises
     ------
@@ -38,7 +85,8 @@ def load_trained(world: World, folder: RunFolder) -> Trained:
         If it holds no usable checkpoint.
     """
     settings = world.all_ranks.on_first(folder.settings, name="settings")
-    source = read_source(settings, world.all_ranks)
+    kept = None if reads else world.all_ranks.on_first(folder.source, name="data.json")
+    source = kept or read_source(settings, world.all_ranks)
     parts = world.all_ranks.together(lambda: build(settings, source), name="building the model")
     parts.posterior.to(world.device)
     parts.loss.to(world.device)
@@ -46,7 +94,7 @@ def load_trained(world: World, folder: RunFolder) -> Trained:
     found = snapshots.restore()
     if found is None:
         raise CheckpointError(
-            f"{folder.checkpoints}: no checkpoint to evaluate or forecast with; train first"
+            f"{folder.checkpoints}: no checkpoint to evaluate or predict with; train first"
         )
     trained = Trained(settings, parts, found[1].step)
     wish = settings.posterior.predict_samples

@@ -7,11 +7,10 @@ from hpc_bnn.fields.names import is_signed, split_channel
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import read_metrics
+from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.rollout import time_text
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, score_weather
-from hpc_bnn.verify.plots import plot_loss
 from hpc_bnn.verify.weather_maps import plot_maps
 from hpc_bnn.verify.weather_plots import (
     channels_to_draw,
@@ -49,13 +48,19 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
 
 
 def weather_table(result: dict[str, Any]) -> list[str]:
-    """Return scores at 24 h and at the last lead time, model beside persistence and climatology."""
+    """Return scores at 24 h and at the last lead time, model beside persistence and climatology;
+    what one member does not define is "-".
+    """
     leads: list[float] = result["lead_hours"]
     day = min(range(len(leads)), key=lambda i: abs(leads[i] - 24))
+    columns = {"spread_skill_ratio": "12.2f", "coverage_90": "11.3f", "acc": "8.3f"}
+    of_each = 2 * f"  {'model':>11s} {'persist.':>10s} {'climat.':>10s}"
+    names = f"{'spread/skill':>12s} {'in 90 %':>11s} {'ACC':>8s}"
+    references = f"{'(1 asked)':>12s} {'(0.9 asked)':>11s} {'(1 best)':>8s}"
     lines = [
         f"{result['data']}, test split, {result['starts']} starts, {result['members']} members",
-        f"{'':8s} {'lead':>6s}   {'RMSE':^33s}   {'CRPS':^33s}   {'spread/skill':>12s} {'ACC':>6s}",
-        f"{'':8s} {'':>6s} " + 2 * f"  {'model':>11s} {'persist.':>10s} {'climat.':>10s}",
+        f"{'':8s} {'lead':>6s}   {'RMSE':^33s}   {'CRPS':^33s}   {names}",
+        f"{'':8s} {'':>6s} {of_each}   {references}",
     ]
     for name, scores in result["scores"].items():
         for lead in sorted({day, len(leads) - 1}):
@@ -65,10 +70,13 @@ def weather_table(result: dict[str, Any]) -> list[str]:
                 f"{_number(scores['climatology'][score][lead], '10.4g')}"
                 for score in ("rmse", "crps")
             ]
+            undefined = [math.nan] * len(leads)
+            others = [
+                _number(scores.get(score, undefined)[lead], form) for score, form in columns.items()
+            ]
             lines.append(
                 f"{name:8s} {leads[lead]:4g} h   {numbers[0]}   {numbers[1]}   "
-                f"{_number(scores['spread_skill_ratio'][lead], '12.2f')} "
-                f"{_number(scores['acc'][lead], '6.3f')}  [{result['units'][name]}]"
+                f"{' '.join(others)}  [{result['units'][name]}]"
             )
     return lines
 
@@ -83,15 +91,15 @@ def _draw(
 ) -> None:
     fields, scores = trained.parts.source.fields, result["scores"]
     assert fields is not None
-    rows = read_metrics(folder.metrics)
-    if rows:
-        plot_loss(rows, folder.plots / "loss.png")
+    draw_curves(folder, trained.settings)
     shown = {name: scores[name] for name in channels_to_draw(fields.names)}
     leads, units = scored.lead_hours, result["units"]
-    plot_scores(shown, leads, units, folder.plots / "scores.png")
+    first, last = (result[name].replace("T", " ") for name in ("first_start", "last_start"))
+    note = f"{result['starts']} starts, {first} to {last} UTC, {result['members']} members"
+    plot_scores(shown, leads, units, folder.plots / "scores.png", note=note)
     if result["members"] > 1:
-        plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png")
-    plot_ranks(shown, leads, folder.plots / "ranks.png")
+        plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png", note=note)
+    plot_ranks(shown, leads, folder.plots / "ranks.png", note=note)
     for picture in scored.pictures:
         hours = leads[picture.lead]
         for name in shown:

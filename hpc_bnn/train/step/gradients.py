@@ -88,6 +88,10 @@ class Gradients:
             parameter.grad = grad.zero_()
         self._reducer.begin()
 
+    def hold(self) -> None:
+        """Let the passes of this step be no part of its reduction, which begins in ``reduce``."""
+        self._reducer.hold()
+
     def _prepare(self) -> None:
         before = {id(p) for p in self.named.values()}
         self.named = named_parameters(self._posterior, self._loss, self._optimizer)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hpc_bnn.bayes.dropout import KeyedDropout, dropping_layers, generator_states
 from hpc_bnn.bayes.inputs import Inputs, count_examples
-from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
+from hpc_bnn.bayes.noise import Key, Purpose, Stream, uniforms
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.one_pass import Pass, has_reentrant_checkpoint
@@ -86,12 +86,12 @@ class Passes:
             drawn = self._posterior.sample(key)
         dropout = None  # torch.vmap refuses random layers
         if len(part) == 1 and self._drops:
-            dropout = self._dropout(step, part[0], count_examples(x))
+            dropout = self._dropout(self._posterior.key(step, part), count_examples(x))
         # Keyed dropout looks at every call of the network, a tenth of a small one's time.
         looks = self.looks_for_dropout and len(part) == 1 and not self._drops
         before = generator_states(self._world.device) if looks else None
         one = Pass(self._posterior, drawn, dropout, reentrant=bool(self._reentrant))
-        one.outputs = self._forward(*self._augmented(x, step, part), one)
+        one.outputs = self._forward(*self.augmented(x, step, part), one)
         if before is not None and generator_states(self._world.device) != before:
             self._drops = True
             return None
@@ -101,6 +101,21 @@ class Passes:
                 return None
         return one
 
+    def run_keyed(self, x: Inputs, key: Key, *, views: bool, examples: int) -> Pass:
+        """Run one pass of a network that has run before over ``x`` (B, ...) or (S, B, ...), of
+        which there are augmented views already; no clock is told.
+        """
+        drawn = self._posterior.sample(key)
+        drops = self._drops and len(key.samples) == 1
+        one = Pass(
+            self._posterior,
+            drawn,
+            self._dropout(key, examples) if drops else None,
+            reentrant=bool(self._reentrant),
+        )
+        one.outputs = self._forward(x, views, one)
+        return one
+
     def check(self, x: Inputs, step: int) -> list[str]:
         """Raise ImpureError unless the network is a pure function of its weights and input; return
         the names of drawn weights that no output depends on (``hpc_bnn.bayes.purity``).
@@ -108,13 +123,14 @@ class Passes:
         part = self.parts[0][:2]
         own = self._input_of_network(x, step, part[:1])
 
+        key = self._posterior.key(step, part)
+
         @contextlib.contextmanager
         def surroundings() -> Iterator[KeyedDropout | None]:
-            dropout = self._dropout(step, part[0], count_examples(own)) if len(part) == 1 else None
+            dropout = self._dropout(key, count_examples(own)) if len(part) == 1 else None
             with self._autocast(), dropout or contextlib.nullcontext():
                 yield dropout
 
-        key = self._posterior.key(step, part)
         return self._posterior.check(key, own, gradients=True, surroundings=surroundings)
 
     def _input_of_network(self, x: Inputs, step: int, part: range) -> Inputs:
@@ -127,7 +143,7 @@ class Passes:
         try:
             with torch.no_grad():
                 drawn = self._posterior.sample(self._posterior.key(step, part))
-                self._forward(*self._augmented(x, step, part), Pass(self._posterior, drawn, None))
+                self._forward(*self.augmented(x, step, part), Pass(self._posterior, drawn, None))
         except _Seized as seized:
             return seized.x
         finally:
@@ -162,7 +178,8 @@ class Passes:
             drawn = self._posterior.sample(self._posterior.key(step, first))
         return next(iter(drawn.values()), torch.tensor(first[0]))
 
-    def _augmented(self, x: Inputs, step: int, part: range) -> tuple[Inputs, bool]:
+    def augmented(self, x: Inputs, step: int, part: range) -> tuple[Inputs, bool]:
+        """Return the input of a pass, and whether each of its samples has its own view of it."""
         if self.settings.augment is None:
             return x, False
         if not isinstance(x, Tensor):
@@ -184,8 +201,8 @@ class Passes:
             x, uniforms(stream, (len(x), count), offset=first * count, device=x.device)
         )
 
-    def _dropout(self, step: int, sample: int, examples: int) -> KeyedDropout | None:
-        key, first = self._posterior.key(step, [sample]), self._world.grid.data_rank * examples
+    def _dropout(self, key: Key, examples: int) -> KeyedDropout | None:
+        first = self._world.grid.data_rank * examples
         return self._posterior.dropout(key, examples=examples, first_example=first)
 
     def _autocast(self) -> _Context:

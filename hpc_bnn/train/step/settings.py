@@ -16,14 +16,17 @@ from hpc_bnn.parallel.engine import Compression, GradientReduction
 from hpc_bnn.train.step.unroll import Unroll
 
 Views = Literal["per_sample", "per_rank", "shared"]
+CaptureMode = Literal["auto", "on", "off"]
 Precision = Literal["float32", "bf16", "float64"]
 CHOICES = {
     "views": Views,
     "precision": Precision,
     "reduction": GradientReduction,
     "compression": Compression,
+    "capture": CaptureMode,
 }
-OF_ONE_RANK = ("samples_per_pass", "keep_graphs", "unroll")  # neither objective nor exchanges
+# Neither objective nor exchanges.
+OF_ONE_RANK = ("samples_per_pass", "keep_graphs", "unroll", "capture")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,10 @@ class StepSettings:
         less than 1; 0: none. ``with step.averaged()`` predicts with it.
     precision
         ``bf16`` runs the network under autocast; parameters, KL and accumulators stay float32.
+    capture
+        On GPUs, run each pass as one CUDA graph (``hpc_bnn.train.step.capture``): ``auto`` where
+        that is possible, and the log says why where it is not; ``on``: else raise ValueError;
+        ``off``.
     exact
         False: joint losses see one rank's samples only (``hpc_bnn.losses.objective``).
     reduction, compression
@@ -81,6 +88,7 @@ class StepSettings:
     clip_norm: float | None = None
     ema: float = 0.0
     precision: Precision = "float32"
+    capture: CaptureMode = "auto"
     exact: bool = True
     reduction: GradientReduction = "world"
     compression: Compression = "none"

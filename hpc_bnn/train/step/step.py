@@ -19,11 +19,12 @@ from torch import Tensor
 from hpc_bnn.bayes.inputs import Inputs, count_examples, tensors_of
 from hpc_bnn.bayes.optimizer import ClosedForm
 from hpc_bnn.bayes.posterior import Posterior
-from hpc_bnn.config.options import nearest
 from hpc_bnn.losses.base import JointLoss, Loss, require_loss
 from hpc_bnn.parallel import guards
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.step.accumulate import Share, accumulate
+from hpc_bnn.spelling import nearest
+from hpc_bnn.train.step.accumulate import Share
+from hpc_bnn.train.step.capture import Capture
 from hpc_bnn.train.step.checks import (
     check_batch,
     check_finite_inputs,
@@ -114,6 +115,11 @@ class Step:
         loss.to(world.device)
         passes = len(self._passes.parts)
         self._gradients = Gradients(posterior, loss, optimizer, world, settings, passes=passes)
+        self._capture = Capture(
+            *(posterior, loss, self._passes, self._gradients, self._axis),
+            mode=settings.capture,
+            device=world.device,
+        )
         parts = settings_of(posterior, loss, self._gradients.named)
         agreed = {**settings.of_all_ranks(), **parts}
         guards.agree(world.all_ranks, agreed, name="before the first step")
@@ -154,7 +160,7 @@ class Step:
             return None if closed else factor / self.world.grid.sample_ranks * term
 
         share = Share(x, y, self.step, self._gradients.scale, complexity)
-        data_share = accumulate(self.loss, self._passes, self._axis, share)
+        data_share = self._capture.accumulate(share)
         self._phases.enter("communication")
         self._gradients.reduce(self.step, self._equal_on_all_ranks(count_examples(x)))
         self._phases.enter("optimizer")

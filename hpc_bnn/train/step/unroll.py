@@ -42,7 +42,7 @@ class Unroll:
         self._channels, forced = len(fields.channels), len(fields.forcing)
         self._states = self._channels * fields.history
         self._forced, self._per_step = forced, max(1, forced)
-        self._ratio: list[float] = (fields.tendency_std / fields.state_std).tolist()
+        self._ratio = (fields.tendency_std / fields.state_std)[:, None, None]
         self._absent = None if fields.present is None else ~fields.present
 
     def steps(self, x: Tensor) -> int:
@@ -65,7 +65,7 @@ class Unroll:
         if steps == 1:
             return network(x, views)
         states = to_float(x[..., : self._states, :, :])
-        ratio = states.new_tensor(self._ratio)[:, None, None]
+        ratio = self._ratio = self._ratio.to(states)
         if self._absent is not None and self._absent.device != x.device:
             self._absent = self._absent.to(x.device)
         history, inputs = states, x[..., : self._states + self._forced, :, :]

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from tiny_run import SERIES, checkpoints, hpc_bnn, metrics, written
 
-import hpc_bnn as hb
 from hpc_bnn.config import CONFIGS
 from hpc_bnn.lock import hold
 from hpc_bnn.train.run.checkpoint import load
@@ -133,16 +132,15 @@ def test_evaluate_needs_a_run_and_a_checkpoint(config: Path, tmp_path: Path, tol
     checkpoint.write_bytes(content[:1000])
     assert "all 1 checkpoints are damaged" in told("evaluate", run)
     checkpoint.unlink()
-    assert "no checkpoint to evaluate or forecast with; train first" in told("evaluate", run)
+    assert "no checkpoint to evaluate or predict with; train first" in told("evaluate", run)
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "required: command"),
         (["trian"], "invalid choice: 'trian'"),
         (["train", "mlp_series.yaml"], "one of the arguments --run --estimate is required"),
-        (["train", "--run", "x"], "required: config"),
+        (["train", "--run", "x"], "a settings file is missing"),
         (["evaluate"], "required: DIR"),
     ],
 )
@@ -151,13 +149,6 @@ def test_usage(arguments: list[str], expected: str, capsys: pytest.CaptureFixtur
         hpc_bnn(*arguments)
     assert caught.value.code == 2
     assert expected in capsys.readouterr().err
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        hpc_bnn("--version")
-    assert caught.value.code == 0
-    assert capsys.readouterr().out.strip() == hb.__version__
 
 
 def test_too_little_memory_says_what_saves_some(config: Path, told: Any, tmp_path: Path) -> None:

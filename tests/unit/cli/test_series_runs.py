@@ -1,6 +1,8 @@
 """Runs on time series with a calendar: from a CSV file to the scores and pictures of it."""
 
+import json
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,12 @@ import matplotlib.figure
 import numpy as np
 import pytest
 import yaml
-from tiny_run import SERIES, hpc_bnn, read_json, written
+from tiny_run import DIGITS, SERIES, hpc_bnn, read_json, written
 
 import hpc_bnn as package
 
 COLUMNS = ["Actual Total Load [MW] - BZN|DE-LU", "Wind [MW]"]
+SHOWN = ["Actual Total Load [MW] -\nBZN|DE-LU", "Wind [MW]"]  # in lines of 26 characters
 CSV: dict[str, Any] = {
     "name": "series",
     "path": "load.csv",
@@ -67,7 +70,7 @@ def test_scores_by_level_channel_and_lead_time(run: Path) -> None:
         assert np.mean(squares) == pytest.approx(channel["rmse"] ** 2)
 
 
-def test_the_fan_chart_shows_the_history_of_the_first_channel(
+def test_the_fan_charts_show_every_channel_at_its_dates(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[matplotlib.figure.Figure] = []
@@ -88,20 +91,22 @@ def test_the_fan_chart_shows_the_history_of_the_first_channel(
         if "history" in [line.get_label() for line in axes.lines]
     ]
     assert len(fans) == 4
-    for axes in fans:
+    assert [axes.get_ylabel() for axes in fans[::2]] == [f"{name}\n[MW]" for name in SHOWN]
+    for panel, axes in enumerate(fans):  # two windows a row, one channel
         lines = {line.get_label(): line for line in axes.lines}
-        # Such as "from 2020-01-08 13:30 CET", the first target.
-        _, date, clock, zone = axes.get_title("left").split()
-        assert zone == "CET"
+        # Such as "from 2020-01-08 13:30 CET, CRPS 1500", the first target.
+        _, date, clock, zone, _, crps = axes.get_title("left").split()
+        assert zone == "CET,"
+        assert (float(crps) > 100) == (panel < 2)
         first = 48 * (int(date[-2:]) - 1) + 2 * int(clock[:2]) + int(clock[3:]) // 30
         rows = np.arange(first - 12, first + 4)
-        expected = 50000 + 9000 * np.sin(rows * np.pi / 24)
+        expected = 50000 + 9000 * np.sin(rows * np.pi / 24) if panel < 2 else rows % 7
+        times = lines["history"].get_xdata(orig=True)
+        assert f"{times[-1] + timedelta(minutes=30):%Y-%m-%d %H:%M %Z}," == f"{date} {clock} {zone}"
         assert np.asarray(lines["history"].get_ydata()) == pytest.approx(expected[:12], abs=0.1)
         assert np.asarray(lines["truth"].get_ydata())[1:] == pytest.approx(expected[12:], abs=0.1)
-        assert np.asarray(lines["history"].get_xdata()).tolist() == [
-            -5.5 + 0.5 * i for i in range(12)
-        ]
-    assert axes.get_xlabel() == "lead time [h]"
+        assert set(np.diff(times)) == {timedelta(minutes=30)}
+    assert axes.get_xlabel() == "time [Europe/Brussels]"
 
 
 def test_members_have_a_pinball_loss_too(
@@ -117,6 +122,50 @@ def test_members_have_a_pinball_loss_too(
     assert "validation spread_skill_ratio" in told
     for absent in ("nan", "nll_per_point", "spread_aleatoric"):
         assert absent not in told
+
+
+def test_recalibrated_scores_stand_beside_those_before(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hpc_bnn("evaluate", run, "--recalibrate", "none") == 0
+    plain = read_json(run / "evaluation.json")
+    assert "recalibration" not in plain
+    assert not (run / "recalibration.json").exists()
+    assert hpc_bnn("evaluate", run, "--recalibrate", "conformal") == 0
+    result, kept = read_json(run / "evaluation.json"), read_json(run / "recalibration.json")
+    of = result["recalibration"]
+    assert (of["method"], of["split"], of["level"]) == ("conformal", "validation", 0.9)
+    factor = np.array(kept["factor"])
+    assert factor.shape == (4, 2)  # lead times, channels
+    assert [of["factor"]["least"], of["factor"]["most"]] == [factor.min(), factor.max()]
+    assert not np.allclose(factor, 1, atol=0.05)
+    # The mean stays: so do its errors, and the scores before are those without.
+    assert result["scores"]["rmse"] == pytest.approx(plain["scores"]["rmse"], rel=1e-12)
+    assert result["scores"]["crps"] != pytest.approx(plain["scores"]["crps"], rel=1e-6)
+    for name in ("rmse", "crps", "coverage_90", "nll_per_point"):
+        assert of["before"][name] == pytest.approx(plain["scores"][name], rel=1e-12), name
+    told = capsys.readouterr().out
+    assert "spread recalibrated on validation" in told
+    assert "before recalibration: coverage_90" in told
+
+    # Kept for this checkpoint and number of samples: not fitted again.
+    kept["factor"] = [[2.0] * 2] * 4
+    (run / "recalibration.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert hpc_bnn("evaluate", run, "--recalibrate", "conformal") == 0
+    assert read_json(run / "evaluation.json")["recalibration"]["factor"]["least"] == 2.0
+    kept["samples"] += 1
+    (run / "recalibration.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert hpc_bnn("evaluate", run, "--recalibrate", "conformal") == 0
+    assert read_json(run / "recalibration.json")["factor"] == factor.tolist()
+
+
+def test_what_is_no_series_is_not_recalibrated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = written(tmp_path / "a.yaml", DIGITS)
+    assert hpc_bnn("train", settings, "--run", tmp_path / "a") == 0
+    assert hpc_bnn("evaluate", tmp_path / "a", "--recalibrate", "conformal") == 2
+    assert "evaluation.recalibrate = 'conformal': digits" in capsys.readouterr().err
 
 
 def test_what_one_member_does_not_define_is_left_out(

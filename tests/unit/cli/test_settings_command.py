@@ -12,6 +12,7 @@ from hpc_bnn.cli.program import main
 from hpc_bnn.cli.settings_command import choices, schema
 from hpc_bnn.config import CONFIGS, Settings
 from hpc_bnn.config.describe import in_yaml, kind, option_keys, own_keys, parameter_texts
+from hpc_bnn.models import MODELS
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -46,7 +47,7 @@ def test_one_key_one_choice_one_section(capsys: pytest.CaptureFixture[str]) -> N
         "  seed: 0    (whole number at least 0, below "
     )
     kinds = said(capsys, "settings", "model.name")
-    assert kinds == "  model.name: required    (mlp | swin | vit)\n"
+    assert kinds == f"  model.name: required    ({' | '.join(MODELS)})\n"
     ensemble = said(capsys, "settings", "posterior.ensemble")
     assert ensemble.startswith("posterior: {name: ensemble}  K networks, each trained from weights")
     assert "  anchored: false    (true | false)\n" in ensemble
@@ -69,7 +70,7 @@ def test_the_overview_names_every_section_and_choice(capsys: pytest.CaptureFixtu
         ("posteriors", "there is no such section; expected one of grid, posterior,"),
         ("posteriors", "did you mean posterior?"),
         ("train.rl", "there is no such key or choice of train; expected one of steps, epochs,"),
-        ("model.swim", "expected one of mlp, swin, vit, name; did you mean swin?"),
+        ("model.swim", "patch_transformer, name; did you mean swin?"),
     ],
 )
 def test_an_unknown_name_is_refused(
@@ -159,7 +160,8 @@ def test_settings_have_the_words_of_their_fields() -> None:
 
 
 def test_help_lists_and_shows_pages(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "  posteriors  Posteriors: which method, and how to set it\n" in said(capsys, "help")
+    listed = [line.split(maxsplit=1) for line in said(capsys, "help").splitlines()]
+    assert ["posteriors", "Posteriors: which method, and how to set it"] in listed
     page = said(capsys, "help", "posteriors")
     assert page == (Path(CONFIGS).parent / "guide" / "posteriors.md").read_text()
     assert "![" not in said(capsys, "help", "results")

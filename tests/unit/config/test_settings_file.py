@@ -83,6 +83,9 @@ def test_a_key_that_is_gone_is_ignored_with_one_line(
         ("train.lr=5.0e-2", "train", "lr", 0.05),
         ("train.steps=7", "train", "steps", 7),
         ("posterior.keep_graphs=true", "posterior", "keep_graphs", True),
+        ("train.capture=off", "train", "capture", "off"),  # a truth value in YAML
+        ("train.capture=on", "train", "capture", "on"),
+        ("train.capture=auto", "train", "capture", "auto"),
         ("posterior={name: other, width: 2}", "posterior", "options", {"width": 2}),
         ("grid.sample_ranks=2", "grid", "sample_ranks", 2),
         ("grid.sample_ranks=auto", "grid", "sample_ranks", "auto"),

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from fabricated import make_run, plan
 
+from hpc_bnn.parallel.site import OPEN_MPI_FLAGS, cores
 from hpc_bnn.study.collect import collect
 from hpc_bnn.study.launch import (
-    FLAGS,
     command,
-    cores,
     environment,
     finished,
     read_attempt,
@@ -69,7 +68,9 @@ def test_paths_with_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Of the launcher beside this Python, of the plan and of the data: words stay whole."""
     beside = tmp_path / "an environment" / "bin"
     beside.mkdir(parents=True)
-    (beside / "mpirun").write_text('#!/bin/sh\nprintf \'%s\\n\' "$0" "$@"\n', encoding="utf-8")
+    version = '[ "$1" != --version ] || { echo "mpirun (Open MPI) 5.0.11"; exit; }'
+    said = f'#!/bin/sh\n{version}\nprintf \'%s\\n\' "$0" "$@"\n'
+    (beside / "mpirun").write_text(said, encoding="utf-8")
     (beside / "mpirun").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(beside / "python"))
     made = plan(
@@ -79,7 +80,7 @@ def test_paths_with_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     point = made.points[0]
     assert run_plan(made) == [point.name]
     words = made.log(point).read_text(encoding="utf-8").splitlines()
-    assert words == command(made, point, [str(beside / "mpirun"), *FLAGS])
+    assert words == command(made, point, [str(beside / "mpirun"), *OPEN_MPI_FLAGS])
     assert made.settings().train.start_from == "/an archive/run 1"
     attempt = read_attempt(made.attempt(point))
     assert attempt is not None and shlex.split(attempt.command) == words

@@ -128,6 +128,7 @@ ALLOWED = {
     "train.validate_every": 7,
     "train.log_every": 7,
     "train.profile": 3,
+    "train.capture": "off",
     "train.stall_timeout": 7.0,
     "train.device": "cpu",
     "train.max_time": 7.0,

@@ -40,7 +40,8 @@ def killed_by(signals: list[signal.Signals]) -> int:
     """Return how a process ends that gets signals while it listens: the signal, 0 if it goes on."""
     child = os.fork()
     if child == 0:
-        with Stop(ALONE, began=time.monotonic()):
+        with Stop(ALONE, began=time.monotonic()) as stop:
+            stop.due()
             for number in signals:
                 os.kill(os.getpid(), number)
         os._exit(0)
@@ -51,6 +52,15 @@ def test_a_second_interrupt_ends_the_process() -> None:
     again = [signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT]
     assert killed_by(again) == 0
     assert killed_by([*again, signal.SIGINT]) == signal.SIGINT
+
+
+def test_an_interrupt_before_there_are_steps_ends_at_once() -> None:
+    """What a batch system sends is noted: the job goes on elsewhere."""
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.due() == "signal SIGTERM"
 
 
 def test_who_lets_us_ignore_an_interrupt_is_obeyed() -> None:

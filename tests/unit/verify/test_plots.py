@@ -5,8 +5,9 @@ How they look is judged by eye; here the drawn curves are read back from the fig
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from hpc_bnn.train.score.curves import loss_in_words
 from hpc_bnn.verify import plots
 from hpc_bnn.verify.calibration import reliability_bins
 
@@ -65,10 +67,12 @@ def test_loss(tmp_path: Path, drawn: list[Figure]) -> None:
     assert is_whole_png(path)
     assert [entry.name for entry in path.parent.iterdir()] == ["loss.png"]
     labels = [axes.get_ylabel() for axes in drawn[0].axes]
-    assert labels == ["loss / example", "NLL / example", "KL [nats]"]
+    assert labels == ["loss / example", "NLL\n/ example", "KL or -log prior\n[nats]"]
     nll = {line.get_label(): line for line in drawn[0].axes[1].lines}
     assert ys(nll["each step"]) == [1 / step for step in range(1, 301)]
     assert xs(nll["validation"]) == [100, 200, 300]
+    end = drawn[0].axes[1].get_title("right")
+    assert end == f"at the end: training {1 / 300:.4g}, validation 0.5"
     # The mean of a straight line over a symmetric neighbourhood is the line itself, ends included.
     kl = {line.get_label(): line for line in drawn[0].axes[2].lines}
     assert ys(kl["running mean"]) == pytest.approx([5.0 + s for s in range(1, 301)])
@@ -82,6 +86,22 @@ def test_loss_of_a_short_run_without_kl_skips_what_is_not_finite(
     plots.plot_loss(metrics, tmp_path / "loss.png")
     (axes,) = drawn[0].axes
     assert xs(axes.lines[0]) == [1, 3]
+
+
+def test_a_loss_is_called_by_its_name(tmp_path: Path, drawn: list[Figure]) -> None:
+    """A CRPS is no NLL; its validation has a panel, a complexity that is 0 has none."""
+    metrics: list[dict[str, float]] = [
+        {"step": step, "loss": 1.0, "nll": 2.0, "kl": 0.0} for step in range(4)
+    ]
+    metrics.append({"step": 3, "validation_crps": 0.25})
+    plots.plot_loss(metrics, tmp_path / "loss.png", loss_name="almost fair CRPS")
+    labels = [axes.get_ylabel() for axes in drawn[0].axes]
+    assert labels == ["loss / example", "almost fair CRPS\n/ example", "CRPS / point"]
+    assert ys(drawn[0].axes[2].lines[0]) == [0.25]
+    assert [loss_in_words(name) for name in ("categorical_nll", "own.losses:pinball_loss")] == [
+        "categorical NLL",
+        "pinball loss",
+    ]
 
 
 def test_loss_without_records(tmp_path: Path) -> None:
@@ -108,6 +128,24 @@ def test_forecast(tmp_path: Path, drawn: list[Figure], num_examples: int) -> Non
     assert xs(lines["history"]) == [-4, -3, -2, -1, 0]
     wide = panels[0].collections[0].get_paths()[0].get_extents()
     assert (wide.ymin, wide.ymax) == pytest.approx((0.05, 0.95))
+
+
+def test_forecast_over_dates(tmp_path: Path, drawn: list[Figure]) -> None:
+    """Panels have dates of their own, in the zone of the clock, and units of their own."""
+    zone = timezone(timedelta(hours=2))
+    starts = [datetime(2020, 3, 1 + e, 22, tzinfo=UTC).astimezone(zone) for e in range(2)]
+    clocks = [[start + timedelta(hours=k) for k in range(8)] for start in starts]
+    data: dict[str, Any] = forecast(2)
+    plots.plot_forecast(
+        **data, path=tmp_path / "f.png", clocks=clocks, value_label=["a [MW]", "b [K]"], columns=2
+    )
+    left, right = drawn[0].axes
+    assert [axes.get_ylabel() for axes in (left, right)] == ["a [MW]", "b [K]"]
+    lines = {line.get_label(): line for line in right.lines}
+    drawn_times = list(np.asarray(lines["median"].get_xdata(orig=True)))
+    assert drawn_times == clocks[1][5:]
+    ticks = [label.get_text() for label in left.get_xticklabels()]
+    assert ticks[0] == "02 Mar"  # 22 UTC is midnight there
 
 
 def test_forecast_bad_input(tmp_path: Path) -> None:
@@ -141,6 +179,8 @@ def test_pit(tmp_path: Path, drawn: list[Figure]) -> None:
     (axes,) = drawn[0].axes
     assert heights(axes)[:3] == pytest.approx([1.5, 0.5, 1.0])
     assert axes.get_xlabel() == "rank"
+    # sqrt((0.5^2 + 0.5^2 + 0) / 3)
+    assert axes.get_title("left") == "root mean square distance from uniform: 0.408"
     with pytest.raises(ValueError, match="2 bins with 0 counts"):
         plots.plot_pit(torch.zeros(2), tmp_path / "pit.png")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from hpc_bnn.verify.plots import tick_times
 from hpc_bnn.verify.series_plots import MOST_CHANNELS, plot_lead_scores
 from hpc_bnn.verify.tally import PointScores
+from hpc_bnn.verify.time_axis import tick_times
 
 
 def scores(leads: int, channels: int) -> PointScores:
@@ -18,7 +18,7 @@ def scores(leads: int, channels: int) -> PointScores:
     return PointScores(ramp + 2, ramp + 1, 0.9 + 0 * ramp, ramp)
 
 
-@pytest.mark.parametrize(("leads", "channels"), [(24, 1), (1, 2), (30, 7)])
+@pytest.mark.parametrize(("leads", "channels"), [(24, 1), (1, 2), (30, 13)])
 def test_curves(tmp_path: Path, drawn: list[Figure], leads: int, channels: int) -> None:
     names = [f"load {c}" for c in range(channels)]
     times = [0.25 * (p + 1) for p in range(leads)]
@@ -27,7 +27,13 @@ def test_curves(tmp_path: Path, drawn: list[Figure], leads: int, channels: int) 
     panels = drawn[0].axes
     shown = min(channels, MOST_CHANNELS)
     assert len(panels) == 3 * shown
-    assert [panels[3 * c].get_title("left") for c in range(shown)] == names[:shown]
+    titles = [panels[3 * c].get_title("left") for c in range(shown)]
+    assert titles[0] == names[0] + (" (12 of 13 channels)" if channels > shown else "")
+    assert titles[1:] == names[1:shown]
+    rmse = (scores(leads, channels).rmse[:, 0] ** 2).mean() ** 0.5
+    crps = scores(leads, channels).crps[:, 0].mean()
+    means = [panels[i].get_title("right") for i in range(3)]
+    assert means == [f"all: {rmse:.3g}", f"all: {crps:.3g}", "all: 0.900 (0.9 asked)"]
     for c in range(shown):
         curves = {
             str(line.get_label()): np.asarray(line.get_ydata()).tolist()

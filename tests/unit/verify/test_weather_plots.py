@@ -43,13 +43,18 @@ def curves(axes: Axes) -> dict[str, list[list[float]]]:
 
 def test_scores(tmp_path: Path, drawn: list[Figure]) -> None:
     held = scores(3)
-    path = weather_plots.plot_scores(held, [6, 12, 18], UNITS, tmp_path / "scores.png")
+    path = weather_plots.plot_scores(
+        held, [6, 12, 18], UNITS, tmp_path / "scores.png", note="2 starts of January, UTC"
+    )
+    assert drawn[0].get_supxlabel() == "2 starts of January, UTC"
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     panels = drawn[0].axes
     labels = ["RMSE [m$^{2}$ s$^{-2}$]", "CRPS [m$^{2}$ s$^{-2}$]", "ACC", "RMSE [K]", "CRPS [K]"]
     assert [axes.get_ylabel() for axes in panels] == [*labels, "ACC"]
     assert [axes.get_title("left") for axes in panels] == ["z500", "", "", "t2m", "", ""]
     assert [axes.get_xlabel() for axes in panels] == [""] * 3 + ["lead time [h]"] * 3
+    values = held["z500"]["rmse"]
+    assert panels[0].get_title("right") == f"6 h: {values[0]:.3g}, 18 h: {values[2]:.3g}"
     rmse, acc = curves(panels[3]), curves(panels[5])
     assert rmse["ensemble"] == [[6, 12, 18], held["t2m"]["rmse"]]
     assert rmse["persistence"] == [[6, 12, 18], held["t2m"]["persistence"]["rmse"]]
@@ -72,6 +77,8 @@ def test_spread_skill(tmp_path: Path, drawn: list[Figure]) -> None:
         [s / e for s, e in zip(spread, skill, strict=True)]
     )
     assert drawn[0].axes[2].get_xlabel() == "lead time [d]"
+    first, last = held["z500"]["spread_skill_ratio"]
+    assert right.get_title("right") == f"24 h: {first:.3g}, 10 d: {last:.3g} (1 asked)"
 
 
 def test_ranks(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -80,6 +87,8 @@ def test_ranks(tmp_path: Path, drawn: list[Figure]) -> None:
     weather_plots.plot_ranks({"t2m": held["t2m"]}, leads, tmp_path / "ranks.png")
     panels = drawn[0].axes
     assert [axes.get_title("left") for axes in panels] == ["t2m, 24 h", "t2m, 72 h", "t2m, 5 d"]
+    inside = 100 * held["t2m"]["coverage_90"][2]
+    assert panels[1].get_title("right") == f"90 % hold {inside:.0f} %"
     counts = held["t2m"]["rank_histogram"][2]
     bars = [bar.get_height() for bar in panels[1].patches if isinstance(bar, Rectangle)]
     assert bars == pytest.approx([count * 4 / sum(counts) for count in counts])

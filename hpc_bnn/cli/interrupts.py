@@ -1,0 +1,60 @@
+"""What ends a command early: Ctrl-C, ``kill``, and the launcher that was asked to end its ranks.
+
+Each becomes one exception in the main thread, once: a second Ctrl-C ends the process at once, and
+other signals are ignored while it ends. ``train`` listens by itself while it makes steps
+(``hpc_bnn.train.run.stop``).
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+
+from hpc_bnn.parallel.control import END
+
+TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
+
+
+class Asked(KeyboardInterrupt):
+    """A signal asked the command to end; ``status`` is what to end with."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+
+
+@contextmanager
+def listening(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Raise ``Asked`` in the main thread where a signal asks the command to end.
+
+    USR2 counts where ``hpc-bnn run`` has started this rank: mpirun and srun pass that one on. Job
+    scripts let ranks ignore it until a training listens.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if environment.get(END) else [])]
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else signal.SIG_IGN)
+        raise Asked(number)
+
+    before = {}
+    for number in numbers if threading.current_thread() is threading.main_thread() else ():
+        handler = signal.getsignal(number)
+        # A shell that starts a command in the background lets it ignore Ctrl-C.
+        if handler is not signal.SIG_IGN or number == signal.SIGUSR2:
+            before[number] = signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is ask:  # else something else has to stay as it is now
+                signal.signal(number, handler)
+
+
+def end_at_once() -> None:
+    """Let the next Ctrl-C end this process at once, without a traceback."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
