@@ -243,7 +243,8 @@ def _header(path: str, size: int, index: _Index) -> Header:
             "<f4",
             tuple(axes),
             shape,
-            {attribute: text for attribute, text in said.items() if text not in (None, "unknown")},
+            {name: text for name, text in said.items() if text not in (None, "unknown")}
+            | {"_FillValue": np.nan},  # what `read` puts where a bitmap has no value
             (*(1 for _ in shape[:-2]), *shape[-2:]),
             variable.first["packingType"],
             key,

@@ -11,6 +11,7 @@ from store_files import LEVELS, TIMES, WANTED, grib, toy, toy_data, write_messag
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.pack.ingest import ingest
 from hpc_bnn.fields.pack.pack import open_pack
+from hpc_bnn.fields.pack.reader import PackReader
 from hpc_bnn.fields.values import Values
 
 eccodes = pytest.importorskip("eccodes", reason="no eccodes: pip install 'hpc_bnn[grib]'")
@@ -171,3 +172,28 @@ def test_a_pack_knows_its_file(data: xr.Dataset, tmp_path: Path) -> None:
     write(path, data, times=(0, 1, 2))
     with pytest.raises(ValueError, match=r"a\.grib has \d+ bytes, it had"):
         open_pack(tmp_path / "pack")
+
+
+def test_a_pack_of_netcdf_grows_by_grib(source: Path, tmp_path: Path) -> None:
+    """As for a forecast from a state that came later, such as one of the open data."""
+    folder, wanted = tmp_path / "source", WANTED | {"static": []}
+    folder.mkdir()
+    for path in source.glob("*.nc"):
+        (folder / path.name).symlink_to(path)
+    ingest(catalogue(folder, **wanted), tmp_path / "pack")
+    later = toy_data(source).isel(time=0).assign_coords(time=np.datetime64("2002-01-01T06"))
+    with (folder / "later.grib2").open("wb") as file:
+        for level in LEVELS:
+            height = later["z"].sel(level=level) / np.float32(9.80665)
+            write_message(file, height, "gh", level=level)
+            for name in ("t", "u", "v"):
+                write_message(file, later[name].sel(level=level), name, level=level)
+        for name in ("t2m", "u10", "v10", "msl"):
+            write_message(file, later[name], name)
+    header = ingest(catalogue(folder, **wanted), tmp_path / "pack")
+    assert header.years == {"2001": 365, "2002": 1}
+    pack, state = open_pack(tmp_path / "pack"), np.empty((12, 8, 16), np.float32)
+    PackReader(pack).read(365, state)
+    np.testing.assert_array_equal(state[pack.names.index("t850")], later["t"].sel(level=850))
+    want = later["z"].sel(level=500)
+    np.testing.assert_allclose(state[pack.names.index("z500")], want, rtol=3e-7)
