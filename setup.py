@@ -62,7 +62,15 @@ setup(
     author="the hpc_bnn developers",
     python_requires=">=3.11",
     packages=find_packages(include=["hpc_bnn", "hpc_bnn.*"]),
-    package_data={"hpc_bnn": ["configs/*.yaml", "guide/*.md", "verify/coastlines.npz"]},
+    package_data={
+        "hpc_bnn": [
+            "configs/*.yaml",
+            "guide/*.md",
+            "guide/*.ipynb",
+            "guide/images/*.png",
+            "verify/*.npz",
+        ]
+    },
     ext_modules=KERNELS,
     zip_safe=False,
     entry_points={"console_scripts": ["hpc-bnn = hpc_bnn.__main__:main"]},

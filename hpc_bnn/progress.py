@@ -2,25 +2,34 @@
 
 import logging
 import time
+from collections import deque
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 10.0
+WINDOW_S = 300.0  # holds some validations and checkpoints
 
 
 class Pace:
-    """The speed of a job from now on.
+    """The speed of a job, lately: what its start took says nothing about its end.
 
     total: units of work until its end, such as steps or bytes. done: of them already.
+    window_s: how far back it looks, but at least to the last time that it was asked.
     """
 
-    def __init__(self, total: float, *, done: float = 0) -> None:
+    def __init__(self, total: float, *, done: float = 0, window_s: float = WINDOW_S) -> None:
         self.total = total
-        self._first, self._began = done, time.perf_counter()
+        self._window_s = window_s
+        self._marks = deque([(time.perf_counter(), done)])
 
     def at(self, done: float) -> tuple[float, str]:
-        """Return the mean seconds of a unit so far, and the time that is left, such as 1:02:03."""
-        each = (time.perf_counter() - self._began) / max(1, done - self._first)
+        """Return the mean seconds of a unit, and the time that is left, such as 1:02:03."""
+        now = time.perf_counter()
+        while len(self._marks) > 1 and self._marks[1][0] <= now - self._window_s:
+            self._marks.popleft()
+        began, first = self._marks[0]
+        each = (now - began) / max(1, done - first)
+        self._marks.append((now, done))
         minutes, seconds = divmod(round(each * (self.total - done)), 60)
         hours, minutes = divmod(minutes, 60)
         return each, f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -94,7 +94,7 @@ def _parser() -> Parser:
     what.add_argument(
         "--estimate",
         action="store_true",
-        help="only estimate the memory of a rank; status 1: too much",
+        help="only estimate memory and time of a rank; status 1: too much",
     )
     command.add_argument(
         "--resume", action="store_true", help="go on from the newest good checkpoint"

@@ -1,4 +1,4 @@
-"""``hpc-bnn train CONFIG --estimate``: the memory of a rank, for these ranks or for others."""
+"""``hpc-bnn train CONFIG --estimate``: memory and time of a rank, for these ranks or for others."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
 from hpc_bnn.parallel.launcher import node_name, split_by_node
 from hpc_bnn.train.plan.estimate import GIB, host_bytes, largest, told, verdict
+from hpc_bnn.train.plan.step_time import step_time, told_time
 from hpc_bnn.train.run.build import read_source
 
 
@@ -32,7 +33,29 @@ def estimate_command(
         lines.insert(0, f"grid.mode = auto may choose {every}; of these, what needs most:")
     capacity = _capacity(options.device_memory, gpu=gpu, on_gpu=on_gpu, per_node=per_node)
     line, fits = verdict(found, gpu=gpu, capacity=capacity)
-    return [*lines, line], 0 if fits else 1
+    times = _times(settings, source, grid, all_ranks, here=fits and gpu == on_gpu)
+    return [*lines, line, *times], 0 if fits else 1
+
+
+def _times(
+    settings: Settings, source: Source, grid: Grid, all_ranks: Group, *, here: bool
+) -> list[str]:
+    """Collective: return how long a step takes, of the slowest rank where several run at once.
+
+    here: the device of the run is here, and its memory is enough.
+    """
+    if not here:
+        return ["time: not measured, as the run would not go on this device"]
+    on_gpu = settings.train.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    own = all_ranks.together(
+        lambda: step_time(settings, source, grid, device), name="time of a step"
+    )
+    found = [each for each in all_ranks.gather(own, name="times") if each is not None]
+    if len(found) < all_ranks.size:
+        return ["time: not measured, as a few passes do not fit the memory there is now"]
+    slowest = max(found, key=lambda each: each.step_s)
+    return told_time(slowest, settings, grid, device, num_examples=len(source.train))
 
 
 def _grids(settings: Settings, ranks: int, per_node: int) -> list[Grid]:

@@ -126,6 +126,11 @@ class LossSettings(Choice):
 class ModelSettings(Choice):
     """The network."""
 
+    name: str = Field(
+        description="the network, or package.module:Class of your own, called as "
+        "Class(input_shape, output_shape, **options); its options are further keys"
+    )
+
 
 class DataSettings(Choice):
     """The data set."""

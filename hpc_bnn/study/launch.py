@@ -7,6 +7,7 @@ leaves a note and its output; the rest goes on.
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -91,7 +92,8 @@ def run_plan(plan: Plan, *, launcher: Sequence[str] = ()) -> list[str]:
             "these points are oversubscribed and will be marked as such"
         )
     failed: list[str] = []
-    pace, ended = Pace(sum(not finished(plan, point) for point in plan.points)), 0
+    left, ended = sum(not finished(plan, point) for point in plan.points), 0
+    pace = Pace(left, window_s=math.inf)  # points differ: all of them tell more than the last
     for number, point in enumerate(plan.points, start=1):
         place = f"{number} of {len(plan.points)}: {point.name}"
         if finished(plan, point):

@@ -162,8 +162,7 @@ class RecalibratedTally:
 
     @sums.setter
     def sums(self, sums: Tensor) -> None:
-        sizes = [len(self.before.sums), len(self.after.sums)]
-        self.before.sums, self.after.sums = sums.split(sizes)
+        self.before.sums, self.after.sums = sums.tensor_split([len(self.before.sums)])
 
     def add(self, outputs: Tensor, sigma: Tensor | None, target: Tensor) -> None:
         """Add means or members (S, B, P, C) and standard deviations for targets (B, P, C)."""

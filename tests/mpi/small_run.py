@@ -41,6 +41,16 @@ LOSSES: dict[str, Callable[[], Loss]] = {
         for kind in ("expected", "predictive")
         for variance in ("fixed", "learned", "predicted")
     },
+    **{
+        f"{name} {kind}": lambda loss=loss, kind=kind: loss(
+            predictive=kind == "predictive", weights=WEIGHTS
+        )
+        for name, loss in (
+            ("gaussian crps", losses.gaussian_crps),
+            ("student t", losses.student_t_nll),
+        )
+        for kind in ("expected", "predictive")
+    },
     "moments fixed": lambda: losses.gaussian_moments(sigma=0.7),
     "moments learned": lambda: losses.gaussian_moments(sigma=0.7, learned=True),
     **{

@@ -22,6 +22,19 @@ def test_the_pace_is_that_since_the_start(clock: list[float]) -> None:
     assert pace.at(15) == (6.0, "11:59:30")
 
 
+def test_the_pace_is_that_of_late(clock: list[float]) -> None:
+    """A start of 100 s, then a step a second; then a pause of hours."""
+    clock += [0.0, 100.0, 200.0, 300.0, 400.0, 501.0, 9501.0, 9502.0]
+    pace = Pace(10_000, window_s=300.0)
+    assert pace.at(1)[0] == 100.0
+    assert pace.at(101)[0] == 200.0 / 101
+    assert pace.at(201)[0] == 300.0 / 201
+    assert pace.at(301) == (1.0, "2:41:39"), "the start is forgotten"
+    assert pace.at(402)[0] == 1.0
+    assert pace.at(403)[0] == 9000.0, "since it was asked last"
+    assert pace.at(404)[0] == 9001.0 / 2
+
+
 def test_a_share_of_bytes_is_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="hpc_bnn")
     progress = Progress("folder: packing", 3_000_000, every_s=3600.0)

@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.noise import COUNTER_LIMIT, Purpose, Stream, permutation
 from hpc_bnn.data.images.cifar10_files import CLASSES, IMAGE_SHAPE, read_cifar10
+from hpc_bnn.data.images.read_images import image_inputs
+from hpc_bnn.data.new_inputs import Asked, NewInputs
 from hpc_bnn.data.source import Pixels, Source
 
 NAMES = (
@@ -102,6 +105,11 @@ def cifar10(
         pixels=Pixels(mean[:, None, None], std[:, None, None], 255.0),
         classes=NAMES,
     )
+
+
+def cifar10_new_inputs(source: Source, asked: Asked, **options: Any) -> NewInputs:
+    """Offer images of a user's own (read_images.py)."""
+    return image_inputs(source, asked)
 
 
 def channel_scale(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

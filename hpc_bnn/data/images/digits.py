@@ -10,10 +10,13 @@ Shape letters: N examples, F features (pixels), H image height, W image width.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hpc_bnn.data.images.read_images import image_inputs
+from hpc_bnn.data.new_inputs import Asked, NewInputs
 from hpc_bnn.data.source import InMemory, Pixels, Source
 
 CLASSES = 10
@@ -80,6 +83,11 @@ def digits(*, validation_fraction: float = 0.1) -> Source:
         pixels=Pixels(mean.reshape(1, SIDE, SIDE), std.reshape(1, SIDE, SIDE), WHITE),
         classes=tuple(map(str, range(CLASSES))),
     )
+
+
+def digits_new_inputs(source: Source, asked: Asked, **options: Any) -> NewInputs:
+    """Offer images of a user's own (read_images.py)."""
+    return image_inputs(source, asked)
 
 
 def pixel_scale(pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,8 @@ def test_an_estimate_writes_nothing_and_tells_that_it_fits(
     out = capsys.readouterr().out
     assert out.startswith("one rank of 1 x 1: ")
     assert "fits: " in out
+    assert "time, measured here (" in out
+    assert "  an epoch of 12 steps " in out and "  the run of 6 steps " in out
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
@@ -34,6 +36,7 @@ def test_an_estimate_for_files_and_gpus_that_are_not_here(
     out = capsys.readouterr().out
     assert out.startswith("one rank of 4 x 2: 4 of 16 samples, 1 a pass; 16 of 32 examples; bf16")
     assert "on the GPU" in out
+    assert "time: not measured, as the run would not go on this device" in out
     assert hpc_bnn("train", *WEATHER, *asked, "--device-memory", "0.001") == 1
     assert "does not fit" in capsys.readouterr().out
 

@@ -48,6 +48,13 @@ JOINT: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
         FIELDS,
         1,
     ),
+    "gaussian_crps": (partial(losses.gaussian_crps, predictive=True), PAIRED, 0),
+    "gaussian_crps weighted": (
+        partial(losses.gaussian_crps, predictive=True, weights=AREA),
+        PAIRED,
+        0,
+    ),
+    "student_t_nll": (partial(losses.student_t_nll, predictive=True), PAIRED, 0),
     "crps": (losses.crps, FIELDS, 0),
     "fair_crps": (losses.fair_crps, FIELDS, 0),
     "almost_fair_crps": (losses.almost_fair_crps, FIELDS, 0),
@@ -73,6 +80,8 @@ SEPARABLE: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
         PAIRED,
         0,
     ),
+    "gaussian_crps": (losses.gaussian_crps, PAIRED, 0),
+    "student_t_nll": (losses.student_t_nll, PAIRED, 0),
 }
 
 

@@ -1,0 +1,81 @@
+"""The blocks of README and guide, run as a reader would: page by page, in their order."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launch import Ended, run, run_here
+
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "hpc_bnn" / "guide"
+# Commands that have a test of their own, or need a cluster or a download.
+ELSEWHERE = ("scaling", "doctor", "data request")
+SHORT = ["train.steps=2", "train.validate_every=0", "posterior.predict_samples=4"]
+WEATHER = ["data.validation=[2002-01-01, 2002-01-10]", "data.test=[2002-12-20, 2002-12-31]"]
+PAGES = {
+    "README": ROOT / "README.md",
+    "commands": GUIDE / "commands.md",
+    "images, posteriors": GUIDE / "images.md",
+    "weather": GUIDE / "weather.md",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Yield the words of each command of a page that needs nothing but this machine."""
+    text = "".join(blocks(page, "bash")).replace("\\\n", " ")
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        foreign = "$" in line or " ".join(words[1:3]).startswith(ELSEWHERE)
+        if (words[:1] == ["hpc-bnn"] and not foreign) or words[:1] == ["mpirun"]:
+            yield words
+
+
+def shortened(words: list[str]) -> list[str]:
+    """Return the words of a command of ``hpc-bnn``, of two steps and few scores only."""
+    if words[0] not in ("train", "scan") or "--estimate" in words:
+        return words
+    return [*words, *SHORT, *(WEATHER if "weather.yaml" in words else [])]
+
+
+def follow(words: list[str], cwd: Path) -> Ended:
+    if words[0] == "hpc-bnn":
+        return run_here(*shortened(words[1:]), cwd=cwd)
+    assert words[:2] == ["mpirun", "-n"], words
+    module = words.index("hpc_bnn")
+    assert words[3 : module + 1] == ["python", "-m", "mpi4py", "-m", "hpc_bnn"], words
+    return run("-m", "hpc_bnn", *shortened(words[module + 1 :]), ranks=int(words[2]), cwd=cwd)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_a_page_end_well(page: str, tmp_path: Path) -> None:
+    files = [PAGES[page]] + ([GUIDE / "posteriors.md"] if "posteriors" in page else [])
+    if page == "weather":
+        (settings,) = blocks(files[0], "yaml")
+        (tmp_path / "weather.yaml").write_text(settings, encoding="utf-8")
+    told = [words for file in files for words in commands(file)]
+    assert told
+    for words in told:
+        ended = follow(words, tmp_path)
+        print(shlex.join(words), f"{ended.seconds:.1f} s")  # what pytest shows where one fails
+        assert ended.status == 0, f"{shlex.join(words)}\n{ended.text}"
+
+
+def test_the_script_of_the_readme_learns(tmp_path: Path) -> None:
+    scripts = [block for block in blocks(ROOT / "README.md", "python") if "hb.start" in block]
+    (tmp_path / "script.py").write_text(scripts[0], encoding="utf-8")
+    (script,) = scripts
+    losses = []
+    for ranks in (0, 2):
+        ended = run(tmp_path / "script.py", ranks=ranks, cwd=tmp_path)
+        assert ended.status == 0, ended.text
+        losses.append([float(line.split()[1]) for line in ended.out.splitlines()])
+    assert len(losses[0]) == 5 and losses[0][-1] < losses[0][0], script
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
