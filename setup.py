@@ -89,6 +89,7 @@ setup(
         "parallel": ["mpi4py"],
         "digits": ["scikit-learn"],
         "zarr": ["zarr>=3"],
+        "grib": ["eccodes>=2.38"],
         "test": [
             "pytest",
             "hypothesis",
@@ -97,6 +98,7 @@ setup(
             "triton; sys_platform == 'linux'",
             "xarray",
             "zarr>=3",
+            "cfgrib",
             "ruff",
             "mypy",
             "types-PyYAML",
