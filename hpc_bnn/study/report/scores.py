@@ -17,7 +17,7 @@ from hpc_bnn.study.report.blocks import (
 )
 from hpc_bnn.study.report.chart import Curve, colour, line_chart
 from hpc_bnn.study.report.folders import Run
-from hpc_bnn.study.report.vocabulary import LEFT_OUT, SCORES, best, score_of
+from hpc_bnn.study.report.vocabulary import LEFT_OUT, SCORES, SKILL, best, score_of
 
 # Of a forecast of fields, in the table and as charts.
 OF_FIELDS = ("rmse", "crps", "acc", "spread_skill_ratio", "coverage_90")
@@ -77,6 +77,7 @@ def _of_all_points(scored: Sequence[Run], runs: Sequence[Run]) -> list[Block]:
     units = str(scored[0].evaluation.get("units") or "")
     blocks: list[Block] = [_table(columns, len(scored), units, compared=not unlike(scored))]
     blocks += _beaten(scored, naive)
+    blocks += _standardised(scored)
     for name in mapping(scored[0].evaluation.get("foreign")):
         foreign = [
             (run.name, mapping(mapping(run.evaluation.get("foreign")).get(name))) for run in scored
@@ -94,6 +95,33 @@ def _before_recalibration(scored: Sequence[Run]) -> list[Column]:
         (run.name, mapping(run.evaluation.get("recalibration")).get("before")) for run in scored
     ]
     return [(f"{name}, not recalibrated", mapping(before)) for name, before in held if before]
+
+
+def _standardised(scored: Sequence[Run]) -> list[Table]:
+    """Return scores in standard deviations of the training rows, as the benchmarks of series have
+    them, and the skill over each naive forecast.
+    """
+    columns: list[Column] = [
+        (run.name, mapping(run.evaluation.get("standardised"))) for run in scored
+    ]
+    if not any(values for _, values in columns):
+        return []
+    naive = _naive_columns(scored[0].evaluation)
+    columns += [(name, mapping(values.get("standardised"))) for name, values in naive]
+    compared = not unlike(scored)
+    caption = "In standard deviations of the training rows"
+    tables = [_table(columns, len(scored), "", compared=compared, caption=caption)]
+    rows = []
+    for name in mapping(scored[0].evaluation.get("skill")):
+        for key in ("crps", "rmse", "mse", "mae"):
+            skills = [mapping(mapping(run.evaluation.get("skill")).get(name)) for run in scored]
+            values = [number(skill.get(key)) for skill in skills]
+            if any(value is not None for value in values):
+                marks = best(SKILL, values) if compared else [False] * len(values)
+                cells = [number_cell(v, is_best=m) for v, m in zip(values, marks, strict=True)]
+                rows.append([Cell(name.replace("_", " ")), Cell(score_of(key).label), *cells])
+    head = ("skill over", "in", *(run.name for run in scored))
+    return [*tables, *([Table(head, rows, "Skill: 1 is perfect, 0 as good")] if rows else [])]
 
 
 def _naive_columns(evaluation: Mapping[str, Any]) -> list[Column]:

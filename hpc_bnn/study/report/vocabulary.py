@@ -55,9 +55,9 @@ SCORES = {
     "mutual_information": Score("mutual information", "neither", "nats"),
     "examples": Score("examples", "neither"),
     "points": Score("values scored", "neither"),
-    "mse_standardised": Score("MSE, standardised", "lower"),
-    "mae_standardised": Score("MAE, standardised", "lower"),
+    "mse": Score("mean squared error", "lower"),
 }
+SKILL = Score("skill", "higher")
 # The histogram shows what these say of thousands of dependent values.
 LEFT_OUT = ("pit_chi_square", "pit_degrees_of_freedom")
 

@@ -126,6 +126,8 @@ def told(result: dict[str, Any]) -> list[str]:
     for name, of in result.get("naive", {}).items():
         of = {key: of[key] for key in ("accuracy", "nll", "rmse", "crps") if key in of}
         lines += score_lines(of, units, of=f"{name.replace('_', ' ')}: ")
+    if "standardised" in result:
+        lines += _skill_lines(result)
     return lines
 
 
@@ -148,6 +150,19 @@ def _calibration(
         },
         "naive": {"uniform_guess": guess},
     }
+
+
+def _skill_lines(result: dict[str, Any]) -> list[str]:
+    """Return a table of standardised scores, with the skill over naive forecasts of series."""
+    lines = ["  standardised by training rows     MSE     MAE    CRPS    skill in CRPS"]
+    rows = {"this forecast": (result["standardised"], {})}
+    for name, of in result["naive"].items():
+        rows[name.replace("_", " ")] = (of["standardised"], result["skill"][name])
+    for name, (scores, skills) in rows.items():
+        over = f"{skills['crps']:9.3f}" if "crps" in skills else ""
+        row = f"    {name:24s}" + "".join(f"{scores[key]:8.4f}" for key in ("mse", "mae", "crps"))
+        lines.append(row + over)
+    return [*lines, *([f"  warning: {result['warning']}"] if "warning" in result else [])]
 
 
 def _told_apart(own: ClassificationTally, foreign: Filled) -> dict[str, float]:

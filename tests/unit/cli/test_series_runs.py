@@ -145,7 +145,11 @@ def test_recalibrated_scores_stand_beside_those_before(
     assert result["scores"]["crps"] != pytest.approx(plain["scores"]["crps"], rel=1e-6)
     for name in ("rmse", "crps", "coverage_90", "nll_per_point"):
         assert of["before"][name] == pytest.approx(plain["scores"][name], rel=1e-12), name
+    # Beside every naive forecast, as one table; six steps of a small network are worse than most.
+    assert set(result["skill"]) == set(result["naive"]) >= {"last_value", "climatology"}
     told = capsys.readouterr().out
+    assert told.count("warning: better than this forecast: ") == 2
+    assert "this forecast" in told
     assert "spread recalibrated on validation" in told
     assert "before recalibration: coverage_90" in told
 
