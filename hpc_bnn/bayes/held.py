@@ -6,7 +6,7 @@ layer that is registered twice twice, and leaves the given weights in it.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -118,12 +118,19 @@ class Held(nn.Module):
         self._writes_to_input = value
 
     def apply_weights(
-        self, x: Inputs, weights: Mapping[str, Tensor], *, views: bool = False
+        self,
+        x: Inputs,
+        weights: Mapping[str, Tensor],
+        *,
+        views: bool = False,
+        single: bool = False,
+        call: Callable[[Inputs], object] | None = None,
     ) -> Tensor:
         """Return the outputs (S, B, ...) of the module on ``weights``, as ``sample`` returns them;
-        of none, of one sample.
+        of none, or with ``single`` of weights (*shape), of one sample.
 
-        A module that writes to its input gets a copy.
+        A module that writes to its input gets a copy. ``call`` does what the module does, of one
+        sample.
 
         Raises
         ------
@@ -135,11 +142,12 @@ class Held(nn.Module):
         # A module may also put other tensors into the containers of its input.
         own = map_tensors(_itself if pristine else torch.clone, x)
         before = versions(own)
-        samples = count_samples(weights)
+        samples = 1 if single else count_samples(weights)
         if samples == 1:
-            single = {name: weight.squeeze(0) for name, weight in weights.items()}
-            with self.holding(single):
-                output = self.module(map_tensors(lambda v: v[0], own) if views else own)
+            if not single:
+                weights = {name: weight.squeeze(0) for name, weight in weights.items()}
+            with self.holding(weights):
+                output = (call or self.module)(map_tensors(lambda v: v[0], own) if views else own)
             outputs = only_tensor(output).unsqueeze(0)
         else:
             each = (0, 0 if views else None)

@@ -147,6 +147,14 @@ def new_parser() -> Parser:
     )
 
     command = commands.add_parser(
+        "report", help="runs side by side, or a scaling study, as one page of HTML"
+    )
+    command.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="of a run; or of one study"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html")
+
+    command = commands.add_parser(
         "laplace", help="give the last layer of a trained run a Gaussian posterior"
     )
     command.add_argument("run_folder", type=Path, metavar="RUN")

@@ -55,7 +55,10 @@ def schema() -> dict[str, Any]:
         if section not in Settings.model_fields:
             continue
         record = whole["$defs"][class_of(section).__name__]
-        record["properties"]["name"] |= {"enum": list(table)}
+        names: dict[str, Any] = {"enum": list(table)}
+        if section == "model":  # or the path of a class
+            names = {"anyOf": [names, {"pattern": "^[\\w.]+:[\\w.]+$"}]}
+        record["properties"]["name"] |= names
         record["allOf"] = [
             {
                 "if": {"properties": {"name": {"const": name}}, "required": ["name"]},

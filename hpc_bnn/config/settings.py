@@ -126,6 +126,11 @@ class LossSettings(Choice):
 class ModelSettings(Choice):
     """The network."""
 
+    name: str = Field(
+        description="the network, or package.module:Class of your own, called as "
+        "Class(input_shape, output_shape, **options); its options are further keys"
+    )
+
 
 class DataSettings(Choice):
     """The data set."""
@@ -174,6 +179,11 @@ class TrainSettings(_Section):
         "auto",
         description="run each pass as one CUDA graph; auto: on GPUs, where that is possible; on: "
         "an error where it is not",
+    )
+    compile: bool = Field(
+        False,
+        description="run the network of each pass through torch.compile, which takes a "
+        "compiler where the run starts; the answer is the same to round-off",
     )
     reduction: Literal["world", "two_stage"] = Field(
         "world", description="gradient reduction: once over the world, or along each axis"

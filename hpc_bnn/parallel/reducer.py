@@ -28,10 +28,12 @@ class Reducer(Protocol):
     """Reduces gradients while backward still runs."""
 
     def begin(self) -> None:
-        """Start a step: from now on to ``wait`` each gradient is reduced when it is ready."""
+        """Start a step."""
 
-    def hold(self) -> None:
-        """Leave the gradients of this step alone until ``wait``."""
+    def at_last_pass(self) -> None:
+        """Say that a gradient that comes from now on to ``wait`` is the whole one of this rank: it
+        is reduced when it is there.
+        """
 
     def wait(self, unused: Collection[str] = ()) -> None:
         """Collective: return when every gradient is reduced. The tensors are those in
@@ -51,7 +53,7 @@ class NoReducer:
     def begin(self) -> None:
         return
 
-    def hold(self) -> None:
+    def at_last_pass(self) -> None:
         return
 
     def wait(self, unused: Collection[str] = ()) -> None:
@@ -74,8 +76,6 @@ class RankReducer:
     ----------
     named
         The parameters whose gradients are reduced, in the same order on every rank.
-    passes
-        Backward passes a step.
     axes
         The axes of more than one rank over which a shared parameter is summed, one after the other.
     rows
@@ -94,7 +94,6 @@ class RankReducer:
         engine: Engine,
         named: Named,
         *,
-        passes: int,
         axes: Sequence[Axis],
         rows: Collection[str],
         data_ranks: int,
@@ -107,7 +106,7 @@ class RankReducer:
                 f"train.compression = {compression}: {engine.title} cannot sum it, expected "
                 f"{known}; or set grid.engine to one that can"
             )
-        self._engine, self._passes, self._watchdog = engine, passes, watchdog
+        self._engine, self._watchdog = engine, watchdog
         self._data_ranks = data_ranks
         along_data: tuple[Axis, ...] = ("data",) if data_ranks > 1 else ()
         kinds = {
@@ -119,8 +118,7 @@ class RankReducer:
         self._alone = [(name, p) for name, p in named if not kinds[name].axes]
         self._named = {name: p for name, p in named if kinds[name].axes}
         self._reducing = False
-        self._left: dict[str, int] = {}
-        self._came: list[str] = []  # whose gradients are there, in this order
+        self._came: dict[str, None] = {}  # whose gradients are there, in this order
         self._is_ordered = False
         # Backward begins with the last layers.
         self._arrange(list(reversed(self._named)))
@@ -134,28 +132,25 @@ class RankReducer:
     def begin(self) -> None:
         for bucket in self._buckets:  # of a step that ended in an error
             bucket.clear()
-        self._left = dict.fromkeys(self._named, self._passes)
-        self._came, self._next = [], 0
-        self._reducing = True
-
-    def hold(self) -> None:
+        self._came, self._next = {}, 0
         self._reducing = False
 
+    def at_last_pass(self) -> None:
+        self._reducing = True
+
     def _ready(self, name: str) -> None:
-        if not self._reducing:  # another step over the same parameters
+        if not self._reducing:  # an earlier pass, or another step over the same parameters
             return
-        self._left[name] -= 1
-        if self._left[name] < 0:
+        if name in self._came:
             raise RuntimeError(
-                f"{name}: got more than one gradient in one of {self._passes} backward passes, "
-                "when the ranks were summing it already; torch.utils.checkpoint over a layer that "
-                "is used twice does so: set use_reentrant=False"
+                f"{name}: got more than one gradient in the last backward pass, when the ranks "
+                "were summing it already; torch.utils.checkpoint over a layer that is used twice "
+                "does so: set use_reentrant=False"
             )
-        if self._left[name] == 0:
-            self._bucket_of[name].put(name)
-            self._came.append(name)
-            if self._is_ordered:
-                self._start_full()
+        self._bucket_of[name].put(name)
+        self._came[name] = None
+        if self._is_ordered:
+            self._start_full()
 
     def _start_full(self) -> None:
         while self._next < len(self._buckets) and self._buckets[self._next].is_full:

@@ -93,7 +93,6 @@ class World:
         self,
         named_parameters: Iterable[tuple[str, nn.Parameter]],
         *,
-        passes: int,
         reduction: GradientReduction = "world",
         compression: Compression = "none",
         per_sample: Collection[str] = (),
@@ -114,7 +113,6 @@ class World:
         return RankReducer(
             self.engine,
             [(name, p) for name, p in named_parameters if p.requires_grad],
-            passes=passes,
             axes=[axis for axis in stages[reduction] if sizes.get(axis, self.grid.world_size) > 1],
             rows=per_sample,
             data_ranks=self.grid.data_ranks,

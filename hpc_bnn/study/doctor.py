@@ -153,9 +153,7 @@ def _by_engine(world: World) -> Exchanged:
         size: torch.nn.Parameter(torch.zeros(max(1, size // 4), device=world.device))
         for size in sizes
     }
-    reducers = {
-        size: world.reducer([(f"doctor {size}", parameters[size])], passes=1) for size in sizes
-    }
+    reducers = {size: world.reducer([(f"doctor {size}", parameters[size])]) for size in sizes}
     ranks = world.grid.world_size
     # Summed over the sample axis, averaged over the data axis.
     expected = ranks * (ranks + 1) / 2 / world.grid.data_ranks
@@ -164,6 +162,7 @@ def _by_engine(world: World) -> Exchanged:
         parameter, reducer = parameters[size], reducers[size]
         parameter.grad = None
         reducer.begin()
+        reducer.at_last_pass()
         mine = world.grid.world_rank + 1.0
         torch.autograd.backward(parameter.sum() * mine)
         reducer.wait()

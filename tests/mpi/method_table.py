@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from small_run import BATCH, INPUTS, LOSSES, NUM_EXAMPLES, OUTPUTS, SAMPLES, Recipe, batch
@@ -22,6 +23,7 @@ from hpc_bnn.group import ALONE, Group
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.losses.each_member import MemberTargets
 from hpc_bnn.models.mlp import MLP
+from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.checkpoint import Checkpoint
 from hpc_bnn.train.run.state import (
@@ -32,6 +34,7 @@ from hpc_bnn.train.run.state import (
     restore,
     restore_ema,
 )
+from hpc_bnn.train.step import passes
 
 STEPS, HALF, SEED = 5, 3, 5
 K = SAMPLES
@@ -255,8 +258,18 @@ def begin(case: str, world: World, *, check: bool = True) -> Run:
         chosen |= {"clip_norm": method.clip_norm}
     sizes: dict[str, Any] = {"samples": K, "num_examples": NUM_EXAMPLES}
     chosen |= {"precision": "float64", "check": check}
-    step = hb.Step(posterior, loss, optimizer, world, **sizes, **chosen)
+    with mock.patch.object(passes, "LARGEST", largest_draw(world.grid)):
+        step = hb.Step(posterior, loss, optimizer, world, **sizes, **chosen)
     return Run(posterior, loss, optimizer, step, world)
+
+
+def largest_draw(grid: Grid) -> int:
+    """Return how many bytes of weights are drawn at once: on one rank and along the data axis those
+    of all passes, along the sample axis those of one, on both those of a few.
+    """
+    if grid.sample_ranks == 1:
+        return passes.LARGEST
+    return 0 if grid.data_ranks == 1 else 2048
 
 
 @dataclass(frozen=True)

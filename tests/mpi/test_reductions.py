@@ -38,11 +38,13 @@ def test_sum_over_samples_mean_over_data(
 ) -> None:
     """Horovod's default would give this over S."""
     weight = nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    reducer = world.reducer([("weight", weight)], passes=passes, reduction=reduction)
+    reducer = world.reducer([("weight", weight)], reduction=reduction)
     for _ in range(2):  # the second step starts from a clean state
         weight.grad = None
         reducer.begin()
         for i in range(passes):
+            if i == passes - 1:
+                reducer.at_last_pass()
             share = weight * contribution(world.grid.world_rank, i)
             share.sum().backward()
         reducer.wait()
@@ -78,11 +80,12 @@ def test_engines_exchange_along_each_axis(world: World) -> None:
 def test_rows_are_averaged_along_the_data_axis_only(world: World) -> None:
     rank = world.grid.world_rank
     named = {name: nn.Parameter(torch.zeros(2, dtype=torch.float64)) for name in ("all", "own")}
-    reducer = world.reducer(named.items(), passes=1, reduction="two_stage", per_sample=["own"])
+    reducer = world.reducer(named.items(), reduction="two_stage", per_sample=["own"])
     for _ in range(3):
         for parameter in named.values():
             parameter.grad = None
         reducer.begin()
+        reducer.at_last_pass()
         (sum(p.sum() for p in named.values()) * contribution(rank, 0)).backward()
         reducer.wait()
         column = sum(contribution(other, 0) for other in world.grid.data_axis)
@@ -100,13 +103,15 @@ def test_parameters_that_some_rank_or_pass_does_not_use(
     """One used by rank 0 alone, one in the first pass only, as a loss's own parameters are."""
     names = ("always", "rank 0 only", "first pass only")
     named = {name: nn.Parameter(torch.zeros(2, dtype=torch.float64)) for name in names}
-    reducer = world.reducer(named.items(), passes=2, reduction=reduction)
+    reducer = world.reducer(named.items(), reduction=reduction)
     reducer.begin()
     rank = world.grid.world_rank
     for i in range(2):
         used = ["always"]
         used += ["rank 0 only"] if rank == 0 else []
         used += ["first pass only"] if i == 0 else []
+        if i == 1:
+            reducer.at_last_pass()
         share = sum(named[name].sum() for name in used) * contribution(rank, i)
         share.backward()
     reducer.wait()
@@ -123,8 +128,9 @@ def test_parameters_that_some_rank_or_pass_does_not_use(
 
 def test_parameters_that_no_rank_uses_stay_without_a_gradient(world: World) -> None:
     named = {name: nn.Parameter(torch.zeros(2)) for name in ("used", "unused")}
-    reducer = world.reducer(named.items(), passes=1)
+    reducer = world.reducer(named.items())
     reducer.begin()
+    reducer.at_last_pass()
     named["used"].sum().backward()
     reducer.wait({"unused"})
     assert named["used"].grad is not None
@@ -137,13 +143,16 @@ def test_a_gradient_that_comes_after_its_reduction_began(world: World) -> None:
     if world.grid.world_size == 1:
         pytest.skip("nothing is reduced on one rank")
     weight = nn.Parameter(torch.zeros(2))
-    reducer = world.reducer([("late", weight)], passes=1)
+    reducer = world.reducer([("late", weight)])
     reducer.begin()
+    weight.sum().backward()
+    reducer.at_last_pass()
     weight.sum().backward()
     with pytest.raises(RuntimeError, match=r"late: got more than one gradient.*use_reentrant"):
         weight.sum().backward()
     weight.grad = None
     reducer.begin()
+    reducer.at_last_pass()
     weight.sum().backward()
     reducer.wait()
     assert weight.grad.tolist() == [world.grid.sample_ranks] * 2
@@ -151,8 +160,9 @@ def test_a_gradient_that_comes_after_its_reduction_began(world: World) -> None:
 
 def test_a_closed_reducer_leaves_the_parameters_alone(world: World) -> None:
     weight = nn.Parameter(torch.zeros(2))
-    reducer = world.reducer([("closed", weight)], passes=1)
+    reducer = world.reducer([("closed", weight)])
     reducer.begin()
+    reducer.at_last_pass()
     reducer.close()
     (weight.sum() * (1.0 + world.grid.world_rank)).backward()
     assert weight.grad is not None
@@ -238,11 +248,12 @@ def test_buckets_start_in_one_order(world: World, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("hpc_bnn.parallel.bucket.MOST_BYTES", 64)
     rank, size = world.grid.world_rank, world.grid.world_size
     named = {f"p{i}": nn.Parameter(torch.zeros(5)) for i in range(12)}
-    reducer = world.reducer(named.items(), passes=1, reduction="two_stage")
+    reducer = world.reducer(named.items(), reduction="two_stage")
     for step in range(3):
         for parameter in named.values():
             parameter.grad = None
         reducer.begin()
+        reducer.at_last_pass()
         for i in torch.randperm(12, generator=torch.Generator().manual_seed(100 * step + rank)):
             if (int(i) + step) % 3 or rank == 0:
                 (named[f"p{i}"].sum() * contribution(rank, int(i))).backward()

@@ -4,8 +4,7 @@ learns of one holds for all of its length.
 
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from hpc_bnn.bayes.inputs import Inputs
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.step.draw import Draw
 from hpc_bnn.train.step.one_pass import Pass
 from hpc_bnn.train.step.passes import Passes
 from hpc_bnn.train.step.phases import Phases
@@ -20,7 +20,8 @@ from hpc_bnn.train.step.settings import StepSettings
 
 
 class FewPasses(Passes):
-    """Passes of which the first ``real`` of each length run; the others only have outputs.
+    """Passes of which ``real`` of each length run, the first ones and the last; the others only
+    have outputs, and gradients of weights that are leaves.
 
     Attributes
     ----------
@@ -37,25 +38,50 @@ class FewPasses(Passes):
         self.all_s = self.spent_s = 0.0
         self._device = world.device
         self._outputs: dict[int, tuple[torch.Size, torch.dtype]] = {}  # by length
-        # How many passes each one stands for.
-        counts, before = Counter(map(len, self.parts)), Counter[int]()
-        self._weights: dict[range, float] = {}
-        for part in self.parts:
-            runs = min(real, counts[len(part)])
-            self._weights[part] = counts[len(part)] / runs if before[len(part)] < runs else 0.0
-            before[len(part)] += 1
+        self._weights = dict.fromkeys(self.parts, 0.0)  # how many passes each one stands for
+        for length in {len(part) for part in self.parts}:
+            alike = [part for part in self.parts if len(part) == length]
+            # The last one holds what those before it left.
+            for part in dict.fromkeys([*alike[: real - 1], alike[-1] if real > 1 else alike[0]]):
+                self._weights[part] = len(alike) / min(real, len(alike))
 
-    def run(self, x: Inputs, step: int, part: range) -> Pass:
+    def draw(self, step: int, parts: Sequence[range]) -> Draw:
+        weight = self._weight_of(parts)
+        if not weight:
+            return Draw(step, parts, {})
+        with self.clock(weight):
+            return super().draw(step, parts)
+
+    def run(self, x: Inputs, draw: Draw, part: range) -> Pass:
         weight = self._weights[part]
+        if weight:
+            with self.clock(weight):
+                one = super().run(x, draw, part)
+            self._outputs[len(part)] = one.outputs.shape, one.outputs.dtype
+            return one
+        one = Pass(self._posterior, draw, part, None)
+        shape, dtype = self._outputs[len(part)]
+        # Not equal to one another: equal members may be a special case of a score.
+        outputs = torch.rand(shape, dtype=dtype, device=self._device)
+        one.outputs = outputs.requires_grad_(torch.is_grad_enabled())
+        return one
+
+    def backward(self, one: Pass, root: Tensor, gradient: Tensor | None = None) -> None:
+        weight = self._weights[one.part]
         with self.clock(weight):
             if weight:
-                one = super().run(x, step, part)
-                self._outputs[len(part)] = one.outputs.shape, one.outputs.dtype
-                return _Timed(self, one, weight)
-            shape, dtype = self._outputs[len(part)]
-            # Not equal to one another: equal members may be a special case of a score.
-            outputs = torch.rand(shape, dtype=dtype, device=self._device)
-            return _Omitted(outputs.requires_grad_(torch.is_grad_enabled()))
+                super().backward(one, root, gradient)
+                return
+            for tensor in one.weights.values():
+                tensor.grad = torch.zeros_like(tensor) if tensor.requires_grad else None
+
+    def pull(self, draw: Draw) -> None:
+        with self.clock(self._weight_of(draw.parts)):
+            super().pull(draw)
+
+    def _weight_of(self, parts: Sequence[range]) -> float:
+        """Return how many draws like that of ``parts`` it stands for."""
+        return sum(self._weights[part] for part in parts) / len(parts)
 
     @contextlib.contextmanager
     def clock(self, weight: float) -> Iterator[None]:
@@ -71,28 +97,3 @@ class FewPasses(Passes):
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
-
-
-class _Timed(Pass):
-    """A pass that has run."""
-
-    def __init__(self, passes: FewPasses, one: Pass, weight: float) -> None:
-        self._passes, self._one, self._weight, self.outputs = passes, one, weight, one.outputs
-
-    def backward(
-        self, root: Tensor, *, gradient: Tensor | None = None, more: Tensor | None = None
-    ) -> None:
-        with self._passes.clock(self._weight):
-            self._one.backward(root, gradient=gradient, more=more)
-
-
-class _Omitted(Pass):
-    """A pass that has not."""
-
-    def __init__(self, outputs: Tensor) -> None:
-        self.outputs = outputs
-
-    def backward(
-        self, root: Tensor, *, gradient: Tensor | None = None, more: Tensor | None = None
-    ) -> None:
-        return

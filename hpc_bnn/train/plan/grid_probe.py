@@ -181,7 +181,6 @@ class GridProbe:
         named = named_parameters(self._parts.posterior, self._parts.loss, optimizer)
         reducer = self._world.reducer(
             [(f"auto.{name}", p) for name, p in named.items()],
-            passes=1,
             reduction=chosen.reduction,
             compression=chosen.compression,
         )
@@ -189,6 +188,7 @@ class GridProbe:
         def run() -> None:
             _clear(self._parts)
             reducer.begin()
+            reducer.at_last_pass()
             total = torch.zeros((), device=self._world.device)
             for parameter in named.values():
                 if parameter.requires_grad:

@@ -2,9 +2,10 @@
 
 Training runs it, the estimate of memory traces it and the probe of grids times it.
 
-A separable loss sees one pass after the other. A joint loss sees the outputs of all samples at
-once: their passes run first, the loss's gradient to the outputs is taken, and is then pulled back
-pass by pass; passes are kept for that, or run a second time.
+The complexity term goes backward first. Then come the passes, draw by draw. A separable loss sees
+one pass after the other. A joint loss sees the outputs of all samples at once: their passes run
+first, the loss's gradient to the outputs is taken, and is then pulled back pass by pass; passes are
+kept for that, or run a second time.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,13 @@ from hpc_bnn.bayes.inputs import Inputs
 from hpc_bnn.group import Group
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
 from hpc_bnn.losses.objective import joint_share, separable_share
+from hpc_bnn.train.step.draw import Draw
 from hpc_bnn.train.step.one_pass import Pass
 from hpc_bnn.train.step.passes import Passes
+
+
+def _nothing() -> None:
+    return
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,9 @@ class Share:
         What the share of the objective is multiplied by before it goes backward.
     complexity
         Gives the share of the complexity term, a scalar; None: none of it goes backward.
+    at_last_pass
+        Called before the last pass goes backward: from then on no parameter gets more than one
+        gradient, so that each can be reduced when it has come.
     """
 
     x: Inputs
@@ -40,57 +49,74 @@ class Share:
     step: int
     scale: float
     complexity: Callable[[], Tensor | None]
+    at_last_pass: Callable[[], None] = _nothing
 
-    def complexity_of(self, part: int) -> Tensor | None:
-        """Return what goes backward beside a pass: the complexity term with the first, so that the
-        last one ends with the gradients of the network, which are reduced meanwhile.
-        """
-        share = None if part else self.complexity()
-        return None if share is None else share * self.scale
+    def pull_complexity(self) -> None:
+        """Add the gradients of the complexity term to those of the parameters."""
+        term = self.complexity()
+        if term is not None and term.requires_grad:
+            torch.autograd.backward(term * self.scale)
 
 
 def accumulate(loss: Loss, passes: Passes, axis: Group, share: Share) -> Tensor:
     """Collective over the sample axis: add the gradients of this rank's share of the objective to
     those of the parameters and return the share of the data term, a scalar.
     """
+    with passes.phases.within("backward"):
+        share.pull_complexity()
     if isinstance(loss, JointLoss):
         return _joint(loss, passes, axis, share)
-    values = [_separable(loss, passes, share, part) for part in range(len(passes.parts))]
+    values: list[Tensor] = []
+    for parts in passes.draws:
+        draw = passes.draw(share.step, parts)
+        values += [_separable(loss, passes, share, draw, part) for part in parts]
+        passes.pull(draw)
+        del draw  # before the next one
     return sum(values[1:], values[0])
 
 
-def _separable(loss: SeparableLoss, passes: Passes, share: Share, part: int) -> Tensor:
-    samples = passes.parts[part]
-    one = passes.run(share.x, share.step, samples)
-    value = separable_share(loss, one.outputs, share.y, passes.settings.samples, samples)
-    more = share.complexity_of(part)
-    with passes.phases.within("backward"):
-        one.backward(value * share.scale, more=more)
+def _separable(
+    loss: SeparableLoss, passes: Passes, share: Share, draw: Draw, part: range
+) -> Tensor:
+    one = passes.run(share.x, draw, part)
+    value = separable_share(loss, one.outputs, share.y, passes.settings.samples, part)
+    if part == passes.parts[-1]:
+        share.at_last_pass()
+    passes.backward(one, value * share.scale)
     return value.detach()
 
 
 def _joint(loss: JointLoss, passes: Passes, axis: Group, share: Share) -> Tensor:
     keep = passes.settings.keep_graphs or len(passes.parts) == 1
-
-    def forward(samples: range) -> tuple[Tensor, Pass | None]:
-        one = passes.run(share.x, share.step, samples)
-        return one.outputs.detach(), one if keep else None
-
-    with torch.set_grad_enabled(keep):
-        first = [forward(samples) for samples in passes.parts]
-    kept = [one for _, one in first]
-    outputs = torch.cat([outputs for outputs, _ in first]).requires_grad_()
+    keeps_draw = keep or len(passes.draws) == 1
+    draws: list[Draw | None] = []
+    kept: list[Pass | None] = []
+    first: list[Tensor] = []
+    for parts in passes.draws:
+        with torch.set_grad_enabled(keeps_draw):
+            draw = passes.draw(share.step, parts)
+        for part in parts:
+            with torch.set_grad_enabled(keep):
+                one = passes.run(share.x, draw, part)
+            first.append(one.outputs.detach())
+            kept.append(one if keep else None)
+        draws.append(draw if keeps_draw else None)
+        del draw, one
+    outputs = torch.cat(first).requires_grad_()
     del first
     value = joint_share(loss, outputs, share.y, axis, exact=passes.settings.exact)
     with passes.phases.within("backward"):
         torch.autograd.backward(value * share.scale)
     assert outputs.grad is not None
-    gradients = torch.split(outputs.grad, [len(samples) for samples in passes.parts])
-    for part, (samples, gradient) in enumerate(zip(passes.parts, gradients, strict=True)):
-        one = kept[part] or passes.run(share.x, share.step, samples)
-        kept[part] = None
-        more = share.complexity_of(part)
-        with passes.phases.within("backward"):
-            one.backward(one.outputs, gradient=gradient, more=more)
-        del one
+    gradients = iter(torch.split(outputs.grad, [len(part) for part in passes.parts]))
+    for parts in passes.draws:
+        draw = draws.pop(0) or passes.draw(share.step, parts)
+        for part in parts:
+            one = kept.pop(0) or passes.run(share.x, draw, part)
+            if part == passes.parts[-1]:
+                share.at_last_pass()
+            passes.backward(one, one.outputs, next(gradients))
+            del one
+        passes.pull(draw)
+        del draw
     return value.detach()

@@ -59,10 +59,10 @@ class Gradients:
         world: World,
         settings: StepSettings,
         *,
-        passes: int,
+        draws: int,
     ) -> None:
         self._posterior, self._loss, self._optimizer = posterior, loss, optimizer
-        self._world, self._settings, self._passes = world, settings, passes
+        self._world, self._settings, self._draws = world, settings, draws
         self._refusal: ValueError | None = None
         self._reducer: Reducer = NoReducer()
         self.named: dict[str, nn.Parameter] = {}
@@ -78,8 +78,8 @@ class Gradients:
                 if self._world.grid.world_size == 1:
                     raise
                 self._refusal = error  # raised where the ranks meet: none is left waiting
-        # Passes add to their own rows of a gradient that is there, whose memory serves every step.
-        rows = [self.named[name] for name in self._rows] if self._passes > 1 else []
+        # Draws add to their own rows of a gradient that is there, whose memory serves every step.
+        rows = [self.named[name] for name in self._rows] if self._draws > 1 else []
         before = [parameter.grad for parameter in rows]
         self._optimizer.zero_grad(set_to_none=True)
         for parameter, grad in zip(rows, before, strict=True):
@@ -88,9 +88,9 @@ class Gradients:
             parameter.grad = grad.zero_()
         self._reducer.begin()
 
-    def hold(self) -> None:
-        """Let the passes of this step be no part of its reduction, which begins in ``reduce``."""
-        self._reducer.hold()
+    def at_last_pass(self) -> None:
+        """Say that from now on each gradient that comes is the whole one of this rank."""
+        self._reducer.at_last_pass()
 
     def _prepare(self) -> None:
         before = {id(p) for p in self.named.values()}
@@ -102,7 +102,6 @@ class Gradients:
         self._watch = TrainingWatch((self._posterior, self._loss), self._optimizer)
         self._reducer = self._world.reducer(
             self.named.items(),
-            passes=self._passes,
             reduction=self._settings.reduction,
             compression=self._settings.compression,
             per_sample=self._rows,

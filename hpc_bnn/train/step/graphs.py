@@ -101,14 +101,11 @@ class Graphs(ABC):
     def run(self, share: Share) -> Tensor:
         """Collective over the sample axis: do what ``accumulate.accumulate`` does."""
         self._begin(share)
-        more = share.complexity_of(0)
-        if more is not None:
-            torch.autograd.backward(more)
+        share.pull_complexity()
         return self._run(share)
 
     def _begin(self, share: Share) -> None:
         """Take up a batch, and let the gradients of a step gather where the graphs add to them."""
-        self._gradients.hold()
         torch._foreach_zero_([self._total, *self._buffers.values()])
         for name, buffer in self._buffers.items():
             self._gradients.named[name].grad = buffer
@@ -127,7 +124,6 @@ class Graphs(ABC):
 
     def _outcome_of(self, share: Share, step: int, place: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the value of a pass that is not captured, and its gradients by name."""
-        self._gradients.hold()
         named, part = self._gradients.named, self._passes.parts[place]
         for parameter in named.values():
             parameter.grad = None
@@ -142,6 +138,10 @@ class Graphs(ABC):
 
     def _forward(self, x: Inputs, key: Key, *, views: bool) -> Pass:
         return self._passes.run_keyed(x, key, views=views, examples=self._examples)
+
+    def _backward(self, one: Pass, root: Tensor, gradient: Tensor | None = None) -> None:
+        one.backward(root, gradient)
+        one.draw.pull()
 
     def _key(self, base: range) -> Key:
         # As if a pass had been before it: its gradients are there to be added to.
@@ -184,7 +184,7 @@ class SeparableGraphs(Graphs):
         one = self._forward(x, key, views=views)
         samples = self._passes.settings.samples
         value = separable_share(self._loss, one.outputs, y, samples, key.samples)
-        one.backward(value * self._scale)
+        self._backward(one, value * self._scale)
         return value.detach()
 
     def _capture(self, base: range, recorder: Recorder) -> None:

@@ -48,7 +48,7 @@ class JointGraphs(Graphs):
 
     def _pass(self, x: Inputs, y: Tensor, key: Key, *, views: bool) -> Tensor:
         one = self._forward(x, key, views=views)
-        one.backward(one.outputs, gradient=one.outputs.detach())
+        self._backward(one, one.outputs, one.outputs.detach())
         return one.outputs.detach()
 
     def _capture(self, base: range, recorder: Recorder) -> None:
@@ -66,7 +66,7 @@ class JointGraphs(Graphs):
 
         def backward() -> None:
             one = kept.pop() if kept else self._forward(self._x, key, views=self._views)
-            one.backward(one.outputs, gradient=self._pulls[base])
+            self._backward(one, one.outputs, self._pulls[base])
 
         def both() -> None:
             forward()

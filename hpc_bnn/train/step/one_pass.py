@@ -3,22 +3,18 @@
 A network with activation checkpointing runs its blocks a second time in backward, so the drawn
 weights and the keyed dropout of the pass are put in place there too.
 
-The older, *reentrant* kind runs a backward pass of its own for each block. Drawn weights of several
-blocks come from one autograd function, which can go backward only once: so such a network gets them
-as leaves, and what gathers there is pulled back through the draw at the end.
-
 Letters: S samples of the pass, B examples.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.dropout import KeyedDropout
-from hpc_bnn.bayes.held import count_samples, in_one_pass
+from hpc_bnn.bayes.held import in_one_pass
 from hpc_bnn.bayes.posterior import Posterior
+from hpc_bnn.train.step.draw import Draw
 
 _REENTRANT = "CheckpointFunctionBackward"  # torch.utils.checkpoint, use_reentrant=True
 
@@ -28,17 +24,17 @@ class Pass:
 
     Parameters
     ----------
-    drawn
-        The weights (S, *shape) by name, with the graph of their draw.
+    draw
+        That of its weights.
+    part
+        The global indices of its samples.
     dropout
         What replaces the dropout of the pass; None: nothing.
-    reentrant
-        Whether the network holds reentrant checkpoints.
 
     Attributes
     ----------
     weights
-        What the network computes with.
+        What the network computes with, (S, *shape) by name, or (*shape) of one sample.
     outputs
         (S, B, ...), set by whoever runs the pass.
     """
@@ -48,53 +44,33 @@ class Pass:
     def __init__(
         self,
         posterior: Posterior,
-        drawn: dict[str, Tensor],
+        draw: Draw,
+        part: range,
         dropout: KeyedDropout | None,
-        *,
-        reentrant: bool = False,
     ) -> None:
-        self._posterior, self._drawn, self.dropout = posterior, drawn, dropout
-        self._leaves = reentrant and torch.is_grad_enabled()
-        self.weights = drawn
-        if self._leaves:
-            self.weights = {k: v.detach().requires_grad_(v.requires_grad) for k, v in drawn.items()}
+        self._posterior, self.draw, self.part = posterior, draw, part
+        self.weights, self.dropout = draw.weights(part), dropout
 
-    def backward(
-        self, root: Tensor, *, gradient: Tensor | None = None, more: Tensor | None = None
-    ) -> None:
-        """Add the gradients of ``root`` to those of the parameters.
+    def backward(self, root: Tensor, gradient: Tensor | None = None) -> None:
+        """Add the gradients of ``root`` to those of the parameters, or to those of the weights
+        where these are leaves.
 
         Parameters
         ----------
         root
             A scalar made of the outputs, or with ``gradient`` (of its shape) the outputs.
-        more
-            A scalar of the parameters alone, such as a KL, for the same backward pass.
         """
-        roots, gradients = [root], [gradient]
-        rest = [] if more is None else [more]
-        if not self._leaves:
-            roots, gradients, rest = [*roots, *rest], [*gradients, *[None] * len(rest)], []
-        with self._again():
-            _backward(roots, gradients)
-        if self._leaves:
-            reached = [name for name, leaf in self.weights.items() if leaf.grad is not None]
-            pulls = [self.weights[name].grad for name in reached]
-            _backward([*(self._drawn[n] for n in reached), *rest], [*pulls, *[None] * len(rest)])
-
-    @contextlib.contextmanager
-    def _again(self) -> Iterator[None]:
-        """Put in place what parts of the network need that run again."""
-        samples = count_samples(self.weights)
-        single = {k: v.squeeze(0) for k, v in self.weights.items()} if samples == 1 else {}
+        # Parts of the network that run again need what they ran with.
+        samples = len(self.part)
+        single = self.weights if samples == 1 else {}
         dropout = contextlib.nullcontext() if self.dropout is None else self.dropout.in_backward()
         with self._posterior.holding(single), dropout, in_one_pass(samples):
-            yield
+            _backward(root, gradient)
 
 
-def _backward(roots: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+def _backward(root: Tensor, gradient: Tensor | None) -> None:
     try:
-        torch.autograd.backward(roots, gradients)
+        torch.autograd.backward(root, gradient)
     except RuntimeError as error:
         if "through the graph a second time" not in str(error):
             raise

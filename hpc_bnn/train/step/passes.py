@@ -1,4 +1,4 @@
-"""The forward passes of one rank: its own weight samples, each on its own view of the batch.
+"""The passes of one rank: its own weight samples, each on its own view of the batch.
 
 Augmentation and dropout are keyed by step, sample and position in the global batch, so a pass gives
 the same outputs whenever it is run again and wherever the sample lives.
@@ -7,7 +7,7 @@ Letters: S samples of one pass, B examples of this rank.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,9 +18,12 @@ from hpc_bnn.bayes.inputs import Inputs, count_examples
 from hpc_bnn.bayes.noise import Key, Purpose, Stream, uniforms
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.step.draw import Draw
 from hpc_bnn.train.step.one_pass import Pass, has_reentrant_checkpoint
 from hpc_bnn.train.step.phases import Phases
 from hpc_bnn.train.step.settings import StepSettings
+
+LARGEST = 1 << 24  # bytes of the weights of all passes that share a draw
 
 _Context = contextlib.AbstractContextManager[object]
 
@@ -43,8 +46,11 @@ class Passes:
 
     Attributes
     ----------
+    draws
+        The passes that share a draw (``hpc_bnn.train.step.draw``), each as its global sample
+        indices.
     parts
-        The global sample indices of each pass.
+        All passes.
     looks_for_dropout
         Whether passes look for dropout that is no layer, in the states of torch's generators.
 
@@ -62,42 +68,74 @@ class Passes:
             raise ValueError(f"posterior.samples_per_pass = {together}: must be at least 1")
         own = world.grid.own_samples(settings.samples)
         self.parts = [own[first : first + together] for first in range(0, len(own), together)]
+        weights = [posterior.module.get_parameter(name) for name in posterior.names]
+        one = together * sum(weight.numel() * weight.element_size() for weight in weights)
+        count = max(1, LARGEST // one) if one else len(self.parts)
+        self.draws = [self.parts[i : i + count] for i in range(0, len(self.parts), count)]
         self.settings, self.phases = settings, phases
         self.looks_for_dropout = True
         self._posterior, self._world = posterior, world
         self._drops = self._has_dropout()
         self._reentrant: bool | None = None  # not known before the first pass
+        self._compiled: Callable[[Inputs], object] | None = None
+        if settings.compile:
+            from hpc_bnn.train.step.compiled import Compiled
 
-    def run(self, x: Inputs, step: int, part: range) -> Pass:
+            self._compiled = Compiled(posterior.module)
+
+    def draw(self, step: int, parts: Sequence[range]) -> Draw:
+        """Draw the weights of passes that share a draw."""
+        with self.phases.within("draw"):
+            samples = range(parts[0].start, parts[-1].stop)
+            key = replace(
+                self._posterior.key(step, samples), preceding=samples.start - self.parts[0].start
+            )
+            return self._drawn(key, parts)
+
+    def _drawn(self, key: Key, parts: Sequence[range]) -> Draw:
+        draw = Draw(key.step, parts, self._posterior.sample(key))
+        if self._reentrant and not draw.has_leaves:
+            draw.cut()
+        return draw
+
+    def run(self, x: Inputs, draw: Draw, part: range) -> Pass:
         """Run one pass over ``x`` (B, ...): outputs (S, B, ...); of n steps of a forecast (S, B n,
         ...).
         """
-        one = self._attempt(x, step, part)
+        one = self._attempt(x, draw, part)
         while one is None:
-            one = self._attempt(x, step, part)
+            one = self._attempt(x, draw, part)
         return one
 
-    def _attempt(self, x: Inputs, step: int, part: range) -> Pass | None:
+    def backward(self, one: Pass, root: Tensor, gradient: Tensor | None = None) -> None:
+        """Take a pass backward from ``root``, which came from its outputs or, with its
+        ``gradient``, is them.
+        """
+        with self.phases.within("backward"):
+            one.backward(root, gradient)
+
+    def pull(self, draw: Draw) -> None:
+        """End a draw whose passes have gone backward."""
+        with self.phases.within("backward"):
+            draw.pull()
+
+    def _attempt(self, x: Inputs, draw: Draw, part: range) -> Pass | None:
         """Return a pass; None where it showed something of the network that it was run without."""
-        with self.phases.within("draw"):
-            key = replace(
-                self._posterior.key(step, part), preceding=part.start - self.parts[0].start
-            )
-            drawn = self._posterior.sample(key)
         dropout = None  # torch.vmap refuses random layers
         if len(part) == 1 and self._drops:
-            dropout = self._dropout(self._posterior.key(step, part), count_examples(x))
+            dropout = self._dropout(self._posterior.key(draw.step, part), count_examples(x))
         # Keyed dropout looks at every call of the network, a tenth of a small one's time.
         looks = self.looks_for_dropout and len(part) == 1 and not self._drops
         before = generator_states(self._world.device) if looks else None
-        one = Pass(self._posterior, drawn, dropout, reentrant=bool(self._reentrant))
-        one.outputs = self._forward(*self.augmented(x, step, part), one)
+        one = Pass(self._posterior, draw, part, dropout)
+        one.outputs = self._forward(*self.augmented(x, draw.step, part), one)
         if before is not None and generator_states(self._world.device) != before:
             self._drops = True
             return None
         if self._reentrant is None and one.outputs.requires_grad:
             self._reentrant = has_reentrant_checkpoint(one.outputs)
-            if self._reentrant:
+            if self._reentrant and not draw.has_leaves:
+                draw.cut()
                 return None
         return one
 
@@ -105,14 +143,10 @@ class Passes:
         """Run one pass of a network that has run before over ``x`` (B, ...) or (S, B, ...), of
         which there are augmented views already; no clock is told.
         """
-        drawn = self._posterior.sample(key)
-        drops = self._drops and len(key.samples) == 1
-        one = Pass(
-            self._posterior,
-            drawn,
-            self._dropout(key, examples) if drops else None,
-            reentrant=bool(self._reentrant),
-        )
+        part = range(key.samples[0], key.samples[-1] + 1)
+        drops = self._drops and len(part) == 1
+        dropout = self._dropout(key, examples) if drops else None
+        one = Pass(self._posterior, self._drawn(key, [part]), part, dropout)
         one.outputs = self._forward(x, views, one)
         return one
 
@@ -142,8 +176,8 @@ class Passes:
         handle = self._posterior.module.register_forward_pre_hook(seize)
         try:
             with torch.no_grad():
-                drawn = self._posterior.sample(self._posterior.key(step, part))
-                self._forward(*self.augmented(x, step, part), Pass(self._posterior, drawn, None))
+                one = Pass(self._posterior, self.draw(step, [part]), part, None)
+                self._forward(*self.augmented(x, step, part), one)
         except _Seized as seized:
             return seized.x
         finally:
@@ -155,10 +189,14 @@ class Passes:
         ...).
         """
         dropout = one.dropout
+        # The first pass shows what a compiled one hides.
+        call = None if self._reentrant is None else self._compiled
 
         def network(x: Inputs, views: bool) -> Tensor:
             with self._autocast():
-                return self._posterior.apply_weights(x, one.weights, views=views)
+                return self._posterior.apply_weights(
+                    x, one.weights, views=views, single=len(one.part) == 1, call=call
+                )
 
         def contexts() -> tuple[_Context, _Context]:
             nothing = contextlib.nullcontext()

@@ -113,8 +113,8 @@ class Step:
         posterior.hold(world.grid.own_samples(settings.samples))
         posterior.to(world.device)
         loss.to(world.device)
-        passes = len(self._passes.parts)
-        self._gradients = Gradients(posterior, loss, optimizer, world, settings, passes=passes)
+        draws = len(self._passes.draws)
+        self._gradients = Gradients(posterior, loss, optimizer, world, settings, draws=draws)
         self._capture = Capture(
             *(posterior, loss, self._passes, self._gradients, self._axis),
             mode=settings.capture,
@@ -159,7 +159,8 @@ class Step:
             terms.append(term.detach())
             return None if closed else factor / self.world.grid.sample_ranks * term
 
-        share = Share(x, y, self.step, self._gradients.scale, complexity)
+        scale, at_last_pass = self._gradients.scale, self._gradients.at_last_pass
+        share = Share(x, y, self.step, scale, complexity, at_last_pass)
         data_share = self._capture.accumulate(share)
         self._phases.enter("communication")
         self._gradients.reduce(self.step, self._equal_on_all_ranks(count_examples(x)))

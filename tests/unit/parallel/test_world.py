@@ -34,7 +34,7 @@ def test_more_sample_ranks_than_ranks() -> None:
 def test_gradients_of_one_rank_are_left_alone() -> None:
     world = start(ALONE, device="cpu")
     parameter = nn.Parameter(torch.ones(3))
-    reducer = world.reducer([("p", parameter)], passes=2)
+    reducer = world.reducer([("p", parameter)])
     for _ in range(2):
         parameter.sum().backward()
     reducer.wait()

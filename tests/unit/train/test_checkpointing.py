@@ -11,6 +11,7 @@ from toy_step import LOSSES, alone
 
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.train.step import passes
 from hpc_bnn.train.step.step import Step
 
 WIDTH = 8
@@ -83,8 +84,16 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("p", [0.0, 0.4])
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: " ".join(map(str, o.values())))
-def test_gradients_are_those_without_it(options: dict[str, Any], reentrant: bool, p: float) -> None:
+@pytest.mark.parametrize("largest", [0, passes.LARGEST])
+def test_gradients_are_those_without_it(
+    options: dict[str, Any],
+    reentrant: bool,
+    p: float,
+    largest: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     expected = gradients(Net(None, p), **options)
+    monkeypatch.setattr(passes, "LARGEST", largest)
     result = gradients(Net(reentrant, p), **options)
     assert result.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -96,16 +105,24 @@ def test_masks_that_cannot_be_found_again_are_refused() -> None:
         gradients(Net(False, 0.4, preserve=False), "gaussian")
 
 
-def test_switching_reentrant_checkpoints_on_after_the_first_step_is_told() -> None:
+def test_switching_reentrant_checkpoints_on_after_the_first_step_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a large network; a small one computes with leaves anyway."""
     torch.manual_seed(1)
     network = Net(None, 0.0)
     posterior = Gaussian(network)
     optimizer = torch.optim.SGD(posterior.parameters(), lr=0.0)
-    step = Step(posterior, losses.gaussian_nll(), optimizer, alone(), samples=2, num_examples=9)
+    options: dict[str, Any] = {"samples": 2, "num_examples": 9}
+    small = Step(posterior, losses.gaussian_nll(), optimizer, alone(), **options)
+    monkeypatch.setattr(passes, "LARGEST", 0)
+    step = Step(posterior, losses.gaussian_nll(), optimizer, alone(), **options)
     x = torch.randn(6, 4)
     step(x, x)
+    small(x, x)
     network.how = False  # the other kind may be switched at any time
     step(x, x)
     network.how = True
+    small(x, x)
     with pytest.raises(RuntimeError, match="switched on after the first step"):
         step(x, x)

@@ -18,6 +18,8 @@ from hpc_bnn.train.plan import auto_grid, few_passes
 from hpc_bnn.train.plan.auto_grid import Candidate
 from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.run.optimizers import Adam
+from hpc_bnn.train.step.draw import Draw
+from hpc_bnn.train.step.one_pass import Pass
 from hpc_bnn.train.step.passes import Passes
 
 SAMPLES, BATCH = 8, 24
@@ -51,9 +53,9 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     done = [0.0]
     run = Passes.run
 
-    def counted(self: Passes, x: Tensor, step: int, part: range) -> Tensor:
+    def counted(self: Passes, x: Tensor, draw: Draw, part: range) -> Pass:
         done[0] += PASS + len(x) * len(part)
-        return run(self, x, step, part)
+        return run(self, x, draw, part)
 
     monkeypatch.setattr(Passes, "run", counted)
     monkeypatch.setattr(few_passes.time, "perf_counter", lambda: done[0])
@@ -161,10 +163,10 @@ def test_a_pass_that_memory_cannot_hold_rules_its_grid_out(
 ) -> None:
     run = Passes.run
 
-    def limited(self: Passes, x: Tensor, step: int, part: range) -> Tensor:
+    def limited(self: Passes, x: Tensor, draw: Draw, part: range) -> Pass:
         if len(x) > BATCH // 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return run(self, x, step, part)
+        return run(self, x, draw, part)
 
     monkeypatch.setattr(Passes, "run", limited)
     found, _ = measured(settings_of(2, joint=joint), 2)

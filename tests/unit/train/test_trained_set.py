@@ -188,7 +188,7 @@ def gradients_of(network: nn.Module, random: list[str], value: float) -> Gradien
     posterior, settings = Gaussian(network, random=random), StepSettings(samples=2, num_examples=10)
     optimizer = sgd(posterior.parameters())
     loss = losses.categorical_nll()
-    gradients = Gradients(posterior, loss, optimizer, alone(), settings, passes=2)
+    gradients = Gradients(posterior, loss, optimizer, alone(), settings, draws=2)
     for p in gradients.named.values():
         p.grad = torch.full_like(p, value)
     return gradients

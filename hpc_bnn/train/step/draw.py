@@ -1,0 +1,92 @@
+"""The weights of one or several passes, drawn at once.
+
+A call costs a small network as much as thousands of weights, so its passes share a draw: they
+compute with leaves, views of the drawn tensors, and what gathers there is pulled back through the
+draw once, when all of them have gone backward. A large network draws for one pass at a time, and
+backward goes through the draw as it reaches each weight, so that nothing is held and ranks reduce
+meanwhile.
+
+A single pass takes leaves, too, where activation checkpointing of the older, *reentrant* kind runs
+a backward pass of its own for each block: drawn weights of several blocks come from one autograd
+function, which can go backward only once.
+
+Letters: S samples of a pass, C samples of the draw.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Weights = Mapping[str, Tensor]
+
+
+class Draw:
+    """Weights of ``parts``, the samples of one pass after the other.
+
+    Parameters
+    ----------
+    drawn
+        The weights (C, *shape) by name, with the graph of their draw.
+    """
+
+    def __init__(self, step: int, parts: Sequence[range], drawn: dict[str, Tensor]) -> None:
+        self.step, self.parts = step, parts
+        self._drawn = drawn
+        self._leaves: dict[range, dict[str, Tensor]] = {}
+        if len(parts) > 1:
+            self.cut()
+
+    @property
+    def has_leaves(self) -> bool:
+        """Whether passes compute with leaves."""
+        return bool(self._leaves)
+
+    def cut(self) -> None:
+        """Let passes compute with leaves."""
+        self._leaves = {part: {} for part in self.parts}
+        lengths = [len(part) for part in self.parts]
+        for name, drawn in self._drawn.items():
+            rows = drawn.detach()
+            pieces = rows.unbind() if max(lengths) == 1 else _split(rows, lengths)
+            for leaves, piece in zip(self._leaves.values(), pieces, strict=True):
+                leaves[name] = piece.requires_grad_(drawn.requires_grad)
+
+    def weights(self, part: range) -> Weights:
+        """Return what a pass computes with, (S, *shape) by name, or (*shape) of one sample."""
+        if self._leaves:
+            return self._leaves[part]
+        if len(part) > 1:
+            return self._drawn
+        return {name: drawn.squeeze(0) for name, drawn in self._drawn.items()}
+
+    def pull(self) -> None:
+        """Add what gathered in leaves to the gradients of the parameters."""
+        roots: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for name, drawn in self._drawn.items() if self._leaves else ():
+            leaves = [weights.pop(name) for weights in self._leaves.values()]
+            if any(leaf.grad is not None for leaf in leaves):
+                roots.append(drawn)
+                gradients.append(_joined([_gradient(leaf) for leaf in leaves], drawn))
+        self._leaves.clear()
+        if roots:
+            torch.autograd.backward(roots, gradients)
+
+
+def _split(rows: Tensor, lengths: list[int]) -> list[Tensor]:
+    """Return the rows of each pass, (S, *shape), or (*shape) of one sample."""
+    return [part[0] if len(part) == 1 else part for part in torch.split(rows, lengths)]
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    if leaf.grad is None:
+        return torch.zeros_like(leaf)
+    return leaf.grad.to_dense() if leaf.grad.is_sparse else leaf.grad
+
+
+def _joined(parts: list[Tensor], drawn: Tensor) -> Tensor:
+    """Return gradients (C, *shape) of passes, each (S, *shape), or (*shape) of one sample."""
+    if len(parts) == len(drawn):
+        return torch.stack(parts)
+    return torch.cat([part if part.dim() == drawn.dim() else part[None] for part in parts])
