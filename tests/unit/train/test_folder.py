@@ -144,6 +144,7 @@ ALLOWED = {
     "train.log_every": 7,
     "train.profile": 3,
     "train.capture": "off",
+    "train.compile": True,
     "train.stall_timeout": 7.0,
     "train.device": "cpu",
     "train.max_time": 7.0,
