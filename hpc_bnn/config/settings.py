@@ -180,6 +180,11 @@ class TrainSettings(_Section):
         description="run each pass as one CUDA graph; auto: on GPUs, where that is possible; on: "
         "an error where it is not",
     )
+    compile: bool = Field(
+        False,
+        description="run the network of each pass through torch.compile, which takes a "
+        "compiler where the run starts; the answer is the same to round-off",
+    )
     reduction: Literal["world", "two_stage"] = Field(
         "world", description="gradient reduction: once over the world, or along each axis"
     )

@@ -14,16 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from hpc_bnn.fields.ingest import netcdf, zarr
+from hpc_bnn.fields.ingest import anemoi, grib, netcdf, zarr
 from hpc_bnn.fields.ingest.header import Header
 
 # What a module of a format has: SUFFIXES, recognises, content, read_headers, read and close, as
 # netcdf.py. The first that recognises a path reads it.
 FORMATS: dict[str, ModuleType] = {
     "netcdf": netcdf,
+    "anemoi": anemoi,
     "zarr": zarr,
+    "grib": grib,
 }
-SUFFIXES = tuple(suffix for module in FORMATS.values() for suffix in module.SUFFIXES)
+SUFFIXES = tuple(dict.fromkeys(s for module in FORMATS.values() for s in module.SUFFIXES))
 
 STATISTICS, FORECAST, REPACK = "data statistics", "forecast", "data repack"
 # Command: attribute and how its text begins; dimensions.

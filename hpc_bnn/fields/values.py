@@ -136,7 +136,7 @@ def read_block(part: Part, steps: slice, levels: slice) -> NDArray[Any]:
         for role, fixed in zip(part.axes, part.fixed, strict=True)
     )
     file = part.file
-    raw: NDArray[Any] = FORMATS[file.format].read(file.path, file.size, part.variable, index)
+    raw: NDArray[Any] = FORMATS[file.format].read(file.path, file.size, part.key, index)
     stored = [role for role in part.axes if role != "fixed"]
     raw = raw.transpose([stored.index(role) for role in ROLES if role in stored])
     return raw[tuple(slice(None) if role in stored else None for role in ROLES)]

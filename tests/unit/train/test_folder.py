@@ -132,6 +132,7 @@ ALLOWED = {
     "train.patience": 7,
     "train.judge_by": "rmse",
     "train.capture": "off",
+    "train.compile": True,
     "train.stall_timeout": 7.0,
     "train.device": "cpu",
     "train.max_time": 7.0,
