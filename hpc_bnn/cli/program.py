@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace, all_ranks: Group) -> int:
 def _is_alone(options: argparse.Namespace) -> bool:
     if options.command.startswith("scaling "):
         return not getattr(options, "measure", False)
-    return options.command in ("data request", "settings", "help", "version")
+    return options.command in ("data request", "report", "settings", "help", "version")
 
 
 def _alone(options: argparse.Namespace) -> Group:
@@ -286,6 +286,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "scan": _scan,
     "evaluate": _evaluate,
+    "report": _command("report"),
     "laplace": _command("laplace"),
     "forecast": _command("forecast"),
     "predict": _command("predict"),

@@ -35,6 +35,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation.json"
+        self.memory = path / "memory.json"
         self.plots = path / "plots"
         self._held: Lock | None = None
 
