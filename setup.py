@@ -90,6 +90,8 @@ setup(
         # Without Horovod, on purpose: its last release does not compile unpatched.
         "parallel": ["mpi4py"],
         "digits": ["scikit-learn"],
+        "tensorboard": ["tensorboard"],
+        "mlflow": ["mlflow-skinny"],  # of mlflow, what writes runs
         "zarr": ["zarr>=3"],
         "grib": ["eccodes>=2.38"],
         "test": [
@@ -101,6 +103,7 @@ setup(
             "xarray",
             "zarr>=3",
             "cfgrib",
+            "tensorboard",
             "ruff",
             "mypy",
             "types-PyYAML",
