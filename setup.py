@@ -68,6 +68,7 @@ setup(
             "guide/*.md",
             "guide/*.ipynb",
             "guide/images/*.png",
+            "study/report/page.*",
             "verify/*.npz",
         ]
     },
@@ -83,6 +84,7 @@ setup(
         "matplotlib",
         "tqdm",
         "scipy",
+        "Jinja2",
     ],
     extras_require={
         # Without Horovod, on purpose: its last release does not compile unpatched.

@@ -6,7 +6,7 @@ layer that is registered twice twice, and leaves the given weights in it.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -124,11 +124,13 @@ class Held(nn.Module):
         *,
         views: bool = False,
         single: bool = False,
+        call: Callable[[Inputs], object] | None = None,
     ) -> Tensor:
         """Return the outputs (S, B, ...) of the module on ``weights``, as ``sample`` returns them;
         of none, or with ``single`` of weights (*shape), of one sample.
 
-        A module that writes to its input gets a copy.
+        A module that writes to its input gets a copy. ``call`` does what the module does, of one
+        sample.
 
         Raises
         ------
@@ -145,7 +147,7 @@ class Held(nn.Module):
             if not single:
                 weights = {name: weight.squeeze(0) for name, weight in weights.items()}
             with self.holding(weights):
-                output = self.module(map_tensors(lambda v: v[0], own) if views else own)
+                output = (call or self.module)(map_tensors(lambda v: v[0], own) if views else own)
             outputs = only_tensor(output).unsqueeze(0)
         else:
             each = (0, 0 if views else None)

@@ -19,7 +19,7 @@ Source: Gal, Ghahramani 2016, arXiv:1506.02142, eq. 5-7 and section 4 of its app
 Letters: S samples, B examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
@@ -119,11 +119,17 @@ class Dropout(Posterior):
         return _PredictionDropout(stream, positions)
 
     def apply_weights(
-        self, x: Inputs, weights: Given, *, views: bool = False, single: bool = False
+        self,
+        x: Inputs,
+        weights: Given,
+        *,
+        views: bool = False,
+        single: bool = False,
+        call: Callable[[Inputs], object] | None = None,
     ) -> Tensor:
         """Return the outputs (1, B, ...) of the module, each time with the masks of the first."""
         restart_calls()
-        return super().apply_weights(x, weights, views=views, single=single)
+        return super().apply_weights(x, weights, views=views, single=single, call=call)
 
     def _switch_to_prediction(self) -> None:
         self.module.train()

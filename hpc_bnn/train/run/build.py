@@ -230,6 +230,7 @@ def step_settings(settings: Settings, parts: Parts) -> StepSettings:
         clip_norm=chosen.clip_norm or None,
         ema=chosen.ema,
         precision=chosen.precision,
+        compile=chosen.compile,
         capture=chosen.capture,
         exact=settings.loss.exact,
         reduction=chosen.reduction,

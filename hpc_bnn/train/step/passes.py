@@ -7,7 +7,7 @@ Letters: S samples of one pass, B examples of this rank.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -77,6 +77,11 @@ class Passes:
         self._posterior, self._world = posterior, world
         self._drops = self._has_dropout()
         self._reentrant: bool | None = None  # not known before the first pass
+        self._compiled: Callable[[Inputs], object] | None = None
+        if settings.compile:
+            from hpc_bnn.train.step.compiled import Compiled
+
+            self._compiled = Compiled(posterior.module)
 
     def draw(self, step: int, parts: Sequence[range]) -> Draw:
         """Draw the weights of passes that share a draw."""
@@ -184,11 +189,13 @@ class Passes:
         ...).
         """
         dropout = one.dropout
+        # The first pass shows what a compiled one hides.
+        call = None if self._reentrant is None else self._compiled
 
         def network(x: Inputs, views: bool) -> Tensor:
             with self._autocast():
                 return self._posterior.apply_weights(
-                    x, one.weights, views=views, single=len(one.part) == 1
+                    x, one.weights, views=views, single=len(one.part) == 1, call=call
                 )
 
         def contexts() -> tuple[_Context, _Context]:

@@ -50,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_scores_by_level_channel_and_lead_time(run: Path) -> None:
     result = read_json(run / "evaluation.json")
     assert result["lead_time_h"] == [0.5, 1.0, 1.5, 2.0]
+    assert sum(result["pit_counts"]) == pytest.approx(result["scores"]["points"])
     levels, losses = result["pinball"]["levels"], result["pinball"]["loss"]
     assert levels == [0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95]
     total = result["scores"]
