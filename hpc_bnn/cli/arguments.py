@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hpc_bnn
-from hpc_bnn.cli.argument_types import above_zero, points, positive
+from hpc_bnn.cli.argument_types import above_zero, add_checkpoint, points, positive
 from hpc_bnn.cli.data_arguments import add_data_tools
 from hpc_bnn.cli.parser import Parser
 from hpc_bnn.cli.scaling_arguments import add_scaling_tools
@@ -145,6 +145,7 @@ def new_parser() -> Parser:
         choices=["none", "conformal"],
         help="series: spreads times what covers the validation split; default: as the run says",
     )
+    add_checkpoint(command)
 
     command = commands.add_parser(
         "report", help="runs side by side, or a scaling study, as one page of HTML"
@@ -194,6 +195,7 @@ def new_parser() -> Parser:
     command.add_argument(
         "--resize", action="store_true", help="images of another size to that of the training"
     )
+    add_checkpoint(command)
     command.add_argument(
         "-o",
         "--output",
@@ -210,6 +212,7 @@ def new_parser() -> Parser:
     )
     command.add_argument("--steps", type=positive, required=True, help="lead times")
     command.add_argument("--members", type=positive, required=True, help="size of the ensemble")
+    add_checkpoint(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 
     add_data_tools(commands.add_parser("data", help="tools for files of fields, such as ERA5"))

@@ -238,7 +238,7 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     settings = folder.settings()
     # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
     world = start(all_ranks, mode="data", device=settings.train.device)
-    result = evaluate(world, folder, recalibrate=options.recalibrate)
+    result = evaluate(world, folder, recalibrate=options.recalibrate, checkpoint=options.checkpoint)
     where = f"scores in {folder.evaluation}, pictures in {folder.plots}"
     return _print(([*told(result), where], 0), all_ranks)
 

@@ -141,7 +141,7 @@ class StepProgress:
 
     def __init__(self, *, total: int, first: int, log_every: int, is_first_rank: bool) -> None:
         self._total, self._log_every = total, log_every
-        self._speaks = is_first_rank
+        self._speaks, self._validation = is_first_rank, ""
         self._pace = Pace(total, done=first)
         terminal = is_first_rank and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
         self._bar = tqdm(total=total, initial=first, unit="step") if terminal else None
@@ -149,7 +149,7 @@ class StepProgress:
     def log(self, done: int, loss: float) -> None:
         """Report that ``done`` steps are finished."""
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            self._bar.set_postfix_str(f"loss={loss:.4g}{self._validation}", refresh=False)
             self._bar.update(1)
         elif self._speaks and (done % self._log_every == 0 or done == self._total):
             each, left = self._pace.at(done)
@@ -161,6 +161,12 @@ class StepProgress:
                 each,
                 left,
             )
+
+    def validated(self, done: int, scores: str) -> None:
+        """Report a validation after ``done`` steps, which the bar shows from now on."""
+        self._validation = f", validation {scores}"
+        if self._bar is None and self._speaks:
+            log.info("validation after step %d: %s", done, scores)
 
     def close(self) -> None:
         """End the bar."""
