@@ -155,6 +155,14 @@ def new_parser() -> Parser:
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html")
 
+    command = commands.add_parser("export", help="a run for TensorBoard, MLflow or as CSV")
+    command.add_argument("run_folder", type=Path, metavar="RUN")
+    command.add_argument("--to", choices=["csv", "tensorboard", "mlflow"], required=True)
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PATH",
+        help="csv: a file; tensorboard: a folder; mlflow: the folder of a store, new or not",
+    )  # fmt: skip
+
     command = commands.add_parser(
         "laplace", help="give the last layer of a trained run a Gaussian posterior"
     )
