@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hpc_bnn
-from hpc_bnn.cli.argument_types import above_zero, points, positive
+from hpc_bnn.cli.argument_types import above_zero, add_checkpoint, points, positive
 from hpc_bnn.cli.data_arguments import add_data_tools
 from hpc_bnn.cli.parser import Parser
 from hpc_bnn.cli.scaling_arguments import add_scaling_tools
@@ -145,6 +145,7 @@ def new_parser() -> Parser:
         choices=["none", "conformal"],
         help="series: spreads times what covers the validation split; default: as the run says",
     )
+    add_checkpoint(command)
 
     command = commands.add_parser(
         "report", help="runs side by side, or a scaling study, as one page of HTML"
@@ -153,6 +154,14 @@ def new_parser() -> Parser:
         "folders", type=Path, nargs="+", metavar="DIR", help="of a run; or of one study"
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html")
+
+    command = commands.add_parser("export", help="a run for TensorBoard, MLflow or as CSV")
+    command.add_argument("run_folder", type=Path, metavar="RUN")
+    command.add_argument("--to", choices=["csv", "tensorboard", "mlflow"], required=True)
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PATH",
+        help="csv: a file; tensorboard: a folder; mlflow: the folder of a store, new or not",
+    )  # fmt: skip
 
     command = commands.add_parser(
         "laplace", help="give the last layer of a trained run a Gaussian posterior"
@@ -194,6 +203,7 @@ def new_parser() -> Parser:
     command.add_argument(
         "--resize", action="store_true", help="images of another size to that of the training"
     )
+    add_checkpoint(command)
     command.add_argument(
         "-o",
         "--output",
@@ -206,10 +216,21 @@ def new_parser() -> Parser:
     command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")
     command.add_argument("run_folder", type=Path, metavar="DIR", help="of a run on fields")
     command.add_argument(
-        "--start", required=True, metavar="TIME", help="UTC, such as 2002-05-01T00:00"
+        "--start",
+        default="latest",
+        metavar="TIME",
+        help="UTC, such as 2002-05-01T00:00; default: latest, the last state of the files",
     )
-    command.add_argument("--steps", type=positive, required=True, help="lead times")
-    command.add_argument("--members", type=positive, required=True, help="size of the ensemble")
+    command.add_argument(
+        "--steps", type=positive, help="lead times; default: evaluation.steps, or five days"
+    )
+    command.add_argument(
+        "--members", type=positive, help="of the ensemble; default: posterior.predict_samples"
+    )
+    command.add_argument(
+        "--plot", action="store_true", help="also draw maps of mean and spread beside the file"
+    )
+    add_checkpoint(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 
     add_data_tools(commands.add_parser("data", help="tools for files of fields, such as ERA5"))

@@ -202,7 +202,21 @@ class TrainSettings(_Section):
     validate_every: NonNegativeInt = Field(
         0, description="steps between validations; 0: at the end"
     )
+    keep_best: bool = Field(
+        False, description="keep the checkpoint with the best validation, and predict with it"
+    )
+    patience: NonNegativeInt = Field(
+        0, description="validations in a row without a better one that end the run; 0: none do"
+    )
+    judge_by: Literal["", "crps", "nll", "fair_crps", "rmse", "brier", "accuracy"] = Field(
+        "", description="the score of keep_best and patience; left out: the first that there is"
+    )
     log_every: PositiveInt = Field(50, description="steps between log lines")
+    track: list[Literal["tensorboard"]] = Field(
+        default_factory=list,
+        description="what else the metrics are written for, beside metrics.jsonl: [tensorboard] "
+        "writes event files; hpc-bnn export does it after a run",
+    )
     profile: NonNegativeInt = Field(
         0,
         description="steps, after the first two, of which world rank 0 writes a trace into the run "
@@ -233,6 +247,8 @@ class TrainSettings(_Section):
     def _one_length(self) -> "TrainSettings":
         if bool(self.steps) == bool(self.epochs):
             raise ValueError("set one of steps and epochs to a positive number, the other to 0")
+        if self.patience and not self.validate_every:
+            raise ValueError("patience counts validations; set validate_every to a number of steps")
         return self
 
 

@@ -27,12 +27,15 @@ from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 log = logging.getLogger(__name__)
 
 
-def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None) -> dict[str, Any]:
+def evaluate(
+    world: World, folder: RunFolder, *, recalibrate: str | None = None, checkpoint: str = ""
+) -> dict[str, Any]:
     """Collective over the world: score the test split with the newest checkpoint; write
     evaluation.json, memory.json and plots. Classifiers also see inputs that do not belong to the
     data set.
 
-    recalibrate: as ``evaluation.recalibrate``, which is taken if None.
+    recalibrate: as ``evaluation.recalibrate``, which is taken if None. checkpoint: as of
+    ``load_trained``.
 
     Raises
     ------
@@ -41,7 +44,7 @@ def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None)
     CheckpointError
         If it holds no usable checkpoint.
     """
-    trained = load_trained(world, folder)
+    trained = load_trained(world, folder, checkpoint=checkpoint)
     gpu = world.device.type == "cuda"
     world.all_ranks.on_first(lambda: write_estimate(trained, folder, gpu=gpu), name="memory")
     recalibration = None

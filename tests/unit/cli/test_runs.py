@@ -62,6 +62,7 @@ def test_train_writes_what_other_tools_rely_on(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoints",
         "config.yaml",
+        "data.json",
         "lock",
         "metrics.jsonl",
         "summary.json",

@@ -1,5 +1,6 @@
 """GRIB files: what cfgrib reads is read, and what is incomplete or of another kind is refused."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,12 @@ def test_a_pack_of_netcdf_grows_by_grib(source: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(state[pack.names.index("t850")], later["t"].sel(level=850))
     want = later["z"].sel(level=500)
     np.testing.assert_allclose(state[pack.names.index("z500")], want, rtol=3e-7)
+
+
+def test_without_the_package_it_says_what_to_install(
+    data: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.grib", data)
+    monkeypatch.setitem(sys.modules, "eccodes", None)
+    with pytest.raises(ValueError, match=r"a\.grib: .* pip install 'hpc_bnn\[grib\]'"):
+        catalogue(path)

@@ -17,7 +17,7 @@ BASE = {
     "loss": {"name": "gaussian_nll", "variance": "predicted"},
     "model": {"name": "mlp", "hidden": [128]},
     "data": {"name": "synthetic_series", "length": 8766, "normalize": "window"},
-    "train": {"steps": 600, "lr": 0.002},
+    "train": {"steps": 600, "lr": 0.002, "validate_every": 50},
 }
 
 
@@ -143,8 +143,12 @@ ALLOWED = {
     "train.validate_every": 7,
     "train.log_every": 7,
     "train.profile": 3,
+    "train.keep_best": True,
+    "train.patience": 7,
+    "train.judge_by": "rmse",
     "train.capture": "off",
     "train.compile": True,
+    "train.track": ["tensorboard"],
     "train.stall_timeout": 7.0,
     "train.device": "cpu",
     "train.max_time": 7.0,
@@ -177,6 +181,8 @@ def test_every_resumable_key_is_tested() -> None:
 
 @pytest.mark.parametrize("key", sorted(ALLOWED))
 def test_what_does_not_change_the_answer_may_change_on_resume(tmp_path: Path, key: str) -> None:
+    if key == "train.track":
+        pytest.importorskip("tensorboard")
     folder = RunFolder(tmp_path)
     prepare(folder, settings(), resume=False)
     section, _, name = key.partition(".")
