@@ -118,12 +118,10 @@ class Dropout(Posterior):
             return _SampleDropout(stream, examples=len(positions), first_example=0)
         return _PredictionDropout(stream, positions)
 
-    def apply_weights(
-        self, x: Inputs, weights: Given, *, views: bool = False, single: bool = False
-    ) -> Tensor:
-        """Return the outputs (1, B, ...) of the module, each time with the masks of the first."""
+    def apply_single(self, x: Inputs, weights: Given) -> Tensor:
+        """Return the outputs (B, ...) of the module, each time with the masks of the first."""
         restart_calls()
-        return super().apply_weights(x, weights, views=views, single=single)
+        return super().apply_single(x, weights)
 
     def _switch_to_prediction(self) -> None:
         self.module.train()
