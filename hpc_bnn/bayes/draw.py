@@ -117,7 +117,7 @@ class _Draw(torch.autograd.Function):
         wide = torch.promote_types(ctx.dtype, log_sigmas[0].dtype)
         shape = len(key.samples), sum(log_sigma.numel() for log_sigma in log_sigmas)
         out = _aligned_rows(shape, wide, log_sigmas[0].device)
-        ctx.kept = torch.empty_like(out) if keep else None
+        ctx.kept = _aligned_rows(shape, wide, out.device) if keep else None
         in_place = apart(parameters if rows is None else [rows, *log_sigmas])
         if in_place is not None:
             means = mus if rows is None else rows

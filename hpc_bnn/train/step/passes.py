@@ -23,7 +23,7 @@ from hpc_bnn.train.step.one_pass import Pass, as_samples, has_reentrant_checkpoi
 from hpc_bnn.train.step.phases import Phases
 from hpc_bnn.train.step.settings import StepSettings
 
-LARGEST = 1 << 24  # bytes of the weights of all passes that share a draw
+LARGEST = 1 << 22  # bytes of what is drawn at once: copies of more take longer than calls
 
 _Context = contextlib.AbstractContextManager[object]
 _NOTHING: _Context = contextlib.nullcontext()
@@ -187,15 +187,15 @@ class Passes:
         dropout = one.dropout
         with dropout or _NOTHING:
             if self.settings.unroll is None:
-                return self._outputs(x, views, one)
+                return self._apply(x, views, one)
             return self.settings.unroll(
                 x,
-                lambda x, views: as_samples(self._outputs(x, views, one)),
+                lambda x, views: as_samples(self._apply(x, views, one)),
                 views=views,
                 contexts=lambda: (_NOTHING, _NOTHING if dropout is None else dropout.again()),
             )
 
-    def _outputs(self, x: Inputs, views: bool, one: Pass) -> Tensor | tuple[Tensor]:
+    def _apply(self, x: Inputs, views: bool, one: Pass) -> Tensor | tuple[Tensor]:
         with self._autocast():
             if len(one.part) > 1:
                 return self._posterior.apply_weights(x, one.weights, views=views)
