@@ -68,6 +68,7 @@ setup(
             "guide/*.md",
             "guide/*.ipynb",
             "guide/images/*.png",
+            "study/report/page.*",
             "verify/*.npz",
         ]
     },
@@ -83,12 +84,14 @@ setup(
         "matplotlib",
         "tqdm",
         "scipy",
+        "Jinja2",
     ],
     extras_require={
         # Without Horovod, on purpose: its last release does not compile unpatched.
         "parallel": ["mpi4py"],
         "digits": ["scikit-learn"],
         "zarr": ["zarr>=3"],
+        "grib": ["eccodes>=2.38"],
         "test": [
             "pytest",
             "hypothesis",
@@ -97,6 +100,7 @@ setup(
             "triton; sys_platform == 'linux'",
             "xarray",
             "zarr>=3",
+            "cfgrib",
             "ruff",
             "mypy",
             "types-PyYAML",

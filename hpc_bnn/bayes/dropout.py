@@ -74,6 +74,15 @@ def dropping_layers(module: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def leave_uncompiled() -> None:
+    """Let torch.compile call what drops instead of compiling it anew for each pass, of which it
+    holds the key and counts the calls.
+    """
+    # Not a decorator: it imports compilers, which takes seconds.
+    if not getattr(KeyedDropout._drop, "_torchdynamo_disable", False):
+        setattr(KeyedDropout, "_drop", torch.compiler.disable(KeyedDropout._drop))  # noqa: B010
+
+
 def restart_calls() -> None:
     """Let the calls from now on have the masks of the first ones of the pass, where one runs under
     ``KeyedDropout``.

@@ -153,9 +153,16 @@ class Held(nn.Module):
 
         return self._on_own_input(x, run)
 
-    def apply_single(self, x: Inputs, weights: Mapping[str, Tensor]) -> Tensor:
-        """Return the outputs (B, ...) of the module on ``weights`` (*shape) of one sample."""
-        return self._on_own_input(x, lambda own: self._run(weights, own))
+    def apply_single(
+        self,
+        x: Inputs,
+        weights: Mapping[str, Tensor],
+        call: Callable[[Inputs], object] | None = None,
+    ) -> Tensor:
+        """Return the outputs (B, ...) of the module on ``weights`` (*shape) of one sample; ``call``
+        does what the module does.
+        """
+        return self._on_own_input(x, lambda own: self._run(weights, own, call))
 
     def _on_own_input(self, x: Inputs, run: Callable[[Inputs], Tensor]) -> Tensor:
         """Run the module on ``x``, or on a copy where it writes to it."""
@@ -176,9 +183,14 @@ class Held(nn.Module):
             self.writes_to_input = False
         return outputs
 
-    def _run(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
+    def _run(
+        self,
+        weights: Mapping[str, Tensor],
+        x: Inputs,
+        call: Callable[[Inputs], object] | None = None,
+    ) -> Tensor:
         with self.holding(weights):
-            return only_tensor(self.module(x))
+            return only_tensor((call or self.module)(x))
 
     def holding(self, weights: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
         """Return a block in which the module has ``weights`` (*shape) instead of its own, for

@@ -19,7 +19,7 @@ Source: Gal, Ghahramani 2016, arXiv:1506.02142, eq. 5-7 and section 4 of its app
 Letters: S samples, B examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
@@ -118,10 +118,12 @@ class Dropout(Posterior):
             return _SampleDropout(stream, examples=len(positions), first_example=0)
         return _PredictionDropout(stream, positions)
 
-    def apply_single(self, x: Inputs, weights: Given) -> Tensor:
+    def apply_single(
+        self, x: Inputs, weights: Given, call: Callable[[Inputs], object] | None = None
+    ) -> Tensor:
         """Return the outputs (B, ...) of the module, each time with the masks of the first."""
         restart_calls()
-        return super().apply_single(x, weights)
+        return super().apply_single(x, weights, call)
 
     def _switch_to_prediction(self) -> None:
         self.module.train()

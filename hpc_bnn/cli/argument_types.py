@@ -48,3 +48,20 @@ def numbers(text: str) -> list[float]:
         return [float(number) for number in names(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected numbers such as 500,850") from None
+
+
+def add_checkpoint(command: argparse.ArgumentParser) -> None:
+    """Add the option that says which checkpoint of a run is used."""
+    command.add_argument(
+        "--checkpoint",
+        type=_checkpoint,
+        default="",
+        metavar="best|last|STEP",
+        help="default: the best where the run keeps it (train.keep_best), else the last",
+    )
+
+
+def _checkpoint(text: str) -> str:
+    if text not in ("", "best", "last") and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected best, last or a number of steps")
+    return text

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hpc_bnn
-from hpc_bnn.cli.argument_types import above_zero, points, positive
+from hpc_bnn.cli.argument_types import above_zero, add_checkpoint, points, positive
 from hpc_bnn.cli.data_arguments import add_data_tools
 from hpc_bnn.cli.parser import Parser
 from hpc_bnn.cli.scaling_arguments import add_scaling_tools
@@ -19,7 +19,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     ``began`` (``time.monotonic()``).
     """
     began = time.monotonic()
-    parser = _parser()
+    parser = new_parser()
     options, rest = parser.parse_known_args(arguments)
     if options.version:
         options.command = "version"
@@ -55,16 +55,17 @@ def _without_config(parser: argparse.ArgumentParser, options: argparse.Namespace
 
 def command_names() -> list[str]:
     """Return the names of all commands."""
-    return list(_commands(_parser()))
+    return list(commands_of(new_parser()))
 
 
-def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """Return the parsers of the commands below one, by name."""
     found = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     return dict(found[0]) if found else {}
 
 
-def _parser() -> Parser:
+def new_parser() -> Parser:
+    """Return the parser of all commands."""
     parser = Parser(prog="hpc-bnn", description=(hpc_bnn.__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="store_true", help="show the versions of the stack")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -144,6 +145,15 @@ def _parser() -> Parser:
         choices=["none", "conformal"],
         help="series: spreads times what covers the validation split; default: as the run says",
     )
+    add_checkpoint(command)
+
+    command = commands.add_parser(
+        "report", help="runs side by side, or a scaling study, as one page of HTML"
+    )
+    command.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="of a run; or of one study"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html")
 
     command = commands.add_parser(
         "laplace", help="give the last layer of a trained run a Gaussian posterior"
@@ -185,6 +195,7 @@ def _parser() -> Parser:
     command.add_argument(
         "--resize", action="store_true", help="images of another size to that of the training"
     )
+    add_checkpoint(command)
     command.add_argument(
         "-o",
         "--output",
@@ -201,6 +212,7 @@ def _parser() -> Parser:
     )
     command.add_argument("--steps", type=positive, required=True, help="lead times")
     command.add_argument("--members", type=positive, required=True, help="size of the ensemble")
+    add_checkpoint(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 
     add_data_tools(commands.add_parser("data", help="tools for files of fields, such as ERA5"))
@@ -214,6 +226,12 @@ def _parser() -> Parser:
         "section", nargs="?", default="", help="such as train, posterior or posterior.ensemble"
     )
     command.add_argument("--schema", action="store_true", help="as a JSON schema, for editors")
+
+    command = commands.add_parser(
+        "completion", help='let the shell complete words: eval "$(hpc-bnn completion bash)"'
+    )
+    command.add_argument("what", choices=["bash", "zsh", "words"], help="words: what a script asks")
+    command.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
     command = commands.add_parser("help", help="the guide")
     command.add_argument("page", nargs="?", default="", help="default: the list of pages")

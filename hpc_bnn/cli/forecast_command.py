@@ -18,7 +18,7 @@ def forecast_command(options: argparse.Namespace, all_ranks: Group) -> tuple[lis
     settings = folder.settings()
     all_ranks.on_first(lambda: require_writable(options.output), name="output")
     world = start(all_ranks, mode="data", device=settings.train.device)
-    trained = load_trained(world, folder)
+    trained = load_trained(world, folder, checkpoint=options.checkpoint)
     forecast(
         trained,
         world,

@@ -21,7 +21,7 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
     folder = RunFolder(options.run_folder)
     settings = all_ranks.on_first(folder.settings, name="settings")
     world = start(all_ranks, mode="data", device=settings.train.device)
-    trained = load_trained(world, folder, reads=False)
+    trained = load_trained(world, folder, reads=False, checkpoint=options.checkpoint)
     source = trained.parts.source
     asked = Asked(options.input, options.start, options.resize)
 
@@ -36,7 +36,9 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
         require_series(source)
         recalibration = kept_recalibration(trained, world, folder)
         if recalibration is None:  # fitted to the validation split, which is read for it, once
-            recalibration = recalibration_of(load_trained(world, folder), world, folder)
+            recalibration = recalibration_of(
+                load_trained(world, folder, checkpoint=options.checkpoint), world, folder
+            )
     samples = options.samples or trained.predict_samples
     prediction = predict(trained, world, inputs, samples=samples)
 

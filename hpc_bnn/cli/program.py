@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace, all_ranks: Group) -> int:
 def _is_alone(options: argparse.Namespace) -> bool:
     if options.command.startswith("scaling "):
         return not getattr(options, "measure", False)
-    return options.command in ("data request", "settings", "help", "version")
+    return options.command in ("data request", "report", "settings", "help", "version")
 
 
 def _alone(options: argparse.Namespace) -> Group:
@@ -238,7 +238,7 @@ def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
     settings = folder.settings()
     # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
     world = start(all_ranks, mode="data", device=settings.train.device)
-    result = evaluate(world, folder, recalibrate=options.recalibrate)
+    result = evaluate(world, folder, recalibrate=options.recalibrate, checkpoint=options.checkpoint)
     where = f"scores in {folder.evaluation}, pictures in {folder.plots}"
     return _print(([*told(result), where], 0), all_ranks)
 
@@ -286,6 +286,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "scan": _scan,
     "evaluate": _evaluate,
+    "report": _command("report"),
     "laplace": _command("laplace"),
     "forecast": _command("forecast"),
     "predict": _command("predict"),

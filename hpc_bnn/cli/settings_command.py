@@ -54,8 +54,11 @@ def schema() -> dict[str, Any]:
     for section, (table, given) in choices().items():
         if section not in Settings.model_fields:
             continue
-        record = whole["$defs"][_class_of(section).__name__]
-        record["properties"]["name"] |= {"enum": list(table)}
+        record = whole["$defs"][class_of(section).__name__]
+        names: dict[str, Any] = {"enum": list(table)}
+        if section == "model":  # or the path of a class
+            names = {"anyOf": [names, {"pattern": "^[\\w.]+:[\\w.]+$"}]}
+        record["properties"]["name"] |= names
         record["allOf"] = [
             {
                 "if": {"properties": {"name": {"const": name}}, "required": ["name"]},
@@ -70,7 +73,7 @@ def _properties(keys: Collection[Key]) -> dict[str, Any]:
     return {key.name: {**key.schema, "description": key.meaning} for key in keys}
 
 
-def _class_of(section: str) -> type[Any]:
+def class_of(section: str) -> type[Any]:
     """Return the class of a section of the settings."""
     annotation: Any = Settings.model_fields[section].annotation
     options = [each for each in getattr(annotation, "__args__", (annotation,)) if each]
@@ -85,7 +88,7 @@ def _overview(width: int) -> Iterator[str]:
         if name == "seed":
             yield from _row(name, field.description or "", width)
             continue
-        section = _class_of(name)
+        section = class_of(name)
         text = summary(section)
         if issubclass(section, Choice):
             text += f" name: {' | '.join(choices()[name][0])}"
@@ -110,7 +113,7 @@ def _of(name: str, width: int) -> Iterator[str]:
             f"{name}: there is no such section; expected one of {', '.join(sections)}"
             f"{nearest(name, sections)}"
         )
-    own = own_keys(_class_of(section)) if section in Settings.model_fields else []
+    own = own_keys(class_of(section)) if section in Settings.model_fields else []
     table, given = known.get(section, ({}, ()))
     parts = [*table, *(key.name for key in own)]
     if part and part not in parts:
@@ -119,7 +122,7 @@ def _of(name: str, width: int) -> Iterator[str]:
             f"{', '.join(parts)}{nearest(part, parts)}"
         )
     if own and not part:
-        yield f"{section}: {summary(_class_of(section))}"
+        yield f"{section}: {summary(class_of(section))}"
         yield ""
     for key in own:
         if part in ("", key.name):

@@ -126,6 +126,11 @@ class LossSettings(Choice):
 class ModelSettings(Choice):
     """The network."""
 
+    name: str = Field(
+        description="the network, or package.module:Class of your own, called as "
+        "Class(input_shape, output_shape, **options); its options are further keys"
+    )
+
 
 class DataSettings(Choice):
     """The data set."""
@@ -175,6 +180,11 @@ class TrainSettings(_Section):
         description="run each pass as one CUDA graph; auto: on GPUs, where that is possible; on: "
         "an error where it is not",
     )
+    compile: bool = Field(
+        False,
+        description="run the network of each pass through torch.compile, which takes a "
+        "compiler where the run starts; the answer is the same to round-off",
+    )
     reduction: Literal["world", "two_stage"] = Field(
         "world", description="gradient reduction: once over the world, or along each axis"
     )
@@ -191,6 +201,15 @@ class TrainSettings(_Section):
     keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints that are kept")
     validate_every: NonNegativeInt = Field(
         0, description="steps between validations; 0: at the end"
+    )
+    keep_best: bool = Field(
+        False, description="keep the checkpoint with the best validation, and predict with it"
+    )
+    patience: NonNegativeInt = Field(
+        0, description="validations in a row without a better one that end the run; 0: none do"
+    )
+    judge_by: Literal["", "crps", "nll", "fair_crps", "rmse", "brier", "accuracy"] = Field(
+        "", description="the score of keep_best and patience; left out: the first that there is"
     )
     log_every: PositiveInt = Field(50, description="steps between log lines")
     profile: NonNegativeInt = Field(
@@ -223,6 +242,8 @@ class TrainSettings(_Section):
     def _one_length(self) -> "TrainSettings":
         if bool(self.steps) == bool(self.epochs):
             raise ValueError("set one of steps and epochs to a positive number, the other to 0")
+        if self.patience and not self.validate_every:
+            raise ValueError("patience counts validations; set validate_every to a number of steps")
         return self
 
 

@@ -47,6 +47,7 @@ class Part:
     axes: role of each dimension: "time", "level", "version", "latitude", "longitude", or "fixed".
     fixed: index along each dimension, used where the role is "fixed".
     version_of: legacy files only: index along the version axis for each stored time.
+    key: by which the format reads the variable.
     """
 
     file: File
@@ -59,6 +60,7 @@ class Part:
     chunks: tuple[int, ...] | None
     compression: str
     version_of: NDArray[np.int8] | None
+    key: str
 
     def axis(self, role: str) -> int | None:
         """Return the position of an axis, None where the variable has none."""

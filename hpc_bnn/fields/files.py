@@ -14,16 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from hpc_bnn.fields.ingest import netcdf, zarr
+from hpc_bnn.fields.ingest import anemoi, grib, netcdf, zarr
 from hpc_bnn.fields.ingest.header import Header
 
 # What a module of a format has: SUFFIXES, recognises, content, read_headers, read and close, as
 # netcdf.py. The first that recognises a path reads it.
 FORMATS: dict[str, ModuleType] = {
     "netcdf": netcdf,
+    "anemoi": anemoi,
     "zarr": zarr,
+    "grib": grib,
 }
-SUFFIXES = tuple(suffix for module in FORMATS.values() for suffix in module.SUFFIXES)
+SUFFIXES = tuple(dict.fromkeys(s for module in FORMATS.values() for s in module.SUFFIXES))
 
 STATISTICS, FORECAST, REPACK = "data statistics", "forecast", "data repack"
 # Command: attribute and how its text begins; dimensions.
@@ -170,11 +172,10 @@ def read_headers(path: str) -> tuple[Header, ...]:
     Raises
     ------
     ValueError
-        If it is truncated, damaged, or of no format that is known; says what it is.
+        If it is truncated, damaged, or of no format that is known, says what it is; or if the
+        package that reads the format is not installed.
     OSError
         If it cannot be read.
-    ImportError
-        If a package that reads the format is not installed.
     """
     try:
         name = format_of(Path(path))
@@ -229,7 +230,7 @@ def _is_repacked(folder: Path) -> bool:
 def _maker_of(path: str | Path) -> str:
     try:
         return maker(read_headers(str(path))[0])
-    except (ValueError, OSError, ImportError):  # named where the file is read
+    except (ValueError, OSError):  # named where the file is read
         return ""
 
 

@@ -24,11 +24,11 @@ from hpc_bnn.files import refuse_foreign, write_whole
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
+from hpc_bnn.verify.ranking import decisive
 
 log = logging.getLogger(__name__)
 
 MOST_POINTS = 1000
-LOWER_IS_BETTER = ("crps", "nll", "fair_crps", "rmse", "brier")  # by the first that there is
 DIVERGED = "diverged"
 
 
@@ -160,8 +160,7 @@ def report(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
 
 def _decisive(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the score by which the rows are in order."""
-    known = (name for name in LOWER_IS_BETTER if any(name in row for row in rows))
-    return next(known, "final_loss")
+    return decisive({name for row in rows for name in row}) or "final_loss"
 
 
 def _rank(row: Mapping[str, Any]) -> float:

@@ -20,6 +20,7 @@ from hpc_bnn.verify.calibration import covered, ensemble_pit, flatness, pit_coun
 from hpc_bnn.verify.class_tally import ClassificationTally
 
 PIT_BINS = 10
+SINGLE = 5  # scores of each point of a target
 # Sums of a RegressionTally before its PIT histogram.
 HEAD = (
     *("points", "members", "mixtures", "error", "crps", "fair_crps", "nll"),
@@ -127,7 +128,7 @@ class RegressionTally:
         self._weights = None if weights is None else PointWeights(weights)
         if points is not None and weights is not None:
             raise ValueError("RegressionTally: points and weights are given: expected one of them")
-        single = 4 * math.prod(points) if points is not None else 0
+        single = SINGLE * math.prod(points) if points is not None else 0
         length = len(HEAD) + PIT_BINS + len(self.levels) + single
         self.sums = torch.zeros(length, dtype=torch.float64)
 
@@ -179,7 +180,7 @@ class RegressionTally:
             weighted(pinball).flatten(1).sum(1),
         ]
         if self._points is not None:
-            single = torch.stack([error, crps, inside, pinball.mean(0)])
+            single = torch.stack([error, crps, inside, pinball.mean(0), error.sqrt()])
             if single.shape[2:] != self._points:
                 raise ValueError(
                     f"RegressionTally: targets {tuple(truth.shape)}: expected (B, "
@@ -222,10 +223,17 @@ class RegressionTally:
             raise ValueError("RegressionTally: by_point: expected points; give their shape first")
         number = math.prod(self._points)
         examples = self.sums[0] / number
-        error, crps, inside, pinball = self.sums[-4 * number :].reshape(4, *self._points) / examples
+        sums = self.sums[-SINGLE * number :].reshape(SINGLE, *self._points)
+        error, crps, inside, pinball, _ = sums / examples
         if not self._has_pit():
             inside = torch.full_like(inside, math.nan)
         return PointScores(error.sqrt(), crps, inside, pinball)
+
+    def mean_absolute_error(self) -> Tensor:
+        """Return that of the mean forecast at each point of a target, made with ``points``."""
+        assert self._points is not None
+        number = math.prod(self._points)
+        return self.sums[-number:].reshape(self._points) / (self.sums[0] / number)
 
     def result(self) -> dict[str, float]:
         """Return the scores that are defined, by name.

@@ -1,5 +1,6 @@
 """The step of each network beside its deterministic one on the same rows, captured or not."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from workloads import WORKLOADS, Workload
 
 import hpc_bnn as hb
 from hpc_bnn.config import Settings
-from hpc_bnn.config.settings import TrainSettings
 from hpc_bnn.losses.base import JointLoss
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.plan.estimate import estimate
@@ -20,7 +20,7 @@ from hpc_bnn.train.run.build import build, step_settings
 
 GIB = 1 << 30
 GRID = Grid(1, 1, 0)
-# How a step is run; a mode is left out where training has no such setting.
+# How a step is run.
 MODES: dict[str, dict[str, object]] = {
     "eager": {"capture": "off", "compile": False},
     "captured": {"capture": "auto", "compile": False},
@@ -28,23 +28,18 @@ MODES: dict[str, dict[str, object]] = {
 }
 
 
-def modes() -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the modes that training has, with their settings."""
-    for mode, changes in MODES.items():
-        known = {key: value for key, value in changes.items() if key in TrainSettings.model_fields}
-        needed = {"captured": "capture", "compiled": "compile"}.get(mode)
-        if needed is None or needed in known:
-            yield mode, known
-
-
 def step_rows(device: torch.device, *, tiny: bool) -> Iterator[Row]:
-    """Yield a row for each network, precision and mode; what fails says why in its row."""
-    for name, make in WORKLOADS.items():
-        workload = make(tiny=tiny)
-        for precision in ("float32", "bf16"):
-            for mode, changes in modes():
+    """Yield a row for each network, precision and mode; what fails says why in its row. Those that
+    are compiled first come last.
+    """
+    for modes in (("eager", "captured"), ("compiled",)):
+        for number, (name, make) in enumerate(WORKLOADS.items()):
+            workload = make(tiny=tiny)
+            for precision, mode in itertools.product(("float32", "bf16"), modes):
+                if tiny and mode == "compiled" and (number or precision == "bf16"):
+                    continue  # minutes on a CPU
                 row: Row = {"network": name, "precision": precision, "mode": mode}
-                changed = with_train(workload, precision=precision, **changes)
+                changed = with_train(workload, precision=precision, **MODES[mode])
                 try:
                     yield row | measured(changed, mode, device, tiny=tiny)
                 except Exception as error:  # the other rows are worth having
@@ -65,8 +60,11 @@ def measured(workload: Workload, mode: str, device: torch.device, *, tiny: bool)
     rounds, on_gpu = 1 if tiny else 5, device.type == "cuda"
     precision = workload.settings.train.precision
     x, y = workload.batch(device)
-    row = timed(bayesian(workload.settings, workload, device), (x, y), device, rounds=rounds)
-    alone = deterministic(workload, x, y, captured=mode == "captured" and on_gpu)
+    step = bayesian(workload.settings, workload, device)
+    row = timed(step, (x, y), device, rounds=rounds)
+    if mode == "captured":
+        row["graphs"] = int(step._capture.has_graphs)
+    alone = deterministic(workload, x, y, mode=mode)
     bound = timed(alone, (), device, rounds=rounds)
     row["ratio"] = float(row["ms"]) / float(bound["ms"])
     row |= {f"deterministic {key}": bound[key] for key in ("ms", "launches")}
@@ -131,10 +129,8 @@ class Deterministic:
         self.optimizer.step()
 
 
-def deterministic(
-    workload: Workload, x: Tensor, y: Tensor, *, captured: bool
-) -> Callable[[], object]:
-    """Return the step of the network alone on the same rows."""
+def deterministic(workload: Workload, x: Tensor, y: Tensor, *, mode: str) -> Callable[[], object]:
+    """Return the step of the network alone on the same rows, run as the other is."""
     settings = workload.settings
     parts = build(settings, workload.source)
     network, loss = parts.posterior.module.to(x.device), parts.loss.to(x.device)
@@ -147,7 +143,9 @@ def deterministic(
 
     samples = settings.posterior.samples
     one = Deterministic(network, value, optimizer, samples, settings.train.precision, x)
-    if not captured:
+    if mode == "compiled":
+        network.compile()
+    if mode != "captured" or x.device.type != "cuda":
         return lambda: one.step(one.run_pass)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -35,13 +35,17 @@ def test_a_dry_run_collects_the_tests_and_measures(tmp_path: Path) -> None:
     assert all(row["GB/s"] > 0 for row in figures["noise"])
     rows = figures["steps"]
     assert not [row for row in rows if "failed" in row]
-    assert {(row["network"], row["precision"]) for row in rows} == {
-        (name, precision) for name in WORKLOADS for precision in ("float32", "bf16")
-    }
+    assert {(row["network"], row["precision"], row["mode"]) for row in rows} == {
+        (name, precision, mode)
+        for name in WORKLOADS
+        for precision in ("float32", "bf16")
+        for mode in ("eager", "captured")
+    } | {(next(iter(WORKLOADS)), "float32", "compiled")}
     assert all(row["ratio"] > 0 and row["launches"] > 0 for row in rows)
     assert len([row for row in rows if row.get("estimate GiB", 0) > 0]) == len(WORKLOADS)
     last = done.stdout.splitlines()
-    assert last[-1].startswith("SWIN demo") and last[-len(rows) - 1].startswith("network")
+    assert last[-1].startswith("MLP") and "compiled" in last[-1]
+    assert last[-len(rows) - 1].startswith("network")
 
 
 def test_what_is_asked_for_wrongly_is_answered_with_the_usage() -> None:

@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -30,6 +31,8 @@ from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, divisors
 from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.world import World, start
+
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "fields"))  # store_files
 
 # The engine that ``auto`` takes comes first.
 ENGINES = ("horovod", "torch") if find_spec("horovod") else ("torch",)

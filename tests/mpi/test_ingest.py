@@ -1,9 +1,11 @@
 """Ranks that pack together write, byte for byte, what one rank writes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from store_files import anemoi, grib, weatherbench
 
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.era5 import era5
@@ -48,6 +50,20 @@ def test_any_number_of_ranks_writes_the_same_bytes(all_ranks: Group, folder: Pat
         read(pack, step, field)
         want = Values(files).read(range(len(files.channels)), step, step + 1)[0]
         assert np.array_equal(field, want)
+
+
+@pytest.mark.parametrize("write", [weatherbench, anemoi, grib])
+def test_stores_and_grib_files_are_packed_together(
+    all_ranks: Group, folder: Path, write: Callable[[Path, Path], Path]
+) -> None:
+    ranks, path = all_ranks, folder / "store"
+    files = ranks.on_first(
+        lambda: catalogue(write(folder / "source", path), levels=[500, 850]), name="catalogue"
+    )
+    ingest(files, folder / "together", block_bytes=1, ranks=ranks)
+    ranks.on_first(lambda: ingest(files, folder / "alone"), name="alone")
+    assert content(folder / "together") == content(folder / "alone")
+    assert verify(folder / "together", source=files, ranks=ranks) == ()
 
 
 def test_damage_is_found_by_one_rank_and_known_to_all(all_ranks: Group, folder: Path) -> None:

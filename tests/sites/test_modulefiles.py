@@ -130,6 +130,37 @@ def test_tcl_in_environment_modules(
     check_round(environment_modules, site, rendered[site], "modulefiles-tcl", tmp_path)
 
 
+COMPLETES = """
+PS1='$ '
+module use {stand_ins} {root}/{modulefiles}
+module load hpc_bnn
+complete -p hpc-bnn
+unset -f _hpc_bnn; complete -r hpc-bnn; module unload hpc_bnn; unset PS1
+module load hpc_bnn; complete -p hpc-bnn 2>/dev/null || echo none in a job
+"""
+
+
+def check_completion(shell: Shell, root: Path, modulefiles: str, folder: Path) -> None:
+    places = {"stand_ins": stand_ins(modules_of(root), folder / "stand-ins"), "root": root}
+    said = shell(COMPLETES.format(**places, modulefiles=modulefiles))
+    expected = ["complete -o default -F _hpc_bnn hpc-bnn", "none in a job"]
+    assert said.splitlines() == expected, said
+
+
+@needs_lmod
+@pytest.mark.parametrize("modulefiles", ["modules", "modulefiles-tcl"])
+def test_completion_in_lmod(
+    modulefiles: str, rendered: dict[str, Path], lmod: Shell, tmp_path: Path
+) -> None:
+    check_completion(lmod, rendered["local"], modulefiles, tmp_path)
+
+
+def test_completion_in_environment_modules(
+    rendered: dict[str, Path], environment_modules: Shell, tmp_path: Path
+) -> None:
+    check_completion(environment_modules, rendered["local"], "modulefiles-tcl", tmp_path)
+
+
 @needs_lmod
 def test_the_folder_may_move(rendered: dict[str, Path], lmod: Shell, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"

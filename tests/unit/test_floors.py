@@ -41,6 +41,7 @@ ONLY_IN = {
     "torch.distributed": ("parallel/torch_dist.py",),
     "netCDF4": ("fields/",),
     "zarr": ("fields/ingest/",),
+    "eccodes": ("fields/ingest/",),
 }
 VAGUE = {"utils.py", "helpers.py", "common.py", "misc.py"}
 MOST_LINES = 300

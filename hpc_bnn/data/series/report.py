@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpc_bnn.data.series.naive import naive_tallies, naive_warning, skill, standardised
 from hpc_bnn.data.series.windows import Windows
 from hpc_bnn.data.source import Forecast, Source
 from hpc_bnn.verify.plots import plot_forecast
@@ -30,17 +31,15 @@ LEVELS = tuple(round(0.05 + 0.1 * k, 2) for k in range(10))
 DRAWN = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXAMPLES_DRAWN, CHANNELS_DRAWN = 4, 12
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-# Of a naive forecast; None: one row.
-SEASONS = {"last_value": None, "day_before": DAY, "week_before": 7 * DAY}
-WINDOWS_AT_ONCE = 1024
 
 
 class SeriesReport:
     """The report of a source whose test split are windows of a series."""
 
     def __init__(self, source: Source) -> None:
-        assert isinstance(source.test, Windows) and source.scale is not None
-        self._windows, self._scale = source.test, source.scale
+        assert isinstance(source.train, Windows) and isinstance(source.test, Windows)
+        assert source.scale is not None
+        self._train, self._windows, self._scale = source.train, source.test, source.scale
         self._shape = source.output_shape
 
     def tally(self) -> RegressionTally:
@@ -52,8 +51,9 @@ class SeriesReport:
 
         ``pinball``: the loss at each level, over all channels and lead times. ``channels``: by
         name, the scores over all lead times, and as lists over ``lead_time_h``, hours; of one
-        member without coverage. ``naive``: the same of seasonal naive forecasts whose season the
-        history holds; the CRPS of a single value is its absolute error.
+        member without coverage. ``standardised``, ``naive``, ``skill`` and, where a naive forecast
+        is better, ``warning``: ``hpc_bnn.data.series.naive``; the CRPS of a single value is its
+        absolute error.
         """
         points = tally.by_point()
         lists = {"rmse": points.rmse, "crps": points.crps, "pinball": points.pinball}
@@ -64,32 +64,36 @@ class SeriesReport:
             "pinball": {"levels": list(tally.levels), "loss": tally.pinball()},
             "lead_time_h": [step * (self._windows.step / HOUR) for step in steps],
             "channels": self._by_channel(lists),
-            "naive": {
-                season: {
-                    "rmse": float(scores.rmse.square().mean().sqrt()),
-                    "crps": float(scores.crps.mean()),
-                    "channels": self._by_channel({"rmse": scores.rmse, "crps": scores.crps}),
-                }
-                for season, scores in self.naive_scores().items()
-            },
+            **self._beside_naive(tally),
+        }
+
+    def _beside_naive(self, tally: RegressionTally) -> dict[str, Any]:
+        """Return standardised scores, the naive forecasts' scores and the skill over each."""
+        naive, own = self._naive(), standardised(tally, self._scale)
+        skills, found = {}, {}
+        for name, of in naive.items():
+            points, scores = of.by_point(), standardised(of, self._scale)
+            skills[name] = skill(own, scores)
+            found[name] = {
+                "rmse": float(points.rmse.square().mean().sqrt()),
+                "crps": float(points.crps.mean()),
+                "standardised": scores,
+                "channels": self._by_channel({"rmse": points.rmse, "crps": points.crps}),
+            }
+        warning = naive_warning(skills)
+        return {
+            "standardised": own,
+            "naive": found,
+            "skill": skills,
+            **({"warning": warning} if warning else {}),
         }
 
     def naive_scores(self) -> dict[str, PointScores]:
         """Return RMSE and CRPS (P, C) of the naive forecasts of the test split."""
-        windows, scores = self._windows, {}
-        for name, length in SEASONS.items():
-            season, rest = (1, 0) if length is None else divmod(length, windows.step)
-            if rest or not 1 <= season <= windows.history or (length and season == 1):
-                continue
-            tally = RegressionTally(points=self._shape)
-            for part in torch.split(torch.arange(len(windows)), WINDOWS_AT_ONCE):
-                x, y = windows.batch(part)
-                forecast = seasonal_naive(
-                    windows.histories(x), horizon=windows.horizon, season=int(season)
-                )
-                tally.add(self._scale.physical(forecast[None]), None, self._scale.physical(y))
-            scores[name] = tally.by_point()
-        return scores
+        return {name: of.by_point() for name, of in self._naive().items()}
+
+    def _naive(self) -> dict[str, RegressionTally]:
+        return naive_tallies(self._train, self._windows, self._scale)
 
     def _by_channel(self, lists: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return scores (P, C) by channel: over all lead times, and as lists."""
@@ -165,17 +169,6 @@ def _around(first: datetime, step: timedelta, history: int, horizon: int) -> lis
     start = first if zone is None else first.astimezone(UTC)
     times = [start + k * step for k in range(-history, horizon)]
     return times if zone is None else [time.astimezone(zone) for time in times]
-
-
-def seasonal_naive(history: Tensor, *, horizon: int, season: int) -> Tensor:
-    """Return the seasonal naive forecast (B, P, C) after a history (B, H, C).
-
-        forecast_p = y_(p - m ceil(p / m)),    p = 1 .. P, y_0 the last known row, m rows a season
-
-    m = 1 is persistence. Source: Hyndman, Athanasopoulos 2021, Forecasting: Principles and Practice
-    (3rd edition), section 5.2. The history holds a whole season, 1 <= m <= H.
-    """
-    return history[:, history.shape[1] - season + torch.arange(horizon) % season]
 
 
 def _quantile(mean: Tensor, sigma: Tensor | None, probability: float) -> Tensor:

@@ -18,6 +18,7 @@ class VariableHeader:
     dtype: of numpy with byte order, such as ">i2"; "str" for text.
     chunks: None where the variable is contiguous.
     compression: filters in words, empty where there are none.
+    key: by which its format reads it, where a file has several of that name; else the name.
     """
 
     name: str
@@ -27,6 +28,7 @@ class VariableHeader:
     attributes: dict[str, Any]
     chunks: tuple[int, ...] | None = None
     compression: str = ""
+    key: str = ""
 
     def text(self, attribute: str) -> str:
         """Return an attribute as text, empty where there is none."""

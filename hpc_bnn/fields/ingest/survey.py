@@ -141,6 +141,7 @@ def _file_variable(
         chunks=variable.chunks,
         compression=variable.compression,
         version_of=np.zeros(count, np.int8) if "version" in axes else None,
+        key=variable.key or variable.name,
     )
     steps = np.arange(count, dtype=np.int32)
     one = FileVariable(known, levels, when, steps, preliminary, part)

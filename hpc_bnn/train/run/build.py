@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.bayes.posterior import Posterior
@@ -22,13 +21,13 @@ from hpc_bnn.config import (
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
 from hpc_bnn.data.augment import Augmentation
 from hpc_bnn.data.sharding import steps_per_epoch
-from hpc_bnn.data.source import Fields
 from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
-from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.models import MODELS
+from hpc_bnn.models.find import find_model
 from hpc_bnn.models.normalised import NormalisedWindows
 from hpc_bnn.parallel.engines import check_engine
+from hpc_bnn.train.run.build_loss import build_loss
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
 from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
@@ -88,6 +87,9 @@ def check_choices(settings: Settings, origin: str) -> None:
     )
     for section, choice, choices, given in sections:
         name, keys = choice.name, type(choice).model_fields
+        if section == "model" and name not in choices:
+            problems += _problems_of_path(settings)
+            continue
         wrong = choose(section, name, DATA_SETS if section == "data" else choices)
         problems += (
             [wrong]
@@ -115,6 +117,24 @@ def check_choices(settings: Settings, origin: str) -> None:
         )
     if problems:
         raise SettingsError([f"{origin}: {problem}" for problem in problems])
+
+
+def _problems_of_path(settings: Settings) -> list[str]:
+    """Return what is wrong with the options of a user's own class, or with its path."""
+    chosen = settings.model
+    try:
+        model = find_model(chosen.name)
+    except ValueError as error:
+        return [str(error)]
+    given, keys = tuple(inspect.signature(model).parameters)[:2], type(chosen).model_fields
+    return check_options("model", model, chosen.options, given=given, beside=keys)
+
+
+def _model(settings: Settings) -> Callable[..., torch.nn.Module]:
+    try:
+        return find_model(settings.model.name)
+    except ValueError as error:
+        raise SettingsError([str(error)]) from error
 
 
 def resolved(settings: Settings) -> Settings:
@@ -167,9 +187,9 @@ def read_source(settings: Settings, ranks: Group) -> Source:
 
 def build(settings: Settings, source: Source) -> Parts:
     """Make the parts; initial weights depend on the seed only."""
-    loss = _loss(settings, source)
+    loss = build_loss(settings, source)
     torch.manual_seed(settings.seed)
-    model = MODELS[settings.model.name]
+    model = _model(settings)
     options = {**settings.model.options, **_facts(settings, model, source)}
     network = model(source.input_shape, loss.output_shape(source.output_shape), **options)
     if source.window is not None and source.window.normalize != "training":
@@ -210,6 +230,7 @@ def step_settings(settings: Settings, parts: Parts) -> StepSettings:
         clip_norm=chosen.clip_norm or None,
         ema=chosen.ema,
         precision=chosen.precision,
+        compile=chosen.compile,
         capture=chosen.capture,
         exact=settings.loss.exact,
         reduction=chosen.reduction,
@@ -221,51 +242,6 @@ def step_settings(settings: Settings, parts: Parts) -> StepSettings:
 
 def _takes(function: Callable[..., object], parameter: str) -> bool:
     return parameter in inspect.signature(function).parameters
-
-
-def _loss(settings: Settings, source: Source) -> Loss:
-    """Make the loss; the points of fields count by cell area and by the weight of their channel,
-    those that never have a value not at all.
-    """
-    chosen, function = settings.loss, LOSSES[settings.loss.name]
-    takes_weights = _takes(function, "weights")
-    present = None if source.fields is None else source.fields.present
-    if present is not None and not (takes_weights and _takes(function, "present")):
-        problem = f"loss.name = {chosen.name!r}: counts every point, but {source.name} has some"
-        raise SettingsError([f"{problem} without values; choose another loss, or leave these out"])
-    if source.fields is None or not takes_weights:
-        if chosen.channel_weights:
-            reason = "takes no weights" if source.fields else "are for data sets of fields"
-            what = f"loss.name = {chosen.name!r}" if source.fields else "they"
-            raise SettingsError([f"loss.channel_weights: {what} {reason}; leave them out"])
-        if source.fields is not None and chosen.area_weights:
-            log.info("loss %s takes no weights: every grid point counts equally", chosen.name)
-        return function(**chosen.options)
-    weights = _weights(settings, source.fields)
-    if present is None:
-        return function(**chosen.options, weights=weights)
-    return function(**chosen.options, weights=weights, present=present)
-
-
-def _weights(settings: Settings, fields: Fields) -> Tensor:
-    """Return the weights (C, H, 1) of the points of a state."""
-    given = settings.loss.channel_weights
-    unknown = [name for name in given if name not in fields.names]
-    if unknown:
-        raise SettingsError(
-            [
-                f"loss.channel_weights: no channel {name!r}; the data set has "
-                f"{', '.join(fields.names)}"
-                for name in unknown
-            ]
-        )
-    if given and not any(given.get(name, 1.0) for name in fields.names):
-        raise SettingsError(["loss.channel_weights: every channel has weight 0; give one more"])
-    channels = torch.tensor([given.get(name, 1.0) for name in fields.names], dtype=torch.float64)
-    rows = torch.ones(len(fields.latitude), dtype=torch.float64)
-    if settings.loss.area_weights:
-        rows = cell_area(fields.latitude)
-    return channels[:, None, None] * rows[:, None]
 
 
 def _facts(settings: Settings, model: Any, source: Source) -> dict[str, Any]:

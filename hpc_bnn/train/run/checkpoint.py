@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 4  # which holds a scheduler; 3 held moving averages, 2 named what is per-sample
 READS = (1, 2, 3, 4)
+BEST = "best.pt"
 PATTERN = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -101,7 +102,7 @@ def save(
 
 def write(
     path: Path, checkpoint: Checkpoint, *, require_own: Callable[[], None] | None = None
-) -> None:
+) -> Path:
     """Write ``checkpoint`` into one file, whole or not at all; errors are those of ``save``."""
     if require_own is not None:
         require_own()
@@ -118,6 +119,7 @@ def write(
             f"{path}: cannot write the checkpoint ({error}); {free_space(path.parent)}. Earlier "
             "checkpoints are unharmed: free space or fix permissions, then resume"
         ) from error
+    return path
 
 
 def available(folder: Path) -> list[Path]:
@@ -148,6 +150,28 @@ def newest_good(folder: Path) -> tuple[Path, Checkpoint] | None:
             "another run folder"
         )
     return None
+
+
+def chosen(folder: Path, which: str) -> tuple[Path, Checkpoint] | None:
+    """Return the checkpoint ``last``, ``best`` or of a number of steps; None where a run has no
+    last one.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such checkpoint, or it is damaged.
+    """
+    if which == "last":
+        return newest_good(folder)
+    path = folder / (BEST if which == "best" else f"step-{int(which):08d}.pt")
+    if not path.is_file():
+        steps = ", ".join(str(int(PATTERN.sub(r"\1", p.name))) for p in available(folder))
+        kept = "best, " if (folder / BEST).is_file() else ""
+        raise CheckpointError(
+            f"--checkpoint {which}: {path} is not there; the run has {kept}last, {steps or 'none'} "
+            "(train.keep_best keeps the best, train.checkpoint_every and keep_checkpoints others)"
+        )
+    return path, load(path)
 
 
 def load(path: Path) -> Checkpoint:

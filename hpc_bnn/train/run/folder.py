@@ -14,7 +14,8 @@ from hpc_bnn.train.run.build import resolved
 RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
-    "train.profile", "train.capture",
+    "train.keep_best", "train.patience", "train.judge_by", "train.profile", "train.capture",
+    "train.compile",
     "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
 RESUMABLE_PREFIXES = ("grid.", "evaluation.", "posterior.keep_")
@@ -35,6 +36,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation.json"
+        self.memory = path / "memory.json"
         self.plots = path / "plots"
         self._held: Lock | None = None
 

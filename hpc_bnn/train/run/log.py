@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings
@@ -135,21 +135,22 @@ def unsuitable(training: TrainSettings, posterior: Posterior) -> list[str]:
 
 
 class StepProgress:
-    """A tqdm bar where standard error is a terminal, else one log line with an ETA every
-    ``log_every`` steps.
+    """A tqdm bar where somebody watches, on a terminal or in a notebook, else one log line with an
+    ETA every ``log_every`` steps.
     """
 
     def __init__(self, *, total: int, first: int, log_every: int, is_first_rank: bool) -> None:
         self._total, self._log_every = total, log_every
-        self._speaks = is_first_rank
+        self._speaks, self._validation = is_first_rank, ""
         self._pace = Pace(total, done=first)
-        terminal = is_first_rank and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
-        self._bar = tqdm(total=total, initial=first, unit="step") if terminal else None
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        shows = is_first_rank and watched and log.isEnabledFor(logging.INFO)
+        self._bar = tqdm(total=total, initial=first, unit="step") if shows else None
 
     def log(self, done: int, loss: float) -> None:
         """Report that ``done`` steps are finished."""
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            self._bar.set_postfix_str(f"loss={loss:.4g}{self._validation}", refresh=False)
             self._bar.update(1)
         elif self._speaks and (done % self._log_every == 0 or done == self._total):
             each, left = self._pace.at(done)
@@ -161,6 +162,12 @@ class StepProgress:
                 each,
                 left,
             )
+
+    def validated(self, done: int, scores: str) -> None:
+        """Report a validation after ``done`` steps, which the bar shows from now on."""
+        self._validation = f", validation {scores}"
+        if self._bar is None and self._speaks:
+            log.info("validation after step %d: %s", done, scores)
 
     def close(self) -> None:
         """End the bar."""

@@ -2,31 +2,18 @@
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 from hpc_bnn.config import Settings, dump_settings
-from hpc_bnn.data import Batches
 from hpc_bnn.lock import release
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
-from hpc_bnn.train.run.build import Parts, build, read_source, step_settings
+from hpc_bnn.train.run.build import build, read_source
 from hpc_bnn.train.run.checkpoint import available
-from hpc_bnn.train.run.energy import Energy, EnergyMeter
-from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.log import StepProgress, log_start
-from hpc_bnn.train.run.profile import Profile
-from hpc_bnn.train.run.record import Record
-from hpc_bnn.train.run.restarts import ResumePoint, log_restart, resume_run
-from hpc_bnn.train.run.snapshots import Snapshots
-from hpc_bnn.train.run.stop import Interrupted, Stop, Unfinished
-from hpc_bnn.train.run.summary import Course, read_summary, write_summary
-from hpc_bnn.train.run.validation import diagnose, validate
-from hpc_bnn.train.step.schedule import rollout_steps, set_learning_rate
-from hpc_bnn.train.step.step import Step
-from hpc_bnn.train.step.step_report import Report
+from hpc_bnn.train.run.stop import Stop
+from hpc_bnn.train.run.training import Training
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +69,7 @@ def _train(
     source = auto.source if auto else None
     source = source or read_source(settings, world.all_ranks)
     parts = world.all_ranks.together(lambda: build(settings, source), name="building the model")
-    run = _Run(settings, world, folder, parts, stop, began, auto)
+    run = Training(settings, world, folder, parts, stop, began, auto)
     if not world.all_ranks.on_first(lambda: available(folder.checkpoints), name="checkpoints"):
         run.start_from()
     # Claimed last: settings that failed so far do not bind the folder.
@@ -96,204 +83,3 @@ def _train(
         return run.train(resume=resume)
     finally:
         release(lock)
-
-
-class _Run:
-    """One training run: its parts and where it stands."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        world: World,
-        folder: RunFolder,
-        parts: Parts,
-        stop: Stop,
-        began: float,
-        auto: AutoGrid | None,
-    ) -> None:
-        self._settings, self._world, self._folder, self._parts = settings, world, folder, parts
-        self._stop, self._began, self._auto = stop, began, auto
-        self._resume_point: ResumePoint | None = None
-        self._record = Record(world, folder)
-        self._has_weights = False  # those of ``train.start_from``
-        self._saved = 0  # steps of the newest checkpoint
-        training = settings.train
-        self._batches = Batches(
-            parts.source.train,
-            batch_size=training.batch_size,
-            world=world,
-            seed=settings.seed,
-            rollout=None if parts.unroll is None else self._rollout,
-        )
-        per_epoch = self._batches.steps_per_epoch
-        agree(world.all_ranks, {"batches per epoch": per_epoch}, name="data")
-        self._total = training.total_steps(per_epoch)
-        parts.posterior.hold(world.grid.own_samples(settings.posterior.samples))
-        parts.posterior.to(world.device)
-        parts.loss.to(world.device)
-        self._optimizer = parts.optimizer(training.lr)
-        self._step = Step(
-            parts.posterior,
-            parts.loss,
-            self._optimizer,
-            world,
-            step_settings(settings, parts),
-        )
-        self._snapshots = Snapshots(settings, world, folder, parts, self._optimizer, self._step.ema)
-
-    def start_from(self) -> None:
-        """Collective: take the weights of ``train.start_from``, once."""
-        given = self._settings.train.start_from
-        if given and not self._has_weights:
-            log.info("weights of %s", self._snapshots.start_from(Path(given)))
-        self._has_weights = True
-
-    def train(self, *, resume: bool) -> dict[str, Any]:
-        world, training = self._world, self._settings.train
-        per_epoch = self._batches.steps_per_epoch
-        if resume:
-            self._resume_point = resume_run(
-                world, self._folder, self._snapshots, self._settings, per_epoch
-            )
-            self._step.step = self._saved = self._resume_point.step if self._resume_point else 0
-        first = self._step.step
-        if first == 0:
-            self.start_from()
-        finished = world.all_ranks.on_first(
-            lambda: read_summary(self._folder.summary) if first >= self._total else None,
-            name="summary",
-        )
-        if finished is not None:
-            log.info("nothing left to do: %s is of a finished run", self._folder.summary)
-            return finished
-        steps = range(first, self._total)
-        log_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
-        feed = Feed(self._batches, steps, upload=upload_to(world.device))
-        progress = StepProgress(
-            total=self._total,
-            first=first,
-            log_every=training.log_every,
-            is_first_rank=world.is_first,
-        )
-        profile = Profile(world, self._folder, steps=training.profile)
-        validation: dict[str, float] = {}
-        energy: Energy | None = None
-        meter = EnergyMeter(world.device, packages=world.node_rank == 0)
-        try:
-            if first == self._total:
-                self._all_have_read()
-            if first and self._validates_after(first):
-                recorded = self._record.has_validation(first)
-                if first == self._total or not recorded:  # a stop came in between
-                    validation = self._validate(first, record=not recorded)
-            for step in steps:
-                lr = set_learning_rate(
-                    self._optimizer, step, total_steps=self._total, chosen=training
-                )
-                began = time.perf_counter()
-                x, y = next(feed)
-                fetched = time.perf_counter()
-                if step == first:
-                    self._all_have_read()
-                with profile.step():
-                    self._step(x, y)
-                report = self._step.report
-                assert report is not None
-                energy = meter.read()
-                if step == first and self._resume_point is not None:
-                    log_restart(world, self._folder, self._resume_point, began=self._began)
-                self._record.open(first)
-                self._note(report, lr=lr, data_wait_s=fetched - began)
-                done = step + 1
-                progress.log(done, report.loss)
-                # The first batch waits for files to be opened and caches to be filled.
-                self._stop.note_step(time.perf_counter() - (fetched if step == first else began))
-                # Asked before a validation: that may take longer than the time that is left.
-                reason = self._stop.due()
-                if reason or done == self._total or _due(done, training.checkpoint_every):
-                    self._save(done)
-                if reason:
-                    raise Unfinished(reason, done=done, total=self._total)
-                if self._validates_after(done):
-                    validation = self._validate(done)
-            self._record.flush()
-        finally:
-            feed.close()
-            progress.close()
-            self._record.close()
-            profile.close()
-        return write_summary(
-            world,
-            self._folder,
-            self._settings,
-            self._parts.posterior,
-            Course(
-                self._step.step,
-                self._record.loss,
-                self._record.durations,
-                energy,
-                feed.bytes_read,
-            ),
-            validation=validation,
-            validation_units=self._parts.source.score_units,
-            diagnostics=diagnose(world, self._parts),
-            auto=self._auto,
-        )
-
-    def _all_have_read(self) -> None:
-        """Collective: until here ranks may wait for one that reads its data, from now on no longer
-        than ``train.stall_timeout``.
-        """
-        self._world.all_ranks.gather(None, name="first batch")
-        self._world.watchdog.resume()
-
-    def _save(self, done: int) -> None:
-        """Collective: write a checkpoint, unless the newest is of this step."""
-        if self._saved == done:
-            return
-        began = time.perf_counter()
-        self._record.flush()
-        self._snapshots.save(done, steps_per_epoch=self._batches.steps_per_epoch)
-        self._saved = done
-        self._stop.note_checkpoint(time.perf_counter() - began)
-
-    def _validates_after(self, done: int) -> bool:
-        return done == self._total or _due(done, self._settings.train.validate_every)
-
-    def _validate(self, done: int, *, record: bool = True) -> dict[str, float]:
-        """Collective: validate and record the scores; where a stop comes in between, there are
-        none, but a checkpoint, from which the run validates again.
-        """
-        try:
-            with self._step.averaged():
-                scores = validate(
-                    self._settings, self._world, self._parts, interrupt=self._stop.check
-                )
-        except Interrupted as reason:
-            self._save(done)
-            raise Unfinished(str(reason), done=done, total=self._total) from None
-        if record:
-            self._record.open(done)
-            row = {f"validation_{key}": value for key, value in scores.items()}
-            self._record.write({"step": done - 1, "epoch": self._epoch(done), **row})
-        return scores
-
-    def _note(self, report: Report, *, lr: float, data_wait_s: float) -> None:
-        rollout = self._rollout(report.step // self._batches.steps_per_epoch)
-        self._record.step(
-            report,
-            epoch=self._epoch(report.step),
-            lr=lr,
-            rollout=rollout if self._parts.unroll else None,
-            data_wait_s=data_wait_s,
-        )
-
-    def _epoch(self, step: int) -> float:
-        return step / self._batches.steps_per_epoch
-
-    def _rollout(self, epoch: int) -> int:
-        return rollout_steps(epoch, self._settings.train.rollout)
-
-
-def _due(done: int, every: int) -> bool:
-    return every > 0 and done % every == 0

@@ -39,8 +39,11 @@ class Snapshots:
         # At the start: a checkout may change while its code runs.
         self._versions = versions() if world.is_first else {}
 
-    def save(self, step: int, *, steps_per_epoch: int) -> None:
-        """Collective: write a checkpoint on world rank 0; a failure ends every rank."""
+    def save(self, step: int, *, steps_per_epoch: int, best: bool = False) -> None:
+        """Collective: write a checkpoint on world rank 0; a failure ends every rank.
+
+        best: that of the best validation, which stays beside the newest ones.
+        """
         epoch, cursor = divmod(step, steps_per_epoch)
         state = gathered(
             self._world,
@@ -56,18 +59,21 @@ class Snapshots:
 
         def write() -> Path:
             require_finite(self._parts.posterior, state)
-            return checkpoint.save(
-                self._folder.checkpoints,
-                state,
-                keep=self._settings.train.keep_checkpoints,
-                require_own=self._folder.require_own,
-            )
+            folder, own = self._folder.checkpoints, self._folder.require_own
+            if best:
+                return checkpoint.write(folder / checkpoint.BEST, state, require_own=own)
+            keep = self._settings.train.keep_checkpoints
+            return checkpoint.save(folder, state, keep=keep, require_own=own)
 
         self._world.all_ranks.on_first(write, name="checkpoint")
 
-    def restore(self, *, to_train: bool = False) -> tuple[Path, Checkpoint] | None:
-        """Collective: world rank 0 finds the newest good checkpoint, every rank receives and
-        restores it; return its path and its outline, None where there is no checkpoint.
+    def restore(
+        self, *, to_train: bool = False, which: str = "last"
+    ) -> tuple[Path, Checkpoint] | None:
+        """Collective: world rank 0 finds a checkpoint, every rank receives and restores it; return
+        its path and its outline, None where there is no checkpoint.
+
+        which: ``last``, the newest good one; ``best``; or the number of its steps.
 
         to_train: with the optimizer's state; refuse a checkpoint after which the examples would
             come in another order. Else moving averages, where it holds some, take the place of the
@@ -75,7 +81,7 @@ class Snapshots:
         """
 
         def read() -> tuple[Path, Checkpoint] | None:
-            found = checkpoint.newest_good(self._folder.checkpoints)
+            found = checkpoint.chosen(self._folder.checkpoints, which)
             if found is not None and to_train:
                 self._require_same_order(*found)
             return found

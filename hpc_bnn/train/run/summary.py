@@ -88,12 +88,14 @@ def write_summary(
     *,
     validation: dict[str, float],
     validation_units: str,
+    best: dict[str, Any],
     diagnostics: dict[str, object],
     auto: AutoGrid | None,
 ) -> dict[str, Any]:
     """Collective over the world: write the summary of a run that has made all of its steps, and
     return it.
 
+    best: score, value and step of the best validation.
     Without a step of this process the final loss is the newest on file.
     """
     all_ranks, samples = world.all_ranks, settings.posterior.samples
@@ -126,6 +128,7 @@ def write_summary(
         **figures,
         "examples_per_s": examples_per_s,
         "validation": validation,
+        **({"best_validation": best} if best else {}),
         "validation_units": validation_units,
         **({"diagnostics": diagnostics} if diagnostics else {}),
         "versions": all_ranks.on_first(versions, name="versions"),

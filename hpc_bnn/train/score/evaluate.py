@@ -1,6 +1,8 @@
 """Score a trained run on its test split and draw its pictures; weather: ``weather_report``."""
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +14,7 @@ from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.score.curves import draw_curves
+from hpc_bnn.train.score.memory import write_estimate
 from hpc_bnn.train.score.recalibrate import describe_recalibration, recalibration_of
 from hpc_bnn.train.score.scoring import Filled, as_input, score
 from hpc_bnn.train.score.trained import load_trained
@@ -24,11 +27,15 @@ from hpc_bnn.verify.tally import ClassificationTally, RegressionTally
 log = logging.getLogger(__name__)
 
 
-def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None) -> dict[str, Any]:
+def evaluate(
+    world: World, folder: RunFolder, *, recalibrate: str | None = None, checkpoint: str = ""
+) -> dict[str, Any]:
     """Collective over the world: score the test split with the newest checkpoint; write
-    evaluation.json and plots. Classifiers also see inputs that do not belong to the data set.
+    evaluation.json, memory.json and plots. Classifiers also see inputs that do not belong to the
+    data set.
 
-    recalibrate: as ``evaluation.recalibrate``, which is taken if None.
+    recalibrate: as ``evaluation.recalibrate``, which is taken if None. checkpoint: as of
+    ``load_trained``.
 
     Raises
     ------
@@ -37,7 +44,9 @@ def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None)
     CheckpointError
         If it holds no usable checkpoint.
     """
-    trained = load_trained(world, folder)
+    trained = load_trained(world, folder, checkpoint=checkpoint)
+    gpu = world.device.type == "cuda"
+    world.all_ranks.on_first(lambda: write_estimate(trained, folder, gpu=gpu), name="memory")
     recalibration = None
     if (recalibrate or trained.settings.evaluation.recalibrate) != "none":
         recalibration = recalibration_of(trained, world, folder)
@@ -80,6 +89,7 @@ def evaluate(world: World, folder: RunFolder, *, recalibrate: str | None = None)
         "units": source.scale.units if source.scale else "",
         "scores": tally.result(),
         **recalibrated,
+        **_calibration(tally, source.output_shape),
         **({} if report is None else report.details(tally)),
     }
     if isinstance(tally, ClassificationTally):
@@ -117,9 +127,45 @@ def told(result: dict[str, Any]) -> list[str]:
     for name, of in result.get("foreign", {}).items():
         lines += score_lines(of, of=f"{name}: ")
     for name, of in result.get("naive", {}).items():
-        of = {key: of[key] for key in ("rmse", "crps")}
+        of = {key: of[key] for key in ("accuracy", "nll", "rmse", "crps") if key in of}
         lines += score_lines(of, units, of=f"{name.replace('_', ' ')}: ")
+    if "standardised" in result:
+        lines += _skill_lines(result)
     return lines
+
+
+def _calibration(
+    tally: ClassificationTally | RegressionTally, output_shape: Sequence[int]
+) -> dict[str, Any]:
+    """Return what the pictures of calibration are drawn from; of classes the scores of a guess that
+    finds all of them equally probable, too.
+    """
+    if isinstance(tally, RegressionTally):
+        has_pit = "pit_chi_square" in tally.result()
+        return {"pit_counts": tally.pit_counts().tolist()} if has_pit else {}
+    bins, classes = tally.reliability(), output_shape[0]
+    guess = {"accuracy": 1 / classes, "nll": math.log(classes), "brier": 1 - 1 / classes}
+    return {
+        "reliability": {
+            "count": bins.count.tolist(),
+            "confidence": bins.mean_confidence().tolist(),
+            "accuracy": bins.accuracy().tolist(),
+        },
+        "naive": {"uniform_guess": guess},
+    }
+
+
+def _skill_lines(result: dict[str, Any]) -> list[str]:
+    """Return a table of standardised scores, with the skill over naive forecasts of series."""
+    lines = ["  standardised by training rows     MSE     MAE    CRPS    skill in CRPS"]
+    rows = {"this forecast": (result["standardised"], {})}
+    for name, of in result["naive"].items():
+        rows[name.replace("_", " ")] = (of["standardised"], result["skill"][name])
+    for name, (scores, skills) in rows.items():
+        over = f"{skills['crps']:9.3f}" if "crps" in skills else ""
+        row = f"    {name:24s}" + "".join(f"{scores[key]:8.4f}" for key in ("mse", "mae", "crps"))
+        lines.append(row + over)
+    return [*lines, *([f"  warning: {result['warning']}"] if "warning" in result else [])]
 
 
 def _told_apart(own: ClassificationTally, foreign: Filled) -> dict[str, float]:

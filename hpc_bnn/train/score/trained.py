@@ -13,7 +13,7 @@ from hpc_bnn.data.new_inputs import physical_inputs
 from hpc_bnn.data.source import Scale
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import Parts, build, read_source
-from hpc_bnn.train.run.checkpoint import CheckpointError
+from hpc_bnn.train.run.checkpoint import BEST, CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.snapshots import Snapshots
 from hpc_bnn.train.score.prediction import Prediction, predict_inputs
@@ -71,11 +71,14 @@ class Trained:
         return predict_inputs(self.parts, inputs, own, positions=range(len(inputs)), device=device)
 
 
-def load_trained(world: World, folder: RunFolder, *, reads: bool = True) -> Trained:
+def load_trained(
+    world: World, folder: RunFolder, *, reads: bool = True, checkpoint: str = ""
+) -> Trained:
     """Collective over the world: read the run of a folder onto this world's devices.
 
-    reads: also the examples of its data set. Else only what the run kept of that, where it kept
-    something (``RunFolder.source``).
+    checkpoint: ``last``, ``best`` or the number of its steps; "": the best where the run keeps it
+    (``train.keep_best``), else the last. reads: also the examples of its data set; else only what
+    the run kept of that, where it kept something (``RunFolder.source``).
 
     Raises
     ------
@@ -91,7 +94,10 @@ def load_trained(world: World, folder: RunFolder, *, reads: bool = True) -> Trai
     parts.posterior.to(world.device)
     parts.loss.to(world.device)
     snapshots = Snapshots(settings, world, folder, parts, parts.optimizer(settings.train.lr))
-    found = snapshots.restore()
+    if not checkpoint:
+        best = settings.train.keep_best and (folder.checkpoints / BEST).is_file()
+        checkpoint = "best" if world.all_ranks.broadcast(best, name="checkpoint") else "last"
+    found = snapshots.restore(which=checkpoint)
     if found is None:
         raise CheckpointError(
             f"{folder.checkpoints}: no checkpoint to evaluate or predict with; train first"

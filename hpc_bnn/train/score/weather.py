@@ -8,6 +8,7 @@ Letters: M members, B start times, C channels, H latitude, W longitude.
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,20 +27,30 @@ from hpc_bnn.verify.weather import WeatherTally
 log = logging.getLogger(__name__)
 
 DEFAULT_HOURS = 120  # five days
+MAPS = 10  # lead times of which maps are drawn, at most
 READ_AT_ONCE = 16  # states of the climatology
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One forecast to draw: members (M, C, H, W) and truth (C, H, W) at a lead, physical units; NaN
-    at points that never have a value.
+    """One forecast to draw: members (M, C, H, W) and truth (C, H, W) of the channels that are drawn
+    at a lead, physical units; NaN at points that never have a value.
     """
 
     start_s: int
     lead: int
     members: Tensor
     truth: Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Of which start time, leads and channels pictures are kept."""
+
+    start_s: int
+    leads: frozenset[int]
+    channels: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +63,13 @@ class WeatherScores:
     pictures: tuple[Picture, ...]
 
 
-def score_weather(trained: Trained, world: World) -> WeatherScores:
+def score_weather(
+    trained: Trained, world: World, *, drawn: Sequence[int] | None = None
+) -> WeatherScores:
     """Collective over the world: forecast from start times of the test split and score.
 
     ``world`` must have one sample rank: a rank computes all members of its start times.
+    drawn: the channels of which pictures are kept; None: all.
 
     Raises
     ------
@@ -78,7 +92,10 @@ def score_weather(trained: Trained, world: World) -> WeatherScores:
         area=cell_area(fields.latitude),
         present=fields.present,
     )
-    drawn = (int(starts[len(starts) // 2]), {min(steps, _day(fields.step_hours)) - 1, steps - 1})
+    leads = _leads_to_draw(steps, day=min(steps, _day(fields.step_hours)))
+    wanted = Drawn(
+        int(starts[len(starts) // 2]), leads, list(range(channels) if drawn is None else drawn)
+    )
     pictures: list[Picture] = []
     own = starts[
         in_turn(len(starts), data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
@@ -88,7 +105,7 @@ def score_weather(trained: Trained, world: World) -> WeatherScores:
 
     def score() -> None:
         for i, part in enumerate(torch.split(own, size) if len(own) else ()):
-            pictures.extend(_score(trained, rollout, tally, climatology, part, steps, drawn))
+            pictures.extend(_score(trained, rollout, tally, climatology, part, steps, wanted))
             log.info("forecast %d of %d start times of this rank", i * size + len(part), len(own))
 
     world.all_ranks.together(score, name="forecasts")
@@ -105,7 +122,7 @@ def _score(
     climatology: Climatology,
     starts: Tensor,
     steps: int,
-    drawn: tuple[int, set[int]],
+    drawn: Drawn,
 ) -> list[Picture]:
     """Forecast from start times (B,) and add the scores; return what is to be drawn of them."""
     posterior, physical = trained.parts.posterior, rollout.fields.physical
@@ -130,9 +147,10 @@ def _score(
             climatology_std=std,
             uniforms=_uniforms(valid, truth),
         )
-        if drawn[0] in starts.tolist() and lead in drawn[1]:
-            at = starts.tolist().index(drawn[0])
-            pictures.append(Picture(drawn[0], lead, members[:, at], truth[at]))
+        if drawn.start_s in starts.tolist() and lead in drawn.leads:
+            at = starts.tolist().index(drawn.start_s)
+            kept = members[:, at, drawn.channels], truth[at, drawn.channels]
+            pictures.append(Picture(drawn.start_s, lead, *kept))
     return pictures
 
 
@@ -198,6 +216,18 @@ def _spread(number: int, most: int) -> Tensor:
     edges = torch.arange(count + 1) * number // count
     place = torch.arange(count, dtype=torch.float64) * GOLDEN % 1
     return edges[:-1] + (place * edges.diff()).long()
+
+
+def _leads_to_draw(steps: int, *, day: int) -> frozenset[int]:
+    """Return at most MAPS leads, from 0 on, evenly spaced, among them that of a day and the last.
+
+    day: the number of steps in a day.
+    """
+    count = min(MAPS, steps)
+    even = {(i + 1) * steps // count - 1 for i in range(count)}
+    if day - 1 not in even:
+        even.remove(min(even - {steps - 1}, key=lambda lead: abs(lead - (day - 1))))
+    return frozenset({*even, day - 1})
 
 
 def _spacing_hours(times: Tensor) -> int:

@@ -22,9 +22,10 @@ from hpc_bnn.verify.weather_plots import (
 
 def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[str, Any]:
     """Collective over the world: score the forecasts of a run, write scores and pictures."""
-    scored = score_weather(trained, world)
     fields = trained.parts.source.fields
     assert fields is not None
+    drawn = channels_to_draw(fields.names)
+    scored = score_weather(trained, world, drawn=[fields.names.index(name) for name in drawn])
     result = {
         "data": trained.parts.source.name,
         "split": "test",
@@ -102,8 +103,7 @@ def _draw(
     plot_ranks(shown, leads, folder.plots / "ranks.png", note=note)
     for picture in scored.pictures:
         hours = leads[picture.lead]
-        for name in shown:
-            at = fields.names.index(name)
+        for at, name in enumerate(shown):
             plot_maps(
                 picture.members[:, at],
                 picture.truth[at],

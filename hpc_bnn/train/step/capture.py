@@ -81,6 +81,11 @@ class Capture:
         if mode == "on" and self.recorder is None:
             self._refuse(f"there are CUDA graphs on GPUs only, and this rank computes on {device}")
 
+    @property
+    def has_graphs(self) -> bool:
+        """Whether passes of some batch are captured."""
+        return bool(self._graphs)
+
     def accumulate(self, share: Share) -> Tensor:
         """Collective over the sample axis: do what ``accumulate.accumulate`` does."""
         graphs = None if self.recorder is None else self._graphs_of(share, self.recorder)
@@ -160,14 +165,15 @@ def _shape(x: Inputs) -> Hashable:
 
 
 def _state(*modules: nn.Module) -> Hashable:
-    """Return where the tensors of modules lie, which of them are trained, and their plain
-    attributes, such as modes.
+    """Return where the tensors of modules lie, which of them are trained, and the plain attributes
+    of all layers, such as modes; of the modules themselves, which are of this package, without
+    those that are private.
     """
     tensors = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in modules)
     attributes = (
         (key, value)
         for layer in chain.from_iterable(module.modules() for module in modules)
         for key, value in vars(layer).items()
-        if type(value) in PLAIN
+        if type(value) in PLAIN and not (layer in modules and key.startswith("_"))
     )
     return tuple((t.data_ptr(), t.requires_grad) for t in tensors), tuple(attributes)

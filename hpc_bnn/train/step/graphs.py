@@ -11,7 +11,6 @@ Letters: S samples of a pass, B examples, P passes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -73,30 +72,46 @@ class Graphs(ABC):
         RuntimeError
             As the recorder raises it.
         """
-        probes = [(share.step, 0), (share.step + 1, len(self._bases) - 1)]
-        expected = [self._outcome_of(share, *probe) for probe in probes]
-        x, self._views = self._passes.augmented(share.x, share.step, self._passes.parts[0])
+        step, last = share.step, len(self._bases) - 1
+        value, gradients = self._outcome_of(share, step, 0)
+        x, self._views = self._passes.augmented(share.x, step, self._passes.parts[0])
         self._x, self._y = map_tensors(torch.clone, x), share.y.clone()
         parts = zip(self._passes.parts, self._bases, strict=True)
         shifts = [[0, part.start - base.start] for part, base in parts]
         self._shifts = torch.tensor(shifts, device=share.y.device)  # (P, 2)
         self._shift = self._shifts[0].clone()
-        value, gradients = expected[0]
         self._total = torch.zeros_like(value)
         self._buffers = {name: torch.zeros_like(grad) for name, grad in gradients.items()}
         for base in dict.fromkeys(self._bases):
             self._begin(share)
             self._capture(base, recorder)
-        pairs: list[tuple[Tensor, Tensor]] = []
-        for (step, place), (value, gradients) in zip(probes, expected, strict=True):
-            if gradients.keys() != self._buffers.keys():
-                names = ", ".join(sorted(gradients.keys() ^ self._buffers.keys()))
-                raise NotCaptured(f"not every pass has a gradient of {names}")
-            self._begin(replace(share, step=step))
-            got = self._probe(share, step, place)
-            pairs.append((got.clone(), value))
-            pairs += [(self._buffers[name].clone(), grad) for name, grad in gradients.items()]
-        return _agree(pairs)
+        if not self._agrees(share, step, 0, value, gradients):
+            return False
+        del value, gradients  # before those of the other one
+        return self._agrees(share, step + 1, last, *self._outcome_of(share, step + 1, last))
+
+    def _agrees(
+        self, share: Share, step: int, place: int, value: Tensor, gradients: dict[str, Tensor]
+    ) -> bool:
+        """Return whether a pass has a finite outcome; raise NotCaptured if it has, and its replay
+        another one.
+        """
+        if gradients.keys() != self._buffers.keys():
+            names = ", ".join(sorted(gradients.keys() ^ self._buffers.keys()))
+            raise NotCaptured(f"not every pass has a gradient of {names}")
+        self._begin(replace(share, step=step))
+        pairs = [(self._probe(share, step, place), value)]
+        pairs += [(self._buffers[name], grad) for name, grad in gradients.items()]
+        norms = [torch.stack([(a - b).norm().double(), b.norm().double()]) for a, b in pairs]
+        off, whole = torch.stack(norms).T.cpu()
+        if not whole.isfinite().all():
+            return False
+        if not (off <= CLOSE * whole + CLOSE_TO_ALL * whole.norm()).all():
+            raise NotCaptured(
+                "a replay gives other numbers than the pass itself: its noise is not all shifted "
+                "by Key.shift, or it depends on something that changes from pass to pass"
+            )
+        return True
 
     def run(self, share: Share) -> Tensor:
         """Collective over the sample axis: do what ``accumulate.accumulate`` does."""
@@ -204,23 +219,3 @@ class SeparableGraphs(Graphs):
         for place in range(len(self._bases)):
             self._probe(share, share.step, place)
         return self._total
-
-
-def _agree(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    """Return whether what is expected, the second of each pair, is finite.
-
-    Raises
-    ------
-    NotCaptured
-        If it is, and the first is another.
-    """
-    norms = [torch.stack([(a - b).norm().double(), b.norm().double()]) for a, b in pairs]
-    off, whole = torch.stack(norms).T.cpu()
-    if not whole.isfinite().all():
-        return False
-    if not (off <= CLOSE * whole + CLOSE_TO_ALL * whole.norm()).all():
-        raise NotCaptured(
-            "a replay gives other numbers than the pass itself: its noise is not all shifted by "
-            "Key.shift, or it depends on something that changes from pass to pass"
-        )
-    return True

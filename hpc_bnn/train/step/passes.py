@@ -7,7 +7,7 @@ Letters: S samples of one pass, B examples of this rank.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -78,6 +78,11 @@ class Passes:
         self._posterior, self._world = posterior, world
         self._drops = self._has_dropout()
         self._reentrant: bool | None = None  # not known before the first pass
+        self._compiled: Callable[[Inputs], object] | None = None
+        if settings.compile:
+            from hpc_bnn.train.step.compiled import Compiled
+
+            self._compiled = Compiled(posterior.module)
 
     def draw(self, step: int, parts: Sequence[range]) -> Draw:
         """Draw the weights of passes that share a draw."""
@@ -200,7 +205,9 @@ class Passes:
             if len(one.part) > 1:
                 return self._posterior.apply_weights(x, one.weights, views=views)
             x = map_tensors(lambda view: view[0], x) if views else x
-            return (self._posterior.apply_single(x, one.weights),)
+            # The first pass shows what a compiled one hides.
+            call = None if self._reentrant is None else self._compiled
+            return (self._posterior.apply_single(x, one.weights, call),)
 
     def first_draw(self, step: int) -> Tensor:
         """Return the first weights that this rank draws at ``step``; where none are drawn, the

@@ -26,7 +26,7 @@ CHOICES = {
     "capture": CaptureMode,
 }
 # Neither objective nor exchanges.
-OF_ONE_RANK = ("samples_per_pass", "keep_graphs", "unroll", "capture")
+OF_ONE_RANK = ("samples_per_pass", "keep_graphs", "unroll", "capture", "compile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,8 @@ class StepSettings:
         On GPUs, run each pass as one CUDA graph (``hpc_bnn.train.step.capture``): ``auto`` where
         that is possible, and the log says why where it is not; ``on``: else raise ValueError;
         ``off``.
+    compile
+        Run the network of each pass through ``torch.compile``.
     exact
         False: joint losses see one rank's samples only (``hpc_bnn.losses.objective``).
     reduction, compression
@@ -89,6 +91,7 @@ class StepSettings:
     ema: float = 0.0
     precision: Precision = "float32"
     capture: CaptureMode = "auto"
+    compile: bool = False
     exact: bool = True
     reduction: GradientReduction = "world"
     compression: Compression = "none"
@@ -101,6 +104,11 @@ class StepSettings:
             if getattr(self, name) not in get_args(kind):
                 expected = ", ".join(get_args(kind))
                 raise ValueError(f"{name} = {getattr(self, name)!r}: expected one of {expected}")
+        if self.compile and self.samples_per_pass > 1:
+            raise ValueError(
+                f"compile = {self.compile} with samples_per_pass = {self.samples_per_pass}: "
+                "torch.compile does not look into torch.vmap; set samples_per_pass to 1"
+            )
         for name in ("kl_weight", "kl_warmup_steps", "guard_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(

@@ -1,6 +1,7 @@
 """``train`` and ``evaluate`` as a user runs them: what they write; a resume changes nothing."""
 
 import json
+import math
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_train_writes_what_other_tools_rely_on(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoints",
         "config.yaml",
+        "data.json",
         "lock",
         "metrics.jsonl",
         "summary.json",
@@ -257,6 +259,14 @@ def test_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = evaluation["scores"]
     assert scores["examples"] == 360
     assert set(evaluation["foreign"]) == {"noise", "shuffled", "shifted"}
+    bins = evaluation["reliability"]
+    assert sum(bins["count"]) == evaluation["scores"]["examples"]
+    hits = [c * a for c, a in zip(bins["count"], bins["accuracy"], strict=True) if c]
+    accuracy = sum(hits) / sum(bins["count"])
+    assert accuracy == pytest.approx(evaluation["scores"]["accuracy"], rel=1e-12)
+    guess = {"accuracy": 0.1, "nll": math.log(10), "brier": 0.9}
+    assert evaluation["naive"]["uniform_guess"] == pytest.approx(guess, rel=1e-12)
+    assert read_json(run / "memory.json")["bytes"] > 0
     assert all(0 <= of["auroc"] <= 1 for of in evaluation["foreign"].values())
     assert scores["accuracy"] > 0.2  # five steps: better than chance, 0.1
     assert set(scores) >= {"nll", "accuracy", "brier", "expected_calibration_error"}

@@ -50,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_scores_by_level_channel_and_lead_time(run: Path) -> None:
     result = read_json(run / "evaluation.json")
     assert result["lead_time_h"] == [0.5, 1.0, 1.5, 2.0]
+    assert sum(result["pit_counts"]) == pytest.approx(result["scores"]["points"])
     levels, losses = result["pinball"]["levels"], result["pinball"]["loss"]
     assert levels == [0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95]
     total = result["scores"]
@@ -144,7 +145,11 @@ def test_recalibrated_scores_stand_beside_those_before(
     assert result["scores"]["crps"] != pytest.approx(plain["scores"]["crps"], rel=1e-6)
     for name in ("rmse", "crps", "coverage_90", "nll_per_point"):
         assert of["before"][name] == pytest.approx(plain["scores"][name], rel=1e-12), name
+    # Beside every naive forecast, as one table; six steps of a small network are worse than most.
+    assert set(result["skill"]) == set(result["naive"]) >= {"last_value", "climatology"}
     told = capsys.readouterr().out
+    assert told.count("warning: better than this forecast: ") == 2
+    assert "this forecast" in told
     assert "spread recalibrated on validation" in told
     assert "before recalibration: coverage_90" in told
 

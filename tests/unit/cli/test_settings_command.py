@@ -47,7 +47,7 @@ def test_one_key_one_choice_one_section(capsys: pytest.CaptureFixture[str]) -> N
         "  seed: 0    (whole number at least 0, below "
     )
     kinds = said(capsys, "settings", "model.name")
-    assert kinds == f"  model.name: required    ({' | '.join(MODELS)})\n"
+    assert kinds.startswith(f"  model.name: required    ({' | '.join(MODELS)})\n      the network")
     ensemble = said(capsys, "settings", "posterior.ensemble")
     assert ensemble.startswith("posterior: {name: ensemble}  K networks, each trained from weights")
     assert "  anchored: false    (true | false)\n" in ensemble

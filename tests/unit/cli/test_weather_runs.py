@@ -81,6 +81,9 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["last_start"] <= "2001-03-11T12:00"
     assert list(result["scores"]) == NAMES
     assert result["units"]["t2m"] == "K"
+    memory = read_json(run / "memory.json")
+    assert (memory["sample_ranks"], memory["data_ranks"]) == (1, 1)
+    assert memory["bytes"] > 50 * 2**20
     for name in NAMES:
         scores = result["scores"][name]
         assert set(scores) >= {
@@ -95,8 +98,8 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{name:8s}   24 h" in out
     pictures = {path.name for path in (run / "plots").iterdir()}
     assert pictures == {
-        "loss.png", "scores.png", "spread_skill.png", "ranks.png", "map_t2m_24h.png",
-        "map_z500_24h.png",
+        "loss.png", "scores.png", "spread_skill.png", "ranks.png", "map_t2m_12h.png",
+        "map_t2m_24h.png", "map_z500_12h.png", "map_z500_24h.png",
     }  # fmt: skip
     for path in (run / "plots").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG\r\n")

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_files import TIMES, WANTED, toy, weatherbench
+from broken_off import killed_at
+from store_files import TIMES, WANTED, anemoi, grib, toy, weatherbench
 
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.catalogue import Catalogue
@@ -14,6 +15,9 @@ FORMATS: dict[str, Any] = {
     "weatherbench-2": lambda source, path: weatherbench(source, path / "wb.zarr"),
     "weatherbench-3": lambda source, path: weatherbench(source, path / "wb.zarr", version=3),
     "weatherbench-chunks": lambda source, path: weatherbench(source, path / "wb.zarr", steps=5),
+    "anemoi-2": lambda source, path: anemoi(source, path / "an.zarr"),
+    "anemoi-3": lambda source, path: anemoi(source, path / "an.zarr", version=3, steps=4),
+    "grib": lambda source, path: grib(source, path / "fields.grib"),
 }
 
 
@@ -41,3 +45,21 @@ def test_packs_of_all_formats_are_equal(
     assert [c.units for c in header.channels][:5] == ["K", "m s-1", "m s-1", "Pa", "m2 s-2"]
     for part in ("2001.f32", "2001.json", "static.f32"):
         assert (tmp_path / "pack" / part).read_bytes() == (expected / part).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["weatherbench-3", "anemoi-2", "grib"])
+def test_a_job_that_was_killed_goes_on(
+    name: str, source: Path, expected: Path, tmp_path: Path
+) -> None:
+    """In processes that are forked from one that has read the same store."""
+    path, folder = FORMATS[name](source, tmp_path), tmp_path / "pack"
+
+    def work() -> None:
+        ingest(catalogue(path, **WANTED), folder, block_bytes=1)
+
+    assert len(catalogue(path, **WANTED).times) == TIMES
+    for number in (7, 12):
+        assert killed_at(work, number)
+    work()
+    for part in ("2001.f32", "2001.json", "static.f32"):
+        assert (folder / part).read_bytes() == (expected / part).read_bytes()

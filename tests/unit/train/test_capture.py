@@ -293,6 +293,30 @@ def test_what_changes_is_captured_anew(tape: Tape) -> None:
     assert tape.captures == 3
 
 
+def test_what_a_method_does_between_steps_changes_nothing(tape: Tape) -> None:
+    """It predicts, warns, averages, collects states."""
+
+    def of_chains() -> Step:
+        made = losses.gaussian_nll(sigma=0.7).double()
+        options: dict[str, Any] = {"burn_in": 1, "collect_every": 1, "snapshots": 2}
+        posterior = bayes.SGHMC(network_of(made), samples=SAMPLES, **options)
+        return step_of(made, posterior, check=False)
+
+    def of_gaussian() -> Step:
+        return gaussian(check=False, ema=0.9)
+
+    for make, graphs in ((of_chains, SAMPLES), (of_gaussian, 1)):
+        step, plain = captured(make, tape), make()
+        for k in range(6):
+            x, y = batch("gaussian", k)
+            assert float(step(x, y)) == pytest.approx(float(plain(x, y)), rel=1e-11)
+            for each in (step, plain):
+                with each.averaged():
+                    each.posterior.predict(x.double(), samples=2)
+        assert tape.captures == graphs
+        tape.captures = 0
+
+
 def test_a_run_goes_on_where_it_was(tape: Tape) -> None:
     """Also what was captured is resumed without, and the other way round."""
 

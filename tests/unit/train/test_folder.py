@@ -17,7 +17,7 @@ BASE = {
     "loss": {"name": "gaussian_nll", "variance": "predicted"},
     "model": {"name": "mlp", "hidden": [128]},
     "data": {"name": "synthetic_series", "length": 8766},
-    "train": {"steps": 600, "lr": 0.002},
+    "train": {"steps": 600, "lr": 0.002, "validate_every": 50},
 }
 
 
@@ -128,7 +128,11 @@ ALLOWED = {
     "train.validate_every": 7,
     "train.log_every": 7,
     "train.profile": 3,
+    "train.keep_best": True,
+    "train.patience": 7,
+    "train.judge_by": "rmse",
     "train.capture": "off",
+    "train.compile": True,
     "train.stall_timeout": 7.0,
     "train.device": "cpu",
     "train.max_time": 7.0,

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,14 @@ def test_a_terminal_gets_a_bar_and_no_lines(
     assert told(caplog, first=6) == []
     assert "10/10" in terminal.getvalue()
     assert "loss=0.5" in terminal.getvalue()
+
+
+def test_a_notebook_gets_a_bar(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its standard error is no terminal, but somebody watches; without widgets it is text."""
+    notebook = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", notebook)
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    assert told(caplog, first=6) == []
+    assert "10/10" in notebook.getvalue()

@@ -123,7 +123,7 @@ def test_the_model_is_scored_where_there_are_values(
 
 
 def test_pictures_are_blank_where_there_are_no_values(scored: WeatherScores) -> None:
-    assert len(scored.pictures) == 2
+    assert [picture.lead for picture in scored.pictures] == [0, 1, 2]
     for picture in scored.pictures:
         assert torch.equal(picture.truth.isfinite(), there())
         assert torch.equal(picture.members.isfinite(), there().expand_as(picture.members))

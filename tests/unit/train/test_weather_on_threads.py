@@ -108,7 +108,7 @@ def test_they_equal_a_computation_on_all_starts_at_once(
     expected, members = by_hand(trained, scored.starts, 3)
     torch.testing.assert_close(scored.tally.sums, expected.sums, rtol=1e-9, atol=1e-9)
     assert bool((scored.tally.sums[..., 0] == 5).all())
-    assert [picture.lead for picture in scored.pictures] == [1, 2]  # a day, and the last
+    assert [picture.lead for picture in scored.pictures] == [0, 1, 2]
     for picture in scored.pictures:
         at = scored.starts.tolist().index(picture.start_s)
         assert at == 2
@@ -128,7 +128,7 @@ def test_any_number_of_ranks_gives_the_same(
     for scored in scored_on(size, folder, **changes):
         torch.testing.assert_close(scored.tally.sums, alone.tally.sums, rtol=1e-11, atol=1e-11)
         assert torch.equal(scored.starts, alone.starts)
-        assert len(scored.pictures) == len(alone.pictures) == 2
+        assert len(scored.pictures) == len(alone.pictures) == 3
         for one, other in zip(scored.pictures, alone.pictures, strict=True):
             assert (one.start_s, one.lead) == (other.start_s, other.lead)
             torch.testing.assert_close(one.members, other.members, rtol=1e-11, atol=1e-9)

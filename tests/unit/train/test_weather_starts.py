@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_bnn.train.score.weather import _starts
+from hpc_bnn.train.score.weather import MAPS, _leads_to_draw, _starts
 
 STEP_S = 21600
 
@@ -72,3 +72,15 @@ def test_any_split(times: list[int], wanted: int, most: int) -> None:
     for start in chosen:
         assert start in times
         assert {start + 1 + lead for lead in range(lead_steps)} <= states
+
+
+@given(st.integers(1, 200), st.integers(1, 24))
+def test_maps_are_drawn_at_a_day_and_the_last_lead_time_and_evenly_between(
+    steps: int, day: int
+) -> None:
+    day = min(day, steps)
+    drawn = _leads_to_draw(steps, day=day)
+    assert {day - 1, steps - 1} <= drawn <= set(range(steps))
+    assert len(drawn) == min(MAPS, steps)
+    gaps = [b - a for a, b in pairwise(sorted(drawn))]
+    assert max(gaps, default=0) <= 2 * -(-steps // MAPS)

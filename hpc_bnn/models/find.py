@@ -1,0 +1,81 @@
+"""Find a network by its name in MODELS, or by the path of a class of a user's own,
+``package.module:Class``.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from hpc_bnn.models import MODELS
+from hpc_bnn.spelling import nearest
+
+CALLED = "called as Class(input_shape, output_shape, **options)"
+
+
+def is_path(name: str) -> bool:
+    """Tell whether a name is the path of a class."""
+    return ":" in name
+
+
+def find_model(name: str) -> Callable[..., nn.Module]:
+    """Return what makes the network; the module of a path is looked for where Python looks, and in
+    the current folder.
+
+    Raises
+    ------
+    ValueError
+        If there is none; it says what to do.
+    """
+    if not is_path(name):
+        if name in MODELS:
+            return MODELS[name]
+        known = f"{', '.join(MODELS)}{nearest(name, MODELS)}"
+        raise ValueError(
+            f"model.name = {name!r}: expected one of {known}; or a class of your own as "
+            "package.module:Class. One that a script put into MODELS is known there only: give its "
+            "path, of a trained run too, as model.name=package.module:Class"
+        )
+    module_name, _, path = name.partition(":")
+    where, found = f"model.name = {name!r}", _imported(name, module_name)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            classes = [each for each, of in vars(found).items() if inspect.isclass(of)]
+            has = ", ".join(each for each in classes if not each.startswith("_")) or "no class"
+            raise ValueError(f"{where}: {module_name} has {has}, no {part}{nearest(part, classes)}")
+        found = getattr(found, part)
+    if not callable(found) or not _takes_shapes(found):
+        raise ValueError(f"{where}: {path} is not {CALLED}")
+    model: Callable[..., nn.Module] = found
+    return model
+
+
+def _imported(name: str, module_name: str) -> Any:
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds texts
+    if here not in sys.path and "" not in sys.path:  # for modules that it imports later, too
+        sys.path.append(here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise ValueError(f"model.name = {name!r}: importing {module_name}: {error}") from error
+        raise ValueError(
+            f"model.name = {name!r}: no module {error.name} in {here} nor where Python looks: "
+            "start the command in the folder that holds it, or put that folder into PYTHONPATH"
+        ) from error
+    except Exception as error:  # code of a user
+        kind = type(error).__name__
+        raise ValueError(f"model.name = {name!r}: importing it failed: {kind}: {error}") from error
+
+
+def _takes_shapes(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind_partial((1,), (1,))
+    except (TypeError, ValueError):
+        return False
+    return True
