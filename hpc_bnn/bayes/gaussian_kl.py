@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hpc_bnn.bayes.draw import flatten, groups, unflatten
-from hpc_bnn.bayes.noise import apart
+from hpc_bnn.bayes.draw import apart, flatten, groups, unflatten
 
 
 def kl(

@@ -29,11 +29,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cache
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 SEED_LIMIT = 1 << 48
 COUNTER_LIMIT = 1 << 32
@@ -180,31 +180,6 @@ def backend(device: torch.device) -> ModuleType:
         return _load("noise_triton", reason, device)
     reason = f"no kernel for devices of type {device.type!r}"
     return _load(f"noise_{device.type}", reason, device)
-
-
-def _write_nothing(*_: object, **__: object) -> None:
-    return
-
-
-WITHOUT_NUMBERS = SimpleNamespace(draw=_write_nothing, pull=_write_nothing)
-
-
-def apart(tensors: Sequence[Tensor]) -> ModuleType | SimpleNamespace | None:
-    """Return the module whose ``draw`` and ``pull`` read ``tensors`` where they lie, all in one
-    launch; None: they are to be copied into one row first.
-    """
-    if torch.compiler.is_compiling():
-        return None
-    module = backend(tensors[0].device)
-    if not hasattr(module, "draw"):
-        return None
-    kinds = {type(tensor) for tensor in tensors}
-    if not (kinds <= {Tensor, nn.Parameter} or kinds == {FakeTensor}):
-        return None
-    for tensor in tensors:
-        if tensor.dtype != torch.float32 or not tensor.is_contiguous():
-            return None
-    return WITHOUT_NUMBERS if FakeTensor in kinds else module
 
 
 def fill(
