@@ -220,6 +220,12 @@ def new_parser() -> Parser:
     )
     command.add_argument("--steps", type=positive, required=True, help="lead times")
     command.add_argument("--members", type=positive, required=True, help="size of the ensemble")
+    command.add_argument(
+        "--layout",
+        choices=["cf", "weatherbench"],
+        default="cf",
+        help="weatherbench: the names and dimensions that WeatherBench-X opens",
+    )
     add_checkpoint(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 

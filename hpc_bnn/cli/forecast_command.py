@@ -26,6 +26,7 @@ def forecast_command(options: argparse.Namespace, all_ranks: Group) -> tuple[lis
         start_s=start_s,
         steps=options.steps,
         members=options.members,
+        layout=options.layout,
     )
     what = f"{options.members} members, {options.steps} steps from {options.start}"
     return [f"{options.output}: {what}"], 0

@@ -3,6 +3,7 @@
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from hpc_bnn.fields.forecast_file import (
     finish,
     require_writable,
 )
+from hpc_bnn.fields.weatherbench_file import levels_of, write_weatherbench
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.score.rollout import Rollout, noise_keys
 from hpc_bnn.train.score.trained import Trained
@@ -24,12 +26,20 @@ log = logging.getLogger(__name__)
 
 
 def forecast(
-    trained: Trained, world: World, path: Path, *, start_s: int, steps: int, members: int
+    trained: Trained,
+    world: World,
+    path: Path,
+    *,
+    start_s: int,
+    steps: int,
+    members: int,
+    layout: Literal["cf", "weatherbench"] = "cf",
 ) -> None:
     """Collective over the world: forecast ``steps`` steps with ``members`` members into ``path``.
 
     start_s: seconds since 1970; its state, and the history that the network needs, are in the files
     of the data set. A rank holds one state at a time and writes it to its place in the file.
+    layout: of the file; "weatherbench" is made of the other by the first rank.
 
     Raises
     ------
@@ -49,6 +59,8 @@ def forecast(
     sources = () if trained.parts.source.fields is None else trained.parts.source.fields.files
     world.all_ranks.on_first(lambda: require_writable(path, sources), name="output")
     rollout = world.all_ranks.together(lambda: Rollout(trained.parts, world.device), name="rollout")
+    if layout == "weatherbench":
+        levels_of([channel.name for channel in rollout.fields.channels])  # the same on all ranks
     fields, starts = rollout.fields, torch.tensor([start_s])
     first = world.all_ranks.together(lambda: rollout.history(starts), name="start of the forecast")
     lead_hours = [fields.step_hours * (lead + 1) for lead in range(steps)]
@@ -86,6 +98,8 @@ def forecast(
     def end() -> None:
         require_writable(path, sources)  # hours may have passed since the first look
         finish(path)
+        if layout == "weatherbench":
+            write_weatherbench(path, path)
 
     world.all_ranks.on_first(end, name="forecast file")
 
