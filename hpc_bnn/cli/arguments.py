@@ -216,10 +216,20 @@ def new_parser() -> Parser:
     command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")
     command.add_argument("run_folder", type=Path, metavar="DIR", help="of a run on fields")
     command.add_argument(
-        "--start", required=True, metavar="TIME", help="UTC, such as 2002-05-01T00:00"
+        "--start",
+        default="latest",
+        metavar="TIME",
+        help="UTC, such as 2002-05-01T00:00; default: latest, the last state of the files",
     )
-    command.add_argument("--steps", type=positive, required=True, help="lead times")
-    command.add_argument("--members", type=positive, required=True, help="size of the ensemble")
+    command.add_argument(
+        "--steps", type=positive, help="lead times; default: evaluation.steps, or five days"
+    )
+    command.add_argument(
+        "--members", type=positive, help="of the ensemble; default: posterior.predict_samples"
+    )
+    command.add_argument(
+        "--plot", action="store_true", help="also draw maps of mean and spread beside the file"
+    )
     command.add_argument(
         "--layout",
         choices=["cf", "weatherbench"],
