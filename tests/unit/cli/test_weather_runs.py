@@ -276,7 +276,6 @@ def test_statistics_that_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["data"], "required: tool"),
         (["data", "chek"], "invalid choice: 'chek'"),
         (["data", "check"], "required: path"),
         (["data", "check", "x", "y"], "unrecognized arguments: y"),
