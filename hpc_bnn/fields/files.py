@@ -31,7 +31,7 @@ STATISTICS, FORECAST, REPACK = "data statistics", "forecast", "data repack"
 # Command: attribute and how its text begins; dimensions.
 MARKS = {
     STATISTICS: ("title", "Statistics of atmospheric channels for normalisation", {"channel"}),
-    FORECAST: ("source", "hpc_bnn ", {"member", "lead_time", "latitude", "longitude"}),
+    FORECAST: ("source", "hpc_bnn ", {"latitude", "longitude"}),
 }
 REPACKED = "cache.json"  # describes a folder of `hpc-bnn data repack` of version 0.1
 
@@ -172,11 +172,10 @@ def read_headers(path: str) -> tuple[Header, ...]:
     Raises
     ------
     ValueError
-        If it is truncated, damaged, or of no format that is known; says what it is.
+        If it is truncated, damaged, or of no format that is known, says what it is; or if the
+        package that reads the format is not installed.
     OSError
         If it cannot be read.
-    ImportError
-        If a package that reads the format is not installed.
     """
     try:
         name = format_of(Path(path))
@@ -231,7 +230,7 @@ def _is_repacked(folder: Path) -> bool:
 def _maker_of(path: str | Path) -> str:
     try:
         return maker(read_headers(str(path))[0])
-    except (ValueError, OSError, ImportError):  # named where the file is read
+    except (ValueError, OSError):  # named where the file is read
         return ""
 
 

@@ -63,10 +63,10 @@ class Orientation:
     roll: int
 
     def turn(self, field: NDArray[Any]) -> NDArray[Any]:
-        """Return a stored field (H, W) in canonical order."""
-        field = field[::-1] if self.flip_rows else field
-        field = field[:, ::-1] if self.flip_columns else field
-        return np.roll(field, -self.roll, axis=1) if self.roll else field
+        """Return stored fields (..., H, W) in canonical order."""
+        field = field[..., ::-1, :] if self.flip_rows else field
+        field = field[..., ::-1] if self.flip_columns else field
+        return np.roll(field, -self.roll, axis=-1) if self.roll else field
 
     def __str__(self) -> str:
         changes = []

@@ -117,15 +117,16 @@ def fill(
     for some_levels in spans(levels, level_chunk, BLOCK_BYTES // (field_bytes * time_chunk)):
         lowest, highest = some_levels[0][0], some_levels[-1][0]
         most = BLOCK_BYTES // (field_bytes * (highest - lowest + 1))
+        together = runs(some_levels)
         for some_steps in spans(steps, time_chunk, most):
             first, last = some_steps[0][0], some_steps[-1][0]
             raw = read_block(part, slice(first, last + 1), slice(lowest, highest + 1))
             for step, row in some_steps:
                 version = 0 if part.version_of is None else int(part.version_of[step])
-                for level, position in some_levels:
-                    field = raw[step - first, version, level - lowest]
-                    turned = part.file.orientation.turn(field)
-                    decode(turned, part.packing, out[row, position])
+                for run, positions in together:
+                    fields = raw[step - first, version, run.start - lowest : run.stop - lowest]
+                    turned = part.file.orientation.turn(fields)
+                    decode(turned, part.packing, out[row, positions])
 
 
 def read_block(part: Part, steps: slice, levels: slice) -> NDArray[Any]:
@@ -168,6 +169,28 @@ def spans(places: Sequence[tuple[int, int]], chunk: int, most: int) -> list[list
         else:
             cut.append([place])
     return cut
+
+
+def runs(places: Sequence[tuple[int, int]]) -> list[tuple[slice, slice]]:
+    """Cut places, each with its target, into runs of neighbours whose targets follow each other up
+    or down: one call decodes a run, and for small grids the calls are what takes the time.
+    """
+    cut: list[list[tuple[int, int]]] = []
+    for place, target in places:
+        run = cut[-1] if cut else []
+        step = target - run[-1][1] if run else 0
+        follows = bool(run) and place == run[-1][0] + 1 and abs(step) == 1
+        if follows and (len(run) == 1 or step == run[1][1] - run[0][1]):
+            run.append((place, target))
+        else:
+            cut.append([(place, target)])
+    found = []
+    for run in cut:
+        (first, begin), (last, end) = run[0], run[-1]
+        step = 1 if end >= begin else -1
+        stop = end + step
+        found.append((slice(first, last + 1), slice(begin, None if stop < 0 else stop, step)))
+    return found
 
 
 def chunk_steps(catalogue: Catalogue) -> int:

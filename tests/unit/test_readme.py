@@ -113,3 +113,17 @@ def test_readme_is_short_and_names_every_page() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_have_the_options_that_are_shown(command: str) -> None:
     assert parse(shlex.split(command)[1:]).command
+
+
+def test_the_guide_says_what_each_extra_is_for() -> None:
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (extras,) = [
+        ast.literal_eval(keyword.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "extras_require"
+    ]
+    rows = [line for line in GUIDE["start.md"].splitlines() if line.startswith("| `")]
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(told) == sorted(extras)

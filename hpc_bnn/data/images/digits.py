@@ -50,7 +50,7 @@ def digits(*, validation_fraction: float = 0.1) -> Source:
     except ImportError as error:
         raise ImportError(
             "digits: the images come with scikit-learn, which is not installed; "
-            "run: pip install scikit-learn"
+            "run: pip install scikit-learn, or pip install 'hpc_bnn[digits]'"
         ) from error
 
     images, labels = load_digits(return_X_y=True)

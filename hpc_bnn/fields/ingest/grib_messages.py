@@ -134,7 +134,7 @@ def _library(path: str) -> Any:
     try:
         import eccodes
     except (ImportError, RuntimeError) as error:  # without its C library: RuntimeError
-        raise ImportError(
+        raise ValueError(
             f"{path}: a GRIB file, and the package eccodes is not here: "
             f"pip install 'hpc_bnn[grib]' ({error})"
         ) from error

@@ -97,8 +97,8 @@ def packing(
 
 
 def decode(raw: NDArray[Any], pack: Packing, out: NDArray[np.float32]) -> None:
-    """Fill ``out`` (H, W) with the values of raw numbers (H, W) in canonical units, NaN where they
-    are missing.
+    """Fill ``out`` with the values of raw numbers of the same shape in canonical units, NaN where
+    they are missing.
     """
     if raw.dtype.kind == "i" and "u" in pack.dtype:  # _Unsigned
         raw = raw.view(raw.dtype.str.replace("i", "u"))

@@ -161,7 +161,7 @@ def _open(path: str) -> _Handle:
     try:
         import zarr
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             f"{path}: a zarr store, and the package zarr is not here: pip install 'hpc_bnn[zarr]'"
         ) from error
     parts = content(Path(path))

@@ -1,5 +1,6 @@
 """GRIB files: what cfgrib reads is read, and what is incomplete or of another kind is refused."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,26 @@ def test_orography_beside_geopotential(data: xr.Dataset, tmp_path: Path) -> None
     np.testing.assert_array_equal(Values(made).static()[0], surface.values)
 
 
+def test_longitudes_from_the_date_line(data: xr.Dataset, tmp_path: Path) -> None:
+    """As ECMWF's open data have them: 180 to 179.75 degrees east."""
+    field = data["t2m"].isel(time=0)
+    rolled = field.roll(longitude=8, roll_coords=True)
+    assert rolled.longitude.values[0] == 180
+    with (tmp_path / "a.grib").open("wb") as file:
+        write_message(file, rolled, "t2m")
+    made = catalogue(tmp_path / "a.grib")
+    assert made.grid.periodic and made.grid.longitude[0] == 0
+    np.testing.assert_array_equal(Values(made).read([0], 0, 1)[0, 0], field.values)
+
+
+def test_a_regular_gaussian_grid_is_refused(tmp_path: Path) -> None:
+    handle = eccodes.codes_grib_new_from_samples("regular_gg_pl_grib2")
+    with (tmp_path / "a.grib").open("wb") as file:
+        eccodes.codes_write(handle, file)
+    with pytest.raises(ValueError, match="gridType = regular_gg, a Gaussian grid"):
+        catalogue(tmp_path / "a.grib")
+
+
 def test_members_are_chosen(data: xr.Dataset, tmp_path: Path) -> None:
     with (tmp_path / "a.grib").open("wb") as file:
         for number in (0, 1, 2):
@@ -197,3 +218,12 @@ def test_a_pack_of_netcdf_grows_by_grib(source: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(state[pack.names.index("t850")], later["t"].sel(level=850))
     want = later["z"].sel(level=500)
     np.testing.assert_allclose(state[pack.names.index("z500")], want, rtol=3e-7)
+
+
+def test_without_the_package_it_says_what_to_install(
+    data: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.grib", data)
+    monkeypatch.setitem(sys.modules, "eccodes", None)
+    with pytest.raises(ValueError, match=r"a\.grib: .* pip install 'hpc_bnn\[grib\]'"):
+        catalogue(path)

@@ -11,7 +11,7 @@ from era5_files import field, hours, write_new
 
 from hpc_bnn.fields import values as values_module
 from hpc_bnn.fields.assemble import catalogue
-from hpc_bnn.fields.values import Values, chunk_steps, spans
+from hpc_bnn.fields.values import Values, chunk_steps, runs, spans
 
 
 @pytest.mark.parametrize("make", [make for name, make in MAKES.items() if name != "holes"])
@@ -101,3 +101,15 @@ def test_damage_names_file_variable_and_time(tmp_path: Path) -> None:
     when = r"\(reading t2m at 2017-01-01T00:00 to 2017-01-02T06:00\)"
     with pytest.raises(OSError, match=f"{where}.*{when}"):
         Values(made).read([0], 0, 6)
+
+
+def test_runs_are_neighbours_whose_targets_follow_each_other() -> None:
+    """Every place goes to its target, whatever the order of the channels."""
+    for targets in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 2, 0, 3], [5, 6, 9, 8], [4]):
+        places = list(enumerate(targets, start=2))
+        out = np.full(10, -1)
+        for run, positions in runs(places):
+            out[positions] = np.arange(run.start, run.stop)
+        assert {int(out[target]) for target in targets} == {place for place, _ in places}
+        assert all(out[target] == place for place, target in places)
+    assert len(runs([(0, 3), (1, 2), (2, 1)])) == 1 and len(runs([(0, 0), (2, 1)])) == 2

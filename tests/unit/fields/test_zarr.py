@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,11 @@ def test_a_pack_knows_its_store(store: Path, tmp_path: Path) -> None:
         open_pack(tmp_path / "pack")
     with pytest.raises(ValueError, match="it has changed: make the catalogue again"):
         Values(made).read([0], 0, 1)
+
+
+def test_without_the_package_it_says_what_to_install(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ValueError, match=r"wb\.zarr: .* pip install 'hpc_bnn\[zarr\]'"):
+        catalogue(store)
