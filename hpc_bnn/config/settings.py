@@ -212,6 +212,11 @@ class TrainSettings(_Section):
         "", description="the score of keep_best and patience; left out: the first that there is"
     )
     log_every: PositiveInt = Field(50, description="steps between log lines")
+    track: list[Literal["tensorboard"]] = Field(
+        default_factory=list,
+        description="what else the metrics are written for, beside metrics.jsonl: [tensorboard] "
+        "writes event files; hpc-bnn export does it after a run",
+    )
     profile: NonNegativeInt = Field(
         0,
         description="steps, after the first two, of which world rank 0 writes a trace into the run "

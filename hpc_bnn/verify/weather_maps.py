@@ -64,35 +64,21 @@ def plot_maps(
         low = -high
     most = float(error.abs().nan_to_num(0.0, 0.0, 0.0).max()) or 1.0
 
-    east, north = _edges(_unwrapped(longitude)), _edges(latitude).clamp(-90, 90)
+    east, north = edges_of(unwrapped(longitude)), edges_of(latitude).clamp(-90, 90)
     area = -north.deg2rad().sin().diff()[:, None].expand(size)
 
     def over_area(field: Tensor) -> float:
         held = field.isfinite()
         return float((area * field)[held].sum() / area[held].sum())
 
-    # A map takes about a third of the figure's width.
-    height_in = 0.31 * WIDTH_IN * float((north[0] - north[-1]) / (east[-1] - east[0]))
-    height_in = min(5.0, max(0.7, height_in))
-    figure, panels = make_panels(2, 2, height_in=height_in + 0.5)
-    rows = max(3, min(6, round(4.5 * height_in)))
+    figure, panels = make_panels(2, 2, height_in=map_height_in(east, north) + 0.5)
     unit = f"{name} [{pretty(units)}]"
 
     def draw(
         axes: Axes, title: str, field: Tensor, cmap: str, least: float, largest: float | None
     ) -> None:
-        mesh = axes.pcolormesh(
-            east.numpy(), north.numpy(), field.numpy(), cmap=cmap, vmin=least, vmax=largest
-        )
-        axes.set_title(title, fontsize=10)
-        axes.grid(visible=False)
-        axes.set_aspect("equal")
-        axes.xaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x - 360 if x >= 360 else x:g}")
-        axes.yaxis.set_major_locator(MaxNLocator(rows, steps=STEPS))
-        draw_coastlines(axes)
-        # An inset is as high as the map, whatever shape the region has.
-        figure.colorbar(mesh, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label=unit)
+        edges = (east, north)
+        draw_map(axes, title, field, edges, cmap=cmap, limits=(least, largest), unit=unit)
 
     forecast = "mean" if len(x) > 1 else "member"
     draw(panels[0], "truth", y, colours, low, high)
@@ -121,14 +107,49 @@ def plot_maps(
     return save_figure(figure, path)
 
 
-def _unwrapped(longitude: Tensor) -> Tensor:
+def map_height_in(east: Tensor, north: Tensor) -> float:
+    """Return the height of a map of these edges, which takes about a third of the width."""
+    height_in = 0.31 * WIDTH_IN * float((north[0] - north[-1]) / (east[-1] - east[0]))
+    return min(5.0, max(0.7, height_in))
+
+
+def draw_map(
+    axes: Axes,
+    title: str,
+    field: Tensor,
+    edges: tuple[Tensor, Tensor],
+    *,
+    cmap: str,
+    limits: tuple[float | None, float | None],
+    unit: str,
+) -> None:
+    """Draw a field (H, W) in cells of these edges, eastward (W + 1,) and northward (H + 1,)."""
+    east, north = edges
+    mesh = axes.pcolormesh(
+        east.numpy(), north.numpy(), field.numpy(), cmap=cmap, vmin=limits[0], vmax=limits[1]
+    )
+    axes.set_title(title, fontsize=10)
+    axes.grid(visible=False)
+    axes.set_aspect("equal")
+    rows = max(3, min(6, round(4.5 * map_height_in(east, north))))
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x - 360 if x >= 360 else x:g}")
+    axes.yaxis.set_major_locator(MaxNLocator(rows, steps=STEPS))
+    draw_coastlines(axes)
+    # An inset is as high as the map, whatever shape the region has.
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.colorbar(mesh, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label=unit)
+
+
+def unwrapped(longitude: Tensor) -> Tensor:
     """Let longitudes (W,) rise past 360 instead of falling back to 0."""
     degrees = longitude.double().cpu()
     turns = (degrees.diff() < 0).double().cumsum(0)
     return degrees + 360 * torch.cat([turns.new_zeros(1), turns])
 
 
-def _edges(centres: Tensor) -> Tensor:
+def edges_of(centres: Tensor) -> Tensor:
     """Compute the edges (N + 1,) of cells around N centres."""
     x = centres.double().cpu()
     if len(x) == 1:

@@ -25,7 +25,9 @@ MLP = {"name": "mlp", "hidden": [16], "dropout": 0.2}
 LOSS_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "categorical_nll": [{}, {"predictive": True}],
     "gaussian_nll": [{}, {"variance": "predicted", "predictive": True}, {"variance": "learned"}],
+    "gaussian_crps": [{}, {"predictive": True}],
     "gaussian_moments": [{}],
+    "student_t_nll": [{}, {"predictive": True}],
     "crps": [{}],
     "fair_crps": [{}],
     "almost_fair_crps": [{}],

@@ -32,7 +32,8 @@ from hpc_bnn.parallel.grid import Grid, divisors
 from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.world import World, start
 
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "fields"))  # store_files
+UNIT = Path(__file__).parents[1] / "unit"
+sys.path += [str(UNIT / "fields"), str(UNIT / "train")]  # store_files; tape
 
 # The engine that ``auto`` takes comes first.
 ENGINES = ("horovod", "torch") if find_spec("horovod") else ("torch",)

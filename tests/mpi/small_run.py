@@ -145,10 +145,13 @@ def make_step(
     )
 
 
-def run(recipe: Recipe, world: World) -> Outcome:
-    """Collective over the world: train and return what came out."""
+def run(
+    recipe: Recipe, world: World, change: Callable[[Step], None] = lambda step: None
+) -> Outcome:
+    """Collective over the world: train and return what came out of the step, once changed."""
     posterior, loss = parts(recipe, world)
     step = make_step(recipe, world, posterior, loss)
+    change(step)
     own = world.grid.own_examples(BATCH)
     values = []
     for i in range(recipe.steps):

@@ -9,13 +9,14 @@ from hpc_bnn.data.source import Source
 from hpc_bnn.files import whole_file, write_json
 from hpc_bnn.lock import Lock, LockError, hold, require_lock_file
 from hpc_bnn.train.run.build import resolved
+from hpc_bnn.train.run.track import require_trackers
 
 # May change when a run is resumed: none of them changes the answer.
 RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
     "train.keep_best", "train.patience", "train.judge_by", "train.profile", "train.capture",
-    "train.compile",
+    "train.compile", "train.track",
     "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
 RESUMABLE_PREFIXES = ("grid.", "evaluation.", "posterior.keep_")
@@ -66,8 +67,9 @@ class RunFolder:
         ------
         SettingsError
             If the folder holds another run, a run that was not asked to go on, or a config.yaml or
-            lock that no run wrote.
+            lock that no run wrote; or if the package of a tracker is not installed.
         """
+        require_trackers(settings.train.track)
         if self.config.is_file() and not self.checkpoints.is_dir():  # a run makes it first
             what = "no run wrote it: expected the folder checkpoints beside it"
             advice = "use another --run folder; if a run did, make an empty folder checkpoints"

@@ -4,18 +4,21 @@ on every rank how long they took.
 
 import contextlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.durations import Durations
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import Metrics, is_validated
+from hpc_bnn.train.run.track import Tracker, start_trackers
 from hpc_bnn.train.step.step_report import Report
 
 
 class Record:
     """The rows of one run; ranks other than the first write nothing.
+
+    track: what else the rows go to, by name (``TRACKERS``).
 
     A GPU ends a step after the host: there, its row is written with that of the next step, or
     before anything else is, and nothing waits for its times.
@@ -28,7 +31,8 @@ class Record:
         Of the last one; None before.
     """
 
-    def __init__(self, world: World, folder: RunFolder) -> None:
+    def __init__(self, world: World, folder: RunFolder, *, track: Sequence[str] = ()) -> None:
+        self._track, self._trackers = track, list[Tracker]()
         self._world, self._folder, self._path = world, folder, folder.metrics
         self._metrics: Metrics | None = None
         self._is_open = False
@@ -54,6 +58,12 @@ class Record:
                 if not self._world.is_first:
                     return None
                 self._folder.require_own()  # what it cuts off may be a successor's
+                self._trackers = start_trackers(
+                    self._track,
+                    self._folder.path,
+                    first_step=first_step,
+                    settings=self._folder.config.read_text(encoding="utf-8") if self._track else "",
+                )
                 return Metrics(self._path, first_step=first_step)
 
             self._metrics = self._world.all_ranks.together(begin, name="metrics")
@@ -74,14 +84,15 @@ class Record:
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one object; the rows must be open."""
         self._take_up(0)
-        if self._metrics is not None:
-            self._metrics.write(row)
+        self._put(row)
 
     def flush(self) -> None:
         """Make all rows so far durable; call it before each checkpoint and the summary."""
         self._take_up(0)
         if self._metrics is not None:
             self._metrics.flush()
+        for tracker in self._trackers:
+            tracker.flush()
 
     def close(self) -> None:
         """End the rows."""
@@ -89,6 +100,8 @@ class Record:
             self._take_up(0)
         if self._metrics is not None:
             self._metrics.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _take_up(self, lag: int) -> None:
         """Write the rows of all steps but the last ``lag``."""
@@ -96,4 +109,10 @@ class Record:
             report, facts = self._held.popleft()
             self.durations.add(report.phases_s, data_wait_s=facts["data_wait_s"])
             if self._metrics is not None:
-                self._metrics.write(report.row(**facts))
+                self._put(report.row(**facts))
+
+    def _put(self, row: Mapping[str, Any]) -> None:
+        if self._metrics is not None:
+            self._metrics.write(row)
+        for tracker in self._trackers:
+            tracker.write(row)

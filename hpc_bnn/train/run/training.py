@@ -47,7 +47,7 @@ class Training:
         self._settings, self._world, self._folder, self._parts = settings, world, folder, parts
         self._stop, self._began, self._auto = stop, began, auto
         self._resume_point: ResumePoint | None = None
-        self._record = Record(world, folder)
+        self._record = Record(world, folder, track=settings.train.track)
         self._has_weights = False  # those of ``train.start_from``
         self._validations = Validations(settings, world, folder, parts, self._record)
         self._saved = 0  # steps of the newest checkpoint

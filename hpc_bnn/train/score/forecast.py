@@ -1,15 +1,19 @@
 """An ensemble forecast from one start time, its members spread over all ranks, into one file."""
 
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import hpc_bnn
 from hpc_bnn.config import dump_settings
 from hpc_bnn.data.sharding import in_turn
+from hpc_bnn.data.source import Fields
+from hpc_bnn.fields import times
 from hpc_bnn.fields.forecast_file import (
     ForecastFile,
     create_forecast,
@@ -17,16 +21,69 @@ from hpc_bnn.fields.forecast_file import (
     require_writable,
 )
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.rollout import Rollout, noise_keys
+from hpc_bnn.train.score.rollout import DEFAULT_HOURS, HOUR_S, Rollout, noise_keys
 from hpc_bnn.train.score.trained import Trained
 
 log = logging.getLogger(__name__)
 
 
+LATEST = "latest"
+MOST_MAPS = 4  # lead times that are drawn
+
+
+def start_time(fields: Fields, text: str) -> int:
+    """Return the start of a forecast, seconds since 1970: a time, or the latest whose history the
+    files hold.
+
+    Raises
+    ------
+    ValueError
+        If the text is no time, or no state has a history.
+    """
+    if text != LATEST:
+        return times.parse(text, end=False)
+    known = fields.record.times.tolist()
+    held, step_s = set(known), fields.step_hours * HOUR_S
+    back = range(fields.history)
+    found = (t for t in reversed(known) if all(t - k * step_s in held for k in back))
+    start = next(found, None)
+    if start is None:
+        raise ValueError(
+            f"--start {LATEST}: no {fields.history} states of the files (data.history) are "
+            f"{fields.step_hours} h apart"
+        )
+    return int(start)
+
+
+def default_steps(trained: Trained, fields: Fields) -> int:
+    """Return the lead times of a forecast that names none: those of the evaluation, or five
+    days.
+    """
+    chosen = trained.settings.evaluation.steps
+    return chosen or max(1, DEFAULT_HOURS // fields.step_hours)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What is to be drawn of a forecast: ``mean`` and ``spread`` (L, C, H, W) at some leads."""
+
+    leads: tuple[int, ...]
+    mean: Tensor
+    spread: Tensor | None
+
+
 def forecast(
-    trained: Trained, world: World, path: Path, *, start_s: int, steps: int, members: int
-) -> None:
-    """Collective over the world: forecast ``steps`` steps with ``members`` members into ``path``.
+    trained: Trained,
+    world: World,
+    path: Path,
+    *,
+    start_s: int,
+    steps: int,
+    members: int,
+    draws: bool = False,
+) -> Drawn | None:
+    """Collective over the world: forecast ``steps`` steps with ``members`` members into ``path``;
+    with ``draws`` return what can be drawn of it.
 
     start_s: seconds since 1970; its state, and the history that the network needs, are in the files
     of the data set. A rank holds one state at a time and writes it to its place in the file.
@@ -69,6 +126,10 @@ def forecast(
     own = in_turn(members, data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
 
     present = None if fields.present is None else fields.present.numpy()
+    leads = _spread_out(steps) if draws else ()
+    # Of what differs from the start: sums of squares lose digits otherwise.
+    origin = fields.physical(first[0, -1]).cpu()
+    sums = torch.zeros(2, len(leads), *origin.shape, dtype=torch.float64)
 
     def write() -> None:
         with ForecastFile(path, present=present) as file:
@@ -79,6 +140,9 @@ def forecast(
                     history = rollout.advance(history, starts, lead, member, network)
                     state = fields.physical(history[0, -1]).to(torch.float32)
                     file.write(member, lead, state.cpu().numpy())
+                    if lead in leads:
+                        change = state.cpu().double() - origin
+                        sums[:, leads.index(lead)] += torch.stack([change, change.square()])
                 log.info("member %d of %d is written", member, members)
 
     world.all_ranks.together(write, name="forecast")
@@ -88,6 +152,45 @@ def forecast(
         finish(path)
 
     world.all_ranks.on_first(end, name="forecast file")
+    if not leads:
+        return None
+    total, squares = world.all_ranks.all_reduce(sums, reduction="sum", name="maps")
+    mean = total / members
+    variance = (squares / members - mean.square()).clamp(min=0) * members / max(1, members - 1)
+    return Drawn(leads, origin + mean, variance.sqrt() if members > 1 else None)
+
+
+def draw_forecast(
+    fields: Fields, drawn: Drawn, path: Path, *, start_s: int, members: int
+) -> list[Path]:
+    """Draw maps of the best-known channels beside ``path``; call it on one rank."""
+    from hpc_bnn.verify.forecast_maps import plot_forecast_maps  # draws: seconds of imports
+    from hpc_bnn.verify.weather_plots import channels_to_draw
+
+    pictures = []
+    for name in channels_to_draw(fields.names):
+        at = fields.names.index(name)
+        pictures.append(
+            plot_forecast_maps(
+                drawn.mean[:, at],
+                None if drawn.spread is None else drawn.spread[:, at],
+                fields.latitude,
+                fields.longitude,
+                path.with_name(f"{path.stem}-{name}.png"),
+                name=name,
+                units=fields.channels[at].units,
+                start_s=start_s,
+                lead_hours=[fields.step_hours * (lead + 1) for lead in drawn.leads],
+                members=members,
+            )
+        )
+    return pictures
+
+
+def _spread_out(steps: int) -> tuple[int, ...]:
+    """Choose lead times to draw: the last one and others at even distances before it."""
+    count = min(MOST_MAPS, steps)
+    return tuple(steps * (i + 1) // count - 1 for i in range(count))
 
 
 def _attributes(trained: Trained) -> dict[str, str]:

@@ -24,6 +24,7 @@ from hpc_bnn.data.source import Fields
 from hpc_bnn.train.run.build import Parts
 
 HOUR_S = 3600
+DEFAULT_HOURS = 120  # of a forecast: five days
 HOURS_BEFORE_1970 = 17_259_888  # since the year 0001: keys of noise are not negative
 
 Network = Callable[[Tensor], Tensor]

@@ -18,7 +18,7 @@ from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.rollout import HOUR_S, Rollout, noise_keys
+from hpc_bnn.train.score.rollout import DEFAULT_HOURS, HOUR_S, Rollout, noise_keys
 from hpc_bnn.train.score.scoring import examples_at_once
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.verify.climatology import Climatology, HarmonicSums, harmonics
@@ -26,7 +26,6 @@ from hpc_bnn.verify.weather import WeatherTally
 
 log = logging.getLogger(__name__)
 
-DEFAULT_HOURS = 120  # five days
 MAPS = 10  # lead times of which maps are drawn, at most
 READ_AT_ONCE = 16  # states of the climatology
 GOLDEN = (math.sqrt(5) - 1) / 2

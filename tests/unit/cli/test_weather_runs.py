@@ -266,7 +266,7 @@ def test_statistics_that_cannot_be(
         (["data", "statistics", "x"], "required: --start, --end, --step-hours, -o/--output"),
         (["data", "toy", "x", "--rows", "0"], "expected a whole number of at least 1"),
         (["data", "toy", "x", "--rows", "many"], "'many': expected a whole number of at least 1"),
-        (["forecast", "x", "--start", "2001-01-01"], "required: --steps, --members, -o/--output"),
+        (["forecast", "x", "--start", "2001-01-01"], "required: -o/--output"),
         (["forecast", "x", "--steps", "0"], "expected a whole number of at least 1"),
     ],
 )

@@ -26,6 +26,10 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "gaussian predicted predictive": lambda: losses.gaussian_nll(
         variance="predicted", predictive=True
     ),
+    "gaussian crps": losses.gaussian_crps,
+    "gaussian crps predictive": lambda: losses.gaussian_crps(predictive=True),
+    "student t": losses.student_t_nll,
+    "student t predictive": lambda: losses.student_t_nll(predictive=True),
     "moments": lambda: losses.gaussian_moments(sigma=0.7),
     "moments learned": lambda: losses.gaussian_moments(learned=True),
     "crps": lambda: losses.crps(layout="gather"),
