@@ -232,6 +232,12 @@ def new_parser() -> Parser:
     command.add_argument(
         "--plot", action="store_true", help="also draw maps of mean and spread beside the file"
     )
+    command.add_argument(
+        "--layout",
+        choices=["cf", "weatherbench"],
+        default="cf",
+        help="weatherbench: the names and dimensions that WeatherBench-X opens",
+    )
     add_checkpoint(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
 

@@ -82,11 +82,11 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
     if value == 0:
         return "0"
     largest = max(map(abs, ticks))
-    if largest >= 1e6 or largest < 1e-3:
+    if largest > 1e6 or largest < 1e-3:
         return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-    gaps = [b - a for a, b in pairwise(ticks)]
+    least = min((b - a for a, b in pairwise(ticks)), default=largest)
     digits = 0
-    while digits < 6 and any(abs(gap - round(gap, digits)) > 1e-3 * gap for gap in gaps):
+    while digits < 6 and any(abs(tick - round(tick, digits)) > 1e-3 * least for tick in ticks):
         digits += 1
     return f"{value:,.{digits}f}"
 

@@ -81,7 +81,8 @@ def histogram(title: str, curves: Sequence[Curve], *, x_label: str) -> Markup:
     highest = max([2.0, *(y for curve in curves for _, y in curve.points())])
     x, y = make_axis(edges, LEFT, RIGHT), Axis(0, 1.08 * highest, BOTTOM, TOP)
     centres = curves[0].x if curves else []
-    ticks = centres if 0 < len(centres) <= 10 else None
+    are_few = 0 < len(centres) <= 10 and all(at == int(at) for at in centres)
+    ticks = centres if are_few else None
     parts = _frame(title, x, y, x_label, x_ticks=ticks)
     for curve in curves:
         edges = _edges(curve)

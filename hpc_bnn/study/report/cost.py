@@ -158,6 +158,7 @@ def provenance_blocks(runs: Sequence[Run]) -> list[Block]:
         "weight samples of the scores": lambda r: number_text(
             r.evaluation.get("samples") or r.evaluation.get("members")
         ),
+        "step of the scores": lambda r: number_text(r.evaluation.get("step")),
         "data": lambda r: str(r.evaluation.get("data") or _setting(r, "data", "name")),
         "folder": lambda r: str(r.path),
     }

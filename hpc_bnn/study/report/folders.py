@@ -139,12 +139,17 @@ def _absent(run: Run) -> list[str]:
         texts.append(
             f"{run.name}: has no scores of the test split: hpc-bnn evaluate {run.path} makes them"
         )
-    elif scored is not None and scored < run.steps:
+    elif scored is not None and scored < run.steps and not _keeps_best(run):
         texts.append(
             f"{run.name}: the scores are those of step {scored:g}, the run has {run.steps}: "
             f"hpc-bnn evaluate {run.path} makes new ones"
         )
     return texts
+
+
+def _keeps_best(run: Run) -> bool:
+    """Tell whether the scores are those of the best checkpoint, wherever it stands."""
+    return run.settings is not None and run.settings.train.keep_best
 
 
 def _is_run(folder: Path) -> bool:

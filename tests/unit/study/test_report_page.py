@@ -1,6 +1,9 @@
 """The page of runs and studies: what it shows, and what it names instead of failing."""
 
 import re
+import resource
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -188,6 +191,27 @@ def test_scores_of_an_earlier_step_are_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", evaluation={**SERIES, "step": 4})
     _, _, problems = page_of(tmp_path, run)
     assert "the scores are those of step 4, the run has 6" in problems[0]
+
+
+def test_scores_of_the_best_step_are_no_problem(tmp_path: Path) -> None:
+    held = {**SERIES, "step": 4}
+    run = write_run(tmp_path / "run", evaluation=held, train={"keep_best": True})
+    page, _, problems = page_of(tmp_path, run)
+    assert problems == ()
+    assert page.row("step of the scores")[1] == "4"
+
+
+def test_a_run_and_a_study_take_little_time(tmp_path: Path) -> None:
+    """CPU seconds of the whole command, of a process of its own."""
+    run = write_run(tmp_path / "run", evaluation=FIELDS, pictures=MAPS, steps=5000)
+    made = plan(tmp_path / "study")
+    make_runs(made)
+    for folder in (run, made.folder):
+        command = [sys.executable, "-m", "hpc_bnn", "report", folder, "-o", tmp_path / "page.html"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
 
 
 BROKEN = {
