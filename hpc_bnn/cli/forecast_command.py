@@ -6,6 +6,7 @@ from pathlib import Path
 from hpc_bnn.data.source import Fields
 from hpc_bnn.fields import times
 from hpc_bnn.fields.forecast_file import require_writable
+from hpc_bnn.fields.weatherbench_file import levels_of, write_weatherbench
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.world import World, start
 from hpc_bnn.train.run.folder import RunFolder
@@ -27,7 +28,14 @@ def forecast_command(options: argparse.Namespace, all_ranks: Group) -> tuple[lis
     settings = all_ranks.on_first(folder.settings, name="settings")
     all_ranks.on_first(lambda: require_writable(options.output), name="output")
     world = start(all_ranks, mode="data", device=settings.train.device)
-    trained = load_trained(world, folder, checkpoint=options.checkpoint)
+    trained = load_trained(
+        world, folder, checkpoint=options.checkpoint, overrides=options.overrides
+    )
+    in_weatherbench = options.layout == "weatherbench"
+    if in_weatherbench:
+        all_ranks.together(
+            lambda: levels_of([one.name for one in _fields(trained).channels]), name="layout"
+        )
     lines = forecast_into(
         options.output,
         trained,
@@ -37,6 +45,10 @@ def forecast_command(options: argparse.Namespace, all_ranks: Group) -> tuple[lis
         members=options.members,
         plots=options.plot,
     )
+    if in_weatherbench:
+        all_ranks.on_first(
+            lambda: write_weatherbench(options.output, options.output), name="layout"
+        )
     return lines, 0
 
 

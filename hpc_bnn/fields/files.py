@@ -31,7 +31,7 @@ STATISTICS, FORECAST, REPACK = "data statistics", "forecast", "data repack"
 # Command: attribute and how its text begins; dimensions.
 MARKS = {
     STATISTICS: ("title", "Statistics of atmospheric channels for normalisation", {"channel"}),
-    FORECAST: ("source", "hpc_bnn ", {"member", "lead_time", "latitude", "longitude"}),
+    FORECAST: ("source", "hpc_bnn ", {"latitude", "longitude"}),
 }
 REPACKED = "cache.json"  # describes a folder of `hpc-bnn data repack` of version 0.1
 

@@ -126,6 +126,24 @@ def test_forecast(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert [p.name for p in tmp_path.iterdir()] == ["forecast.nc"]
 
 
+def test_forecast_for_weatherbench(run: Path, tmp_path: Path) -> None:
+    """The same values under other names, over an older file of the other layout."""
+    asked = ("--start", "2001-03-05T12:00", "--steps", 2, "--members", 2)
+    cf, path = tmp_path / "cf.nc", tmp_path / "wb.nc"
+    for out, layout in ((cf, "cf"), (path, "cf"), (path, "weatherbench"), (path, "weatherbench")):
+        assert hpc_bnn("forecast", run, *asked, "--layout", layout, "-o", out) == 0
+    with xarray.open_dataset(cf) as want, xarray.open_dataset(path) as got:
+        values = (
+            got["geopotential"]
+            .sel(time="2001-03-05T12:00", level=500)
+            .transpose("number", "prediction_timedelta", "latitude", "longitude")
+        )
+        np.testing.assert_array_equal(values.sel(latitude=want.latitude), want["z500"])
+        values = got["2m_temperature"].isel(time=0).sel(latitude=want.latitude)
+        np.testing.assert_array_equal(values, want["t2m"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cf.nc", "wb.nc"]
+
+
 # Input that cannot be used: status 2 and one message that names it.
 
 
@@ -258,7 +276,6 @@ def test_statistics_that_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["data"], "required: tool"),
         (["data", "chek"], "invalid choice: 'chek'"),
         (["data", "check"], "required: path"),
         (["data", "check", "x", "y"], "unrecognized arguments: y"),

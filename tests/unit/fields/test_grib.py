@@ -142,6 +142,26 @@ def test_orography_beside_geopotential(data: xr.Dataset, tmp_path: Path) -> None
     np.testing.assert_array_equal(Values(made).static()[0], surface.values)
 
 
+def test_longitudes_from_the_date_line(data: xr.Dataset, tmp_path: Path) -> None:
+    """As ECMWF's open data have them: 180 to 179.75 degrees east."""
+    field = data["t2m"].isel(time=0)
+    rolled = field.roll(longitude=8, roll_coords=True)
+    assert rolled.longitude.values[0] == 180
+    with (tmp_path / "a.grib").open("wb") as file:
+        write_message(file, rolled, "t2m")
+    made = catalogue(tmp_path / "a.grib")
+    assert made.grid.periodic and made.grid.longitude[0] == 0
+    np.testing.assert_array_equal(Values(made).read([0], 0, 1)[0, 0], field.values)
+
+
+def test_a_regular_gaussian_grid_is_refused(tmp_path: Path) -> None:
+    handle = eccodes.codes_grib_new_from_samples("regular_gg_pl_grib2")
+    with (tmp_path / "a.grib").open("wb") as file:
+        eccodes.codes_write(handle, file)
+    with pytest.raises(ValueError, match="gridType = regular_gg, a Gaussian grid"):
+        catalogue(tmp_path / "a.grib")
+
+
 def test_members_are_chosen(data: xr.Dataset, tmp_path: Path) -> None:
     with (tmp_path / "a.grib").open("wb") as file:
         for number in (0, 1, 2):
