@@ -16,6 +16,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define TILE_BLOCKS 64                 /* Philox blocks made at once: the tile stays in the first-level cache */
@@ -142,14 +143,39 @@ typedef struct {
     unsigned skip;
     size_t count;
     float sign;                         /* +1, or -1 for the mirrored partner of an antithetic pair */
+    int add;                            /* whether PULL adds to what is in out */
     void *out;
-    const float *mu, *log_sigma, *grad;
+    /* Of each tensor of the row: where mu and log_sigma lie, and the element of the row that follows its last one. */
+    const float *const *mu, *const *log_sigma;
+    const size_t *end;
+    const float *grad;
     float *keep;                        /* where DRAW leaves exp(log_sigma) eps, or NULL */
 } Job;
 
+/* DRAW or PULL of the elements i to i + n of a row, which belong to one tensor, whose first element is `first`. */
+LANE void run_piece(const Job *job, size_t tensor, size_t first, size_t i, size_t n, const float *eps)
+{
+    const float sign = job->sign;
+    const float *restrict log_sigma = job->log_sigma[tensor] + (i - first);
+    float *restrict out = (float *)job->out + i;
+    if (job->task == DRAW) {
+        const float *restrict mu = job->mu[tensor] + (i - first);
+        float shift[TILE];
+        for (size_t k = 0; k < n; k++) shift[k] = exp_clamped(log_sigma[k]) * (sign * eps[k]);
+        for (size_t k = 0; k < n; k++) out[k] = mu[k] + shift[k];
+        if (job->keep) memcpy(job->keep + i, shift, 4 * n);
+    } else {
+        const float *restrict grad = job->grad + i;
+        if (job->add)
+            for (size_t k = 0; k < n; k++) out[k] += grad[k] * (exp_clamped(log_sigma[k]) * (sign * eps[k]));
+        else
+            for (size_t k = 0; k < n; k++) out[k] = grad[k] * (exp_clamped(log_sigma[k]) * (sign * eps[k]));
+    }
+}
+
 LANE void run_range(const Job *job, size_t begin, size_t end)
 {
-    size_t i = begin;
+    size_t i = begin, tensor = 0;
     while (i < end) {
         uint64_t block = job->block + (job->skip + i) / 4;
         size_t skip = (job->skip + i) % 4;
@@ -161,19 +187,17 @@ LANE void run_range(const Job *job, size_t begin, size_t end)
         } else {
             float tile[TILE];
             tile_normals(job->stream, block, tile);
-            const float *eps = tile + skip, sign = job->sign;
-            float *restrict out = (float *)job->out + i;
+            const float *eps = tile + skip;
             if (job->task == NORMALS) {
-                for (size_t k = 0; k < n; k++) out[k] = sign * eps[k];
-            } else if (job->task == DRAW) {
-                const float *restrict mu = job->mu + i, *restrict log_sigma = job->log_sigma + i;
-                float shift[TILE];
-                for (size_t k = 0; k < n; k++) shift[k] = exp_clamped(log_sigma[k]) * (sign * eps[k]);
-                for (size_t k = 0; k < n; k++) out[k] = mu[k] + shift[k];
-                if (job->keep) memcpy(job->keep + i, shift, 4 * n);
+                float *restrict out = (float *)job->out + i;
+                for (size_t k = 0; k < n; k++) out[k] = job->sign * eps[k];
             } else {
-                const float *restrict grad = job->grad + i, *restrict log_sigma = job->log_sigma + i;
-                for (size_t k = 0; k < n; k++) out[k] = grad[k] * (exp_clamped(log_sigma[k]) * (sign * eps[k]));
+                for (size_t done = 0; done < n;) {
+                    while (job->end[tensor] <= i + done) tensor++;
+                    size_t left = job->end[tensor] - (i + done), m = n - done < left ? n - done : left;
+                    run_piece(job, tensor, tensor ? job->end[tensor - 1] : 0, i + done, m, eps + done);
+                    done += m;
+                }
             }
         }
         i += n;
@@ -267,20 +291,94 @@ static PyObject *fill(PyObject *self, PyObject *args)
     if (task < WORDS || task > PULL || level < 0 || level > supported_level())
         return PyErr_Format(PyExc_ValueError, "task %d must be 0..3 and level %d must be 0..%d on this CPU", task, level,
                             supported_level());
-    Job job = {(Task)task,
-               {(uint32_t)key, (uint32_t)(key >> 32), step, sample},
-               block,
-               skip,
-               (size_t)count,
-               sign,
-               (void *)(uintptr_t)out,
-               (const float *)(uintptr_t)mu,
-               (const float *)(uintptr_t)log_sigma,
-               (const float *)(uintptr_t)grad,
-               (float *)(uintptr_t)keep};
+    const float *mus = (const float *)(uintptr_t)mu, *log_sigmas = (const float *)(uintptr_t)log_sigma;
+    size_t end = (size_t)count;
+    Job job = {.task = (Task)task,
+               .stream = {(uint32_t)key, (uint32_t)(key >> 32), step, sample},
+               .block = block,
+               .skip = skip,
+               .count = (size_t)count,
+               .sign = sign,
+               .out = (void *)(uintptr_t)out,
+               .mu = &mus,
+               .log_sigma = &log_sigmas,
+               .end = &end,
+               .grad = (const float *)(uintptr_t)grad,
+               .keep = (float *)(uintptr_t)keep};
     Py_BEGIN_ALLOW_THREADS
     run(&job, threads, level);
     Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* One number of a list of Python's; -1 with an exception set is left to PyErr_Occurred. */
+static unsigned long long number(PyObject *list, Py_ssize_t i)
+{
+    return PyLong_AsUnsignedLongLong(PyList_GET_ITEM(list, i));
+}
+
+/* rows(task, out, keep, grad, pitch, mus, mu_pitch, log_sigmas, counts, key, step, samples, signs, block, skip, threads,
+ * level): DRAW fills the row of each sample in out, and in keep unless that is 0, PULL fills the one row out with the sum
+ * over the rows of grad. Rows lie pitch elements apart. mus, log_sigmas and counts are lists with the addresses and
+ * elements of the tensors that a row consists of; the mus of a sample lie mu_pitch behind those of the one before. */
+static PyObject *rows(PyObject *self, PyObject *args)
+{
+    int task, threads, level;
+    unsigned long long out, keep, grad, pitch, mu_pitch, key, block;
+    unsigned int step, skip;
+    PyObject *mus, *log_sigmas, *counts, *samples, *signs;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iKKKKO!KO!O!KIO!O!KIii", &task, &out, &keep, &grad, &pitch, &PyList_Type, &mus, &mu_pitch,
+                          &PyList_Type, &log_sigmas, &PyList_Type, &counts, &key, &step, &PyList_Type, &samples,
+                          &PyList_Type, &signs, &block, &skip, &threads, &level))
+        return NULL;
+    Py_ssize_t tensors = PyList_GET_SIZE(log_sigmas), own = PyList_GET_SIZE(samples);
+    if ((task != DRAW && task != PULL) || level < 0 || level > supported_level() || PyList_GET_SIZE(counts) != tensors ||
+        PyList_GET_SIZE(mus) != (task == DRAW ? tensors : 0) || PyList_GET_SIZE(signs) != own)
+        return PyErr_Format(PyExc_ValueError, "rows: task %d of %zd tensors, level %d", task, tensors, level);
+    const float **pointers = malloc((size_t)(2 * tensors + 1) * sizeof *pointers);
+    size_t *end = malloc((size_t)(tensors + 1) * sizeof *end);
+    Stream *streams = malloc((size_t)(own + 1) * sizeof *streams);
+    float *sign = malloc((size_t)(own + 1) * sizeof *sign);
+    if (!pointers || !end || !streams || !sign) PyErr_NoMemory();
+    size_t count = 0;
+    for (Py_ssize_t t = 0; t < tensors && !PyErr_Occurred(); t++) {
+        if (task == DRAW) pointers[t] = (const float *)(uintptr_t)number(mus, t);
+        pointers[tensors + t] = (const float *)(uintptr_t)number(log_sigmas, t);
+        count += (size_t)number(counts, t);
+        end[t] = count;
+    }
+    for (Py_ssize_t s = 0; s < own && !PyErr_Occurred(); s++) {
+        streams[s] = (Stream){(uint32_t)key, (uint32_t)(key >> 32), step, (uint32_t)number(samples, s)};
+        sign[s] = (float)PyFloat_AsDouble(PyList_GET_ITEM(signs, s));
+    }
+    if (!PyErr_Occurred() && count) {
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t s = 0; s < own; s++) {
+            size_t row = (size_t)s * pitch;
+            Job job = {.task = (Task)task,
+                       .stream = streams[s],
+                       .block = block,
+                       .skip = skip,
+                       .count = count,
+                       .sign = sign[s],
+                       .add = s > 0,
+                       .out = (float *)(uintptr_t)out + (task == DRAW ? row : 0),
+                       .mu = pointers,
+                       .log_sigma = pointers + tensors,
+                       .end = end,
+                       .grad = grad ? (const float *)(uintptr_t)grad + row : NULL,
+                       .keep = keep ? (float *)(uintptr_t)keep + row : NULL};
+            run(&job, threads, level);
+            for (Py_ssize_t t = 0; task == DRAW && t < tensors; t++) pointers[t] += mu_pitch;
+        }
+        Py_END_ALLOW_THREADS
+    }
+    free(pointers);
+    free(end);
+    free(streams);
+    free(sign);
+    if (PyErr_Occurred()) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -293,6 +391,7 @@ static PyObject *level(PyObject *self, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"fill", fill, METH_VARARGS, "Make words, normals, a weight draw or its pull-back on contiguous float32 memory."},
+    {"rows", rows, METH_VARARGS, "Draw or pull the rows of several samples, each of several float32 tensors."},
     {"level", level, METH_NOARGS, "Highest instruction level of this CPU: 0 baseline, 1 AVX2, 2 AVX-512."},
     {NULL, NULL, 0, NULL},
 };

@@ -14,17 +14,44 @@ Letters: S samples, N elements of all tensors of a group.
 """
 
 from collections.abc import Iterator, Sequence
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-from hpc_bnn.bayes.noise import DRAW, PULL, Key, Stream, apart, fill, normals
+from hpc_bnn.bayes.noise import DRAW, PULL, Key, Stream, backend, fill, normals
 
 SMALL = 1 << 16  # elements from which on copying a tensor costs more than its own calls
 TOGETHER = 1 << 18  # elements of a group: its gradients are ready together, so not too many
 LAUNCH = 1 << 22  # the same where nothing is copied: a launch costs as much as a million weights
+
+
+def _write_nothing(*_: object, **__: object) -> None:
+    return
+
+
+WITHOUT_NUMBERS = SimpleNamespace(draw=_write_nothing, pull=_write_nothing)
+
+
+def apart(tensors: Sequence[Tensor]) -> ModuleType | SimpleNamespace | None:
+    """Return the module whose ``draw`` and ``pull`` read ``tensors`` where they lie, all in one
+    launch; None: they are to be copied into one row first.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    module = backend(tensors[0].device)
+    if not hasattr(module, "draw"):
+        return None
+    kinds = {type(tensor) for tensor in tensors}
+    if not (kinds <= {Tensor, nn.Parameter} or kinds == {FakeTensor}):
+        return None
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            return None
+    return WITHOUT_NUMBERS if FakeTensor in kinds else module
 
 
 def groups(
@@ -117,7 +144,7 @@ class _Draw(torch.autograd.Function):
         wide = torch.promote_types(ctx.dtype, log_sigmas[0].dtype)
         shape = len(key.samples), sum(log_sigma.numel() for log_sigma in log_sigmas)
         out = _aligned_rows(shape, wide, log_sigmas[0].device)
-        ctx.kept = torch.empty_like(out) if keep else None
+        ctx.kept = _aligned_rows(shape, wide, out.device) if keep else None
         in_place = apart(parameters if rows is None else [rows, *log_sigmas])
         if in_place is not None:
             means = mus if rows is None else rows

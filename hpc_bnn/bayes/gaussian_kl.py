@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hpc_bnn.bayes.draw import flatten, groups, unflatten
-from hpc_bnn.bayes.noise import apart
+from hpc_bnn.bayes.draw import apart, flatten, groups, unflatten
 
 
 def kl(
     mus: Sequence[Tensor], log_sigmas: Sequence[Tensor], taus: Sequence[float], temperature: float
 ) -> Tensor:
     """Return the term of all tensors, each with its tau, as a float64 scalar."""
-    if apart([*mus, *log_sigmas]) is not None:
+    if mus[0].device.type == "cuda" and apart([*mus, *log_sigmas]) is not None:
         value: Tensor = _InOneLaunch.apply(taus, temperature, *mus, *log_sigmas)  # type: ignore[no-untyped-call]
         return value
     terms = [

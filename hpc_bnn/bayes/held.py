@@ -32,22 +32,30 @@ def count_samples(weights: Weights) -> int:
     return next((len(weight) for weight in weights.values()), 1)
 
 
-@contextlib.contextmanager
-def held(places: Mapping[str, list[Place]], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the layers use ``weights``, by name, instead of their parameters.
+class held:  # a block, as those of contextlib
+    """Let the layers use ``weights``, by name, instead of their parameters, within a block.
 
     Backward must run inside too where the network runs parts of itself again (activation
     checkpointing): they look their weights up once more.
     """
-    before: list[tuple[nn.Module, str, nn.Parameter | None]] = []
-    try:
-        for name, weight in weights.items():
-            for layer, leaf in places[name]:
-                before.append((layer, leaf, layer._parameters[leaf]))
-                layer._parameters[leaf] = weight  # type: ignore[assignment]  # torch does so too
-        yield
-    finally:
-        for layer, leaf, parameter in reversed(before):
+
+    def __init__(self, places: Mapping[str, list[Place]], weights: Mapping[str, Tensor]) -> None:
+        self._places, self._weights = places, weights
+        self._before: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+
+    def __enter__(self) -> None:
+        try:
+            for name, weight in self._weights.items():
+                for layer, leaf in self._places[name]:
+                    parameters = layer._parameters
+                    self._before.append((layer, leaf, parameters[leaf]))
+                    parameters[leaf] = weight  # type: ignore[assignment]  # torch does so too
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        for layer, leaf, parameter in reversed(self._before):
             layer._parameters[leaf] = parameter
             if isinstance(layer, nn.RNNBase):  # which keeps a list of its own of what it used last
                 with torch.no_grad():  # some may be made by a parametrization
@@ -118,41 +126,52 @@ class Held(nn.Module):
         self._writes_to_input = value
 
     def apply_weights(
-        self,
-        x: Inputs,
-        weights: Mapping[str, Tensor],
-        *,
-        views: bool = False,
-        single: bool = False,
-        call: Callable[[Inputs], object] | None = None,
+        self, x: Inputs, weights: Mapping[str, Tensor], *, views: bool = False
     ) -> Tensor:
         """Return the outputs (S, B, ...) of the module on ``weights``, as ``sample`` returns them;
-        of none, or with ``single`` of weights (*shape), of one sample.
+        of none, of one sample.
 
-        A module that writes to its input gets a copy. ``call`` does what the module does, of one
-        sample.
+        A module that writes to its input gets a copy.
 
         Raises
         ------
         ValueError
             If the module does not give one tensor.
         """
+        samples = count_samples(weights)
+        if samples == 1:
+            single = {name: weight.squeeze(0) for name, weight in weights.items()}
+            own = map_tensors(lambda view: view[0], x) if views else x
+            return self.apply_single(own, single).unsqueeze(0)
+
+        def run(own: Inputs) -> Tensor:
+            with in_one_pass(samples):
+                outputs: Tensor = torch.vmap(self._run, in_dims=(0, 0 if views else None))(
+                    dict(weights), own
+                )
+                return outputs
+
+        return self._on_own_input(x, run)
+
+    def apply_single(
+        self,
+        x: Inputs,
+        weights: Mapping[str, Tensor],
+        call: Callable[[Inputs], object] | None = None,
+    ) -> Tensor:
+        """Return the outputs (B, ...) of the module on ``weights`` (*shape) of one sample; ``call``
+        does what the module does.
+        """
+        return self._on_own_input(x, lambda own: self._run(weights, own, call))
+
+    def _on_own_input(self, x: Inputs, run: Callable[[Inputs], Tensor]) -> Tensor:
+        """Run the module on ``x``, or on a copy where it writes to it."""
         before = versions(x)
         pristine = self.writes_to_input is False and before is not None
         # A module may also put other tensors into the containers of its input.
         own = map_tensors(_itself if pristine else torch.clone, x)
-        before = versions(own)
-        samples = 1 if single else count_samples(weights)
-        if samples == 1:
-            if not single:
-                weights = {name: weight.squeeze(0) for name, weight in weights.items()}
-            with self.holding(weights):
-                output = (call or self.module)(map_tensors(lambda v: v[0], own) if views else own)
-            outputs = only_tensor(output).unsqueeze(0)
-        else:
-            each = (0, 0 if views else None)
-            with in_one_pass(samples):
-                outputs = torch.vmap(self._run, in_dims=each)(dict(weights), own)
+        before = before if pristine else versions(own)
+        outputs = run(own)
         if before is not None and versions(own) != before:
             if pristine:
                 raise RuntimeError(
@@ -164,9 +183,14 @@ class Held(nn.Module):
             self.writes_to_input = False
         return outputs
 
-    def _run(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
+    def _run(
+        self,
+        weights: Mapping[str, Tensor],
+        x: Inputs,
+        call: Callable[[Inputs], object] | None = None,
+    ) -> Tensor:
         with self.holding(weights):
-            return only_tensor(self.module(x))
+            return only_tensor((call or self.module)(x))
 
     def holding(self, weights: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
         """Return a block in which the module has ``weights`` (*shape) instead of its own, for

@@ -15,6 +15,8 @@ Inputs = Any  # Tensor | tuple | list | dict | NamedTuple, nested
 
 def tensors_of(x: Inputs) -> list[Tensor]:
     """Return the tensors of an input, in the order of its structure."""
+    if isinstance(x, Tensor):
+        return [x]
     return [leaf for leaf in tree.tree_leaves(x) if isinstance(leaf, Tensor)]
 
 
@@ -58,6 +60,8 @@ def versions(x: Inputs) -> list[int] | None:
     """Return how often each tensor of an input was written to; None where torch does not count
     (``torch.inference_mode``).
     """
+    if isinstance(x, Tensor):
+        return None if x.is_inference() else [x._version]
     tensors = tensors_of(x)
     if any(tensor.is_inference() for tensor in tensors):
         return None

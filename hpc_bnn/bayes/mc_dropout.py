@@ -118,18 +118,12 @@ class Dropout(Posterior):
             return _SampleDropout(stream, examples=len(positions), first_example=0)
         return _PredictionDropout(stream, positions)
 
-    def apply_weights(
-        self,
-        x: Inputs,
-        weights: Given,
-        *,
-        views: bool = False,
-        single: bool = False,
-        call: Callable[[Inputs], object] | None = None,
+    def apply_single(
+        self, x: Inputs, weights: Given, call: Callable[[Inputs], object] | None = None
     ) -> Tensor:
-        """Return the outputs (1, B, ...) of the module, each time with the masks of the first."""
+        """Return the outputs (B, ...) of the module, each time with the masks of the first."""
         restart_calls()
-        return super().apply_weights(x, weights, views=views, single=single, call=call)
+        return super().apply_single(x, weights, call)
 
     def _switch_to_prediction(self) -> None:
         self.module.train()

@@ -32,7 +32,7 @@ from functools import cache
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 SEED_LIMIT = 1 << 48
@@ -180,22 +180,6 @@ def backend(device: torch.device) -> ModuleType:
         return _load("noise_triton", reason, device)
     reason = f"no kernel for devices of type {device.type!r}"
     return _load(f"noise_{device.type}", reason, device)
-
-
-def apart(tensors: Sequence[Tensor]) -> ModuleType | None:
-    """Return the module whose ``draw`` and ``pull`` read ``tensors`` where they lie, all in one
-    launch; None: they are to be copied into one row first.
-    """
-    if torch.compiler.is_compiling():
-        return None
-    module = backend(tensors[0].device)
-    if not hasattr(module, "draw"):
-        return None
-    for tensor in tensors:
-        real = type(tensor) in (Tensor, nn.Parameter)
-        if not (real and tensor.dtype == torch.float32 and tensor.is_contiguous()):
-            return None
-    return module
 
 
 def fill(

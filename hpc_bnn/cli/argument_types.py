@@ -51,7 +51,10 @@ def numbers(text: str) -> list[float]:
 
 
 def add_checkpoint(command: argparse.ArgumentParser) -> None:
-    """Add the option that says which checkpoint of a run is used."""
+    """Add what says which checkpoint of a run is used, and on which data."""
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as data.path=OTHER; of data mostly"
+    )
     command.add_argument(
         "--checkpoint",
         type=_checkpoint,

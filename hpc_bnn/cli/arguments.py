@@ -11,6 +11,8 @@ from hpc_bnn.cli.data_arguments import add_data_tools
 from hpc_bnn.cli.parser import Parser
 from hpc_bnn.cli.scaling_arguments import add_scaling_tools
 
+TAKE_OVERRIDES = ("train", "scan", "evaluate", "predict", "forecast")
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; overrides may stand on both sides of the options.
@@ -27,7 +29,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.parser.print_help()
         parser.exit()
     misplaced = [text for text in rest if text.startswith("-") or "=" not in text]
-    if misplaced or (rest and options.command not in ("train", "scan")):
+    if misplaced or (rest and options.command not in TAKE_OVERRIDES):
         options.parser.error(f"unrecognized arguments: {' '.join(misplaced or rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]

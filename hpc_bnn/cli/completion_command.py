@@ -81,6 +81,9 @@ def candidates(words: Sequence[str]) -> list[str]:
         return _starting(current, _of_action(asked, current))
     if current.startswith("-"):
         return _starting(current, _options(parser, current))
+    names = [action.dest for action in parser._actions if not action.option_strings]
+    if "run_folder" in names and not [word for word in before if not word.startswith("-")]:
+        return []
     has_config = any(word.endswith((".yaml", ".yml")) for word in before)
     found: list[str] = []
     for action in parser._actions:

@@ -28,7 +28,9 @@ def forecast_command(options: argparse.Namespace, all_ranks: Group) -> tuple[lis
     settings = all_ranks.on_first(folder.settings, name="settings")
     all_ranks.on_first(lambda: require_writable(options.output), name="output")
     world = start(all_ranks, mode="data", device=settings.train.device)
-    trained = load_trained(world, folder, checkpoint=options.checkpoint)
+    trained = load_trained(
+        world, folder, checkpoint=options.checkpoint, overrides=options.overrides
+    )
     in_weatherbench = options.layout == "weatherbench"
     if in_weatherbench:
         all_ranks.together(

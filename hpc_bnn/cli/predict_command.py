@@ -21,10 +21,17 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
     folder = RunFolder(options.run_folder)
     settings = all_ranks.on_first(folder.settings, name="settings")
     world = start(all_ranks, mode="data", device=settings.train.device)
-    trained = load_trained(world, folder, reads=False, checkpoint=options.checkpoint)
+    trained = load_trained(
+        world,
+        folder,
+        reads=False,
+        checkpoint=options.checkpoint,
+        overrides=options.overrides,
+    )
     source = trained.parts.source
     if source.fields is not None:
         return _fields(options, trained, world), 0
+    settings = trained.settings
     asked = Asked(options.input, options.start, options.resize)
 
     paths = all_ranks.on_first(

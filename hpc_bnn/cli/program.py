@@ -231,18 +231,6 @@ def _leaving(world: World) -> Iterator[None]:
         raise
 
 
-def _evaluate(options: argparse.Namespace, all_ranks: Group) -> int:
-    from hpc_bnn.train.score.evaluate import evaluate, told
-
-    folder = RunFolder(options.run_folder)
-    settings = folder.settings()
-    # Every rank takes its own examples and all samples: nothing is exchanged until the sums.
-    world = start(all_ranks, mode="data", device=settings.train.device)
-    result = evaluate(world, folder, recalibrate=options.recalibrate, checkpoint=options.checkpoint)
-    where = f"scores in {folder.evaluation}, pictures in {folder.plots}"
-    return _print(([*told(result), where], 0), all_ranks)
-
-
 def _data(options: argparse.Namespace, all_ranks: Group) -> int:
     from hpc_bnn.cli.data_commands import DATA
 
@@ -290,7 +278,7 @@ OF_FILES = (
 COMMANDS: dict[str, Callable[[argparse.Namespace, Group], int]] = {
     "train": _train,
     "scan": _scan,
-    "evaluate": _evaluate,
+    "evaluate": _command("evaluate"),
     "data": _data,
     "data request": _data_request,
     "scaling": _scaling,

@@ -107,7 +107,7 @@ def start_words(site: Site, environment: Mapping[str, str], ranks: int | None) -
     words = launcher_words(site, environment)
     if ranks is not None:
         return [*words, "-n", str(ranks)]
-    if in_allocation(site, environment):  # srun starts what the job asked for
+    if in_allocation(environment):  # srun starts what the job asked for
         return words
     raise ValueError("-n is missing: how many ranks to start, such as hpc-bnn run -n 4 ...")
 
@@ -165,10 +165,12 @@ class Ranks:
 
 
 def listens(process: int) -> bool:
-    """Tell whether a process catches the signal; before, it would end by it."""
+    """Tell whether a process catches the signal, or blocks it to wait for it as srun does; before,
+    it would end by it.
+    """
     try:
         text = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     except OSError:  # it has ended, or this is not Linux
         return True
-    caught = next(line.split()[1] for line in text.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught, 16) >> (SIGNAL - 1) & 1)
+    masks = [line.split()[1] for line in text.splitlines() if line.startswith(("SigCgt", "SigBlk"))]
+    return any(int(mask, 16) >> (SIGNAL - 1) & 1 for mask in masks)

@@ -5,6 +5,7 @@ the signature of what was chosen.
 import contextlib
 import inspect
 import json
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -118,3 +119,19 @@ def _text_keys(value: object) -> bool:
         good = all(isinstance(key, str | int) and not isinstance(key, bool) for key in value)
         return good and all(map(_text_keys, value.values()))
     return not isinstance(value, list | tuple) or all(map(_text_keys, value))
+
+
+def path_options(function: Callable[..., Any], options: Mapping[str, Any]) -> list[str]:
+    """Return the keys of ``options`` that are paths, by the signature of ``function``."""
+    known = known_options(function)
+    return [
+        key
+        for key, value in options.items()
+        if isinstance(value, str) and value and key in known
+        if '"format": "path"' in json.dumps(known[key].type.json_schema())
+    ]
+
+
+def absolute(path: str) -> str:
+    """Return a path, or a pattern of such, from the root; an address of the network as it is."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111

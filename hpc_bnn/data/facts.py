@@ -4,6 +4,7 @@ inputs and back. So it predicts without the files that it was trained on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,12 +31,9 @@ class Unread:
         )
 
 
-def facts_of(source: Source) -> dict[str, Any] | None:
-    """Return plain values that ``source_of`` makes a source of; None of fields, whose forecasts
-    start from their files anyway.
-    """
-    if source.fields is not None:
-        return None
+def facts_of(source: Source) -> dict[str, Any]:
+    """Return plain values that ``source_of`` makes a source of."""
+    fields = source.fields
     scale, pixels, window = source.scale, source.pixels, source.window
     return {
         "name": source.name,
@@ -53,11 +51,44 @@ def facts_of(source: Source) -> dict[str, Any] | None:
         },
         "window": window and asdict(window),
         "classes": list(source.classes),
+        "fields": fields
+        and {
+            "names": list(fields.names),
+            "units": [channel.units for channel in fields.channels],
+            "mean": fields.state_mean.tolist(),
+            "std": fields.state_std.tolist(),
+            "tendency_std": fields.tendency_std.tolist(),
+        },
     }
 
 
-def source_of(facts: dict[str, Any]) -> Source:
-    """Return the source that ``facts_of`` describes, without examples."""
+def scale_of(facts: Mapping[str, Any]) -> Scale:
+    """Return the scale of a series that ``facts_of`` described."""
+    scale = facts["scale"]
+    return Scale(
+        torch.tensor(scale["mean"], dtype=torch.float64),
+        torch.tensor(scale["std"], dtype=torch.float64),
+        tuple(scale["channels"]),
+        scale["units"],
+    )
+
+
+def pixels_of(facts: Mapping[str, Any]) -> Pixels:
+    """Return what ``facts_of`` described of images."""
+    pixels = facts["pixels"]
+    mean, std = (
+        torch.tensor(pixels[name], dtype=getattr(torch, pixels["dtype"]))
+        for name in ("mean", "std")
+    )
+    return Pixels(mean, std, pixels["white"])
+
+
+def source_of(facts: Mapping[str, Any]) -> Source | None:
+    """Return the source that ``facts_of`` describes, without examples; None of fields, whose
+    forecasts start from their files.
+    """
+    if facts["fields"] is not None:
+        return None
     scale, pixels, window = facts["scale"], facts["pixels"], facts["window"]
     return Source(
         name=facts["name"],
@@ -67,19 +98,8 @@ def source_of(facts: dict[str, Any]) -> Source:
         test=Unread(0),
         input_shape=tuple(facts["input_shape"]),
         output_shape=tuple(facts["output_shape"]),
-        scale=scale
-        and Scale(
-            torch.tensor(scale["mean"], dtype=torch.float64),
-            torch.tensor(scale["std"], dtype=torch.float64),
-            tuple(scale["channels"]),
-            scale["units"],
-        ),
-        pixels=pixels
-        and Pixels(
-            torch.tensor(pixels["mean"], dtype=getattr(torch, pixels["dtype"])),
-            torch.tensor(pixels["std"], dtype=getattr(torch, pixels["dtype"])),
-            pixels["white"],
-        ),
+        scale=scale and scale_of(facts),
+        pixels=pixels and pixels_of(facts),
         window=window and WindowLayout(**window),
         classes=tuple(facts["classes"]),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hpc_bnn.data.source import Fields, Source
 from hpc_bnn.fields import times
 from hpc_bnn.fields.gaps import Gaps
-from hpc_bnn.fields.normalisation import normalisation, positive
+from hpc_bnn.fields.normalisation import kept_normalisation, normalisation, positive
 from hpc_bnn.fields.outline import source_without_files
 from hpc_bnn.fields.pack.automatic import LIMIT_GIB, Request, pack_of
 from hpc_bnn.fields.pack.pack import Pack
@@ -52,6 +52,7 @@ def era5(
     pack: str | Path | None = None,
     pack_limit: float = LIMIT_GIB,
     ranks: Group = ALONE,
+    kept: Mapping[str, Any] | None = None,
 ) -> Source:
     """Collective: offer ERA5 files as windows x (h C + F, H, W) -> y (C, H, W), float32 (see
     windows.py).
@@ -95,6 +96,9 @@ def era5(
         GiB; a larger pack is refused with the command that makes it.
     ranks
         Those that read the data set together.
+    kept
+        What a trained run keeps of its fields, where it is to see others: these are normalised by
+        the same, and only `test` is read of them.
 
     Raises
     ------
@@ -115,21 +119,27 @@ def era5(
         raise ValueError(f"{archive.source}: missing = '{missing}': expected 'error' or 'mean'")
     parts = {"train": train, "validation": validation, "test": test}
     ranges = _ranges(archive, parts)
+    if kept is not None:
+        ranges = dict.fromkeys(parts, ranges["test"])
     steps = {name: _windows(archive, name, ranges[name], step_hours, history) for name in parts}
     train_times = archive.times[steps["train"][:, history - 1]]
     first_state = int(steps["train"][0, 0])
-    if rollout > 1:
+    if rollout > 1 and kept is None:
         steps["train"] = _windows(
             archive, "train", ranges["train"], step_hours, history, rollout=rollout
         )
     keep: Missing = "keep" if missing == "mean" else "declared"
-    made = normalisation(archive, given, train, step_hours, ranks, keep)
-    std = positive(archive, made.std, "", ranks)
-    tendency_std = positive(archive, made.tendency_std, "tendency of ", ranks)
+    if kept is None:
+        made = normalisation(archive, given, train, step_hours, ranks, keep)
+        std = positive(archive, made.std, "", ranks)
+        tendency_std = positive(archive, made.tendency_std, "tendency of ", ranks)
+        state_mean = made.mean
+    else:
+        state_mean, std, tendency_std = kept_normalisation(archive, kept["fields"])
 
     def open_reader() -> tuple[PackReader, NDArray[np.float32], Gaps | None]:
         gaps = _gaps(archive, first_state) if missing == "mean" else None
-        reader = PackReader(archive, mean=made.mean, std=std, gaps=gaps)
+        reader = PackReader(archive, mean=state_mean, std=std, gaps=gaps)
         return reader, _standardised(archive, reader.static(), missing), gaps
 
     reader, constants, gaps = ranks.together(open_reader, name="static fields")
@@ -147,7 +157,7 @@ def era5(
         periodic=archive.grid.periodic,
         history=history,
         forcing=tuple(c.name for c in archive.static) + (CALENDAR_CHANNELS if calendar else ()),
-        state_mean=torch.from_numpy(made.mean.copy()),
+        state_mean=torch.from_numpy(state_mean.copy()),
         state_std=torch.from_numpy(std),
         tendency_std=torch.from_numpy(tendency_std),
         step_hours=step_hours,

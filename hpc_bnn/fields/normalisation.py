@@ -6,6 +6,8 @@ Letters: C channels.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +70,27 @@ def normalisation(
         )
     units = [c.units for c in pack.channels]
     return given.select(pack.names, units, f"statistics of {pack.source}")
+
+
+def kept_normalisation(
+    pack: Pack, kept: Mapping[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean, standard deviation and that of tendencies, (C,) each, that a trained run keeps
+    of its channels.
+
+    Raises
+    ------
+    ValueError
+        If the channels of the files are others, or in other units.
+    """
+    units = [channel.units for channel in pack.channels]
+    if list(pack.names) != kept["names"] or units != kept["units"]:
+        raise ValueError(
+            f"{pack.source}: channels {', '.join(pack.names)} in {', '.join(units)}: expected "
+            f"those of the training, {', '.join(kept['names'])} in {', '.join(kept['units'])}"
+        )
+    mean, std, tendency = (np.array(kept[key]) for key in ("mean", "std", "tendency_std"))
+    return mean, std, tendency
 
 
 def positive(pack: Pack, std: NDArray[np.float64], what: str, ranks: Group) -> NDArray[np.float64]:

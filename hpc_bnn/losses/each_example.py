@@ -10,7 +10,7 @@ once for batches in which one half is another, which must not change the numbers
 Letters: S own samples, B batch, P points.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,33 +33,38 @@ def one_number_each(loss: Loss, value: Tensor, output: Tensor, target: Tensor) -
         If it is not one real number for each example, with a gradient where the output has one.
     """
     examples = len(target)
-    name = type(loss).__name__
-    given = f"outputs {tuple(output.shape)}, targets {tuple(target.shape)}"
+    problem = None
     if not isinstance(value, Tensor):
-        raise ValueError(
-            f"{name} gave {type(value).__name__} for {examples} examples; expected a tensor "
-            f"({examples},): one number an example; {given}"
+        problem = (
+            f"gave {type(value).__name__} for {examples} examples; expected a tensor "
+            f"({examples},): one number an example"
         )
-    if value.shape != (examples,):
-        raise ValueError(
-            f"{name} gave a loss of shape {tuple(value.shape)} for {examples} examples; expected "
-            f"({examples},): one number an example (sum or mean over its points); {given}"
+    elif value.shape != (examples,):
+        problem = (
+            f"gave a loss of shape {tuple(value.shape)} for {examples} examples; expected "
+            f"({examples},): one number an example (sum or mean over its points)"
         )
-    if not value.is_floating_point():
-        raise ValueError(
-            f"{name} gave a loss of {str(value.dtype).removeprefix('torch.')}; expected real "
-            f"floating-point numbers; {given}"
+    elif not value.is_floating_point():
+        problem = (
+            f"gave a loss of {str(value.dtype).removeprefix('torch.')}; expected real "
+            "floating-point numbers"
         )
-    if torch.is_grad_enabled() and output.requires_grad and not value.requires_grad:
-        raise ValueError(
-            f"{name} gave a loss without a gradient to the outputs, so nothing could be learned; "
-            f"expected one computed from them by differentiable operations; {given}"
+    elif torch.is_grad_enabled() and output.requires_grad and not value.requires_grad:
+        problem = (
+            "gave a loss without a gradient to the outputs, so nothing could be learned; "
+            "expected one computed from them by differentiable operations"
         )
+    if problem is not None:
+        given = f"outputs {tuple(output.shape)}, targets {tuple(target.shape)}"
+        raise ValueError(f"{type(loss).__name__} {problem}; {given}")
     return to_float(value)
 
 
 def require_apart(
-    loss: Loss, evaluate: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, target: Tensor
+    loss: Loss,
+    evaluate: Callable[[Tensor, Tensor], Tensor],
+    outputs: Tensor | Sequence[Tensor],
+    target: Tensor,
 ) -> None:
     """Raise ValueError if an example's loss depends on the other examples of the batch.
 
@@ -69,11 +74,12 @@ def require_apart(
     evaluate: the loss (B,) of outputs (S, B, ...) and target (B, ...).
     """
     ours, examples = type(loss).__module__.startswith("hpc_bnn."), len(target)
-    if ours or loss.examples_apart or examples < 2 or isinstance(outputs, FakeTensor):
+    if ours or loss.examples_apart or examples < 2 or isinstance(outputs[0], FakeTensor):
         return
     if bool((target == target[:1]).all()):
         return  # equal targets show nothing: ask again
     with torch.no_grad():  # clones: a loss may work in place
+        outputs = outputs if isinstance(outputs, Tensor) else torch.stack([*outputs])
         whole = evaluate(outputs.clone(), target.clone())
         whole = one_number_each(loss, whole, outputs[0], target)
         # One half stays, the other becomes copies of an example of it: whichever example the

@@ -31,7 +31,7 @@ def kl_factor(step: int, *, kl_weight: float, warmup_steps: int, num_examples: i
 
 def separable_share(
     loss: SeparableLoss,
-    outputs: Tensor,
+    outputs: Tensor | Sequence[Tensor],
     target: Tensor,
     total_samples: int,
     samples: Sequence[int] | None = None,
@@ -47,7 +47,7 @@ def separable_share(
         one_number_each(loss, loss(output, y), output, y).mean()
         for output, y in zip(outputs, targets, strict=True)
     ]
-    total: Tensor = sum(shares[1:], shares[0])
+    total = sum(shares[1:], shares[0])
     return total / total_samples
 
 

@@ -82,10 +82,10 @@ def launcher_words(site: Site, environment: Mapping[str, str]) -> list[str]:
     FileNotFoundError
         If there is none.
     """
-    if not in_allocation(site, environment):
+    if not in_allocation(environment):
         return mpirun_words(site)
-    flags = site.flags if site.launcher == "srun" else _srun_flags()
-    return ["srun", *flags, *site.binding, "--kill-on-bad-exit=1"]
+    flags = (*site.flags, *site.binding) if site.launcher == "srun" else _srun_flags()
+    return ["srun", *flags, "--kill-on-bad-exit=1"]
 
 
 def mpirun_words(site: Site) -> list[str]:
@@ -112,7 +112,8 @@ def rank_environment(site: Site, user: Mapping[str, str], *, ranks: int | None) 
 
     ranks: on this machine, which share its cores; None: the launcher gives each its own.
     """
-    added = dict(site.environment)
+    is_for_mpirun = site.launcher == "mpirun"  # of one machine: not for ranks on several nodes
+    added = {} if ranks is None and is_for_mpirun else dict(site.environment)
     if ranks is not None:
         added.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ranks)))
         if ranks > cores():
@@ -126,13 +127,10 @@ def rank_environment(site: Site, user: Mapping[str, str], *, ranks: int | None) 
     return {**added, **user}
 
 
-def in_allocation(site: Site, environment: Mapping[str, str]) -> bool:
-    """Tell whether srun starts ranks here."""
-    return (
-        site.launcher != "mpirun"
-        and "SLURM_JOB_ID" in environment
-        and shutil.which("srun", path=environment.get("PATH")) is not None
-    )
+def in_allocation(environment: Mapping[str, str]) -> bool:
+    """Tell whether this is a job of Slurm, in which srun starts ranks."""
+    in_job = "SLURM_JOB_ID" in environment
+    return in_job and shutil.which("srun", path=environment.get("PATH")) is not None
 
 
 def mpirun() -> str | None:

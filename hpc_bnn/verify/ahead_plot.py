@@ -12,10 +12,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from torch import Tensor
 
 from hpc_bnn.verify.plots import BLACK, BLUE, GREY, legend_above, make_panels, save_figure
+from hpc_bnn.verify.time_axis import tick_dates
 
 MOST_PANELS = 12
 SHOWN = 3  # times the horizon, of the history
@@ -69,10 +69,7 @@ def plot_ahead(
             axes.plot([*past[-1:], *future], line, "--", color=BLACK, linewidth=1.4, label="truth")
         axes.axvline(past[-1] + (future[0] - past[-1]) / 2, color=GREY, linewidth=0.8)
         axes.margins(x=0.01)
-        locator = AutoDateLocator(tz=zone)  # type: ignore[no-untyped-call]
-        axes.xaxis.set_major_locator(locator)
-        concise = ConciseDateFormatter(locator, tz=zone)  # type: ignore[no-untyped-call]
-        axes.xaxis.set_major_formatter(concise)
+        tick_dates(axes, zone)
         named = f"{names[n]}: {channels[c]}" if names[n] else channels[c]
         title = f"{named}, from {future[0]:%Y-%m-%d %H:%M %Z}".rstrip()
         axes.set_title(title, loc="left", fontsize=10)

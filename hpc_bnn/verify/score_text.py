@@ -27,7 +27,7 @@ MEANINGS = {
     "auroc": "(0.5: not told apart, 1: always)",
 }
 NOT_PRINTED = ("pit_chi_square", "pit_degrees_of_freedom")
-NAME_WIDTH = 30
+NAME_WIDTH = 38
 
 
 def score_lines(scores: Mapping[str, float], units: str = "", *, of: str = "") -> list[str]:

@@ -143,7 +143,7 @@ def plot_ranks(
         axes.set_title(f"{name}, {lead_text(lead_hours[lead])}", loc="left", fontsize=10)
         inside = _numbers(scores[name].get("coverage_90", [math.nan] * (last + 1)))[lead]
         if math.isfinite(inside):
-            axes.set_title(f"90 % hold {100 * inside:.0f} %", loc="right", fontsize=9)
+            axes.set_title(f"in 90 %: {100 * inside:.0f} %", loc="right", fontsize=9)
         if at % len(shown) == 0:
             axes.set_ylabel("density /\nuniform")
         if at // len(shown) == len(names) - 1:

@@ -115,6 +115,18 @@ def swin(loss: Callable[[], Loss]) -> Task:
     )
 
 
+def demo_swin() -> Task:
+    """The SWIN transformer of ``demo.yaml``, 0.6 million weights, on its batch of 4 states."""
+    generator = torch.Generator().manual_seed(0)
+    model = {"width": 48, "depths": (2, 2, 2, 2), "heads": (4, 8, 8, 4), "window": (4, 8)}
+    return Task(
+        network=lambda: Swin((5, 32, 64), (4, 32, 64), **model),
+        loss=losses.gaussian_nll,
+        x=torch.randn(4, 5, 32, 64, generator=generator),
+        y=torch.randn(4, 4, 32, 64, generator=generator),
+    )
+
+
 def narrow_mlp() -> Task:
     """8-16-16-4, one example: a step takes as long as its calls do."""
     return Task(
@@ -151,6 +163,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "transformer-6": lambda: transformer(6),
     "swin-nll": lambda: swin(losses.gaussian_nll),
     "swin-crps": lambda: swin(losses.almost_fair_crps),
+    "demo-swin": demo_swin,
     "narrow-mlp": narrow_mlp,
     "narrow-transformer": narrow_transformer,
     "narrow-swin": narrow_swin,

@@ -30,7 +30,7 @@ KEEP, REGENERATE = "hb.Step keep_noise", "hb.Step"
 GRAPHS = "hb.Step keep_graphs"
 PEER = "torch-blue MC KL"
 SAMPLES = {"mlp": 16, "transformer-2": 4, "transformer-6": 4, "swin-nll": 4, "swin-crps": 4}
-SAMPLES |= {"narrow-mlp": 16, "narrow-transformer": 4, "narrow-swin": 4}
+SAMPLES |= {"demo-swin": 4, "narrow-mlp": 16, "narrow-transformer": 4, "narrow-swin": 4}
 
 
 def build(name: str, task: Task, samples: int) -> dict[str, Callable[[], object]]:
@@ -42,7 +42,7 @@ def build(name: str, task: Task, samples: int) -> dict[str, Callable[[], object]
             GRAPHS: contenders.hb_step(task, samples=samples, keep_noise=False, keep_graphs=True),
             REGENERATE: contenders.hb_step(task, samples=samples, keep_noise=False),
         }
-    if name == "swin-nll" or name.startswith("narrow"):
+    if name in ("swin-nll", "demo-swin") or name.startswith("narrow"):
         return {
             BOUND: passes,
             KEEP: contenders.hb_step(task, samples=samples, keep_noise=True),

@@ -153,10 +153,13 @@ def test_what_cannot_be_captured_leaves_the_gpu_as_it_was(
     with caplog.at_level(logging.WARNING):
         got = losses("auto")
     assert got == losses("off")
+    lines = [record.message for record in caplog.records]
     if device.type != "cuda":
-        assert not caplog.records
+        assert not lines
         return
-    (line,) = [record.message for record in caplog.records]
+    if make is Recomputed and not lines:
+        pytest.skip("this torch captures what saves the state of its generator")
+    (line,) = lines
     assert line.startswith("train.capture: passes run without graphs: ") and reason in line
     with pytest.raises(ValueError, match=f"capture = on: .*{reason}"):
         losses("on")

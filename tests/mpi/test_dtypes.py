@@ -84,10 +84,11 @@ def reduced(
 ) -> Tensor:
     """Return the gradient of two steps' second, each of one backward pass."""
     chosen: GradientReduction = "world" if reduction == "world" else "two_stage"
-    reducer = world.reducer([("weight", parameter)], passes=1, reduction=chosen)
+    reducer = world.reducer([("weight", parameter)], reduction=chosen)
     for _ in range(2):
         parameter.grad = None
         reducer.begin()
+        reducer.at_last_pass()
         torch.autograd.backward(objective(share_of(world.grid.world_rank)))
         reducer.wait()
     reducer.close()

@@ -37,7 +37,7 @@ def test_pictures_are_small(path: Path) -> None:
 
 
 def test_all_files_of_the_guide_are_packaged() -> None:
-    """By the patterns of setup.py, which is not run for it."""
+    """And other data files, by the patterns of setup.py, which is not run for it."""
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     (data,) = (
         ast.literal_eval(word.value)
@@ -50,3 +50,5 @@ def test_all_files_of_the_guide_are_packaged() -> None:
     files = {path for path in (PACKAGE / "guide").rglob("*") if path.is_file()}
     assert files - packaged == set()
     assert PACKAGE / "verify" / "coastlines.npz" in packaged
+    page = PACKAGE / "study" / "report" / "page.html"
+    assert {page.with_suffix(kind) for kind in (".html", ".css", ".js")} <= packaged

@@ -10,6 +10,7 @@ Shape letters: N examples, B batch, C channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.noise import COUNTER_LIMIT, Purpose, Stream, permutation
+from hpc_bnn.data.facts import pixels_of
 from hpc_bnn.data.images.cifar10_files import CLASSES, IMAGE_SHAPE, read_cifar10
 from hpc_bnn.data.images.read_images import image_inputs
 from hpc_bnn.data.new_inputs import Asked, NewInputs
@@ -55,7 +57,12 @@ class ByteImages:
 
 
 def cifar10(
-    path: str | Path, *, validation: int = 5000, verify: bool = True, split_seed: int = 0
+    path: str | Path,
+    *,
+    validation: int = 5000,
+    verify: bool = True,
+    split_seed: int = 0,
+    kept: Mapping[str, Any] | None = None,
 ) -> Source:
     """Load CIFAR-10 as x (N, 3, 32, 32) float32, normalised per channel, and y (N,) int64.
 
@@ -73,6 +80,9 @@ def cifar10(
         Check that the files are the official ones; false: any files of the same form.
     split_seed
         Key of the order that says which images are taken out.
+    kept
+        What a trained run keeps of its images, where it is to see others: these are normalised by
+        the same.
 
     Raises
     ------
@@ -90,13 +100,16 @@ def cifar10(
         )
     # The last stream of its kind: orders of epochs take theirs from the front.
     order = permutation(Stream(split_seed, Purpose.ORDER, COUNTER_LIMIT - 1), count)
-    kept, held_out = order[:-validation].sort().values, order[-validation:].sort().values
-    mean, std = channel_scale(train.images, kept)
+    rows, held_out = order[:-validation].sort().values, order[-validation:].sort().values
+    mean, std = channel_scale(train.images, rows)
     mean, std = mean.float(), std.float()
+    if kept is not None:
+        pixels = pixels_of(kept)
+        mean, std = pixels.mean.flatten(), pixels.std.flatten()
     return Source(
         name="cifar10",
         task="classification",
-        train=ByteImages(train.images, train.labels, kept, mean, std),
+        train=ByteImages(train.images, train.labels, rows, mean, std),
         validation=ByteImages(train.images, train.labels, held_out, mean, std),
         test=ByteImages(test.images, test.labels, torch.arange(len(test.labels)), mean, std),
         input_shape=IMAGE_SHAPE,

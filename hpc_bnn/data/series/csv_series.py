@@ -7,7 +7,7 @@ Shape letters: H history rows, P horizon rows, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -42,6 +42,7 @@ def series(
     calendar: Sequence[Feature] = (),
     calendar_zone: str | None = None,
     units: str = "",
+    kept: Mapping[str, Any] | None = None,
 ) -> Source:
     """Offer the named columns of a CSV file as windows x (H, C) -> y (P, C), float32, normalised.
 
@@ -94,6 +95,8 @@ def series(
         are written (UTC where they have an offset).
     units
         Text for axes and files.
+    kept
+        What a trained run keeps of its data, where it is to see others (windows.py).
 
     Raises
     ------
@@ -127,6 +130,7 @@ def series(
         rows=rows,
         normalize=normalize,
         calendar=calendar,
+        kept=kept,
     )
 
 

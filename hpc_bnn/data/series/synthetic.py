@@ -10,7 +10,7 @@ Shape letters: T hours, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -43,6 +43,7 @@ def synthetic_series(
     rows: tuple[int, int, int] | None = None,
     normalize: Normalisation = "training",
     calendar: Sequence[Feature] = (),
+    kept: Mapping[str, Any] | None = None,
 ) -> Source:
     """Offer synthetic hourly loads as windows x (history, C) -> y (horizon, C).
 
@@ -77,6 +78,8 @@ def synthetic_series(
         drift; "window_last": with its last value in place of its mean. Forecasts are put back.
     calendar
         "hour_of_day", "day_of_week", "day_of_year" of the targets as further inputs.
+    kept
+        What a trained run keeps of its data, where it is to see others (windows.py).
 
     Raises
     ------
@@ -106,6 +109,7 @@ def synthetic_series(
         rows=rows,
         normalize=normalize,
         calendar=calendar,
+        kept=kept,
     )
 
 

@@ -20,14 +20,16 @@ P horizon rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpc_bnn.data.calendar import Feature, calendar_features
+from hpc_bnn.data.facts import scale_of
 from hpc_bnn.data.series.scale import training_scale
 from hpc_bnn.data.series.split import PARTS, Split, require_positive
 from hpc_bnn.data.source import Normalisation, Report, Source, WindowLayout
@@ -136,6 +138,7 @@ def windowed_source(
     calendar: Sequence[Feature] = (),
     rows: tuple[int, int, int] | None = None,
     normalize: Normalisation = "training",
+    kept: Mapping[str, Any] | None = None,
 ) -> Source:
     """Normalise series, split them by time and offer their windows; `name` stands in every error.
 
@@ -144,6 +147,8 @@ def windowed_source(
     calendar: what the inputs say of the times of the targets (calendar.py).
     rows: numbers of rows in place of ``fractions``; what lies behind them is left out.
     normalize: what the network is given (`WindowLayout`); examples are the same.
+    kept: what a trained run keeps of its data (facts.py): these are normalised by the same, and
+        all of their windows are the test part.
 
     Raises
     ------
@@ -163,7 +168,9 @@ def windowed_source(
                 "give more rows, or a shorter history or horizon"
             )
     times = [_ticks(one) for one in many]
-    cuts = split.cuts(name, torch.cat(times))
+    # Of other data than those of the training there are no parts.
+    no_cuts = (0, 0, 0)
+    cuts = split.cuts(name, torch.cat(times)) if kept is None else no_cuts
     starts: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     training_rows = []
     offset = 0
@@ -176,6 +183,8 @@ def windowed_source(
             "validation": (first - history, second),
             "test": (second - history, end),
         }
+        if kept is not None:
+            spans = dict.fromkeys(PARTS, (0, len(one.values)))
         for part, (first_read, behind) in spans.items():
             begin, last = max(first_read, 0), behind - history - horizon
             if last >= begin:
@@ -188,7 +197,10 @@ def windowed_source(
                 f"one window of history {history} + horizon {horizon}: expected at least "
                 f"{split.needs()}; give more rows, a shorter history or horizon, or another split"
             )
-    scale = training_scale(name, torch.cat(training_rows), channels, units)
+    if kept is None:
+        scale = training_scale(name, torch.cat(training_rows), channels, units)
+    else:
+        scale = scale_of(kept)
     values = torch.cat([one.values for one in many])
     normalised = ((values - scale.mean) / scale.std).float()
     known = torch.cat(

@@ -63,7 +63,7 @@ class FewPasses(Passes):
         shape, dtype = self._outputs[len(part)]
         # Not equal to one another: equal members may be a special case of a score.
         outputs = torch.rand(shape, dtype=dtype, device=self._device)
-        one.outputs = outputs.requires_grad_(torch.is_grad_enabled())
+        one.each = outputs.requires_grad_(torch.is_grad_enabled())
         return one
 
     def backward(self, one: Pass, root: Tensor, gradient: Tensor | None = None) -> None:

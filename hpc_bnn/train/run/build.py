@@ -18,6 +18,7 @@ from hpc_bnn.config import (
     check_options,
     choose,
 )
+from hpc_bnn.config.options import absolute, path_options
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
 from hpc_bnn.data.augment import Augmentation
 from hpc_bnn.data.sharding import steps_per_epoch
@@ -35,7 +36,7 @@ from hpc_bnn.train.step.unroll import Unroll
 log = logging.getLogger(__name__)
 C = TypeVar("C", bound=Choice)
 
-GIVEN_TO_DATA = ("ranks", "rollout")
+GIVEN_TO_DATA = ("ranks", "rollout", "kept")
 GIVEN_TO_POSTERIORS = ("module", "samples", "seed", "steps")
 GIVEN_TO_MODELS = ("input_shape", "output_shape")
 GIVEN_TO_OPTIMIZERS = ("posterior", "others", "lr")
@@ -138,12 +139,21 @@ def _model(settings: Settings) -> Callable[..., torch.nn.Module]:
 
 
 def resolved(settings: Settings) -> Settings:
-    """Return settings that hold every option of the posterior and the optimizer, defaults too."""
+    """Return settings that hold every option of the posterior and the optimizer, defaults too, and
+    absolute paths: a run is found again from any folder.
+    """
     posterior = _with_defaults(settings.posterior, POSTERIORS, GIVEN_TO_POSTERIORS)
     optimizer = settings.optimizer
     if not _brings_optimizer(settings):
         optimizer = _with_defaults(_optimizer(settings), OPTIMIZERS, GIVEN_TO_OPTIMIZERS)
-    return settings.model_copy(update={"posterior": posterior, "optimizer": optimizer})
+    data, training = settings.data, settings.train
+    if data.name in DATA_SETS:
+        paths = path_options(data_set(data.name), data.options)
+        data = data.model_copy(update={key: absolute(data.options[key]) for key in paths})
+    if training.start_from:
+        training = training.model_copy(update={"start_from": absolute(training.start_from)})
+    made = {"posterior": posterior, "optimizer": optimizer, "data": data, "train": training}
+    return settings.model_copy(update=made)
 
 
 def _optimizer(settings: Settings) -> OptimizerSettings:
@@ -166,8 +176,11 @@ def _with_defaults(chosen: C, choices: Mapping[str, Any], given: Collection[str]
     return chosen.model_copy(update=options | chosen.options)
 
 
-def read_source(settings: Settings, ranks: Group) -> Source:
-    """Collective over the ranks: read the data set.
+def read_source(
+    settings: Settings, ranks: Group, *, kept: Mapping[str, Any] | None = None
+) -> Source:
+    """Collective over the ranks: read the data set; ``kept`` is what a trained run keeps of its
+    own, where it is to see others.
 
     Raises
     ------
@@ -177,6 +190,8 @@ def read_source(settings: Settings, ranks: Group) -> Source:
     function, options = data_set(settings.data.name), settings.data.options
     if _takes(function, "rollout"):
         options["rollout"] = settings.train.longest_rollout
+    if kept is not None and _takes(function, "kept"):
+        options["kept"] = kept
     try:
         if _takes(function, "ranks"):
             return function(**options, ranks=ranks)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
 from hpc_bnn.data.facts import facts_of, source_of
@@ -117,19 +118,28 @@ class RunFolder:
             advice = "they are not overwritten; use another --run folder, or remove them"
             raise SettingsError([f"{self.path}: {what}: {advice}"])
 
-    def source(self) -> Source | None:
-        """Return what the run keeps of its data set, None where it keeps nothing: a run on fields,
-        or of an earlier version.
+    def facts(self) -> dict[str, Any] | None:
+        """Return what the run keeps of its data set, None where it keeps nothing: a run of an
+        earlier version.
         """
         if not self.data.is_file():
             return None
         try:
-            return source_of(json.loads(self.data.read_text(encoding="utf-8")))
+            facts: dict[str, Any] = json.loads(self.data.read_text(encoding="utf-8"))
+            source_of(facts)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{self.data}: damaged ({type(error).__name__}: {error}): expected what hpc-bnn "
                 "train wrote; remove it, and the data set is read instead"
             ) from error
+        return facts
+
+    def source(self) -> Source | None:
+        """Return the data set without its examples, None where that cannot be: of fields, or where
+        the run keeps nothing.
+        """
+        facts = self.facts()
+        return None if facts is None else source_of(facts)
 
     def claim(self, settings: Settings, *, resume: bool, source: Source | None = None) -> Lock:
         """Make the folder this job's own: lock it, check again, write the resolved settings and
@@ -154,9 +164,8 @@ class RunFolder:
                 leftover.unlink(missing_ok=True)
             with whole_file(self.config) as file:
                 file.write(dump_settings(settings).encode())
-            facts = None if source is None else facts_of(source)
-            if facts is not None:
-                write_json(self.data, facts)
+            if source is not None:
+                write_json(self.data, facts_of(source))
         except LockError:
             raise
         except OSError as error:

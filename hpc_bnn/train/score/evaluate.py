@@ -13,6 +13,7 @@ from hpc_bnn.data.source import Examples
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.score.away import results_folder
 from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.memory import write_estimate
 from hpc_bnn.train.score.recalibrate import describe_recalibration, recalibration_of
@@ -28,14 +29,20 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(
-    world: World, folder: RunFolder, *, recalibrate: str | None = None, checkpoint: str = ""
+    world: World,
+    folder: RunFolder,
+    *,
+    recalibrate: str | None = None,
+    checkpoint: str = "",
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Collective over the world: score the test split with the newest checkpoint; write
     evaluation.json, memory.json and plots. Classifiers also see inputs that do not belong to the
     data set.
 
     recalibrate: as ``evaluation.recalibrate``, which is taken if None. checkpoint: as of
-    ``load_trained``.
+    ``load_trained``. overrides: key=value; scores of other data go to a folder of their own, and
+    all of a series counts.
 
     Raises
     ------
@@ -44,12 +51,19 @@ def evaluate(
     CheckpointError
         If it holds no usable checkpoint.
     """
-    trained = load_trained(world, folder, checkpoint=checkpoint)
-    gpu = world.device.type == "cuda"
-    world.all_ranks.on_first(lambda: write_estimate(trained, folder, gpu=gpu), name="memory")
+    run = folder
+    trained = load_trained(world, run, checkpoint=checkpoint, overrides=overrides)
+    folder = world.all_ranks.on_first(
+        lambda: results_folder(run, trained.settings), name="settings"
+    )
+    away = folder.evaluation != run.evaluation
+    if not away:
+        gpu = world.device.type == "cuda"
+        world.all_ranks.on_first(lambda: write_estimate(trained, run, gpu=gpu), name="memory")
     recalibration = None
     if (recalibrate or trained.settings.evaluation.recalibrate) != "none":
-        recalibration = recalibration_of(trained, world, folder)
+        of_run = load_trained(world, run, checkpoint=checkpoint) if away else trained
+        recalibration = recalibration_of(of_run, world, run)
     if trained.parts.source.fields is not None:
         return report_weather(world, folder, trained)
     settings, source = trained.settings, trained.parts.source
@@ -82,7 +96,7 @@ def evaluate(
     assert isinstance(tally, ClassificationTally | RegressionTally)
     result = {
         "data": source.name,
-        "split": "test",
+        "split": "all" if away and source.window is not None else "test",
         "step": trained.step,
         "samples": samples,
         "ema": settings.train.ema,
@@ -117,7 +131,8 @@ def told(result: dict[str, Any]) -> list[str]:
     if "lead_hours" in result:
         return weather_table(result)
     units = result["units"]
-    lines = [f"{result['data']}, test split, {result['samples']} weight samples"]
+    part = "all of it" if result["split"] == "all" else "test split"
+    lines = [f"{result['data']}, {part}, {result['samples']} weight samples"]
     lines += score_lines(result["scores"], units)
     if "recalibration" in result:
         lines[0] += ", spread recalibrated on validation"

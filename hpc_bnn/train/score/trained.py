@@ -16,6 +16,7 @@ from hpc_bnn.train.run.build import Parts, build, read_source
 from hpc_bnn.train.run.checkpoint import BEST, CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.snapshots import Snapshots
+from hpc_bnn.train.score.away import is_away, kept_facts, settings_with
 from hpc_bnn.train.score.prediction import Prediction, predict_inputs
 
 log = logging.getLogger(__name__)
@@ -72,13 +73,19 @@ class Trained:
 
 
 def load_trained(
-    world: World, folder: RunFolder, *, reads: bool = True, checkpoint: str = ""
+    world: World,
+    folder: RunFolder,
+    *,
+    reads: bool = True,
+    checkpoint: str = "",
+    overrides: Sequence[str] = (),
 ) -> Trained:
     """Collective over the world: read the run of a folder onto this world's devices.
 
     checkpoint: ``last``, ``best`` or the number of its steps; "": the best where the run keeps it
     (``train.keep_best``), else the last. reads: also the examples of its data set; else only what
-    the run kept of that, where it kept something (``RunFolder.source``).
+    the run kept of that, where it kept something (``RunFolder.source``). overrides: key=value, such
+    as another data.path (``away``).
 
     Raises
     ------
@@ -87,9 +94,13 @@ def load_trained(
     CheckpointError
         If it holds no usable checkpoint.
     """
-    settings = world.all_ranks.on_first(folder.settings, name="settings")
+    settings = world.all_ranks.on_first(lambda: settings_with(folder, overrides), name="settings")
     kept = None if reads else world.all_ranks.on_first(folder.source, name="data.json")
-    source = kept or read_source(settings, world.all_ranks)
+    if kept is None:
+        away = world.all_ranks.on_first(lambda: is_away(folder, settings), name="settings")
+        facts = kept_facts(world, folder) if away else None
+        kept = read_source(settings, world.all_ranks, kept=facts)
+    source = kept
     parts = world.all_ranks.together(lambda: build(settings, source), name="building the model")
     parts.posterior.to(world.device)
     parts.loss.to(world.device)

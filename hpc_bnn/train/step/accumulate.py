@@ -79,10 +79,10 @@ def _separable(
     loss: SeparableLoss, passes: Passes, share: Share, draw: Draw, part: range
 ) -> Tensor:
     one = passes.run(share.x, draw, part)
-    value = separable_share(loss, one.outputs, share.y, passes.settings.samples, part)
+    value = separable_share(loss, one.each, share.y, passes.settings.samples, part)
     if part == passes.parts[-1]:
         share.at_last_pass()
-    passes.backward(one, value * share.scale)
+    passes.backward(one, value if share.scale == 1.0 else value * share.scale)
     return value.detach()
 
 

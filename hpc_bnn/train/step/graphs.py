@@ -198,7 +198,7 @@ class SeparableGraphs(Graphs):
     def _pass(self, x: Inputs, y: Tensor, key: Key, *, views: bool) -> Tensor:
         one = self._forward(x, key, views=views)
         samples = self._passes.settings.samples
-        value = separable_share(self._loss, one.outputs, y, samples, key.samples)
+        value = separable_share(self._loss, one.each, y, samples, key.samples)
         self._backward(one, value * self._scale)
         return value.detach()
 

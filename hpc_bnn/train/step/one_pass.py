@@ -16,6 +16,7 @@ from hpc_bnn.bayes.held import in_one_pass
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.train.step.draw import Draw
 
+_NOTHING = contextlib.nullcontext()
 _REENTRANT = "CheckpointFunctionBackward"  # torch.utils.checkpoint, use_reentrant=True
 
 
@@ -35,11 +36,11 @@ class Pass:
     ----------
     weights
         What the network computes with, (S, *shape) by name, or (*shape) of one sample.
-    outputs
-        (S, B, ...), set by whoever runs the pass.
+    each
+        The outputs (S, B, ...), of one sample alone (B, ...), set by whoever runs the pass.
     """
 
-    outputs: Tensor
+    each: Tensor | tuple[Tensor]
 
     def __init__(
         self,
@@ -51,6 +52,11 @@ class Pass:
         self._posterior, self.draw, self.part = posterior, draw, part
         self.weights, self.dropout = draw.weights(part), dropout
 
+    @property
+    def outputs(self) -> Tensor:
+        """The outputs (S, B, ...)."""
+        return as_samples(self.each)
+
     def backward(self, root: Tensor, gradient: Tensor | None = None) -> None:
         """Add the gradients of ``root`` to those of the parameters, or to those of the weights
         where these are leaves.
@@ -60,11 +66,13 @@ class Pass:
         root
             A scalar made of the outputs, or with ``gradient`` (of its shape) the outputs.
         """
+        if len(self.part) > 1:
+            with in_one_pass(len(self.part)):
+                _backward(root, gradient)
+            return
         # Parts of the network that run again need what they ran with.
-        samples = len(self.part)
-        single = self.weights if samples == 1 else {}
-        dropout = contextlib.nullcontext() if self.dropout is None else self.dropout.in_backward()
-        with self._posterior.holding(single), dropout, in_one_pass(samples):
+        dropout = _NOTHING if self.dropout is None else self.dropout.in_backward()
+        with self._posterior.holding(self.weights), dropout:
             _backward(root, gradient)
 
 
@@ -79,6 +87,11 @@ def _backward(root: Tensor, gradient: Tensor | None) -> None:
             "checkpointing was switched on after the first step, or one tensor was kept between "
             "passes. Make hb.Step after switching it on, or use use_reentrant=False"
         ) from error
+
+
+def as_samples(each: Tensor | tuple[Tensor]) -> Tensor:
+    """Return outputs (S, B, ...), also of one sample alone."""
+    return each if isinstance(each, Tensor) else each[0].unsqueeze(0)
 
 
 def has_reentrant_checkpoint(outputs: Tensor) -> bool:

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes.dropout import KeyedDropout, dropping_layers, generator_states
-from hpc_bnn.bayes.inputs import Inputs, count_examples
+from hpc_bnn.bayes.inputs import Inputs, count_examples, map_tensors
 from hpc_bnn.bayes.noise import Key, Purpose, Stream, uniforms
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.draw import Draw
-from hpc_bnn.train.step.one_pass import Pass, has_reentrant_checkpoint
+from hpc_bnn.train.step.one_pass import Pass, as_samples, has_reentrant_checkpoint
 from hpc_bnn.train.step.phases import Phases
 from hpc_bnn.train.step.settings import StepSettings
 
-LARGEST = 1 << 24  # bytes of the weights of all passes that share a draw
+LARGEST = 1 << 22  # bytes of what is drawn at once: copies of more take longer than calls
 
 _Context = contextlib.AbstractContextManager[object]
+_NOTHING: _Context = contextlib.nullcontext()
 
 
 class _Seized(Exception):
@@ -128,7 +129,7 @@ class Passes:
         looks = self.looks_for_dropout and len(part) == 1 and not self._drops
         before = generator_states(self._world.device) if looks else None
         one = Pass(self._posterior, draw, part, dropout)
-        one.outputs = self._forward(*self.augmented(x, draw.step, part), one)
+        one.each = self._forward(*self.augmented(x, draw.step, part), one)
         if before is not None and generator_states(self._world.device) != before:
             self._drops = True
             return None
@@ -147,7 +148,7 @@ class Passes:
         drops = self._drops and len(part) == 1
         dropout = self._dropout(key, examples) if drops else None
         one = Pass(self._posterior, self._drawn(key, [part]), part, dropout)
-        one.outputs = self._forward(x, views, one)
+        one.each = self._forward(x, views, one)
         return one
 
     def check(self, x: Inputs, step: int) -> list[str]:
@@ -184,28 +185,29 @@ class Passes:
             handle.remove()
         raise AssertionError("a pass that does not call the network")
 
-    def _forward(self, x: Inputs, views: bool, one: Pass) -> Tensor:
-        """Return the outputs (S, B, ...) of a pass for ``x`` (B, ...), or with ``views`` (S, B,
-        ...).
+    def _forward(self, x: Inputs, views: bool, one: Pass) -> Tensor | tuple[Tensor]:
+        """Return the outputs of a pass, as ``Pass.each`` holds them, for ``x`` (B, ...), or with
+        ``views`` (S, B, ...).
         """
         dropout = one.dropout
-        # The first pass shows what a compiled one hides.
-        call = None if self._reentrant is None else self._compiled
-
-        def network(x: Inputs, views: bool) -> Tensor:
-            with self._autocast():
-                return self._posterior.apply_weights(
-                    x, one.weights, views=views, single=len(one.part) == 1, call=call
-                )
-
-        def contexts() -> tuple[_Context, _Context]:
-            nothing = contextlib.nullcontext()
-            return nothing, nothing if dropout is None else dropout.again()
-
-        with dropout or contextlib.nullcontext():
+        with dropout or _NOTHING:
             if self.settings.unroll is None:
-                return network(x, views)
-            return self.settings.unroll(x, network, views=views, contexts=contexts)
+                return self._apply(x, views, one)
+            return self.settings.unroll(
+                x,
+                lambda x, views: as_samples(self._apply(x, views, one)),
+                views=views,
+                contexts=lambda: (_NOTHING, _NOTHING if dropout is None else dropout.again()),
+            )
+
+    def _apply(self, x: Inputs, views: bool, one: Pass) -> Tensor | tuple[Tensor]:
+        with self._autocast():
+            if len(one.part) > 1:
+                return self._posterior.apply_weights(x, one.weights, views=views)
+            x = map_tensors(lambda view: view[0], x) if views else x
+            # The first pass shows what a compiled one hides.
+            call = None if self._reentrant is None else self._compiled
+            return (self._posterior.apply_single(x, one.weights, call),)
 
     def first_draw(self, step: int) -> Tensor:
         """Return the first weights that this rank draws at ``step``; where none are drawn, the
@@ -245,7 +247,7 @@ class Passes:
 
     def _autocast(self) -> _Context:
         if self.settings.precision != "bf16":
-            return contextlib.nullcontext()
+            return _NOTHING
         return torch.autocast(self._world.device.type, dtype=torch.bfloat16)
 
     def _has_dropout(self) -> bool:

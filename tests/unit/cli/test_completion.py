@@ -54,6 +54,7 @@ def may_become(line: str) -> list[str]:
         ("hpc-bnn help clu", ["cluster"]),
         ("hpc-bnn settings post", ["posterior"]),
         ("hpc-bnn evaluate ", []),
+        ("hpc-bnn evaluate runs/a posterior.predi", ["posterior.predict_samples="]),
         ("hpc-bnn nothing ", []),
     ],
 )

@@ -82,3 +82,31 @@ def test_other_options_are_refused(
     assert "--calibrated is for series" in capsys.readouterr().err
     assert hpc_bnn("forecast", run, "--start", "soon", "-o", tmp_path / "a.nc") == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_other_times_by_the_normalisation_of_the_training(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last states alone, in other files, forecast what they do among all of them."""
+    (tmp_path / "new").mkdir()
+    for path in (run.parent / "toy").glob("*.nc"):
+        with xarray.open_dataset(path) as file:
+            times = [name for name in ("time", "valid_time") if name in file.sizes]
+            late = file.isel({times[0]: slice(-40, None)}) if times else file
+            late.to_netcdf(tmp_path / "new" / path.name)
+    away = (f"data.path={tmp_path / 'new'}", "data.test=['2001-12-15','2001-12-31']")
+    command = ("forecast", run, "--steps", 2)
+    assert hpc_bnn(*command, "-o", tmp_path / "own.nc") == 0
+    assert hpc_bnn(*command, *away, "-o", tmp_path / "away.nc") == 0
+    with (
+        xarray.open_dataset(tmp_path / "own.nc") as own,
+        xarray.open_dataset(tmp_path / "away.nc") as other,
+    ):
+        for name in ("t2m", "u10"):
+            np.testing.assert_array_equal(own[name].values, other[name].values)
+    assert hpc_bnn("evaluate", run, *away) == 0
+    assert (run / "evaluation-new" / "evaluation.json").is_file()
+    capsys.readouterr()
+    wrong = ("data.variables=['t2m','v10']", *away)
+    assert hpc_bnn("forecast", run, *wrong, "-o", tmp_path / "wrong.nc") == 2
+    assert "expected those of the training, t2m, u10" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,8 @@ def test_srun_inside_an_allocation(beside: Path) -> None:
     job = {"SLURM_JOB_ID": "7", "PATH": str(beside)}
     whole = ["srun", "--mpi=pmix", "--cpu-bind=cores", "--kill-on-bad-exit=1"]
     assert launcher_words(CLUSTER, job) == whole
-    assert launcher_words(WORKSTATION, job)[0] == str(beside / "mpirun"), "as its site says"
+    wheel = ["srun", "--mpi=pmix", "--kill-on-bad-exit=1"]
+    assert launcher_words(WORKSTATION, job) == wheel, "of mpirun are its flags"
     assert launcher_words(Site(), job) == ["srun", "--mpi=pmix", "--kill-on-bad-exit=1"]
     (beside / "mpirun").unlink()
     assert launcher_words(Site(), job) == ["srun", "--kill-on-bad-exit=1"]
@@ -94,3 +96,5 @@ def test_ranks_of_an_allocation_take_its_cores() -> None:
     found = rank_environment(Site(), {"SLURM_CPUS_PER_TASK": "9"}, ranks=None)
     assert (found["SRUN_CPUS_PER_TASK"], found["OMP_NUM_THREADS"]) == ("9", "9")
     assert rank_environment(Site(), {}, ranks=None) == {}
+    local = replace(WORKSTATION, environment={"OMPI_MCA_btl": "^tcp"})
+    assert rank_environment(local, {}, ranks=None) == {}, "nodes do not share memory"

@@ -21,7 +21,7 @@ from hpc_bnn.data.augment import CropFlip
 from hpc_bnn.losses.base import JointLoss, Loss, SeparableLoss
 from hpc_bnn.models.mlp import MLP
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
-from hpc_bnn.train.step.recorder import Work
+from hpc_bnn.train.step.recorder import Watch, Work, reason_of
 from hpc_bnn.train.step.step import Step
 from hpc_bnn.train.step.unroll import Unroll
 
@@ -428,6 +428,27 @@ def test_what_a_gpu_says_is_put_into_words(
     got = run(captured(gaussian, tape), lambda k: batch("gaussian", k))
     assert got == run(gaussian(), lambda k: batch("gaussian", k))
     assert len(caplog.records) == 1 and reason in caplog.text
+
+
+def test_what_waits_is_found_before_it_is_captured() -> None:
+    x = torch.ones(3)
+    with Watch(torch.device("cpu")):
+        x * 2 + torch.tensor(1.0), x[:2].sum(), torch.empty(3, device="meta").exp()
+    for wait in (x.sum().item, x.nonzero, lambda: x[x > 0], lambda: x.to("meta")):
+        with Watch(torch.device("cpu")), pytest.raises(RuntimeError, match="not permitted"):
+            wait()
+    with Watch(torch.device("cuda")):  # what lies on the host may be asked for
+        assert x.sum().item() == 3
+
+
+def test_the_first_error_of_a_capture_is_told() -> None:
+    try:
+        try:
+            raise RuntimeError("Cannot call CUDAGeneratorImpl::current_seed during capture")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+    except RuntimeError as error:
+        assert "dropout" in reason_of(error)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

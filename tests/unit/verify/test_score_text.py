@@ -28,12 +28,12 @@ def test_units_and_reference_values() -> None:
         ["spread_skill_ratio", "1.25 (1 if calibrated)"],
         ["own_score", "3"],
     ]
-    assert score_lines({"rmse": 2.0}, of="day before: ") == [f"  {'day before: rmse':30s} 2"]
+    assert score_lines({"rmse": 2.0}, of="day before: ") == [f"  {'day before: rmse':38s} 2"]
 
 
 def test_nothing_that_means_nothing() -> None:
     assert score_lines({"nll_per_point": math.nan, "crps": math.inf, "rmse": 1.0}, "K") == [
-        f"  {'rmse':30s} 1 K"
+        f"  {'rmse':38s} 1 K"
     ]
 
 

@@ -88,7 +88,7 @@ def test_ranks(tmp_path: Path, drawn: list[Figure]) -> None:
     panels = drawn[0].axes
     assert [axes.get_title("left") for axes in panels] == ["t2m, 24 h", "t2m, 72 h", "t2m, 5 d"]
     inside = 100 * held["t2m"]["coverage_90"][2]
-    assert panels[1].get_title("right") == f"90 % hold {inside:.0f} %"
+    assert panels[1].get_title("right") == f"in 90 %: {inside:.0f} %"
     counts = held["t2m"]["rank_histogram"][2]
     bars = [bar.get_height() for bar in panels[1].patches if isinstance(bar, Rectangle)]
     assert bars == pytest.approx([count * 4 / sum(counts) for count in counts])
