@@ -104,6 +104,9 @@ def test_curves_of_nothing_or_of_one_value_are_no_error(values: list[float | Non
 def test_a_running_mean_stays_on_a_slope() -> None:
     slope: list[float | None] = [float(i) for i in range(200)]
     assert running_mean(slope) == pytest.approx(slope)
+    assert running_mean([1.0, None, 3.0]) == [1.0, None, 3.0]
+    holes: list[float | None] = [2.0 if i % 2 else None for i in range(400)]
+    assert running_mean(holes)[10:-10] == [2.0] * 380
 
 
 @pytest.mark.parametrize(
