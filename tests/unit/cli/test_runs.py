@@ -294,7 +294,7 @@ def test_a_bundled_config_by_name_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    small = ["data.length=400", "data.history=24", "posterior.samples=1", "model.hidden=[4]"]
+    small = ["data.length=400", "data.history=24", "posterior.samples=1", "model.width=4"]
     assert hpc_bnn("train", "mlp_series.yaml", *small, "train.steps=1", "--run", "here") == 0
     assert read_json(tmp_path / "here" / "summary.json")["samples"] == 1
 

@@ -178,3 +178,15 @@ def test_a_notebook_gets_a_bar(
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
     assert told(caplog, first=6) == []
     assert "10/10" in notebook.getvalue()
+
+
+def test_a_quiet_run_has_no_bar(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    caplog.set_level(logging.WARNING, logger="hpc_bnn")
+    progress = StepProgress(total=10, first=0, log_every=4, is_first_rank=True)
+    progress.log(10, 0.5)
+    progress.close()
+    assert (terminal.getvalue(), caplog.records) == ("", [])
