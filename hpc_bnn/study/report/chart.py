@@ -16,7 +16,7 @@ from hpc_bnn.study.report.axis import Axis, make_axis, tick_text
 
 COLOURS = 8
 WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 62, 428, 30, 212
+LEFT, RIGHT, TOP, BOTTOM = 62, 416, 30, 212
 MOST_POINTS = 400  # of a curve: a chart has fewer pixels
 SPAN_OF_LOG = 50.0  # ratio from which positive values have a logarithmic axis
 BAR = 26  # height of a horizontal bar with its gap

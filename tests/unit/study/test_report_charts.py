@@ -55,6 +55,13 @@ def test_an_axis_holds_its_values(values: list[float], has_zero: bool) -> None:
     assert not has_zero or -1e-6 <= axis.place(0) <= 100 + 1e-6
 
 
+def test_values_that_are_the_same_lie_in_the_middle() -> None:
+    for value in (6e-5, 144695.0, -3.0, 0.0):
+        axis = make_axis([value, value * (1 + 1e-12)], 0, 100, margin=0.05)
+        assert axis.place(value) == pytest.approx(50, abs=0.01)
+        assert 2 <= len(axis.ticks(5)) <= 6
+
+
 def polylines(chart: str, look: str) -> list[list[tuple[float, float]]]:
     found = re.findall(rf'<polyline class="{look}" points="([^"]*)"', chart)
     return [[tuple(map(float, p.split(","))) for p in line.split()] for line in found]  # type: ignore[misc]
