@@ -54,7 +54,7 @@ def on_two_ranks(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("two")
     (folder / "crps.yaml").write_text(CRPS, encoding="utf-8")
     torch = ("grid.engine=torch",)
-    small = ("train.steps=2", "data.length=400", "data.history=24", "model.hidden=[8]")
+    small = ("train.steps=2", "data.length=400", "data.history=24", "model.width=8")
     commands = [
         ("train", config, "--run", "2x1", *PRECISE, "grid.sample_ranks=2"),
         ("train", config, "--run", "1x2", *PRECISE, "grid.sample_ranks=1"),

@@ -33,7 +33,7 @@ def series(
     stride: int = 1,
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     rows: tuple[int, int, int] | None = None,
-    normalize: Normalisation = "training",
+    normalize: Normalisation = "window",
     group_column: str | None = None,
     time_format: str | None = None,
     time_zone: str | None = None,

@@ -41,7 +41,7 @@ def synthetic_series(
     stride: int = 1,
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     rows: tuple[int, int, int] | None = None,
-    normalize: Normalisation = "training",
+    normalize: Normalisation = "window",
     calendar: Sequence[Feature] = (),
     kept: Mapping[str, Any] | None = None,
 ) -> Source:

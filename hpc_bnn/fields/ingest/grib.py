@@ -105,8 +105,10 @@ def read_headers(path: str) -> tuple[Header, ...]:
         If the file is cut off or damaged, a message is missing or there twice, or its grid is not
         a regular one of latitudes and longitudes.
     """
-    close(path)
-    size = Path(path).stat().st_size
+    state = state_of([Path(path)])
+    if _OPEN[os.getpid()].get(path, ({}, state))[1] != state:
+        close(path)
+    size = state[0]
     together: dict[Any, _Index] = defaultdict(dict)
     for name, variable in opened(path, size).items():
         grid = tuple(variable.first[key] for key in GRID)

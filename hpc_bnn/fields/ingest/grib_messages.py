@@ -19,10 +19,15 @@ GRID = (
     "longitudeOfFirstGridPointInDegrees", "longitudeOfLastGridPointInDegrees", "iScansNegatively",
 )  # fmt: skip
 KEYS = (
-    *GRID, "offset", "totalLength", "edition", "cfVarName", "shortName", "cfName", "units", "name",
-    "paramId", "typeOfLevel", "level", "stepType", "dataDate", "dataTime", "validityDate",
-    "validityTime", "number", "gridType", "packingType", "jPointsAreConsecutive",
-    "alternativeRowScanning",
+    *GRID, "offset", "totalLength", "edition", "typeOfLevel", "level", "stepType", "dataDate",
+    "dataTime", "validityDate", "validityTime", "number", "gridType", "packingType",
+    "jPointsAreConsecutive", "alternativeRowScanning",
+)  # fmt: skip
+# ecCodes looks each of these up in tables, a millisecond each; in edition 2 section 4 says which
+# entry it is, and has no date.
+NAMES = ("cfVarName", "cfName", "units", "name", "paramId")
+ENTRY = (
+    "discipline", "centre", "subCentre", "tablesVersion", "localTablesVersion", "md5Section4",
 )  # fmt: skip
 
 
@@ -38,6 +43,7 @@ def messages(path: str) -> Iterator[dict[str, Any]]:
     """
     codes = _library(path)
     size, end = Path(path).stat().st_size, 0
+    named: dict[tuple[Any, ...], dict[str, Any]] = {}
     with Path(path).open("rb") as stream, _readable(path, "its messages"):
         while True:
             handle = codes.codes_new_from_file(stream, codes.CODES_PRODUCT_GRIB, headers_only=True)
@@ -45,6 +51,10 @@ def messages(path: str) -> Iterator[dict[str, Any]]:
                 break
             try:
                 keys = {key: _get(codes, handle, key) for key in KEYS}
+                entry = tuple(_get(codes, handle, key) for key in ENTRY)
+                if keys["edition"] == 1 or entry not in named:
+                    named[entry] = {key: _get(codes, handle, key) for key in NAMES}
+                keys |= named[entry]
             finally:
                 codes.codes_release(handle)
             keys["offset"] = int(keys["offset"])

@@ -8,6 +8,7 @@ from itertools import pairwise
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 STEPS_OF_HOURS = (0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 120, 240)  # parts and multiples of a day
 DECADES_WITHOUT_FIVES = 3
+SAME = 1e-9  # relative difference of values that are the same but for rounding
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def make_axis(
         return Axis(low / room, high * room, start, end, is_log=True)
     if has_zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    room = margin * (high - low) if high > low else max(abs(high), 1.0) / 2
+    room = margin * (high - low)
+    if high - low <= SAME * max(abs(low), abs(high)):
+        room = abs(high) / 2 or 0.5
     low = low if has_zero and low == 0 else low - room
     high = high if has_zero and high == 0 and low < 0 else high + room
     return Axis(low, high, start, end)

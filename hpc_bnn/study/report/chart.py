@@ -8,6 +8,7 @@ A curve has the class of its colour, ``c0`` to ``c7`` or ``grey``, and of its st
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from markupsafe import Markup, escape
 
@@ -15,7 +16,7 @@ from hpc_bnn.study.report.axis import Axis, make_axis, tick_text
 
 COLOURS = 8
 WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 62, 428, 30, 212
+LEFT, RIGHT, TOP, BOTTOM = 62, 416, 30, 212
 MOST_POINTS = 400  # of a curve: a chart has fewer pixels
 SPAN_OF_LOG = 50.0  # ratio from which positive values have a logarithmic axis
 BAR = 26  # height of a horizontal bar with its gap
@@ -33,6 +34,17 @@ class Curve:
     def points(self) -> list[tuple[float, float]]:
         """Return the points that have a value."""
         return [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None]
+
+    def thinned(self) -> "Curve":
+        """Return a curve of few points: of each of equal stretches the least and the largest."""
+        if len(self.x) <= MOST_POINTS:
+            return self
+        kept: list[tuple[float, float]] = []
+        points, size = self.points(), math.ceil(2 * len(self.x) / MOST_POINTS)
+        for first in range(0, len(points), size):
+            part = points[first : first + size]
+            kept += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
+        return replace(self, x=[x for x, _ in kept], y=[y for _, y in kept])
 
 
 def colour(index: int) -> str:
@@ -57,6 +69,7 @@ def line_chart(
     may_be_log: a logarithmic axis where positive values span much. diagonal: both axes from 0 to 1
     and the line y = x. x_ticks: where x has ticks.
     """
+    curves = [curve.thinned() for curve in curves]
     points = [point for curve in curves for point in curve.points()]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     held = ys if level is None else [*ys, level]
@@ -127,11 +140,14 @@ def stacked_bars(
 def running_mean(values: Sequence[float | None]) -> list[float | None]:
     """Average each value with its neighbours, a fiftieth of all, fewer at the ends."""
     half = max(1, len(values) // 50) // 2
+    sums = list(accumulate((value or 0.0 for value in values), initial=0.0))
+    counts = list(accumulate((value is not None for value in values), initial=0))
     mean: list[float | None] = []
     for i in range(len(values)):
         reach = min(half, i, len(values) - 1 - i)
-        near = [v for v in values[i - reach : i + reach + 1] if v is not None]
-        mean.append(sum(near) / len(near) if near else None)
+        first, last = i - reach, i + reach + 1
+        count = counts[last] - counts[first]
+        mean.append((sums[last] - sums[first]) / count if count else None)
     return mean
 
 
@@ -164,28 +180,12 @@ def _curve(curve: Curve, x: Axis, y: Axis) -> list[Markup]:
             for at, v in curve.points()
         ]
     stretches: list[list[tuple[float, float]]] = [[]]
-    for at, value in _thinned(points):
+    for at, value in points:
         if value is None:
             stretches.append([])
         else:
             stretches[-1].append((at, value))
     return [_line(x, y, stretch, curve.look, curve.name) for stretch in stretches if stretch]
-
-
-def _thinned(
-    points: Sequence[tuple[float, float | None]],
-) -> Sequence[tuple[float, float | None]]:
-    """Keep the least and the largest value of each of equal stretches of a long curve."""
-    if len(points) <= MOST_POINTS:
-        return points
-    kept: list[tuple[float, float | None]] = []
-    size = math.ceil(2 * len(points) / MOST_POINTS)
-    for first in range(0, len(points), size):
-        part = [(x, y) for x, y in points[first : first + size] if y is not None]
-        if part:
-            ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
-            kept += sorted(ends)
-    return kept
 
 
 def _edges(curve: Curve) -> list[float]:

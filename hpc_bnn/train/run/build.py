@@ -30,6 +30,7 @@ from hpc_bnn.models.normalised import NormalisedWindows
 from hpc_bnn.parallel.engines import check_engine
 from hpc_bnn.train.run.build_loss import build_loss
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
+from hpc_bnn.train.run.window_option import with_normalization
 from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
 
@@ -140,8 +141,10 @@ def _model(settings: Settings) -> Callable[..., torch.nn.Module]:
 
 def resolved(settings: Settings) -> Settings:
     """Return settings that hold every option of the posterior and the optimizer, defaults too, and
-    absolute paths: a run is found again from any folder.
+    how the windows of a series are normalised, with absolute paths: a run is found again from any
+    folder.
     """
+    settings = with_normalization(settings)
     posterior = _with_defaults(settings.posterior, POSTERIORS, GIVEN_TO_POSTERIORS)
     optimizer = settings.optimizer
     if not _brings_optimizer(settings):

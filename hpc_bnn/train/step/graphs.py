@@ -82,6 +82,12 @@ class Graphs(ABC):
         self._shift = self._shifts[0].clone()
         self._total = torch.zeros_like(value)
         self._buffers = {name: torch.zeros_like(grad) for name, grad in gradients.items()}
+        # One launch zeroes tensors of one dtype.
+        dtypes = {buffer.dtype for buffer in self._buffers.values()}
+        self._alike = [
+            [buffer for buffer in self._buffers.values() if buffer.dtype == dtype]
+            for dtype in dtypes
+        ]
         for base in dict.fromkeys(self._bases):
             self._begin(share)
             self._capture(base, recorder)
@@ -121,7 +127,9 @@ class Graphs(ABC):
 
     def _begin(self, share: Share) -> None:
         """Take up a batch, and let the gradients of a step gather where the graphs add to them."""
-        torch._foreach_zero_([self._total, *self._buffers.values()])
+        self._total.zero_()
+        for alike in self._alike:
+            torch._foreach_zero_(alike)
         for name, buffer in self._buffers.items():
             self._gradients.named[name].grad = buffer
         self._shifts[:, 0].fill_(share.step)

@@ -67,7 +67,9 @@ class Step:
     Attributes
     ----------
     step
-        Steps made so far, which keys the noise; set it to go on with an earlier run.
+        Steps made so far, which keys the noise; ``hb.load`` sets it to go on with an earlier run.
+    posterior, loss, optimizer, world
+        What it was made of.
     report
         What the last step did; None before the first.
     ema

@@ -107,3 +107,5 @@ def test_a_run_whose_model_a_script_registered_is_told_how_to_give_it(
     error = capsys.readouterr().err
     assert "model.name = 'own': expected one of mlp, " in error
     assert "give its path, of a trained run too, as model.name=package.module:Class" in error
+    assert hpc_bnn("evaluate", "run", "model.name=hpc_bnn.models.mlp:MLP") == 0
+    assert read_json(tmp_path / "run" / "evaluation.json")["step"] == 6

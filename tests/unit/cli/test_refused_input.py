@@ -117,7 +117,7 @@ def test_parameters_that_overflow_are_never_saved(config: Path, tmp_path: Path, 
     run = tmp_path / "run"
     wild = ["train.lr=1e39", "train.checkpoint_every=1", "train.precision=float32"]
     message = told("train", config, *wild, "--run", run)
-    assert "parameter module.layers.0.weight is not finite" in message
+    assert "parameter module.network.layers.0.weight is not finite" in message
     assert "the checkpoint was not written" in message
     assert checkpoints(run) == []
 

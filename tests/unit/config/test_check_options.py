@@ -130,10 +130,10 @@ def wrong_choices(*overrides: str) -> list[str]:
         ("posterior.random=[1, 2]", "posterior.random = [1, 2]: "),
         ("posterior.random=everything", "posterior.random = 'everything': "),
         ("posterior.prior_sigma=fan-in", "posterior.prior_sigma = 'fan-in': input should be 'fan_"),
-        ("model.hiden=[1]", "model.hiden: unknown key; did you mean hidden?"),
-        ("model.hidden=wide", "model.hidden = 'wide'"),
+        ("model.widht=1", "model.widht: unknown key; did you mean width?"),
+        ("model.width=wide", "model.width = 'wide'"),
         ("model.input_shape=[3]", "model.input_shape: unknown key"),
-        ("loss.variance=known", "loss.variance = 'known'"),
+        ("loss.predictive=known", "loss.predictive = 'known'"),
         ("data.length=long", "data.length = 'long'"),
         ("data.fractions=[0.5, 0.5]", "data.fractions = [0.5, 0.5]"),
         ("train.rollout={0: 2}", "train.rollout = {0: 2}: data.name = 'synthetic_series' has no "),
@@ -146,12 +146,12 @@ def test_names_and_options_of_a_run(override: str, told: str) -> None:
 
 def test_posterior_options_are_read_and_resolved() -> None:
     """Those of version 0.1 were written out in full."""
-    old = ["method=gaussian", "random=layers", "prior_sigma=fan_in", "initial_sigma=0.02"]
+    old = ["method=gaussian", "random=layers", "prior_sigma=fan_in", "initial_sigma=0.01"]
     overrides = [f"posterior.{key}" for key in (*old, "antithetic=false", "temperature=1.0")]
     written = load_settings(CONFIGS / "mlp_series.yaml", [*overrides, "posterior.keep_noise=false"])
     check_choices(written, "my.yaml")
     bare = load_settings(CONFIGS / "mlp_series.yaml")
-    assert bare.posterior.options == {"prior_sigma": "fan_in", "initial_sigma": 0.02}
+    assert bare.posterior.options == {"prior_sigma": "fan_in", "initial_sigma": 0.01}
     assert resolved(bare).posterior == resolved(written).posterior
     assert resolved(bare).posterior.options["temperature"] == 1.0
     assert set(resolved(bare).posterior.options) == set(written.posterior.options)
@@ -162,7 +162,7 @@ def test_name_and_method_of_a_posterior_must_agree() -> None:
     old = ["posterior.method=gaussian", "posterior.name=gaussian"]
     assert load_settings(CONFIGS / "mlp_series.yaml", old).posterior.options == {
         "prior_sigma": "fan_in",
-        "initial_sigma": 0.02,
+        "initial_sigma": 0.01,
     }
     with pytest.raises(SettingsError, match=r"name = 'flow' and method = 'gaussian': .*leave it"):
         load_settings(CONFIGS / "mlp_series.yaml", [old[0], "posterior.name=flow"])

@@ -55,6 +55,13 @@ def test_an_axis_holds_its_values(values: list[float], has_zero: bool) -> None:
     assert not has_zero or -1e-6 <= axis.place(0) <= 100 + 1e-6
 
 
+def test_values_that_are_the_same_lie_in_the_middle() -> None:
+    for value in (6e-5, 144695.0, -3.0, 0.0):
+        axis = make_axis([value, value * (1 + 1e-12)], 0, 100, margin=0.05)
+        assert axis.place(value) == pytest.approx(50, abs=0.01)
+        assert 2 <= len(axis.ticks(5)) <= 6
+
+
 def polylines(chart: str, look: str) -> list[list[tuple[float, float]]]:
     found = re.findall(rf'<polyline class="{look}" points="([^"]*)"', chart)
     return [[tuple(map(float, p.split(","))) for p in line.split()] for line in found]  # type: ignore[misc]
@@ -104,6 +111,9 @@ def test_curves_of_nothing_or_of_one_value_are_no_error(values: list[float | Non
 def test_a_running_mean_stays_on_a_slope() -> None:
     slope: list[float | None] = [float(i) for i in range(200)]
     assert running_mean(slope) == pytest.approx(slope)
+    assert running_mean([1.0, None, 3.0]) == [1.0, None, 3.0]
+    holes: list[float | None] = [2.0 if i % 2 else None for i in range(400)]
+    assert running_mean(holes)[10:-10] == [2.0] * 380
 
 
 @pytest.mark.parametrize(

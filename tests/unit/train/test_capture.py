@@ -162,6 +162,17 @@ def test_weights_that_kernels_read_where_they_lie(
     assert_same(make, tape, lambda k: batch("gaussian", k), rel=2e-6)
 
 
+def test_half_precision(tape: Tape) -> None:
+    """Whose copies of the weights torch keeps during a pass, not for the next one."""
+
+    def make() -> Step:
+        made = losses.gaussian_nll(sigma=0.7)
+        network = network_of(made, dtype=torch.float32)
+        return step_of(made, bayes.Gaussian(network, initial_sigma=0.1), precision="bf16")
+
+    assert_same(make, tape, lambda k: batch("gaussian", k), rel=1e-4)
+
+
 @pytest.mark.parametrize("views", ["per_sample", "shared"])
 def test_augmented_views(views: str, tape: Tape) -> None:
     x, y = torch.randn(3, 2, 4, 4).double(), torch.tensor([0, 2, 1])

@@ -80,11 +80,11 @@ CASES = {
     ),
     "vit": ("vit_cifar10.yaml", VIT),
     "vit, samples together": ("vit_cifar10.yaml", [*VIT, "posterior.samples_per_pass=4"]),
-    "mlp": ("mlp_series.yaml", ["model.hidden=[512, 512]"]),
-    "mlp, keyed dropout": ("mlp_series.yaml", ["model.hidden=[512]", "model.dropout=0.2"]),
+    "mlp": ("mlp_series.yaml", ["model={name: mlp, hidden: [512, 512]}"]),
+    "mlp, keyed dropout": ("mlp_series.yaml", ["model={name: mlp, hidden: [512], dropout: 0.2}"]),
     "mlp, the later passes not run": (
         "mlp_series.yaml",
-        ["model.hidden=[64]", "loss={name: crps}", "posterior.samples=8"],
+        ["model={name: mlp, hidden: [64]}", "loss={name: crps}", "posterior.samples=8"],
     ),
     **{
         f"{name}, normalised windows": (
@@ -97,6 +97,16 @@ CASES = {
         )
     },
 }
+
+
+def test_a_compiled_network_is_traced_as_it_is() -> None:
+    model = "model={name: mlp, hidden: [64]}"
+    found = []
+    for compiled in ("false", "true"):
+        settings = settings_of("mlp_series.yaml", model, f"train.compile={compiled}")
+        source = source_of(settings)
+        found.append(step_bytes(build(settings, source), settings, Grid(1, 1, 0)))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("case", CASES)

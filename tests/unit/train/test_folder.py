@@ -16,7 +16,7 @@ BASE = {
     "seed": 1,
     "loss": {"name": "gaussian_nll", "variance": "predicted"},
     "model": {"name": "mlp", "hidden": [128]},
-    "data": {"name": "synthetic_series", "length": 8766},
+    "data": {"name": "synthetic_series", "length": 8766, "normalize": "window"},
     "train": {"steps": 600, "lr": 0.002, "validate_every": 50},
 }
 
@@ -45,6 +45,21 @@ def test_a_new_folder_gets_the_resolved_settings(tmp_path: Path) -> None:
         "config.yaml",
         "lock",
     ]
+
+
+def test_how_windows_are_normalised_is_written_and_old_runs_keep_theirs(tmp_path: Path) -> None:
+    content: dict[str, Any] = copy.deepcopy(BASE)
+    del content["data"]["normalize"]
+    unsaid, folder = Settings.model_validate(content), RunFolder(tmp_path / "run")
+    prepare(folder, unsaid, resume=False)
+    assert folder.settings().data.options["normalize"] == "window"
+    prepare(folder, unsaid, resume=True)
+    # What an earlier version wrote does not say it: such a run goes on as it was.
+    folder.config.write_text(dump_settings(unsaid), encoding="utf-8")
+    assert folder.settings().data.options["normalize"] == "training"
+    with pytest.raises(SettingsError, match=r"data\.normalize = 'training' in the run"):
+        folder.check(unsaid, resume=True)
+    folder.check(settings("data.normalize=training"), resume=True)
 
 
 def test_resume_in_a_new_folder_starts_a_run(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "swin, variances": ("swin_era5.yaml", [*SWIN, NLL]),
     "swin, one sample": ("swin_era5.yaml", [*SWIN, "posterior.samples=1", NLL]),
     "vit": ("vit_cifar10.yaml", VIT),
-    "mlp": ("mlp_series.yaml", ["model.hidden=[2]", "data.horizon=600"]),
+    "mlp": ("mlp_series.yaml", ["model={name: mlp, hidden: [2]}", "data.horizon=600"]),
 }
 
 
