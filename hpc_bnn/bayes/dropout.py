@@ -80,7 +80,8 @@ def leave_uncompiled() -> None:
     """
     # Not a decorator: it imports compilers, which takes seconds.
     if not getattr(KeyedDropout._drop, "_torchdynamo_disable", False):
-        setattr(KeyedDropout, "_drop", torch.compiler.disable(KeyedDropout._drop))  # noqa: B010
+        kept = torch.compiler.disable(KeyedDropout._drop)  # type: ignore[no-untyped-call]
+        setattr(KeyedDropout, "_drop", kept)  # noqa: B010
 
 
 def restart_calls() -> None:

@@ -36,7 +36,8 @@ def step_bytes(parts: Parts, settings: Settings, grid: Grid) -> int:
     ``parts`` cannot be used afterwards: their tensors lose their numbers.
     """
     posterior, loss, device = parts.posterior, parts.loss, torch.device("cpu")
-    chosen = step_settings(settings, parts)
+    # A compiler could make nothing of tensors without numbers.
+    chosen = dataclasses.replace(step_settings(settings, parts), compile=False)
     one = parts.source.train.batch(torch.tensor([0]))
     if parts.unroll is not None:
         one = parts.unroll.lengthened(*one, settings.train.longest_rollout)

@@ -81,7 +81,7 @@ def test_a_trace_of_some_steps(tmp_path: Path, steps: int, traced: int) -> None:
         return
     events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     names = Counter(event["name"] for event in events if event.get("cat") == "user_annotation")
-    assert names["step: draw"] == traced * SERIES["posterior"]["samples"]
+    assert names["step: draw"] == traced  # of all samples of a small network
     assert {f"step: {phase}" for phase in PHASES} <= set(names)
     assert any(event["name"] == "aten::addmm" for event in events)
     assert [row["step"] for row in metrics(run) if "loss" in row] == list(range(steps))

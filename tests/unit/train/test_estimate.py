@@ -99,6 +99,16 @@ CASES = {
 }
 
 
+def test_a_compiled_network_is_traced_as_it_is() -> None:
+    model = "model={name: mlp, hidden: [64]}"
+    found = []
+    for compiled in ("false", "true"):
+        settings = settings_of("mlp_series.yaml", model, f"train.compile={compiled}")
+        source = source_of(settings)
+        found.append(step_bytes(build(settings, source), settings, Grid(1, 1, 0)))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_takes_what_was_told(case: str) -> None:
     config, overrides = CASES[case]
