@@ -1,11 +1,12 @@
 """``hpc-bnn evaluate``: scores and pictures of a trained run."""
 
 import argparse
+from collections.abc import Sequence
 
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.world import start
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.score.away import results_folder, settings_with
+from hpc_bnn.train.score.away import is_away, results_folder, settings_with
 from hpc_bnn.train.score.evaluate import evaluate, told
 
 
@@ -22,7 +23,11 @@ def evaluate_command(options: argparse.Namespace, all_ranks: Group) -> tuple[lis
         checkpoint=options.checkpoint,
         overrides=options.overrides,
     )
-    place = all_ranks.on_first(
-        lambda: results_folder(folder, settings_with(folder, options.overrides)), name="results"
-    )
-    return [*told(result), f"scores in {place.evaluation}, pictures in {place.plots}"], 0
+    where = all_ranks.on_first(lambda: _results(folder, options.overrides), name="results")
+    return [*told(result), where], 0
+
+
+def _results(folder: RunFolder, overrides: Sequence[str]) -> str:
+    settings = settings_with(folder, overrides)
+    place = results_folder(folder, settings) if is_away(folder, settings) else folder
+    return f"scores in {place.evaluation}, pictures in {place.plots}"

@@ -70,11 +70,9 @@ def kept_facts(world: World, folder: RunFolder) -> Mapping[str, Any]:
 
 
 def results_folder(folder: RunFolder, settings: Settings) -> RunFolder:
-    """Return the run's folder, with other places for the results of other data:
+    """Return the run's folder with other places for the results of other data:
     ``evaluation-NAME/``, by the name of their file or folder.
     """
-    if not is_away(folder, settings):
-        return folder
     path = settings.data.options.get("path")
     name = Path(str(path)).stem if path else "other"
     other = copy.copy(folder)

@@ -13,7 +13,7 @@ from hpc_bnn.data.source import Examples
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.score.away import results_folder
+from hpc_bnn.train.score.away import is_away, results_folder
 from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.memory import write_estimate
 from hpc_bnn.train.score.recalibrate import describe_recalibration, recalibration_of
@@ -53,10 +53,9 @@ def evaluate(
     """
     run = folder
     trained = load_trained(world, run, checkpoint=checkpoint, overrides=overrides)
-    folder = world.all_ranks.on_first(
-        lambda: results_folder(run, trained.settings), name="settings"
-    )
-    away = folder.evaluation != run.evaluation
+    away = world.all_ranks.on_first(lambda: is_away(run, trained.settings), name="settings")
+    if away:
+        folder = results_folder(run, trained.settings)
     if not away:
         gpu = world.device.type == "cuda"
         world.all_ranks.on_first(lambda: write_estimate(trained, run, gpu=gpu), name="memory")
