@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from launch import Ended, run, run_here
+from PIL import Image
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "hpc_bnn" / "guide"
-# Commands that have a test of their own, or need a cluster or a download.
+# Commands that have a test of their own, or need a cluster, a download or a reader's files.
 ELSEWHERE = ("scaling", "doctor", "data request")
+READERS = ("$", "runs/load", "photos")
 SHORT = ["train.steps=2", "train.validate_every=0", "posterior.predict_samples=4"]
 WEATHER = ["data.validation=[2002-01-01, 2002-01-10]", "data.test=[2002-12-20, 2002-12-31]"]
 PAGES = {
@@ -33,7 +35,8 @@ def commands(page: Path) -> Iterator[list[str]]:
     text = "".join(blocks(page, "bash")).replace("\\\n", " ")
     for line in text.splitlines():
         words = shlex.split(line, comments=True)
-        foreign = "$" in line or " ".join(words[1:3]).startswith(ELSEWHERE)
+        foreign = any(mark in line for mark in READERS)
+        foreign |= " ".join(words[1:3]).startswith(ELSEWHERE)
         if words[:1] == ["hpc-bnn"] and not foreign:
             yield words
 
@@ -57,6 +60,8 @@ def test_commands_of_a_page_end_well(page: str, tmp_path: Path) -> None:
     if page == "weather":
         (settings,) = blocks(files[0], "yaml")
         (tmp_path / "weather.yaml").write_text(settings, encoding="utf-8")
+    (tmp_path / "scans").mkdir()
+    Image.new("L", (8, 8), 90).save(tmp_path / "scans" / "grey.png")
     told = [words for file in files for words in commands(file)]
     assert told
     for words in told:
