@@ -8,6 +8,7 @@ group, the world itself where it spans that.
 import atexit
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -172,7 +173,7 @@ def _groups(ranks: Ranks, store: Any) -> dict[Axis, Any]:
         interface = interface_of(_own_end(store.host))
         if interface:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
-    limit = timedelta(seconds=MEET_S)
+    limit, hook = timedelta(seconds=MEET_S), sys.excepthook
     dist.init_process_group(
         "nccl" if nccl else "gloo",
         store=store,
@@ -181,6 +182,8 @@ def _groups(ranks: Ranks, store: Any) -> dict[Axis, Any]:
         timeout=limit,
         device_id=ranks.device if nccl else None,
     )
+    # That of torch holds back what another one writes until it returns, and ours ends the process.
+    sys.excepthook = hook
     groups: dict[Axis, Any] = {"world": dist.group.WORLD}
     axes: tuple[Axis, ...] = ("samples", "data")
     for axis in axes:

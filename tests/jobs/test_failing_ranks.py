@@ -12,10 +12,11 @@ FAILING = Path(__file__).with_name("failing_rank.py")
 SOON_S = 60.0  # starting takes a few seconds, on a busy machine more
 
 
+@pytest.mark.parametrize("engine", ["horovod", "torch"])
 @pytest.mark.parametrize("aborts", [True, False], ids=["python -m mpi4py", "plain python"])
-def test_a_rank_that_raises(tmp_path: Path, aborts: bool) -> None:
+def test_a_rank_that_raises(tmp_path: Path, aborts: bool, engine: str) -> None:
     """The loss is joint: rank 0 waits in an exchange of the forward pass."""
-    ended = run(SCRIPT, "raise", "crps", ranks=2, cwd=tmp_path, aborts=aborts)
+    ended = run(SCRIPT, "raise", "crps", "0", engine, ranks=2, cwd=tmp_path, aborts=aborts)
     assert ended.status != 0
     assert ended.seconds < SOON_S
     assert "ValueError: rank 1 lost its data" in ended.err, ended.text

@@ -187,3 +187,17 @@ def test_a_member_that_diverges_is_named_on_every_rank(
         run.posterior.get_parameter("rows.layers/0/bias").data[-1] = torch.inf
     with pytest.raises(FloatingPointError, match=message):
         run.train(2)
+
+
+def test_members_may_begin_with_weights_that_all_have_in_common(world: World) -> None:
+    """A norm of ones, or a token of zeros, is no sign that ranks draw the same."""
+    torch.manual_seed(4)
+    network = torch.nn.Sequential(torch.nn.LayerNorm(3), torch.nn.Linear(3, 2)).double()
+    posterior = hb.Ensemble(network, samples=K)
+    optimizer = torch.optim.SGD(posterior.parameters(), lr=0.01)
+    options = {"samples": K, "num_examples": BATCH, "guard_every": 1}
+    step = hb.Step(posterior, gaussian_nll(sigma=0.5).double(), optimizer, world, **options)
+    own = world.grid.own_examples(BATCH)
+    x = torch.randn(BATCH, 3, dtype=torch.float64)[own.start : own.stop]
+    step(x, x[:, :2])
+    assert step.step == 1

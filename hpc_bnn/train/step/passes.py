@@ -210,13 +210,14 @@ class Passes:
             return (self._posterior.apply_single(x, one.weights, call),)
 
     def first_draw(self, step: int) -> Tensor:
-        """Return the first weights that this rank draws at ``step``; where none are drawn, the
-        index of its first sample.
+        """Return the first weights that this rank draws at ``step``, of more than one value where
+        there are such: others, such as zeros, may be the same in all members. Where none are drawn,
+        return the index of its first sample.
         """
         first = self.parts[0][:1]
         with torch.no_grad():
-            drawn = self._posterior.sample(self._posterior.key(step, first))
-        return next(iter(drawn.values()), torch.tensor(first[0]))
+            drawn = list(self._posterior.sample(self._posterior.key(step, first)).values())
+        return next(filter(_varies, drawn), drawn[0] if drawn else torch.tensor(first[0]))
 
     def augmented(self, x: Inputs, step: int, part: range) -> tuple[Inputs, bool]:
         """Return the input of a pass, and whether each of its samples has its own view of it."""
@@ -258,3 +259,8 @@ class Passes:
                 "samples one at a time; set samples_per_pass to 1"
             )
         return bool(drops)
+
+
+def _varies(weight: Tensor) -> bool:
+    values = weight.flatten()
+    return bool((values[:1] != values).any())
