@@ -69,8 +69,13 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 def check_batch(x: Inputs, y: object) -> None:
     """Raise ValueError for a batch without examples, without one tensor of targets, or with inputs
-    that want a gradient of their own.
+    that want a gradient of their own, and RuntimeError where torch makes no gradients.
     """
+    if not torch.is_grad_enabled():
+        raise RuntimeError(
+            "hb.Step trains, and gradients are switched off here (torch.no_grad, inference_mode or "
+            "set_grad_enabled): call the step outside of it; to judge, use posterior.predict"
+        )
     if not isinstance(y, Tensor):
         raise ValueError(
             f"y is a {type(y).__name__}: a loss takes one tensor of targets (B, ...); make one of "

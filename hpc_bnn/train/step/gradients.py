@@ -81,12 +81,29 @@ class Gradients:
         # Draws add to their own rows of a gradient that is there, whose memory serves every step.
         rows = [self.named[name] for name in self._rows] if self._draws > 1 else []
         before = [parameter.grad for parameter in rows]
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear()
         for parameter, grad in zip(rows, before, strict=True):
             if grad is None or grad.shape != parameter.shape:
                 grad = torch.zeros_like(parameter)
             parameter.grad = grad.zero_()
         self._reducer.begin()
+
+    def _clear(self) -> None:
+        """Let the optimizer clear the gradients; raise ValueError, on every rank alike, where it
+        keeps some of the batch before, which the ranks have summed already.
+        """
+        before = [
+            (p.grad, None if p.grad is None else p.grad._version) for p in self.named.values()
+        ]
+        self._optimizer.zero_grad(set_to_none=True)
+        for (name, p), (grad, version) in zip(self.named.items(), before, strict=True):
+            if p.grad is not None and p.grad is grad and p.grad._version == version:
+                kind = type(self._optimizer).__name__
+                raise ValueError(
+                    f"{kind}.zero_grad left the gradient of {name} as it was: hb.Step does not add "
+                    "up gradients of several batches; give it one larger batch, of more data "
+                    "ranks where memory is short, and an optimizer that clears its gradients"
+                )
 
     def at_last_pass(self) -> None:
         """Say that from now on each gradient that comes is the whole one of this rank."""

@@ -49,6 +49,8 @@ from hpc_bnn.train.step.step_report import Report
 
 log = logging.getLogger(__name__)
 
+_MADE_OF = ("posterior", "loss", "optimizer", "world", "settings")
+
 
 class Step:
     """A training step: ``loss = step(x, y)`` with this rank's part of the batch.
@@ -69,7 +71,7 @@ class Step:
     step
         Steps made so far, which keys the noise; ``hb.load`` sets it to go on with an earlier run.
     posterior, loss, optimizer, world
-        What it was made of.
+        What it was made of; another optimizer, say, takes another step.
     report
         What the last step did; None before the first.
     ema
@@ -133,6 +135,15 @@ class Step:
         _, rows = by_kind(posterior, all_tensors(posterior, loss))
         world.broadcast_parameters(rows, axis="data")
         self.ema = EMA(self._gradients.named, settings.ema) if settings.ema else None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse another part than the step was made of: guards, sums and graphs know that one."""
+        if name in _MADE_OF and name in vars(self):
+            raise AttributeError(
+                f"step.{name}: it stays what the step was made of; make another hb.Step over the "
+                f"same posterior, and set its step to {self.step}"
+            )
+        super().__setattr__(name, value)
 
     def __call__(self, x: Inputs, y: Tensor) -> Tensor:
         """Collective: train on this rank's examples and return the objective over the whole grid, a
