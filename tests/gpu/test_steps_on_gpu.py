@@ -31,6 +31,7 @@ LOSS_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "crps": [{}],
     "fair_crps": [{}],
     "almost_fair_crps": [{}],
+    "energy_score": [{}],
 }
 POSTERIOR_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "dropout": [{}, {"masks": "sample"}],

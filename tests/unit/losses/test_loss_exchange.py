@@ -66,6 +66,13 @@ JOINT: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
         FIELDS,
         0,
     ),
+    "energy_score": (losses.energy_score, FIELDS, 0),
+    "energy_score weighted": (partial(losses.energy_score, alpha=1.0, weights=AREA), FIELDS, 0),
+    "energy_score transposed and weighted": (
+        partial(losses.energy_score, weights=AREA, layout="transposed"),
+        FIELDS,
+        0,
+    ),
 }
 SEPARABLE: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
     "categorical_nll": (losses.categorical_nll, LOGITS, 0),

@@ -21,6 +21,8 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "fair crps": losses.fair_crps,
     "fair crps, transposed": lambda **o: losses.fair_crps(layout="transposed", **o),
     "almost fair crps": losses.almost_fair_crps,
+    "energy score": losses.energy_score,
+    "energy score, transposed": lambda **o: losses.energy_score(layout="transposed", **o),
     "moments": lambda **o: losses.gaussian_moments(sigma=0.7, learned=True, **o),
     "nll fixed": lambda **o: losses.gaussian_nll(sigma=0.7, **o),
     "nll learned": lambda **o: losses.gaussian_nll(variance="learned", **o),
