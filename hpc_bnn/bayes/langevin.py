@@ -169,7 +169,7 @@ class Langevin(Uncompiled):
         """Return the noise of one chain, of the shape of its part of each of ``rows``."""
         shapes = [row.shape[1:] for row in rows]
         count = sum(shape.numel() for shape in shapes)
-        noise = torch.empty(count, device=rows[0].device)
+        noise = torch.empty(count, dtype=torch.float32, device=rows[0].device)
         fill(NORMALS, noise, stream, offset)
         return unflatten(noise, shapes)
 

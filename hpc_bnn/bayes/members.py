@@ -96,7 +96,7 @@ class Members(Posterior):
         for name in names:
             trained[name].requires_grad_(False)
             # One number, seen K times.
-            nothing = torch.full_like(trained[name][..., :0].sum(), torch.nan)
+            nothing = trained[name].new_full((), torch.nan)
             self.rows[row_key(name)] = nn.Parameter(nothing.expand(samples, *trained[name].shape))
         self._started = False
 

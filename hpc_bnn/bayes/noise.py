@@ -161,7 +161,8 @@ def _try(module: ModuleType, device: torch.device) -> None:
         return  # a memory estimate for a GPU that is elsewhere
     try:
         with unset_fake_temporarily():
-            module.fill(NORMALS, torch.empty(4, device=device), Stream(0, Purpose.WEIGHTS), 0)
+            out = torch.empty(4, dtype=torch.float32, device=device)
+            module.fill(NORMALS, out, Stream(0, Purpose.WEIGHTS), 0)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         if isinstance(error, RuntimeError) and "compiler" not in str(error):
             raise

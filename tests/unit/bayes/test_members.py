@@ -168,6 +168,26 @@ def test_a_copy_starts_by_itself_and_state_goes_round() -> None:
     assert saved.samples == range(1, 3)
 
 
+def test_a_parameter_of_one_number_has_a_row_of_one_number() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(3, 2), nn.Parameter(torch.tensor(0.7))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * self.layer(x)
+
+    torch.manual_seed(1)
+    held = Members(Scaled(), samples=4, initial_spread=0.1)
+    weights = rows(held)
+    assert weights["scale"].shape == (4,)
+    assert len(weights["scale"].unique()) == 4
+    outputs = held.apply_weights(X, held.sample(held.key(0, range(4))))
+    for k, output in enumerate(outputs):
+        layer = X @ weights["layer/weight"][k].T + weights["layer/bias"][k]
+        assert torch.allclose(output, weights["scale"][k] * layer)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"posterior\.samples = 0: must be at least 1"):
         members(0)

@@ -1,9 +1,13 @@
 """Networks in half precision, double and complex numbers."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from hpc_bnn.bayes import noise
+from hpc_bnn.bayes.chains import SGHMC
 from hpc_bnn.bayes.gaussian import Gaussian
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -11,7 +15,8 @@ HALVES = [torch.bfloat16, torch.float16]
 
 def network(dtype: torch.dtype) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
+    layers = [nn.Linear(6, 16, dtype=torch.float32), nn.Linear(16, 3, dtype=torch.float32)]
+    return nn.Sequential(layers[0], nn.Tanh(), layers[1]).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -89,3 +94,36 @@ def test_whole_numbers_are_refused_by_name() -> None:
     module.table = nn.Parameter(torch.ones(3, dtype=torch.int32), requires_grad=False)
     with pytest.raises(ValueError, match=r"table.*int32"):
         Gaussian(module, random=["*"])
+
+
+@pytest.fixture
+def double_by_default() -> Iterator[None]:
+    noise._load.cache_clear()  # the first use of a kernel tries it
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def moved_chains() -> list[Tensor]:
+    chains = SGHMC(network(torch.float32), samples=2, burn_in=0)
+    chains.initialise()
+    optimizer = chains.optimizer(lr=0.01)
+    chains.begin(optimizer, num_examples=10)
+    for row in chains.rows.values():
+        row.grad = torch.ones_like(row)
+    optimizer.step()
+    return [row.detach().clone() for row in chains.rows.values()]
+
+
+def drawn_weights() -> list[Tensor]:
+    posterior = Gaussian(network(torch.float32), seed=3)
+    return list(posterior.sample(posterior.key(2, (0, 1))).values())
+
+
+@pytest.mark.parametrize("numbers", [drawn_weights, moved_chains])
+def test_noise_does_not_ask_what_dtype_torch_makes_by_default(
+    numbers: Callable[[], list[Tensor]], request: pytest.FixtureRequest
+) -> None:
+    expected = numbers()
+    request.getfixturevalue("double_by_default")
+    assert all(map(torch.equal, numbers(), expected))
