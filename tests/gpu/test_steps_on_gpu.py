@@ -32,6 +32,8 @@ LOSS_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "fair_crps": [{}],
     "almost_fair_crps": [{}],
     "energy_score": [{}],
+    "mae": [{}],
+    "mse": [{}],
 }
 POSTERIOR_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "dropout": [{}, {"masks": "sample"}],

@@ -63,6 +63,8 @@ LOSSES: dict[str, Callable[[], Loss]] = {
         )
         for layout in ("gather", "transposed")
     },
+    "mae": lambda: losses.mae(weights=WEIGHTS),
+    "mse": lambda: losses.mse(weights=WEIGHTS),
 }
 
 

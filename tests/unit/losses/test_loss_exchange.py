@@ -89,6 +89,8 @@ SEPARABLE: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
     ),
     "gaussian_crps": (losses.gaussian_crps, PAIRED, 0),
     "student_t_nll": (losses.student_t_nll, PAIRED, 0),
+    "mae": (losses.mae, FIELDS, 0),
+    "mse": (partial(losses.mse, weights=AREA), FIELDS, 0),
 }
 
 

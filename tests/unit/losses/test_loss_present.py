@@ -23,6 +23,8 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "almost fair crps": losses.almost_fair_crps,
     "energy score": losses.energy_score,
     "energy score, transposed": lambda **o: losses.energy_score(layout="transposed", **o),
+    "mae": losses.mae,
+    "mse": losses.mse,
     "moments": lambda **o: losses.gaussian_moments(sigma=0.7, learned=True, **o),
     "nll fixed": lambda **o: losses.gaussian_nll(sigma=0.7, **o),
     "nll learned": lambda **o: losses.gaussian_nll(variance="learned", **o),

@@ -37,6 +37,8 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "fair crps": losses.fair_crps,
     "almost fair crps": losses.almost_fair_crps,
     "energy score": losses.energy_score,
+    "mae": losses.mae,
+    "mse": losses.mse,
 }
 
 
