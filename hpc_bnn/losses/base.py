@@ -88,9 +88,10 @@ Loss = SeparableLoss | JointLoss
 _BUILT_IN = {
     "CrossEntropyLoss": "categorical_nll()",
     "NLLLoss": "categorical_nll(), on logits",
-    "MSELoss": "gaussian_nll(sigma=...): the squared error / (2 sigma^2), summed over the points",
+    "MSELoss": "mse(), or of a posterior gaussian_nll(sigma=...): the squared error / (2 sigma^2), "
+    "summed over the points",
     "GaussianNLLLoss": "gaussian_nll(variance='predicted')",
-    "L1Loss": "crps()",
+    "L1Loss": "mae()",
     "BCEWithLogitsLoss": "categorical_nll(), on two logits",
     "BCELoss": "categorical_nll(), on two logits",
 }

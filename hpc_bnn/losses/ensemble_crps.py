@@ -28,10 +28,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from hpc_bnn.group import Group
 from hpc_bnn.losses.base import JointLoss, flat_points, same_shape, to_float
+from hpc_bnn.losses.transpose import points_here, send_back, send_points
 from hpc_bnn.losses.weights import checked_weights, point_weights
 
 Layout = Literal["auto", "gather", "transposed"]
@@ -90,27 +90,17 @@ class _Transposed(torch.autograd.Function):
     def forward(
         ctx: Any, own: Tensor, target: Tensor, weights: Tensor, alpha: float, axis: Group
     ) -> Tensor:
-        samples, batch, points = own.shape
-        part = -(-points // axis.size)
-        padding = part * axis.size - points
-        padded = functional.pad(own, (0, padding))
-        # (S, B, R * part) -> (R, S, B, part): block r is what rank r scores
-        sent = padded.reshape(samples, batch, axis.size, part).permute(2, 0, 1, 3).contiguous()
-        everyone = axis.all_to_all(sent, name="crps.points").reshape(-1, batch, part)
-        here = slice(axis.rank * part, axis.rank * part + part)
-        own_target = functional.pad(target, (0, padding))[:, here]
-        own_weights = functional.pad(weights, (0, padding))[..., here]
-        score, gradient = pairs(everyone, everyone, own_target, 0, alpha)
-        ctx.gradient = (gradient * own_weights).reshape(axis.size, samples, batch, part)
+        everyone = send_points(own, axis, name="crps.points")
+        own_weights = points_here(weights, axis)
+        score, gradient = pairs(everyone, everyone, points_here(target, axis), 0, alpha)
+        ctx.gradient = gradient * own_weights
         ctx.axis, ctx.shape = axis, own.shape
         return axis.all_reduce((score * own_weights).sum(-1), reduction="sum", name="crps.score")
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        samples, batch, points = ctx.shape
-        mine = ctx.axis.all_to_all(ctx.gradient.contiguous(), name="crps.gradients")
-        mine = mine.permute(1, 2, 0, 3).reshape(samples, batch, -1)[..., :points]
+        mine = send_back(ctx.gradient, ctx.shape, ctx.axis, name="crps.gradients")
         return mine * grads[0].unsqueeze(-1), None, None, None, None
 
 
@@ -130,6 +120,10 @@ class CRPS(JointLoss):
         ``gather``, ``transposed``, or ``auto``: transposed where the gathered members exceed 16
         MiB.
     """
+
+    title = "crps"
+    gathered: type[torch.autograd.Function] = _Gathered
+    transposed: type[torch.autograd.Function] = _Transposed
 
     def __init__(
         self,
@@ -151,21 +145,21 @@ class CRPS(JointLoss):
 
     def forward(self, outputs: Tensor, target: Tensor, axis: Group) -> Tensor:
         outputs = to_float(outputs)
-        same_shape(outputs[0], target, "crps")
+        same_shape(outputs[0], target, self.title)
         count = len(outputs) * axis.size
         if count < self.min_samples:
             raise ValueError(
-                f"crps: a score of the spread needs at least 2 weight samples, got {count}; "
-                "raise posterior.samples"
+                f"{self.title}: a score of the spread needs at least 2 weight samples, "
+                f"got {count}; raise posterior.samples"
             )
         members, truth = flat_points(outputs, 2), flat_points(target, 1).to(outputs.dtype)
         # Their sum is 1: the weighted sum over points is the weighted mean.
         weights = point_weights(self.weights, target, outputs.dtype) / truth.shape[1]
-        gathered = count * members[0].numel() * members.element_size()
+        size = count * members[0].numel() * members.element_size()
         transposed = self.layout == "transposed" or (
-            self.layout == "auto" and axis.size > 1 and gathered > TRANSPOSE_BYTES
+            self.layout == "auto" and axis.size > 1 and size > TRANSPOSE_BYTES
         )
-        function = _Transposed if transposed else _Gathered
+        function = self.transposed if transposed else self.gathered
         score: Tensor = function.apply(members, truth, weights, self.alpha, axis)  # type: ignore[no-untyped-call]
         return score
 

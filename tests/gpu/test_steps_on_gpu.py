@@ -31,6 +31,9 @@ LOSS_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "crps": [{}],
     "fair_crps": [{}],
     "almost_fair_crps": [{}],
+    "energy_score": [{}],
+    "mae": [{}],
+    "mse": [{}],
 }
 POSTERIOR_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "dropout": [{}, {"masks": "sample"}],

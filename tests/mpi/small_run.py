@@ -59,9 +59,12 @@ LOSSES: dict[str, Callable[[], Loss]] = {
             ("crps", losses.crps),
             ("fair crps", losses.fair_crps),
             ("almost fair crps", losses.almost_fair_crps),
+            ("energy score", losses.energy_score),
         )
         for layout in ("gather", "transposed")
     },
+    "mae": lambda: losses.mae(weights=WEIGHTS),
+    "mse": lambda: losses.mse(weights=WEIGHTS),
 }
 
 

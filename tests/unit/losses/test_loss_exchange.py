@@ -66,6 +66,13 @@ JOINT: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
         FIELDS,
         0,
     ),
+    "energy_score": (losses.energy_score, FIELDS, 0),
+    "energy_score weighted": (partial(losses.energy_score, alpha=1.0, weights=AREA), FIELDS, 0),
+    "energy_score transposed and weighted": (
+        partial(losses.energy_score, weights=AREA, layout="transposed"),
+        FIELDS,
+        0,
+    ),
 }
 SEPARABLE: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
     "categorical_nll": (losses.categorical_nll, LOGITS, 0),
@@ -82,6 +89,8 @@ SEPARABLE: dict[str, tuple[Make, tuple[Tensor, Tensor], int]] = {
     ),
     "gaussian_crps": (losses.gaussian_crps, PAIRED, 0),
     "student_t_nll": (losses.student_t_nll, PAIRED, 0),
+    "mae": (losses.mae, FIELDS, 0),
+    "mse": (partial(losses.mse, weights=AREA), FIELDS, 0),
 }
 
 

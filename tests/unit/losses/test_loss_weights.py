@@ -12,6 +12,9 @@ from hpc_bnn.losses.base import JointLoss, Loss
 
 MAKERS = {
     "almost_fair_crps": losses.almost_fair_crps,
+    "energy_score": losses.energy_score,
+    "mae": losses.mae,
+    "mse": losses.mse,
     "gaussian_nll": losses.gaussian_nll,
     "gaussian_nll predictive": lambda weights: losses.gaussian_nll(
         predictive=True, weights=weights
@@ -53,7 +56,7 @@ def test_a_point_of_double_weight_counts_like_two(name: str) -> None:
         torch.cat([target[..., :1], target], -1),
     )
     weighted = value(MAKERS[name](weights=torch.tensor([2.0, 1.0, 1.0])), outputs, target)
-    if name == "almost_fair_crps":  # a mean over points
+    if name in ("almost_fair_crps", "energy_score", "mae", "mse"):  # a mean over points
         torch.testing.assert_close(weighted, repeated, rtol=1e-12, atol=0)
     elif "predictive" not in name:  # sums over points
         torch.testing.assert_close(weighted, 0.75 * repeated, rtol=1e-12, atol=0)

@@ -36,6 +36,9 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "crps transposed": lambda: losses.crps(layout="transposed"),
     "fair crps": losses.fair_crps,
     "almost fair crps": losses.almost_fair_crps,
+    "energy score": losses.energy_score,
+    "mae": losses.mae,
+    "mse": losses.mse,
 }
 
 
