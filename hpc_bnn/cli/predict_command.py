@@ -3,6 +3,7 @@
 import argparse
 
 from hpc_bnn.data.new_inputs import Asked, new_inputs
+from hpc_bnn.data.source import Source
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.world import World, start
 from hpc_bnn.train.run.folder import RunFolder
@@ -11,7 +12,6 @@ from hpc_bnn.train.score.prediction import SeriesPrediction
 from hpc_bnn.train.score.recalibrate import (
     kept_recalibration,
     recalibration_of,
-    require_series,
 )
 from hpc_bnn.train.score.trained import Trained, load_trained
 
@@ -31,6 +31,7 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
     source = trained.parts.source
     if source.fields is not None:
         return _fields(options, trained, world), 0
+    _require_usable(options, source)
     settings = trained.settings
     asked = Asked(options.input, options.start, options.resize)
 
@@ -42,7 +43,6 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
     )
     recalibration = None
     if options.calibrated or settings.evaluation.recalibrate != "none":
-        require_series(source)
         recalibration = kept_recalibration(trained, world, folder)
         if recalibration is None:  # fitted to the validation split, which is read for it, once
             recalibration = recalibration_of(
@@ -68,6 +68,14 @@ def predict_command(options: argparse.Namespace, all_ranks: Group) -> tuple[list
     else:
         what = f"{len(inputs.names)} images, {what}"
     return [f"{', '.join(map(str, paths))}: {what}"], 0
+
+
+def _require_usable(options: argparse.Namespace, source: Source) -> None:
+    """Raise ValueError where an option is for other data."""
+    if options.resize and source.pixels is None:
+        raise ValueError(f"--resize is for images: {source.name} has none; leave it out")
+    if options.calibrated and source.window is None:
+        raise ValueError(f"--calibrated is for series: {source.name} is none; leave it out")
 
 
 def _fields(options: argparse.Namespace, trained: Trained, world: World) -> list[str]:

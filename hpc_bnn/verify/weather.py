@@ -25,6 +25,7 @@ from torch import Tensor
 
 from hpc_bnn.verify.calibration import coverage_of_ranks, rank_histogram
 from hpc_bnn.verify.scores import crps_ensemble, crps_gaussian, fair_crps, spread_skill_ratio
+from hpc_bnn.verify.skill import skill
 
 # The columns of `sums`; behind them the M + 1 counts of the rank histogram.
 COLUMNS = (
@@ -47,7 +48,7 @@ class ChannelScores(TypedDict):
 
     rmse, crps, fair_crps, spread: in the unit of the channel; all others have none.
     fair_crps, spread, spread_skill_ratio, coverage: absent with one member.
-    rank_histogram: (L, M + 1) area-weighted counts of points.
+    rank_histogram: (L, M + 1) area-weighted counts of points. skill: over each reference, by name.
     """
 
     starts: list[int]
@@ -62,6 +63,7 @@ class ChannelScores(TypedDict):
     rank_histogram: list[list[float]]
     persistence: ReferenceScores
     climatology: ReferenceScores
+    skill: dict[str, ReferenceScores]
 
 
 class WeatherTally:
@@ -257,6 +259,10 @@ class WeatherTally:
                 "rmse": mean["climatology_squared_error"].sqrt().tolist(),
                 "crps": mean["climatology_crps"].tolist(),
             },
+            "skill": {
+                "persistence": _skill(mean, "persistence", "absolute_error"),
+                "climatology": _skill(mean, "climatology", "crps"),
+            },
         }
         if m > 1:
             fair = fair_crps(mean["crps"], mean["absolute_error"], m)
@@ -267,6 +273,13 @@ class WeatherTally:
             scores["coverage_50"] = coverage_of_ranks(ranks, 0.5).tolist()
             scores["coverage_90"] = coverage_of_ranks(ranks, 0.9).tolist()
         return scores
+
+
+def _skill(mean: dict[str, Tensor], reference: str, crps: str) -> ReferenceScores:
+    """Return the skill over a reference whose CRPS is the mean of its column ``crps``."""
+    rmse = skill(mean["squared_error"].sqrt(), mean[f"{reference}_squared_error"].sqrt())
+    crpss = skill(mean["crps"], mean[f"{reference}_{crps}"])
+    return {"rmse": rmse.tolist(), "crps": crpss.tolist()}
 
 
 def _checked_present(present: Tensor | None, channels: int, rows: int) -> Tensor | None:

@@ -203,7 +203,7 @@ def require_contents(name: str, state: Checkpoint) -> None:
         assert all(each.keys() == {"momentum", "squares"} for each in optimizer.values())
     if name == "swag":
         assert state.posterior["collected"] == 5
-        assert state.posterior["deviations.layers/0/weight"].shape == (K, 2, 8, 12)
+        assert state.posterior["deviations.network/layers/0/weight"].shape == (K, 2, 8, 12)
     if name == "ivon":
         assert state.optimizer["param_groups"][0]["steps"] == 4
         assert sum("hessian" in each for each in optimizer.values()) == 4

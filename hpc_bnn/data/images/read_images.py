@@ -6,6 +6,8 @@ Shape letters: N images, B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,9 +95,16 @@ def _image(file: Path, shape: Sequence[int]) -> Tensor:
 
     try:
         with Image.open(file) as image:
+            mode = image.mode
             converted = image.convert("L" if shape[0] == 1 else "RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{file}: no image that can be read ({error})") from error
+    # Pillow cuts these off at 255 in place of scaling them.
+    if mode.startswith(("I", "F")):
+        raise ValueError(
+            f"{file}: a pixel has more than 8 bits (mode {mode}): expected 0 to 255; convert the "
+            "images, or give their values from 0 to 1 in an npz file"
+        )
     if converted.size != (shape[2], shape[1]):
         converted = converted.resize((shape[2], shape[1]), Image.Resampling.BILINEAR)
     pixels = np.array(converted)
@@ -105,26 +114,31 @@ def _image(file: Path, shape: Sequence[int]) -> Tensor:
 def _arrays(path: Path, shape: Sequence[int]) -> Tensor:
     """Return the images (N, C, H, W) of an npz file, uint8 or values from 0 to 1 in float32."""
     try:
-        with np.load(path, allow_pickle=False) as held:
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            raise ValueError("it is one array in the format npy; write it by numpy.savez")
+        with held:
             keys = [key for key in KEYS if key in held] or held.files[: len(held.files) == 1]
-            if not keys:
-                raise ValueError(
-                    f"{path}: holds {', '.join(held.files) or 'nothing'}: expected the images as "
-                    f"one of {', '.join(KEYS)}"
-                )
-            images = held[keys[0]]
-    except (OSError, EOFError) as error:
+            holds = ", ".join(held.files) or "nothing"
+            images = held[keys[0]] if keys else None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: no npz file that can be read ({error})") from error
+    if images is None:
+        raise ValueError(f"{path}: holds {holds}: expected the images as one of {', '.join(KEYS)}")
     where, given = f"{path}: {keys[0]}", images.shape
     channels, height, width = shape
     if given[1:] == (height, width) and channels == 1:
         images = images[:, None]
     elif given[1:] == (height, width, channels) and given[1:] != tuple(shape):
         images = images.transpose(0, 3, 1, 2)
-    elif given[1:] != tuple(shape) or not len(images):
+    if images.shape[1:] != tuple(shape) or not len(images):
         raise ValueError(
             f"{where} is of shape {given}: expected some images (N, {channels}, {height}, {width}) "
             f"or (N, {height}, {width}, {channels})"
+        )
+    if images.dtype.kind not in "buif":
+        raise ValueError(
+            f"{where} is of type {images.dtype}: expected bytes (uint8), or values from 0 to 1"
         )
     if images.dtype != np.uint8:
         low, high = float(images.min()), float(images.max())

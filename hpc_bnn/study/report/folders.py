@@ -168,9 +168,8 @@ def _content(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8")
-    try:
-        content = json.loads(text)
+    try:  # UnicodeDecodeError is a ValueError, too
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: is no JSON ({error}): it is left out") from None
     if not isinstance(content, dict):

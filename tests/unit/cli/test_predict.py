@@ -112,6 +112,13 @@ def test_from_a_time_in_the_past_and_again(synthetic: Path, tmp_path: Path) -> N
     )
 
 
+def test_an_option_for_images_is_refused(
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hpc_bnn("predict", synthetic, "--resize", "-o", tmp_path / "a.csv") == 2
+    assert "--resize is for images: synthetic_series" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def grouped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on local times across the clock change of 31 March 2024; its file is deleted."""

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,18 @@ FEW = 5
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def png(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +129,18 @@ def test_resize_and_colours(run: Path, images: np.ndarray, tmp_path: Path) -> No
         ("a.npz", {"x": np.zeros((2, 9, 9))}, "is of shape (2, 9, 9): expected some images"),
         ("a.npz", {"x": np.full((2, 8, 8), 3.0)}, "holds 3 to 3 as float64: expected bytes"),
         ("a.npz", {"p": np.zeros(1), "q": np.zeros(1)}, "holds p, q: expected the images as one"),
+        ("a.npz", {"x": np.zeros((0, 8, 8))}, "is of shape (0, 8, 8): expected some images"),
+        ("a.npz", {"x": np.zeros((2, 8, 8), complex)}, "is of type complex128: expected bytes"),
+        ("a.npz", {"x": np.array([{}])}, "a.npz: no npz file that can be read (Object arrays"),
+        ("a.npz", b"no archive", "a.npz: no npz file that can be read ("),
+        (
+            "a.npz",
+            b"PK\x03\x04 cut short",
+            "a.npz: no npz file that can be read (File is not a zip",
+        ),
+        ("a.npz", npy(np.zeros((2, 8, 8))), "no npz file that can be read (it is one array"),
         ("a.png", b"no image", "no image that can be read"),
+        ("a.png", png(np.full((8, 8), 40000, np.uint16)), "a.png: a pixel has more than 8 bits"),
         ("a.gif", b"GIF", "that ends with .png, .jpg, .jpeg or .npz"),
         ("none", None, "no such file or folder"),
         ("", None, "--input is missing: give --input with a folder"),
@@ -139,6 +163,14 @@ def test_what_is_no_image_is_refused(
     assert hpc_bnn("predict", run, *given, "-o", tmp_path / "out.csv") == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_an_option_for_series_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    assert hpc_bnn("predict", run, "--calibrated", "--input", tmp_path, "-o", out) == 2
+    assert "--calibrated is for series: digits is none" in capsys.readouterr().err
 
 
 def test_every_data_set_of_images_can_be_asked() -> None:

@@ -88,7 +88,7 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         scores = result["scores"][name]
         assert set(scores) >= {
             "rmse", "acc", "crps", "fair_crps", "spread", "spread_skill_ratio", "coverage_50",
-            "coverage_90", "rank_histogram", "persistence", "climatology",
+            "coverage_90", "rank_histogram", "persistence", "climatology", "skill",
         }  # fmt: skip
         for key in ("rmse", "crps", "spread", "spread_skill_ratio", "acc"):
             assert len(scores[key]) == 2

@@ -175,6 +175,18 @@ def test_exchanges_are_those_promised() -> None:
     assert on_ranks(2, work) == [names, names]
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_transposed_rank_keeps_its_share_of_members_and_points(ranks: int) -> None:
+    members, target = ensemble(12, 2, 30)
+
+    def work(axis: Group) -> int:
+        value = losses.energy_score(layout="transposed")(own(members, axis), target, axis)
+        gradient: Tensor = value.grad_fn.gradient  # type: ignore[union-attr]
+        return gradient.numel()
+
+    assert on_ranks(ranks, work) == [members.numel() // ranks] * ranks
+
+
 def test_backward_twice_gives_the_gradient_twice() -> None:
     members, target = ensemble(4, 3, 5)
     for layout in LAYOUTS:

@@ -104,8 +104,9 @@ def browser(profile: Path) -> Iterator[Page]:
     to_browser, from_browser = os.pipe(), os.pipe()
 
     def connect() -> None:
-        # Moved out of the way first: the pipe may have these very numbers.
-        reading, writing = os.dup2(to_browser[0], 63), os.dup2(from_browser[1], 64)
+        # Moved out of the way first: the pipes may have these very numbers.
+        free = max(*to_browser, *from_browser, 4) + 1
+        reading, writing = os.dup2(to_browser[0], free), os.dup2(from_browser[1], free + 1)
         os.dup2(reading, 3)
         os.dup2(writing, 4)
 

@@ -11,6 +11,7 @@ import yaml
 from hpc_bnn.config import dump_settings, load_settings
 from hpc_bnn.study.plan_file import Plan, make_plan, read_plan, write_plan
 from hpc_bnn.study.points import Point
+from hpc_bnn.train.run.build import resolved
 
 SETTINGS: dict[str, Any] = {
     "seed": 3,
@@ -55,8 +56,8 @@ def ideal(point: Point) -> float:
 
 @functools.cache
 def settings_text(file: Path, fingerprint: str, overrides: tuple[str, ...]) -> str:
-    """Resolve the settings that the repeats of a point share."""
-    return dump_settings(load_settings(file, overrides))
+    """Resolve the settings that the repeats of a point share, as a run writes them."""
+    return dump_settings(resolved(load_settings(file, overrides)))
 
 
 def make_run(

@@ -219,7 +219,7 @@ BROKEN = {
     "metrics.jsonl": ('{"step": 0, "loss": 1}\nnoise\n[1]\n{"step": 1, "loss": 2}\n', "line 2"),
     "summary.json": ("{", "summary.json: is no JSON"),
     "evaluation.json": ("[1, 2]", "evaluation.json: holds no JSON object"),
-    "memory.json": ("[", "memory.json: is no JSON"),
+    "memory.json": ("\udcff\udcfe", "memory.json: is no JSON"),
     "plots/map_z500_24h.png": ("no picture", "map_z500_24h.png: is no whole PNG"),
 }
 
@@ -228,7 +228,7 @@ BROKEN = {
 def test_a_broken_file_is_named_and_the_rest_is_shown(tmp_path: Path, file: str) -> None:
     content, told = BROKEN[file]
     run = write_run(tmp_path / "run")
-    (run / file).write_text(content, encoding="utf-8")
+    (run / file).write_bytes(content.encode(errors="surrogateescape"))
     page, _, problems = page_of(tmp_path, run)
     assert any(told in problem for problem in problems), problems
     assert all(problem in page.text for problem in problems)

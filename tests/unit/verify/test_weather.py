@@ -97,6 +97,10 @@ def test_acc_by_hand() -> None:
     got = tally.result(["a"])["a"]
     assert got["acc"] == pytest.approx([1 / math.sqrt(2)], **TIGHT)
     assert got["persistence"]["acc"] == pytest.approx([-1], **TIGHT)
+    for name in ("persistence", "climatology"):
+        assert got["skill"][name].keys() == {"rmse", "crps"}
+        for key, value in got["skill"][name].items():
+            assert value == pytest.approx([1 - got[key][0] / got[name][key][0]], **TIGHT)
     assert got["rmse"] == pytest.approx([math.sqrt(0.5)], **TIGHT)
     assert got["persistence"]["crps"] == pytest.approx([3], **TIGHT)
     assert got["climatology"] == {"rmse": [1.0], "crps": [1.0]}
