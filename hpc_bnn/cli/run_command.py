@@ -35,6 +35,8 @@ SIGNAL = signal.SIGUSR2
 ASKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, SIGNAL)
 AGAIN_S = 2.0  # between two times that ranks are asked
 LOOK_S = 0.1
+DEAF_S = 60.0  # after which a launcher that never listened is ended
+MOST_PER_CORE = 64  # ranks: a launcher that is to start very many is busy for ever
 KILL_S = 5.0  # after a launcher was told to end at once
 INTERRUPTED = 128 + signal.SIGINT
 # A rank ignores the signal until its program listens.
@@ -97,7 +99,8 @@ def start_words(site: Site, environment: Mapping[str, str], ranks: int | None) -
     Raises
     ------
     ValueError
-        If this process is a rank itself, or nothing says how many ranks to start.
+        If this process is a rank itself, nothing says how many ranks to start, or they are more
+        than a machine can hold.
     FileNotFoundError
         If there is no launcher.
     """
@@ -105,6 +108,12 @@ def start_words(site: Site, environment: Mapping[str, str], ranks: int | None) -
     if size > 1 or variable.startswith(("OMPI", "PMI")):
         raise ValueError(f"{variable} = {size}: this process is a rank already; start it alone")
     words = launcher_words(site, environment)
+    most = MOST_PER_CORE * (os.cpu_count() or 1)
+    if ranks is not None and ranks > most and not in_allocation(environment):
+        raise ValueError(
+            f"-n {ranks}: this machine has {os.cpu_count()} cores; expected at most {most} ranks, "
+            f"{MOST_PER_CORE} a core"
+        )
     if ranks is not None:
         return [*words, "-n", str(ranks)]
     if in_allocation(environment):  # srun starts what the job asked for
@@ -130,7 +139,7 @@ class Ranks:
 
     def wait(self) -> int:
         """Wait for the end of all ranks and return the status of the job."""
-        told, sent, ended_at = False, 0.0, 0.0
+        told, sent, asked_at, ended_at = False, 0.0, 0.0, 0.0
         while True:
             try:
                 status = self._process.wait(LOOK_S)
@@ -138,15 +147,17 @@ class Ranks:
             except subprocess.TimeoutExpired:
                 now = time.monotonic()
             if self._asked and not told:
-                told = True
+                told, asked_at = True, now
                 sys.stderr.write(f"{HEAD}asked all ranks to stop; Ctrl-C again ends them at once\n")
-            if self._interrupts > 1:
+            heard = listens(self._process.pid)
+            deaf = told and not sent and not heard and now - asked_at > DEAF_S
+            if self._interrupts > 1 or deaf or ended_at:
                 if not ended_at:
                     ended_at = now
                     self._process.send_signal(signal.SIGTERM)
                 elif now - ended_at > KILL_S:
                     os.killpg(self._process.pid, signal.SIGKILL)
-            elif self._asked and now - sent > AGAIN_S and listens(self._process.pid):
+            elif self._asked and now - sent > AGAIN_S and heard:
                 sent = now
                 self._process.send_signal(SIGNAL)
         for number, handler in self._before.items():

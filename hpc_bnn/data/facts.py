@@ -73,6 +73,11 @@ def scale_of(facts: Mapping[str, Any]) -> Scale:
     )
 
 
+def layout_of(facts: Mapping[str, Any]) -> WindowLayout:
+    """Return the windows of a series that ``facts_of`` described."""
+    return WindowLayout(**facts["window"])
+
+
 def pixels_of(facts: Mapping[str, Any]) -> Pixels:
     """Return what ``facts_of`` described of images."""
     pixels = facts["pixels"]
@@ -89,7 +94,7 @@ def source_of(facts: Mapping[str, Any]) -> Source | None:
     """
     if facts["fields"] is not None:
         return None
-    scale, pixels, window = facts["scale"], facts["pixels"], facts["window"]
+    scale, pixels = facts["scale"], facts["pixels"]
     return Source(
         name=facts["name"],
         task=facts["task"],
@@ -100,6 +105,6 @@ def source_of(facts: Mapping[str, Any]) -> Source | None:
         output_shape=tuple(facts["output_shape"]),
         scale=scale and scale_of(facts),
         pixels=pixels and pixels_of(facts),
-        window=window and WindowLayout(**window),
+        window=facts["window"] and layout_of(facts),
         classes=tuple(facts["classes"]),
     )

@@ -225,11 +225,16 @@ class WindowLayout:
     normalize: what the network is given and gives. "training": values by the mean and the standard
         deviation of the training part, as examples hold them. "window": by those of the history of
         each window; "window_last": its last value in place of its mean.
+    step_s: seconds from one row to the next; None: not known, of a run that did not keep it.
+    instants: whether times are instants (they have an offset or a zone) and not what some clock
+        showed; None: not known.
     """
 
     history: int
     channels: int
     normalize: Normalisation = "training"
+    step_s: float | None = None
+    instants: bool | None = None
 
 
 # Means (S, B, ...) of inputs x (B, ...) under S weight samples, and standard deviations if any.

@@ -150,6 +150,12 @@ def _instant(where: str, one: RegularSeries, text: str) -> datetime:
             f"{where}: --from {text}: not a time; expected ISO 8601, such as "
             f"{_clock(one, one.start):%Y-%m-%dT%H:%M}"
         ) from error
+    if time.tzinfo is not None and not one.instants:
+        raise ValueError(
+            f"{where}: --from {text}: the times of the file have neither offset nor zone, so that "
+            f"nobody knows which of them this is; expected a time such as "
+            f"{_clock(one, one.start):%Y-%m-%dT%H:%M}"
+        )
     if time.tzinfo is None and one.zone is not None:
         time = time.replace(tzinfo=one.zone)
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)

@@ -84,7 +84,7 @@ def read_csv_series(
     notation = Notation(time_format, _zone(path, time_column, zone))
     numbers = [Numbers(path, name, missing=missing, decimal=decimal) for name in value_columns]
     rows: dict[str, _Rows] = {}
-    skipped = 0
+    skipped, written = 0, ""
     try:
         with open_text(path) as file:
             header = file.readline()
@@ -113,6 +113,7 @@ def read_csv_series(
                         f"not exist in {notation.zone}: the clock was put forward; expected no "
                         "value in this row; remove it, or set the time_zone of the file"
                     )
+                written = cells[positions[0]]
                 one.lines.append(line)
                 one.times.append(time)
                 for column, text in zip(numbers, texts, strict=True):
@@ -135,11 +136,15 @@ def read_csv_series(
     for group, one in rows.items():
         where = _where(time_column, group_column, group)
         _require_regular(path, one, step, where, group_column, notation.zone)
-    return [_regular(group, one, step, notation, len(value_columns)) for group, one in rows.items()]
+    instants = notation.gives_instants(written)
+    return [
+        _regular(group, one, step, notation, len(value_columns), instants)
+        for group, one in rows.items()
+    ]
 
 
 def _regular(
-    group: str, one: _Rows, step: timedelta, notation: Notation, columns: int
+    group: str, one: _Rows, step: timedelta, notation: Notation, columns: int, instants: bool
 ) -> RegularSeries:
     """Make a series of its rows, from the first to the last that holds a number."""
     values: Tensor = torch.frombuffer(one.values, dtype=torch.float64).reshape(-1, columns)
@@ -151,6 +156,7 @@ def _regular(
         step=step,
         values=values[first : last + 1],
         zone=notation.zone,
+        instants=instants,
     )
 
 

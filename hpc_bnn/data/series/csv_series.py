@@ -18,6 +18,7 @@ from hpc_bnn.data.new_inputs import Asked, NewInputs
 from hpc_bnn.data.series.ahead import ahead
 from hpc_bnn.data.series.csv_file import read_csv_series
 from hpc_bnn.data.series.numbers import Decimal, Missing
+from hpc_bnn.data.series.same_times import require_same_times
 from hpc_bnn.data.series.times import time_zone as zone_of
 from hpc_bnn.data.series.windows import RegularSeries, windowed_source
 from hpc_bnn.data.source import BEYOND, Normalisation, Source
@@ -201,6 +202,9 @@ def series_new_inputs(
     file = path if asked.file is None else asked.file
     reading = signature(read_series).parameters
     many = read_series(file, **{key: options[key] for key in options if key in reading})
+    assert source.window is not None
+    layout = many[0].layout(history, source.window.normalize)
+    require_same_times(str(file), layout, source.window)
     return ahead(
         str(file),
         many,

@@ -161,6 +161,6 @@ def naive_warning(skills: Mapping[str, Mapping[str, float]]) -> str:
     if not told:
         return ""
     return (
-        f"better than this forecast: {'; '.join(told)}; train longer, normalize windows, or choose "
-        "another model (hpc-bnn help series)"
+        f"better than this forecast: {'; '.join(told)}; train longer, or choose another "
+        "data.normalize or model (hpc-bnn help series)"
     )

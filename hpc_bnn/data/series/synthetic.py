@@ -149,7 +149,9 @@ def _series(
     length: int, channels: int, seed: int, *, noise: float, correlation: float
 ) -> RegularSeries:
     values = load_like(length, channels, seed, noise=noise, correlation=correlation)
-    return RegularSeries("", datetime(2001, 1, 1), timedelta(hours=1), values, zone=UTC)
+    return RegularSeries(
+        "", datetime(2001, 1, 1), timedelta(hours=1), values, zone=UTC, instants=True
+    )
 
 
 def load_like(length: int, channels: int, seed: int, *, noise: float, correlation: float) -> Tensor:

@@ -88,6 +88,11 @@ class Notation:
             return start
         return self._instant(text, after)
 
+    def gives_instants(self, text: str) -> bool:
+        """Tell whether times written like this one are instants: by an offset, or by the zone."""
+        begin = text.partition(" - ")[0] if " - " not in (self.time_format or "") else text
+        return self.zone is not None or self._parse(begin.strip()).tzinfo is not None
+
     def _instant(self, text: str, after: datetime | None) -> datetime:
         text = text.strip()
         mark = _MARK.search(text)

@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.data.calendar import Feature, calendar_features
-from hpc_bnn.data.facts import scale_of
+from hpc_bnn.data.facts import layout_of, scale_of
+from hpc_bnn.data.series.same_times import require_same_times
 from hpc_bnn.data.series.scale import training_scale
 from hpc_bnn.data.series.split import PARTS, Split, require_positive
 from hpc_bnn.data.source import Normalisation, Report, Source, WindowLayout
@@ -47,6 +48,8 @@ class RegularSeries:
     start: without time zone; UTC where the file gave zones.
     values: NaN where missing.
     zone: of the clock that the calendar goes by; None: that of `start`.
+    instants: whether times are UTC, since the file gave offsets or a zone; else they are what some
+        clock showed.
     """
 
     name: str
@@ -54,6 +57,12 @@ class RegularSeries:
     step: timedelta
     values: Tensor
     zone: tzinfo | None = None
+    instants: bool = False
+
+    def layout(self, history: int, normalize: Normalisation) -> WindowLayout:
+        """Describe windows of this series."""
+        step_s = self.step.total_seconds()
+        return WindowLayout(history, self.values.shape[1], normalize, step_s, self.instants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +206,9 @@ def windowed_source(
                 f"one window of history {history} + horizon {horizon}: expected at least "
                 f"{split.needs()}; give more rows, a shorter history or horizon, or another split"
             )
+    layout = many[0].layout(history, normalize)
+    if kept is not None:
+        require_same_times(name, layout, layout_of(kept))
     if kept is None:
         scale = training_scale(name, torch.cat(training_rows), channels, units)
     else:
@@ -225,7 +237,7 @@ def windowed_source(
         output_shape=(horizon, len(channels)),
         scale=scale,
         report=_report,
-        window=WindowLayout(history, len(channels), normalize),
+        window=layout,
     )
 
 

@@ -90,6 +90,8 @@ def test_how_many_are_started(beside: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for rank in ({"OMPI_COMM_WORLD_SIZE": "1"}, {"SLURM_STEP_NUM_TASKS": "2"}):
         with pytest.raises(ValueError, match="this process is a rank already"):
             start_words(Site(), rank, 4)
+    with pytest.raises(ValueError, match=r"-n 1000000: this machine has .* a core"):
+        start_words(Site(), {}, 1_000_000)
     (beside / "srun").write_text("")
     (beside / "srun").chmod(0o755)
     job = {"SLURM_JOB_ID": "7", "PATH": str(beside)}
@@ -125,6 +127,7 @@ class Run:
             f"import sys; sys.executable = {str(beside / 'python')!r}\n"
             "from hpc_bnn.cli import run_command\n"
             f"run_command.program_words = lambda words, commands: [{sys.executable!r}, *words]\n"
+            "run_command.DEAF_S = 1.0\n"
             "from hpc_bnn.__main__ import main; sys.exit(main())\n"
         )
         self._process = subprocess.Popen(
@@ -176,6 +179,15 @@ def test_a_second_interrupt_ends_all_at_once(beside: Path) -> None:
     deaf.ask(signal.SIGINT)
     assert deaf.end() == (130, "", TOLD)
     assert time.monotonic() - began < 5
+
+
+def test_a_launcher_that_never_listens_is_ended(beside: Path) -> None:
+    path = beside / "mpirun"
+    text = path.read_text().replace("signal.signal(signal.SIGUSR2", "(lambda *ignored: None)(0")
+    path.write_text(text, encoding="utf-8")
+    stuck = Run(beside, "deaf")
+    stuck.ask(signal.SIGTERM)
+    assert stuck.end() == (143, "", TOLD)
 
 
 def test_a_job_outlives_the_terminal_where_nohup_asks_for_it(beside: Path) -> None:

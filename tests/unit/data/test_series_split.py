@@ -75,9 +75,9 @@ def test_refused(rows: tuple[int, ...], told: str) -> None:
 
 
 def test_a_source_describes_its_windows() -> None:
-    assert cut(hourly(1000)).window == WindowLayout(96, 1, "training")
+    assert cut(hourly(1000)).window == WindowLayout(96, 1, "training", 3600.0, False)
     source = cut(hourly(1000), normalize="window_last", calendar=["hour_of_day"])
-    assert source.window == WindowLayout(96, 1, "window_last")
+    assert source.window == WindowLayout(96, 1, "window_last", 3600.0, False)
     # Examples are the same: what the network is given is its own business.
     plain = cut(hourly(1000), calendar=["hour_of_day"])
     for one, other in zip(
