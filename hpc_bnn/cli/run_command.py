@@ -149,15 +149,15 @@ class Ranks:
             if self._asked and not told:
                 told, asked_at = True, now
                 sys.stderr.write(f"{HEAD}asked all ranks to stop; Ctrl-C again ends them at once\n")
-            heard = listens(self._process.pid)
-            deaf = told and not sent and not heard and now - asked_at > DEAF_S
+            heard = told and listens(self._process.pid)
+            deaf = told and not (heard or sent) and now - asked_at > DEAF_S
             if self._interrupts > 1 or deaf or ended_at:
                 if not ended_at:
                     ended_at = now
                     self._process.send_signal(signal.SIGTERM)
                 elif now - ended_at > KILL_S:
                     os.killpg(self._process.pid, signal.SIGKILL)
-            elif self._asked and now - sent > AGAIN_S and heard:
+            elif heard and now - sent > AGAIN_S:
                 sent = now
                 self._process.send_signal(SIGNAL)
         for number, handler in self._before.items():

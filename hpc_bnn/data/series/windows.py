@@ -207,11 +207,10 @@ def windowed_source(
                 f"{split.needs()}; give more rows, a shorter history or horizon, or another split"
             )
     layout = many[0].layout(history, normalize)
-    if kept is not None:
-        require_same_times(name, layout, layout_of(kept))
     if kept is None:
         scale = training_scale(name, torch.cat(training_rows), channels, units)
     else:
+        require_same_times(name, layout, layout_of(kept))
         scale = scale_of(kept)
     values = torch.cat([one.values for one in many])
     normalised = ((values - scale.mean) / scale.std).float()
