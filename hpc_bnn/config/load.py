@@ -16,7 +16,8 @@ import yaml
 from pydantic import ValidationError
 
 from hpc_bnn.config.options import IN_QUOTES, lower, needs_quotes
-from hpc_bnn.config.settings import Choice, Settings, SettingsError
+from hpc_bnn.config.section import Choice
+from hpc_bnn.config.settings import Settings, SettingsError
 from hpc_bnn.config.yaml_text import MOST_LEVELS, Dumper, TrapError, parse, read_yaml
 from hpc_bnn.spelling import nearest
 
