@@ -25,7 +25,7 @@ from hpc_bnn.data.sharding import steps_per_epoch
 from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.models import MODELS
-from hpc_bnn.models.find import find_model
+from hpc_bnn.models.find import find_model, make_network
 from hpc_bnn.models.normalised import NormalisedWindows
 from hpc_bnn.parallel.engines import check_engine
 from hpc_bnn.train.run.build_loss import build_loss
@@ -128,9 +128,12 @@ def _problems_of_path(settings: Settings) -> list[str]:
     return check_options("model", model, chosen.options, given=given, beside=keys)
 
 
-def _model(settings: Settings) -> Callable[..., torch.nn.Module]:
+def _network(settings: Settings, source: Source, loss: Loss) -> torch.nn.Module:
+    chosen = settings.model
+    shapes = source.input_shape, loss.output_shape(source.output_shape)
     try:
-        return find_model(settings.model.name)
+        facts = _facts(settings, find_model(chosen.name), source)
+        return make_network(chosen.name, shapes, {**chosen.options, **facts})
     except ValueError as error:
         raise SettingsError([str(error)]) from error
 
@@ -203,9 +206,7 @@ def build(settings: Settings, source: Source) -> Parts:
     """Make the parts; initial weights depend on the seed only."""
     loss = build_loss(settings, source)
     torch.manual_seed(settings.seed)
-    model = _model(settings)
-    options = {**settings.model.options, **_facts(settings, model, source)}
-    network = model(source.input_shape, loss.output_shape(source.output_shape), **options)
+    network = _network(settings, source, loss)
     if source.window is not None and source.window.normalize != "training":
         history, channels = source.window.history, source.window.channels
         last = source.window.normalize == "window_last"
