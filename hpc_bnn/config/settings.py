@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from hpc_bnn.config.forecast_settings import ForecastSettings
 from hpc_bnn.config.posterior_settings import PosteriorSettings
 from hpc_bnn.config.section import Choice, Section
 from hpc_bnn.config.values import Rollout, Seconds, Switch
@@ -247,4 +248,5 @@ class Settings(Section):
         None, description="left out: Adam, or what the posterior brings"
     )
     train: TrainSettings
+    forecast: ForecastSettings = ForecastSettings()  # type: ignore[call-arg]
     evaluation: EvaluationSettings = EvaluationSettings()  # type: ignore[call-arg]
