@@ -12,8 +12,8 @@ from hpc_bnn.group import Group
 from hpc_bnn.lock import Lock, hold, require_lock_file
 from hpc_bnn.parallel.world import World, start
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.stop import Stop
 from hpc_bnn.train.score.forecast import (
+    ForecastStop,
     default_steps,
     draw_forecast,
     forecast,
@@ -85,7 +85,7 @@ def forecast_into(
         name="forecast",
     )
     starts_s = plan.forecast.starts_s
-    with _locked(path, world), leaving(world), Stop(world.all_ranks) as stop:
+    with _locked(path, world), leaving(world), ForecastStop(world.all_ranks) as stop:
         drawn = forecast(trained, world, path, plan, draws=plots, stop=stop)
     lines = [f"{path}: {members} members, {steps} steps from {_text(starts_s)}"]
     if drawn is not None:

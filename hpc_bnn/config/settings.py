@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from hpc_bnn.config.forecast_settings import ForecastSettings
 from hpc_bnn.config.posterior_settings import PosteriorSettings
 from hpc_bnn.config.section import Choice, Section
 from hpc_bnn.config.values import Rollout, Seconds, Switch
@@ -146,6 +147,11 @@ class TrainSettings(Section):
         0, description="steps between checkpoints; 0: at the end"
     )
     keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints that are kept")
+    mtbf_hours: PositiveFloat = Field(
+        4000.0,
+        description="hours between two failures of one node, on average, from which the interval "
+        "between checkpoints follows that summary.json and the log suggest",
+    )
     validate_every: NonNegativeInt = Field(
         0, description="steps between validations; 0: at the end"
     )
@@ -242,4 +248,5 @@ class Settings(Section):
         None, description="left out: Adam, or what the posterior brings"
     )
     train: TrainSettings
+    forecast: ForecastSettings = ForecastSettings()  # type: ignore[call-arg]
     evaluation: EvaluationSettings = EvaluationSettings()  # type: ignore[call-arg]

@@ -29,6 +29,7 @@ from hpc_bnn.models.find import find_model, make_network
 from hpc_bnn.models.normalised import NormalisedWindows
 from hpc_bnn.parallel.engines import check_engine
 from hpc_bnn.train.run.build_loss import build_loss
+from hpc_bnn.train.run.forecast_choices import forecast_problems
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
 from hpc_bnn.train.run.window_option import with_normalization
 from hpc_bnn.train.step.settings import StepSettings
@@ -111,12 +112,7 @@ def check_choices(settings: Settings, origin: str) -> None:
         problems += (
             [wrong] if wrong else check_options("data.transform", AUGMENTATIONS[name], transform)
         )
-    longest, data = settings.train.longest_rollout, settings.data.name
-    if longest > 1 and data in DATA_SETS and not _takes(data_set(data), "rollout"):
-        problems.append(
-            f"train.rollout = {settings.train.rollout}: data.name = {data!r} has no states to step "
-            "forward; leave it out, or choose a data set of fields"
-        )
+    problems += forecast_problems(settings)
     if problems:
         raise SettingsError([f"{origin}: {problem}" for problem in problems])
 

@@ -7,6 +7,7 @@ ranks, and after a stop or a kill at any moment the same call goes on to the sam
 import contextlib
 import logging
 import math
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,20 @@ from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.checkpoint import digest
 from hpc_bnn.train.run.stop import Stop, Unfinished
 from hpc_bnn.train.score.dealt_starts import deal, gives_same_bits
-from hpc_bnn.train.score.rollout import DEFAULT_HOURS, Rollout, noise_keys
+from hpc_bnn.train.score.rollout import DEFAULT_HOURS, DRAWN, Rollout
 from hpc_bnn.train.score.starts import require_states
 from hpc_bnn.train.score.trained import Trained
 
 log = logging.getLogger(__name__)
 
 MOST_MAPS = 4  # lead times that are drawn
+
+
+class ForecastStop(Stop):
+    """Listens for the signals that end a forecast early."""
+
+    def _describe_wait(self) -> None:
+        log.info("signal %s: ends after this turn", signal.Signals(self._asked).name)
 
 
 class UnfinishedForecast(Unfinished):
@@ -134,13 +142,16 @@ def forecast(
         If a file cannot be written, or would replace anything but an earlier forecast; no new
         file then has its final name.
     """
-    rollout = world.all_ranks.together(lambda: Rollout(trained.parts, world.device), name="rollout")
+    redraw = trained.settings.forecast.redraw
+    rollout = world.all_ranks.together(
+        lambda: Rollout(trained.parts, world.device, redraw=redraw), name="rollout"
+    )
     output = ForecastSet(path, plan, rollout.fields.files)
     pending = world.all_ranks.on_first(output.prepare, name="output")
     total = len(plan.forecast.starts_s)
     if len(pending) < total and world.is_first:
         log.info("%s: %d of %d starts are there already", path, total - len(pending), total)
-    writer = _Writer(trained, rollout, world, output, pending, draws=draws)
+    writer = _Writer(rollout, world, output, pending, draws=draws)
     turns = writer.turns
     _note_stop(stop, pending, total)
 
@@ -179,7 +190,6 @@ class _Writer:
 
     def __init__(
         self,
-        trained: Trained,
         rollout: Rollout,
         world: World,
         output: ForecastSet,
@@ -187,7 +197,7 @@ class _Writer:
         *,
         draws: bool,
     ) -> None:
-        self._posterior, self._rank = trained.parts.posterior, world.grid.world_rank
+        self._rank = world.grid.world_rank
         self._output, self._pending = output, pending
         self._rollout, fields = rollout, rollout.fields
         self._fields = fields
@@ -214,7 +224,7 @@ class _Writer:
             return
         batch, member = task
         starts, history = self._starts[batch.start : batch.stop], self._history(batch)
-        network = self._posterior.network(member, positions=noise_keys(starts))
+        networks = self._rollout.networks(member, starts)
         at = [self._output.file(self._pending[i]) for i in batch]
         with contextlib.ExitStack() as stack:
             opened: dict[Path, ForecastFile] = {}
@@ -223,7 +233,7 @@ class _Writer:
                     file = ForecastFile(path, plan, present=self._present)
                     opened[path] = stack.enter_context(file)
             for lead in range(self._steps):
-                history = self._rollout.advance(history, starts, lead, member, network)
+                history = self._rollout.advance(history, starts, lead, member, networks(lead))
                 states = self._fields.physical(history[:, -1]).to(torch.float32).cpu()
                 for (path, _, place), state in zip(at, states.numpy(), strict=True):
                     opened[path].write(member, lead, state, start=place)
@@ -257,7 +267,7 @@ class _Writer:
     def _is_neutral(self, sizes: Sequence[int]) -> bool:
         def step(states: Tensor, which: slice) -> Tensor:
             starts = self._starts[which]
-            network = self._posterior.network(0, positions=noise_keys(starts))
+            network = self._rollout.networks(0, starts)(0)
             return self._rollout.advance(states, starts, 0, 0, network)
 
         return gives_same_bits(step, self._history(range(max(sizes))), sizes)
@@ -299,6 +309,7 @@ def _spread_out(steps: int) -> tuple[int, ...]:
 def _attributes(trained: Trained) -> dict[str, str]:
     """Return what the numbers of a forecast depend on beside starts, members and lead times."""
     source, parts = trained.parts.source, trained.parts
+    kept = DRAWN[trained.settings.forecast.redraw]
     parameters = digest([parts.posterior.state_dict(), parts.loss.state_dict()])
     return {
         "title": "Ensemble forecast of a Bayesian neural network",
@@ -306,7 +317,7 @@ def _attributes(trained: Trained) -> dict[str, str]:
         f"{trained.step} training steps on {source.name}",
         "history": f"hpc_bnn {hpc_bnn.__version__} forecast, torch {torch.__version__}, numpy "
         f"{np.__version__}",
-        "comment": "each member is one sample of the weights, kept through the forecast",
+        "comment": f"each member is one sample of the weights, {kept}",
         "checkpoint": f"step {trained.step}, sha256 {parameters}",
         "config": dump_settings(trained.settings),
     }
