@@ -148,6 +148,11 @@ class TrainSettings(Section):
         0, description="steps between checkpoints; 0: at the end"
     )
     keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints that are kept")
+    mtbf_hours: PositiveFloat = Field(
+        4000.0,
+        description="hours between two failures of one node, on average, from which the interval "
+        "between checkpoints follows that summary.json and the log suggest",
+    )
     validate_every: NonNegativeInt = Field(
         0, description="steps between validations; 0: at the end"
     )
