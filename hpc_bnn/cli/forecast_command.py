@@ -15,10 +15,10 @@ from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.score.forecast import (
     ForecastStop,
     default_steps,
-    draw_forecast,
     forecast,
     plan_forecast,
 )
+from hpc_bnn.train.score.forecast_writer import draw_forecast
 from hpc_bnn.train.score.starts import LATEST, parse_starts, start_times
 from hpc_bnn.train.score.trained import Trained, load_trained
 
