@@ -25,6 +25,7 @@ from hpc_bnn.fields.ingest.netcdf import classic_sizes, library_lock
 
 # Times are whole seconds as float64, exact up to 2**53: CF allows int64 from version 1.9 on.
 SINCE = {"units": "seconds since 1970-01-01 00:00:00", "calendar": "proleptic_gregorian"}
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,9 +144,17 @@ def header(description: Description, attributes: Mapping[str, str]) -> bytes:
             made = dataset.createVariable(variable.name, "f4", variable.dimensions, fill_value=nan)
             made.setncatts(variable.attributes)
         content = bytes(dataset.close())
-        with netCDF4.Dataset("head", memory=content) as dataset:
+        with open_header(content) as dataset:
             begin = classic_sizes(dataset)[0]
     return content[:begin].ljust(begin, b"\0")
+
+
+def open_header(content: bytes) -> netCDF4.Dataset:
+    """Open what ``header`` returned, to read; must be called under the lock of the library.
+
+    It reads in blocks, and fails (EPERM) where the last one is beyond the end (netCDF 4.10).
+    """
+    return netCDF4.Dataset("head", memory=content + bytes(BLOCK - len(content) % BLOCK + BLOCK))
 
 
 def geometry(description: Description, begin: int) -> Geometry:

@@ -25,6 +25,7 @@ from hpc_bnn.fields.forecast_layout import (
     along_records,
     geometry,
     header,
+    open_header,
 )
 from hpc_bnn.fields.ingest.netcdf import library_lock
 from hpc_bnn.fields.weatherbench_file import describe_weatherbench
@@ -151,7 +152,7 @@ class ForecastPlan:
     def _differences(self, there: netCDF4.Dataset) -> Iterator[str]:
         """Say what differs in a file, what explains most first."""
         there.set_auto_mask(False)
-        with netCDF4.Dataset("head", memory=self.head) as asked:
+        with open_header(self.head) as asked:
             for name in ("checkpoint", "config", "source", "history"):
                 yield from _attribute(name, getattr(there, name, ""), getattr(asked, name))
             if set(there.dimensions) != set(asked.dimensions):

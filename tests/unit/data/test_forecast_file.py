@@ -419,3 +419,12 @@ def test_points_without_values_are_missing(path: Path) -> None:
                 got = np.ma.filled(np.ma.masked_invalid(read[name][member, lead]), np.nan)
                 want = np.where(present[at], fields(member, lead)[at], np.nan)
                 np.testing.assert_array_equal(got, want)
+
+
+def test_headers_of_every_length_are_made(tmp_path: Path) -> None:
+    """The library reads files in memory by blocks, and fails where a block is cut off."""
+    for length in range(3500, 4700, 40):
+        plan = plan_of({"config": "x" * length})
+        create_forecast(tmp_path / "f.nc", plan)
+        with netCDF4.Dataset(partial_path(tmp_path / "f.nc")) as dataset:
+            assert dataset.config == "x" * length
