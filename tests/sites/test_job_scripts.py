@@ -104,7 +104,8 @@ def test_what_every_job_needs(job: str, site: str, rendered: dict[str, Path]) ->
     assert f"#SBATCH --ntasks-per-node={shape(site)['gpus']}" in directives
     for cache in CACHES:
         assert f'export {cache}="${{{cache}:-$caches/' in text
-    assert 'caches="/tmp/hpc_bnn-$USER-$SLURM_JOB_ID"' in script
+    caches = "$USER-$SLURM_JOB_ID-$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')"
+    assert f'caches="/tmp/hpc_bnn-{caches}"' in script
     cray = "MPICH_GPU_SUPPORT_ENABLED" in text  # a module may set 1: with NCCL that can hang
     assert ("export MPICH_GPU_SUPPORT_ENABLED=0" in script) == cray
     assert cray or not ("craype" in text or site in ("alps", "perlmutter"))
