@@ -31,6 +31,14 @@ def test_any_number_of_rows_fits_a_globe(rows: int, columns: int, window: tuple[
     assert swin(rows, columns, window=window)(x).shape == x.shape
 
 
+def test_patches_recovered_alone_are_the_network_of_earlier_checkpoints() -> None:
+    """The names that they hold; those of the other way differ, so neither is taken for the other."""
+    names = [
+        set(swin(16, 32, window=(2, 4), recovery=r).state_dict()) for r in ("patch", "overlap")
+    ]
+    assert {"expand.weight", "expand.bias", "recover.weight", "recover.bias"} == names[0] - names[1]
+
+
 ROLLED = [
     (32, 64, (4, 8)),
     (33, 64, (4, 8)),
@@ -173,7 +181,8 @@ def test_several_samples_in_one_pass_equal_one_at_a_time(options: dict[str, bool
 def test_norms_and_position_tables_stay_deterministic() -> None:
     names = Gaussian(swin(16, 32, window=(2, 4), latitude_embedding=True)).names
     assert not [n for n in names if "norm" in n or "position_bias" in n]
-    assert "latitude" not in names and "embed.weight" in names and "recover.weight" in names
+    assert "latitude" not in names and "embed.weight" in names
+    assert "recover.coefficients.weight" in names and "expand.coefficients.weight" in names
 
 
 @pytest.mark.parametrize(
@@ -185,6 +194,7 @@ def test_norms_and_position_tables_stay_deterministic() -> None:
         ({"heads": (3, 4, 4, 2)}, "3 heads must divide the 8 channels of stage 1"),
         ({"vector_channels": (5,)}, "channels 0 to 1"),
         ({"window": (32, 8)}, "cannot be extended"),
+        ({"recovery": "patches"}, r"model\.recovery = 'patches': expected overlap or patch"),
     ],
 )
 def test_what_does_not_fit_says_what_does(options: dict[str, object], message: str) -> None:
