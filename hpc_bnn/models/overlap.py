@@ -13,7 +13,8 @@ map are. A map from tokens to separate points does so for weights only that happ
 each draw of a posterior has its own checkerboard. As filters, value and slope are (1 + z)^3 and
 (1 - z) (1 + z)^2, z a step of one point: waves along the tokens come out with images at the highest
 wavenumbers, damped by sin(delta / 2)^3 and ^2 at delta radians a point below the highest.
-Smoothed, f is followed by (1 + z)^2 / 4, the weights 1/4, 1/2, 1/4: two powers more.
+Smoothed, f is followed by the filter (-1, 0, 9, 16, 9, 0, -1) / 32, which leaves waves of many
+points as they are and damps images by another sin(delta / 2)^4 (2 + cos(delta)).
 
 On a circle of longitude the first and the last token are neighbours. Beyond a pole or the edge of a
 region, the token on it stands once more.
@@ -70,27 +71,33 @@ class Overlap(nn.Module):
         # What a token gives to the nearest point of the token before it, and of that behind it.
         back, on = 0.25 * value - 0.375 * slope, 0.25 * value + 0.375 * slope
         half = 0.5 * value
-        first = half + back + _before(on, axis, circle=circle)
-        second = half + on + _behind(back, axis, inside, circle=circle)
+        first = half + back + _before(on, axis, 1, circle=circle)
+        second = half + on + _behind(back, axis, 1, inside, circle=circle)
         x = torch.stack([first, second], axis + 1).flatten(axis, axis + 1)
         if not self._smooth:
             return x
-        beside = _before(x, axis, circle=circle) + _behind(x, axis, 2 * inside, circle=circle)
-        return 0.5 * x + 0.25 * beside
+        near, far = (
+            _before(x, axis, by, circle=circle) + _behind(x, axis, by, 2 * inside, circle=circle)
+            for by in (1, 3)
+        )
+        return 0.5 * x + 0.28125 * near - 0.03125 * far
 
 
-def _before(x: Tensor, axis: int, *, circle: bool) -> Tensor:
-    """Return at each place what ``x`` holds one place before it along ``axis``."""
+def _before(x: Tensor, axis: int, by: int, *, circle: bool) -> Tensor:
+    """Return at each place what ``x`` holds ``by`` places before it along ``axis``."""
     if circle:
-        return x.roll(1, axis)
-    return torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
+        return x.roll(by, axis)
+    size = x.shape[axis]
+    by = min(by, size)
+    return torch.cat([x.narrow(axis, 0, 1)] * by + [x.narrow(axis, 0, size - by)], axis)
 
 
-def _behind(x: Tensor, axis: int, inside: int, *, circle: bool) -> Tensor:
-    """Return at each place what ``x`` holds one place behind it; the last place inside stands once
-    more.
+def _behind(x: Tensor, axis: int, by: int, inside: int, *, circle: bool) -> Tensor:
+    """Return at each place what ``x`` holds ``by`` places behind it, in place of what is not inside
+    the last that is.
     """
     if circle:
-        return x.roll(-1, axis)
-    last, size = inside - 1, x.shape[axis]
-    return torch.cat([x.narrow(axis, 1, last), x.narrow(axis, last, size - last)], axis)
+        return x.roll(-by, axis)
+    by = min(by, inside)
+    last, beyond = x.narrow(axis, inside - 1, 1), x.narrow(axis, inside, x.shape[axis] - inside)
+    return torch.cat([x.narrow(axis, by, inside - by), *[last] * by, beyond], axis)

@@ -9,8 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from hpc_bnn.config import Settings
-from hpc_bnn.config.settings import Choice
+from hpc_bnn.config import Choice, Settings
 from hpc_bnn.data import DATA_SETS, data_set
 from hpc_bnn.models import MODELS
 
