@@ -13,8 +13,9 @@ map are. A map from tokens to separate points does so for weights only that happ
 each draw of a posterior has its own checkerboard. As filters, value and slope are (1 + z)^3 and
 (1 - z) (1 + z)^2, z a step of one point: waves along the tokens come out with images at the highest
 wavenumbers, damped by sin(delta / 2)^3 and ^2 at delta radians a point below the highest.
-Smoothed, f is followed by the filter (-1, 0, 9, 16, 9, 0, -1) / 32, which leaves waves of many
-points as they are and damps images by another sin(delta / 2)^4 (2 + cos(delta)).
+Smoothed, f is followed along columns by the filter (-1, 0, 9, 16, 9, 0, -1) / 32, which leaves
+waves of many points as they are and damps images by another sin(delta / 2)^4 (2 + cos(delta)). Rows
+are left as they are: fields change within few rows, at the equator and towards the poles.
 
 On a circle of longitude the first and the last token are neighbours. Beyond a pole or the edge of a
 region, the token on it stands once more.
@@ -38,7 +39,7 @@ class Overlap(nn.Module):
     inside
         Rows and columns of tokens that hold data, others lie beyond the edge; None: all.
     smooth
-        Smooth what comes out.
+        Smooth what comes out along columns.
     """
 
     def __init__(
@@ -59,28 +60,29 @@ class Overlap(nn.Module):
         batch, rows, columns, _ = tokens.shape
         high, wide = (rows, columns) if self._inside is None else self._inside
         x = self.coefficients(tokens).reshape(batch, rows, columns, 2, 2, -1)
-        x = self._finer(x[:, :, :, 0], x[:, :, :, 1], 1, high, circle=False)
-        return self._finer(x[..., 0, :], x[..., 1, :], 2, wide, circle=self._periodic)
+        x = _finer(x[:, :, :, 0], x[:, :, :, 1], 1, high, circle=False)
+        x = _finer(x[..., 0, :], x[..., 1, :], 2, wide, circle=self._periodic)
+        return _smoothed(x, 2, 2 * wide, circle=self._periodic) if self._smooth else x
 
-    def _finer(
-        self, value: Tensor, slope: Tensor, axis: int, inside: int, *, circle: bool
-    ) -> Tensor:
-        """Return the points, twice as many along ``axis``, of tokens by their value at the centre
-        and their slope a point; tokens from ``inside`` on lie beyond the edge.
-        """
-        # What a token gives to the nearest point of the token before it, and of that behind it.
-        back, on = 0.25 * value - 0.375 * slope, 0.25 * value + 0.375 * slope
-        half = 0.5 * value
-        first = half + back + _before(on, axis, 1, circle=circle)
-        second = half + on + _behind(back, axis, 1, inside, circle=circle)
-        x = torch.stack([first, second], axis + 1).flatten(axis, axis + 1)
-        if not self._smooth:
-            return x
-        near, far = (
-            _before(x, axis, by, circle=circle) + _behind(x, axis, by, 2 * inside, circle=circle)
-            for by in (1, 3)
-        )
-        return 0.5 * x + 0.28125 * near - 0.03125 * far
+
+def _finer(value: Tensor, slope: Tensor, axis: int, inside: int, *, circle: bool) -> Tensor:
+    """Return the points, twice as many along ``axis``, of tokens by their value at the centre and
+    their slope a point; tokens from ``inside`` on lie beyond the edge.
+    """
+    # What a token gives to the nearest point of the token before it, and of that behind it.
+    back, on = 0.25 * value - 0.375 * slope, 0.25 * value + 0.375 * slope
+    half = 0.5 * value
+    first = half + back + _before(on, axis, 1, circle=circle)
+    second = half + on + _behind(back, axis, 1, inside, circle=circle)
+    return torch.stack([first, second], axis + 1).flatten(axis, axis + 1)
+
+
+def _smoothed(x: Tensor, axis: int, inside: int, *, circle: bool) -> Tensor:
+    near, far = (
+        _before(x, axis, by, circle=circle) + _behind(x, axis, by, inside, circle=circle)
+        for by in (1, 3)
+    )
+    return 0.5 * x + 0.28125 * near - 0.03125 * far
 
 
 def _before(x: Tensor, axis: int, by: int, *, circle: bool) -> Tensor:

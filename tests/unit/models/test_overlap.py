@@ -52,10 +52,7 @@ def test_it_is_the_sum_over_tokens_of_blended_patches(
 ) -> None:
     module, x = overlap(periodic=periodic, smooth=smooth), tokens(rows, columns)
     c = module.coefficients(x).reshape(2, rows, columns, 2, 2, 2)
-    maps = [
-        along(size, circle=circle, smooth=smooth)
-        for size, circle in ((rows, False), (columns, periodic))
-    ]
+    maps = along(rows, circle=False), along(columns, circle=periodic, smooth=smooth)
     expected = torch.einsum("yri,xcj,brcijd->byxd", *maps, c)
     torch.testing.assert_close(module(x), expected, rtol=1e-13, atol=1e-14)
 
