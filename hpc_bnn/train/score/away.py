@@ -12,7 +12,7 @@ from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.old_options import with_old_options
 
 MAY_CHANGE = (
-    *("data.", "evaluation.", "forecast."),
+    *("data.", "evaluation.", "forecast.", "perturb"),
     *("model.name", "posterior.predict_samples", "train.batch_size", "train.device"),
 )
 
