@@ -229,7 +229,8 @@ def _noted(path: Path, plan: ForecastPlan) -> NDArray[np.bool_]:
     _require_partial(partial, plan)
     with partial.open("rb") as file:
         file.seek(plan.end)
-        return np.frombuffer(file.read(), "S1") == WRITTEN
+        noted: NDArray[np.bool_] = np.frombuffer(file.read(), "S1") == WRITTEN
+        return noted
 
 
 def _where(plan: ForecastPlan, start: int, member: int, lead: int) -> str:
