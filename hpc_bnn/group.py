@@ -59,6 +59,13 @@ class Group(Protocol):
         with that of rank 0. However large it is, it takes no memory but its own.
         """
 
+    def gather_tensor(self, x: Tensor, *, name: str) -> Tensor | None:
+        """Collective: return (size, ...) with ``x``, contiguous on the host and of the same shape
+        on every rank, of each rank in rank order: on rank 0, None elsewhere.
+        """
+        everyone = self.all_gather(x.unsqueeze(0), name=name)
+        return everyone if self.rank == 0 else None
+
     @abstractmethod
     def gather(self, value: T, *, name: str) -> list[T]:
         """Collective: return the value of every rank, in rank order."""

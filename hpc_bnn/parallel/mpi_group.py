@@ -108,6 +108,12 @@ class MPIGroup(Group):
     def broadcast_tensor(self, x: Tensor, *, name: str) -> None:
         self._send(x.view(-1).view(torch.uint8).numpy(), 0, name)
 
+    def gather_tensor(self, x: Tensor, *, name: str) -> Tensor | None:
+        everyone = x.new_empty((self.size, *x.shape)) if self.rank == 0 else None
+        received = None if everyone is None else everyone.numpy()
+        self._finish(self.comm.Igather(x.numpy(), received, root=0), name)
+        return everyone
+
     def gather(self, value: T, *, name: str) -> list[T]:
         mine = np.frombuffer(pickle.dumps(value), dtype=np.uint8)
         sizes = np.empty(self.size, dtype=np.int64)
