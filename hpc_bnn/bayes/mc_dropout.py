@@ -38,6 +38,7 @@ from hpc_bnn.bayes.selection import names_of_linear_maps, refuse_changing_layers
 MaskOwner = Literal["example", "sample"]
 Probability = Annotated[float, Interval(gt=0, lt=1)]
 BLOCK = 1 << 8  # examples of a prediction whose masks are one stream
+REDRAWN = 1 << 16  # samples of a prediction whose masks can be drawn anew, as those of later ones
 
 
 class Dropout(Posterior):
@@ -53,7 +54,8 @@ class Dropout(Posterior):
         ``"example"``: each weight sample drops something else for each example. In a prediction
         these are told apart by their ``positions``, forecasts by their start times. ``"sample"``: a
         weight sample drops the same for all examples, so it is one network. Either way a forecast
-        of many steps, in training and in prediction, drops the same at all of them.
+        of many steps drops the same at all of them in training, and in prediction unless masks are
+        drawn anew (``forecast.redraw``).
     prior_sigma
         tau, or ``"fan_in"``: ``1 / sqrt(fan_in)`` of each layer. The prior is over the weights of
         linear, convolution, recurrent and attention layers (``selection``).
@@ -111,9 +113,15 @@ class Dropout(Posterior):
         kind = KeyedDropout if self.masks == "example" else _SampleDropout
         return kind(stream, examples=examples, first_example=first_example)
 
-    def prediction_dropout(self, sample: int, positions: Sequence[int]) -> KeyedDropout:
-        """Return the masks of a prediction of one sample."""
-        stream = Stream(self.seed, Purpose.PREDICTION_DROPOUT, 0, sample)
+    def prediction_dropout(
+        self, sample: int, positions: Sequence[int], redraw: int = 0
+    ) -> KeyedDropout:
+        """Return the masks of a prediction of one sample, drawn anew so many times."""
+        if redraw and sample >= REDRAWN:
+            raise ValueError(
+                f"weight sample {sample}: masks are drawn anew for samples 0 to {REDRAWN - 1}"
+            )
+        stream = Stream(self.seed, Purpose.PREDICTION_DROPOUT, 0, sample + REDRAWN * redraw)
         if self.masks == "sample":
             return _SampleDropout(stream, examples=len(positions), first_example=0)
         return _PredictionDropout(stream, positions)

@@ -64,6 +64,8 @@ class Members(Posterior):
         refuses it, or its weights are such that all members would start as one.
     """
 
+    draws = False
+
     def __init__(
         self,
         module: nn.Module,

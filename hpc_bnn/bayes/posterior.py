@@ -79,9 +79,12 @@ class Posterior(Predictor):
         The weight samples whose rows per-sample parameters hold here: all until ``hold``.
     predicts_collected
         Whether it predicts with what ``collect`` took up, not with the parameters themselves.
+    draws
+        Whether a sample of a prediction is drawn, so that it can be drawn anew, not stored.
     """
 
     predicts_collected: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
 
     def __init__(
         self, module: nn.Module, names: Sequence[str], *, seed: int, members: int | None = None

@@ -45,9 +45,11 @@ class Predictor(Held):
         """Return how many weight samples there are to predict with, at most ``wish``."""
         return wish
 
-    def prediction_dropout(self, sample: int, positions: Sequence[int]) -> KeyedDropout | None:
-        """Return what replaces the dropout of a prediction of one sample for examples in
-        ``positions`` of all that is predicted; None: nothing is dropped.
+    def prediction_dropout(
+        self, sample: int, positions: Sequence[int], redraw: int = 0
+    ) -> KeyedDropout | None:
+        """Return what replaces the dropout of a prediction of one sample, drawn anew so many times,
+        for examples in ``positions`` of all that is predicted; None: nothing is dropped.
         """
         return None
 
@@ -88,11 +90,13 @@ class Predictor(Held):
         return unused
 
     @contextlib.contextmanager
-    def predicting(self, sample: int, positions: Sequence[int]) -> Iterator[KeyedDropout | None]:
+    def predicting(
+        self, sample: int, positions: Sequence[int], redraw: int = 0
+    ) -> Iterator[KeyedDropout | None]:
         """Hold the module as it predicts examples in ``positions`` with one sample: in evaluation
         mode, but for the dropout that a method leaves on.
         """
-        dropout = self.prediction_dropout(sample, positions)
+        dropout = self.prediction_dropout(sample, positions, redraw)
         with self.evaluating(), dropout or contextlib.nullcontext():
             yield dropout
 
@@ -153,19 +157,20 @@ class Predictor(Held):
 
     @torch.no_grad()
     def network(
-        self, sample: int, *, positions: Sequence[int] | None = None
+        self, sample: int, *, positions: Sequence[int] | None = None, redraw: int = 0
     ) -> Callable[[Inputs], Tensor]:
         """Return the network of one sample of ``predict`` as a function (B, ...) -> (B, ...).
 
         Its weights are drawn here, once, for forecasts that apply it many times; whatever else is
-        random in it is the same each time, too.
+        random in it is the same each time, too. ``redraw``: how many times it was drawn before;
+        each is another network, where the method draws (``draws``).
         """
         self._require_layers(self.names)
-        weights = self.sample(self.key(0, (sample,), Purpose.PREDICTION))
+        weights = self.sample(self.key(redraw, (sample,), Purpose.PREDICTION))
 
         @torch.no_grad()
         def run(x: Inputs) -> Tensor:
-            with self.predicting(sample, positions_of(x, positions)):
+            with self.predicting(sample, positions_of(x, positions), redraw):
                 return self.apply_weights(x, weights)[0]
 
         return run

@@ -87,6 +87,7 @@ class SWAG(Members):
 
     collected: Tensor
     predicts_collected = True
+    draws = True
 
     def __init__(
         self,

@@ -2,9 +2,9 @@
 
 from hpc_bnn.config.load import CONFIGS, difference, dump_settings, load_settings
 from hpc_bnn.config.options import check_options, choose
+from hpc_bnn.config.section import Choice
 from hpc_bnn.config.settings import (
     SEED_LIMIT,
-    Choice,
     DataSettings,
     OptimizerSettings,
     Settings,

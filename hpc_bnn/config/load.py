@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hpc_bnn.config.options import IN_QUOTES, lower, needs_quotes
-from hpc_bnn.config.settings import Choice, Settings, SettingsError
+from hpc_bnn.config.section import Choice
+from hpc_bnn.config.settings import Settings, SettingsError
 from hpc_bnn.config.yaml_text import MOST_LEVELS, Dumper, TrapError, parse, read_yaml
 from hpc_bnn.spelling import nearest
 
@@ -181,6 +182,9 @@ def _explained(error: ValidationError, content: object) -> list[tuple[str, str]]
             text = f"unknown key{nearest(path[-1], _fields(path[:-1]))}"
         elif item["type"] == "missing":
             text = "missing"
+        elif item["type"] == "value_error" and _fields(path):
+            # Of several keys of a section: the message names them.
+            text = lower(item["msg"].removeprefix("Value error, "))
         else:
             text = f"= {item['input']!r}: {lower(item['msg'].removeprefix('Value error, '))}"
             text += IN_QUOTES if needs_quotes(item) else ""
@@ -212,9 +216,9 @@ def _fields(path: Sequence[str]) -> list[str]:
     model: Any = Settings
     for part in path:
         field = model.model_fields.get(part)
-        if field is None or not inspect.isclass(field.annotation):
+        model = None if field is None else field.annotation
+        if not (inspect.isclass(model) and issubclass(model, BaseModel)):
             return []
-        model = field.annotation
     return list(model.model_fields)
 
 

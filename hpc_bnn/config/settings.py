@@ -4,12 +4,10 @@ The sections ``posterior``, ``model``, ``loss``, ``data`` and ``optimizer`` choo
 ``name``; their other keys are the keyword arguments of what was chosen (``options``).
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -19,9 +17,10 @@ from pydantic import (
     model_validator,
 )
 
+from hpc_bnn.config.forecast_settings import ForecastSettings
+from hpc_bnn.config.posterior_settings import PosteriorSettings
+from hpc_bnn.config.section import Choice, Section
 from hpc_bnn.config.values import Rollout, Seconds, Switch
-
-log = logging.getLogger(__name__)
 
 SEED_LIMIT = 1 << 48
 
@@ -34,24 +33,7 @@ class SettingsError(ValueError):
         super().__init__("\n".join(problems))
 
 
-class _Section(BaseModel):
-    # Strict: no number is made of a text, and no 1 sample of ``true``.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Choice(_Section):
-    """A section whose further keys belong to what ``name`` chooses."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The further keys."""
-        return dict(self.model_extra or {})
-
-
-class GridSettings(_Section):
+class GridSettings(Section):
     """How the ranks are laid out."""
 
     mode: Literal["local", "sample", "data", "hybrid", "auto"] = Field(
@@ -75,40 +57,6 @@ class GridSettings(_Section):
                 f"mode = auto chooses sample_ranks, which is {self.sample_ranks}; leave one out"
             )
         return self
-
-
-class PosteriorSettings(Choice):
-    """The distribution of the weights."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
-    name: str = Field("gaussian", description="the method; its options are further keys")
-    samples: PositiveInt = Field(8, description="K, weight samples per step over the whole grid")
-    samples_per_pass: PositiveInt = Field(
-        1, description="samples in one forward pass by vmap; 1 keeps memory at one network"
-    )
-    keep_graphs: bool = Field(
-        False,
-        description="joint losses: hold the graphs of all own samples instead of running each "
-        "twice: faster, memory of all own samples",
-    )
-    kl_weight: NonNegativeFloat = Field(1.0, description="factor of the KL in the objective")
-    kl_warmup_steps: NonNegativeInt = Field(0, description="steps over which the KL is faded in")
-    predict_samples: PositiveInt = Field(64, description="weight samples of a prediction")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _old_name(cls, content: object) -> object:
-        """Read ``method``, the word of version 0.1 for ``name``."""
-        if not isinstance(content, dict) or "method" not in content:
-            return content
-        method = content["method"]
-        if content.get("name", method) != method:
-            raise ValueError(
-                f"name = {content['name']!r} and method = {method!r}: method is what version 0.1 "
-                "called name; leave it out"
-            )
-        log.info("posterior.method is called posterior.name now; both are read")
-        return {key: value for key, value in content.items() if key != "method"} | {"name": method}
 
 
 class LossSettings(Choice):
@@ -144,7 +92,7 @@ class DataSettings(Choice):
     )
 
 
-class TrainSettings(_Section):
+class TrainSettings(Section):
     """The training loop."""
 
     steps: NonNegativeInt = Field(0, description="steps to train; 0: by epochs")
@@ -199,6 +147,11 @@ class TrainSettings(_Section):
         0, description="steps between checkpoints; 0: at the end"
     )
     keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints that are kept")
+    mtbf_hours: PositiveFloat = Field(
+        4000.0,
+        description="hours between two failures of one node, on average, from which the interval "
+        "between checkpoints follows that summary.json and the log suggest",
+    )
     validate_every: NonNegativeInt = Field(
         0, description="steps between validations; 0: at the end"
     )
@@ -259,7 +212,7 @@ class OptimizerSettings(Choice):
     name: str = Field("adam", description="the optimizer; its options are further keys")
 
 
-class EvaluationSettings(_Section):
+class EvaluationSettings(Section):
     """Scores of the test split: how weather is forecast for them, how series are recalibrated."""
 
     recalibrate: Literal["none", "conformal"] = Field(
@@ -279,7 +232,7 @@ class EvaluationSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything that determines a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)  # sections come as dicts
@@ -295,4 +248,5 @@ class Settings(_Section):
         None, description="left out: Adam, or what the posterior brings"
     )
     train: TrainSettings
+    forecast: ForecastSettings = ForecastSettings()  # type: ignore[call-arg]
     evaluation: EvaluationSettings = EvaluationSettings()  # type: ignore[call-arg]

@@ -6,7 +6,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -52,6 +53,37 @@ def find_model(name: str) -> Callable[..., nn.Module]:
         raise ValueError(f"{where}: {path} is not {CALLED}")
     model: Callable[..., nn.Module] = found
     return model
+
+
+def make_network(
+    name: str, shapes: Sequence[tuple[int, ...]], options: Mapping[str, Any]
+) -> nn.Module:
+    """Return the network for shapes of one example's input and output.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, or making a user's own fails; it says in which line.
+    """
+    model = find_model(name)
+    if not is_path(name):
+        return model(*shapes, **options)
+    try:
+        network = model(*shapes, **options)
+    except Exception as error:  # code of a user
+        frames = traceback.extract_tb(error.__traceback__)
+        file = sys.modules[name.partition(":")[0]].__file__
+        *_, last = [each for each in frames if each.filename == file] or frames
+        where, kind = f"{last.filename}, line {last.lineno}", type(error).__name__
+        raise ValueError(
+            f"model.name = {name!r}: making it for {' -> '.join(map(str, shapes))} failed at "
+            f"{where}: {kind}: {error}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"model.name = {name!r}: expected a torch.nn.Module, got {type(network).__name__}"
+        )
+    return network
 
 
 def _imported(name: str, module_name: str) -> Any:

@@ -61,7 +61,7 @@ def toy_settings(folder: Path, **changes: dict[str, Any]) -> dict[str, Any]:
     made = {key: dict(part) if isinstance(part, dict) else part for key, part in SETTINGS.items()}
     made["data"]["path"] = str(folder)
     for section, keys in changes.items():
-        made[section] = {**made[section], **keys}
+        made[section] = {**made.get(section, {}), **keys}
     return made
 
 
@@ -76,7 +76,8 @@ def toy_trained(folder: Path, source: Source, **changes: dict[str, Any]) -> Trai
 
 
 def forecast_by_hand(trained: Trained, starts: Tensor, steps: int, *, members: int) -> Tensor:
-    """Return the members (M, L, B, C, H, W) in physical units and float64, by ``predict`` alone."""
+    """Return the members (M, L, B, C, H, W) in physical units and float64, by ``predict``,
+    or ``network`` of redrawn samples, alone."""
     posterior, loss, fields = (
         trained.parts.posterior,
         trained.parts.loss,
@@ -93,7 +94,11 @@ def forecast_by_hand(trained: Trained, starts: Tensor, steps: int, *, members: i
         for lead in range(steps):
             forcing = fields.record.forcing(starts + lead * STEP_HOURS * 3600)
             x = torch.cat([*past, forcing], 1).to(dtype)
-            mean, sigma = loss.forecast(posterior.predict(x, samples=1, first=member))
+            if trained.settings.forecast.redraw == "each_step":
+                output = posterior.network(member, redraw=lead)(x)[None]
+            else:
+                output = posterior.predict(x, samples=1, first=member)
+            mean, sigma = loss.forecast(output)
             tendency = mean[0].double()
             for b, start in enumerate(starts.tolist() if sigma is not None else ()):
                 key = start // 3600 + 719_162 * 24

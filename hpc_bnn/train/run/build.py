@@ -25,10 +25,11 @@ from hpc_bnn.data.sharding import steps_per_epoch
 from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.models import MODELS
-from hpc_bnn.models.find import find_model
+from hpc_bnn.models.find import find_model, make_network
 from hpc_bnn.models.normalised import NormalisedWindows
 from hpc_bnn.parallel.engines import check_engine
 from hpc_bnn.train.run.build_loss import build_loss
+from hpc_bnn.train.run.forecast_choices import forecast_problems
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
 from hpc_bnn.train.run.window_option import with_normalization
 from hpc_bnn.train.step.settings import StepSettings
@@ -111,12 +112,7 @@ def check_choices(settings: Settings, origin: str) -> None:
         problems += (
             [wrong] if wrong else check_options("data.transform", AUGMENTATIONS[name], transform)
         )
-    longest, data = settings.train.longest_rollout, settings.data.name
-    if longest > 1 and data in DATA_SETS and not _takes(data_set(data), "rollout"):
-        problems.append(
-            f"train.rollout = {settings.train.rollout}: data.name = {data!r} has no states to step "
-            "forward; leave it out, or choose a data set of fields"
-        )
+    problems += forecast_problems(settings)
     if problems:
         raise SettingsError([f"{origin}: {problem}" for problem in problems])
 
@@ -132,9 +128,12 @@ def _problems_of_path(settings: Settings) -> list[str]:
     return check_options("model", model, chosen.options, given=given, beside=keys)
 
 
-def _model(settings: Settings) -> Callable[..., torch.nn.Module]:
+def _network(settings: Settings, source: Source, loss: Loss) -> torch.nn.Module:
+    chosen = settings.model
+    shapes = source.input_shape, loss.output_shape(source.output_shape)
     try:
-        return find_model(settings.model.name)
+        facts = _facts(settings, find_model(chosen.name), source)
+        return make_network(chosen.name, shapes, {**chosen.options, **facts})
     except ValueError as error:
         raise SettingsError([str(error)]) from error
 
@@ -207,9 +206,7 @@ def build(settings: Settings, source: Source) -> Parts:
     """Make the parts; initial weights depend on the seed only."""
     loss = build_loss(settings, source)
     torch.manual_seed(settings.seed)
-    model = _model(settings)
-    options = {**settings.model.options, **_facts(settings, model, source)}
-    network = model(source.input_shape, loss.output_shape(source.output_shape), **options)
+    network = _network(settings, source, loss)
     if source.window is not None and source.window.normalize != "training":
         history, channels = source.window.history, source.window.channels
         last = source.window.normalize == "window_last"

@@ -58,6 +58,10 @@ class Durations:
         """Return the seconds of all steps in some parts, of ``PARTS``."""
         return math.fsum(self._sums[part] for part in parts)
 
+    def mean(self) -> float:
+        """Return the mean of all steps with their waits for data, NaN where no step counts."""
+        return self.sum(*PARTS) / self.count if self.count else math.nan
+
     def median(self, part: str) -> float:
         """Return the median of a part, NaN where no step counts."""
         seconds = self._kept()[:, PARTS.index(part)].tolist()

@@ -18,7 +18,7 @@ RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
     "train.keep_best", "train.patience", "train.judge_by", "train.profile", "train.capture",
-    "train.compile", "train.track",
+    "train.compile", "train.track", "train.mtbf_hours",
     "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
 RESUMABLE_PREFIXES = ("grid.", "evaluation.", "posterior.keep_")

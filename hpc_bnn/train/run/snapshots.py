@@ -39,8 +39,9 @@ class Snapshots:
         # At the start: a checkout may change while its code runs.
         self._versions = versions() if world.is_first else {}
 
-    def save(self, step: int, *, steps_per_epoch: int, best: bool = False) -> None:
-        """Collective: write a checkpoint on world rank 0; a failure ends every rank.
+    def save(self, step: int, *, steps_per_epoch: int, best: bool = False) -> int:
+        """Collective: write a checkpoint on world rank 0 and return its bytes; a failure ends every
+        rank.
 
         best: that of the best validation, which stays beside the newest ones.
         """
@@ -48,16 +49,18 @@ class Snapshots:
         # One sample axis has all of it.
         state = None if self._world.grid.data_rank else self._gathered(step, epoch, cursor)
 
-        def write() -> Path:
+        def write() -> int:
             assert state is not None
             require_finite(self._parts.posterior, state)
             folder, own = self._folder.checkpoints, self._folder.require_own
             if best:
-                return checkpoint.write(folder / checkpoint.BEST, state, require_own=own)
-            keep = self._settings.train.keep_checkpoints
-            return checkpoint.save(folder, state, keep=keep, require_own=own)
+                path = checkpoint.write(folder / checkpoint.BEST, state, require_own=own)
+            else:
+                keep = self._settings.train.keep_checkpoints
+                path = checkpoint.save(folder, state, keep=keep, require_own=own)
+            return path.stat().st_size
 
-        self._world.all_ranks.on_first(write, name="checkpoint")
+        return self._world.all_ranks.on_first(write, name="checkpoint")
 
     def _gathered(self, step: int, epoch: int, cursor: int) -> Checkpoint:
         """Collective over the sample axis: return the checkpoint of this moment."""

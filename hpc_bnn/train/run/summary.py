@@ -17,6 +17,7 @@ from hpc_bnn.files import write_json
 from hpc_bnn.group import Reduction
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
+from hpc_bnn.train.run.checkpoint_cost import CheckpointCost
 from hpc_bnn.train.run.durations import DATA, Durations
 from hpc_bnn.train.run.energy import Energy, total
 from hpc_bnn.train.run.folder import RunFolder
@@ -70,6 +71,7 @@ class Course:
     loss: of the last step of this process.
     energy: what the meter of this rank read.
     bytes_read: what the batches took of files, in the chunks that these are stored in.
+    checkpoints: what they cost; the same on every rank but for a moment.
     """
 
     steps: int
@@ -77,6 +79,7 @@ class Course:
     durations: Durations
     energy: Energy | None
     bytes_read: int
+    checkpoints: CheckpointCost
 
 
 def write_summary(
@@ -103,7 +106,10 @@ def write_summary(
     if final_loss is None:
         final_loss = all_ranks.on_first(lambda: last_loss(folder.metrics), name="last loss")
     figures = _figures(world, course)  # before the checksum, which takes memory
-    examples_per_s = settings.train.batch_size / figures.pop("step_and_wait_s")
+    step_s = figures.pop("step_and_wait_s")
+    examples_per_s = settings.train.batch_size / step_s
+    if course.checkpoints.measured > 1:  # the first was logged alone
+        course.checkpoints.log(step_s=step_s, every=settings.train.checkpoint_every)
     data = {
         "bytes_read": figures.pop("bytes_read"),
         "wait_share": figures["data_wait_share"],
@@ -133,6 +139,7 @@ def write_summary(
         **({"diagnostics": diagnostics} if diagnostics else {}),
         "versions": all_ranks.on_first(versions, name="versions"),
         "data": data,
+        "checkpoints": course.checkpoints.figures(step_s=step_s),
         "restarts": len(restarts),
         "lost_steps": sum(row["lost_steps"] for row in restarts),
     }

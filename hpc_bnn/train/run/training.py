@@ -12,6 +12,7 @@ from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
 from hpc_bnn.train.run.build import Parts, step_settings
+from hpc_bnn.train.run.checkpoint_cost import CheckpointCost
 from hpc_bnn.train.run.energy import Energy, EnergyMeter
 from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
@@ -52,6 +53,7 @@ class Training:
         self._validations = Validations(settings, world, folder, parts, self._record)
         self._saved = 0  # steps of the newest checkpoint
         training = settings.train
+        self._cost = CheckpointCost(mtbf_hours=training.mtbf_hours, nodes=world.num_nodes)
         self._batches = Batches(
             parts.source.train,
             batch_size=training.batch_size,
@@ -174,6 +176,7 @@ class Training:
                 self._record.durations,
                 energy,
                 feed.bytes_read,
+                self._cost,
             ),
             validation=validation,
             validation_units=self._parts.source.score_units,
@@ -198,8 +201,14 @@ class Training:
     def _write_checkpoint(self, done: int, *, best: bool = False) -> None:
         began = time.perf_counter()
         self._record.flush()
-        self._snapshots.save(done, steps_per_epoch=self._batches.steps_per_epoch, best=best)
-        self._stop.note_checkpoint(time.perf_counter() - began)
+        size = self._snapshots.save(done, steps_per_epoch=self._batches.steps_per_epoch, best=best)
+        seconds = time.perf_counter() - began
+        self._stop.note_checkpoint(seconds)
+        self._cost.add(seconds, size)
+        if self._cost.measured == 1:
+            self._cost.log(
+                step_s=self._record.durations.mean(), every=self._settings.train.checkpoint_every
+            )
 
     def _validates_after(self, done: int) -> bool:
         return done == self._total or _due(done, self._settings.train.validate_every)

@@ -21,7 +21,7 @@ from hpc_bnn.fields.forecast_file import (
     require_writable,
 )
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.rollout import DEFAULT_HOURS, HOUR_S, Rollout, noise_keys
+from hpc_bnn.train.score.rollout import DEFAULT_HOURS, DRAWN, HOUR_S, Rollout
 from hpc_bnn.train.score.trained import Trained
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,10 @@ def forecast(
         )
     sources = () if trained.parts.source.fields is None else trained.parts.source.fields.files
     world.all_ranks.on_first(lambda: require_writable(path, sources), name="output")
-    rollout = world.all_ranks.together(lambda: Rollout(trained.parts, world.device), name="rollout")
+    redraw = trained.settings.forecast.redraw
+    rollout = world.all_ranks.together(
+        lambda: Rollout(trained.parts, world.device, redraw=redraw), name="rollout"
+    )
     fields, starts = rollout.fields, torch.tensor([start_s])
     first = world.all_ranks.together(lambda: rollout.history(starts), name="start of the forecast")
     lead_hours = [fields.step_hours * (lead + 1) for lead in range(steps)]
@@ -134,10 +137,10 @@ def forecast(
     def write() -> None:
         with ForecastFile(path, present=present) as file:
             for member in own.tolist():
-                network = trained.parts.posterior.network(member, positions=noise_keys(starts))
+                networks = rollout.networks(member, starts)
                 history = first
                 for lead in range(steps):
-                    history = rollout.advance(history, starts, lead, member, network)
+                    history = rollout.advance(history, starts, lead, member, networks(lead))
                     state = fields.physical(history[0, -1]).to(torch.float32)
                     file.write(member, lead, state.cpu().numpy())
                     if lead in leads:
@@ -194,6 +197,7 @@ def _spread_out(steps: int) -> tuple[int, ...]:
 
 
 def _attributes(trained: Trained) -> dict[str, str]:
+    kept = DRAWN[trained.settings.forecast.redraw]
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     source = trained.parts.source
     return {
@@ -202,6 +206,6 @@ def _attributes(trained: Trained) -> dict[str, str]:
         f"{trained.step} training steps on {source.name}",
         "history": f"{now} UTC: hpc_bnn {hpc_bnn.__version__} forecast, torch "
         f"{torch.__version__}, numpy {np.__version__}",
-        "comment": "each member is one sample of the weights, kept through the forecast",
+        "comment": f"each member is one sample of the weights, {kept}",
         "config": dump_settings(trained.settings),
     }

@@ -5,9 +5,10 @@
 At points that never have a value every normalised state is 0, as in training. States are sums of
 many steps: they are held in float32 at least, whatever the network runs in.
 
-A member is one weight sample, kept through the whole forecast, and where the loss has an
-observation noise, a draw of that noise at every step, keyed by start time, member and lead time. So
-a member is the same wherever it is computed.
+A member is one weight sample, kept through the whole forecast or drawn anew at every step, and
+where the loss has an observation noise, a draw of that noise at every step. All of it is keyed by
+member and lead time, what belongs to examples by their start time, too. So a member is the same
+wherever it is computed.
 
 Letters: B start times, h states of the history, C channels, F forcing channels, H latitude, W
 longitude.
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.noise import Purpose, Stream, normals
+from hpc_bnn.config.forecast_settings import Redraw
 from hpc_bnn.data.source import Fields
 from hpc_bnn.train.run.build import Parts
 
@@ -27,19 +29,25 @@ HOUR_S = 3600
 DEFAULT_HOURS = 120  # of a forecast: five days
 HOURS_BEFORE_1970 = 17_259_888  # since the year 0001: keys of noise are not negative
 
+DRAWN: dict[Redraw, str] = {
+    "never": "kept through the forecast",
+    "each_step": "drawn anew at every step",
+}
+
 Network = Callable[[Tensor], Tensor]
 
 
 class Rollout:
     """Reads states and steps them forward, all of them normalised."""
 
-    def __init__(self, parts: Parts, device: torch.device) -> None:
+    def __init__(self, parts: Parts, device: torch.device, *, redraw: Redraw = "never") -> None:
         if parts.source.fields is None:
             raise ValueError(
                 f"{parts.source.name}: forecasts are rolled out on data sets of fields only"
             )
         self.fields: Fields = parts.source.fields
         self._posterior, self._loss, self._device = parts.posterior, parts.loss, device
+        self._redraw = redraw
         self._network_dtype = next(parts.posterior.parameters()).dtype
         self._dtype = torch.promote_types(self._network_dtype, torch.float32)
         ratio = self.fields.tendency_std / self.fields.state_std
@@ -77,6 +85,16 @@ class Rollout:
         back = range(self.fields.history)
         newest_first = [self.states(starts - k * self.step_s) for k in back]
         return torch.stack(newest_first[::-1], 1)
+
+    def networks(self, member: int, starts: Tensor) -> Callable[[int], Network]:
+        """Return which network steps a member from start times (B,) forward, by the steps made so
+        far. What is drawn once is drawn here.
+        """
+        positions = noise_keys(starts)
+        if self._redraw == "each_step":
+            return lambda lead: self._posterior.network(member, positions=positions, redraw=lead)
+        kept = self._posterior.network(member, positions=positions)
+        return lambda _: kept
 
     def advance(
         self, history: Tensor, starts: Tensor, lead: int, member: int, network: Network

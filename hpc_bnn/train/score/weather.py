@@ -18,7 +18,7 @@ from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.rollout import DEFAULT_HOURS, HOUR_S, Rollout, noise_keys
+from hpc_bnn.train.score.rollout import DEFAULT_HOURS, HOUR_S, Rollout
 from hpc_bnn.train.score.scoring import examples_at_once
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.verify.climatology import Climatology, HarmonicSums, harmonics
@@ -75,7 +75,8 @@ def score_weather(
     ValueError
         If the test split has no forecast of as many steps as asked for.
     """
-    settings, rollout = trained.settings, Rollout(trained.parts, world.device)
+    settings = trained.settings
+    rollout = Rollout(trained.parts, world.device, redraw=settings.forecast.redraw)
     fields, members = rollout.fields, trained.predict_samples
     starts, steps = _starts(
         fields.test_times, rollout.step_s, settings.evaluation.steps, settings.evaluation.starts
@@ -104,7 +105,7 @@ def score_weather(
 
     def score() -> None:
         for i, part in enumerate(torch.split(own, size) if len(own) else ()):
-            pictures.extend(_score(trained, rollout, tally, climatology, part, steps, wanted))
+            pictures.extend(_score(rollout, tally, climatology, part, steps, wanted))
             log.info("forecast %d of %d start times of this rank", i * size + len(part), len(own))
 
     world.all_ranks.together(score, name="forecasts")
@@ -115,7 +116,6 @@ def score_weather(
 
 
 def _score(
-    trained: Trained,
     rollout: Rollout,
     tally: WeatherTally,
     climatology: Climatology,
@@ -124,7 +124,7 @@ def _score(
     drawn: Drawn,
 ) -> list[Picture]:
     """Forecast from start times (B,) and add the scores; return what is to be drawn of them."""
-    posterior, physical = trained.parts.posterior, rollout.fields.physical
+    physical = rollout.fields.physical
     first = rollout.history(starts)
     histories = [first] * tally.members
     persistence = physical(first[:, -1]).cpu()
@@ -132,7 +132,7 @@ def _score(
     pictures = []
     for lead in range(steps):
         for member in range(tally.members):
-            network = posterior.network(member, positions=noise_keys(starts))
+            network = rollout.networks(member, starts)(lead)
             histories[member] = rollout.advance(histories[member], starts, lead, member, network)
         valid = starts + (lead + 1) * rollout.step_s
         members = torch.stack([physical(history[:, -1]).cpu() for history in histories])

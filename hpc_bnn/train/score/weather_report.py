@@ -32,6 +32,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
         "step": trained.step,
         "members": trained.predict_samples,
         "ema": trained.settings.train.ema,
+        "redraw": trained.settings.forecast.redraw,
         "starts": len(scored.starts),
         "first_start": time_text(int(scored.starts[0])),
         "last_start": time_text(int(scored.starts[-1])),

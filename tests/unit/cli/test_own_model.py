@@ -75,6 +75,40 @@ def test_what_is_no_network_says_what_to_do(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("self.last =", "self.last = 1 / 0 #"), "line 10: ZeroDivisionError: division by zero"),
+        (("torch.nn.Linear(width", "torch.nn.Linear(-width"), ", line 10: RuntimeError: "),
+        (("super().__init__()", "pass"), ", line 9: AttributeError: cannot assign module"),
+    ],
+)
+def test_where_making_it_fails_is_told(
+    module: str,
+    tmp_path: Path,
+    change: tuple[str, str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = tmp_path / f"{module}.py"
+    own.write_text(NET.replace(*change), encoding="utf-8")
+    assert hpc_bnn("train", config(tmp_path, name=f"{module}:Net"), "--run", "run") == 2
+    error = capsys.readouterr().err
+    assert f"model.name = '{module}:Net': making it for (" in error
+    assert f"failed at {own}" in error
+    assert told in error
+    assert "Traceback" not in error
+
+
+def test_what_is_made_must_be_a_module(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "def Net(shape_in, shape_out):\n    return 3\n"
+    (tmp_path / f"{module}.py").write_text(text, encoding="utf-8")
+    assert hpc_bnn("train", config(tmp_path, name=f"{module}:Net"), "--run", "run") == 2
+    assert "expected a torch.nn.Module, got int" in capsys.readouterr().err
+
+
 def test_its_options_are_checked_against_its_signature(
     module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

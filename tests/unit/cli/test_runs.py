@@ -132,6 +132,26 @@ def test_summary(finished: Path) -> None:
     assert summary["parameter_checksum"]["sum_of_squares"] == pytest.approx(squares, rel=1e-12)
 
 
+def test_summary_and_log_tell_what_a_checkpoint_costs(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = read_json(finished / "summary.json")["checkpoints"]
+    newest = finished / "checkpoints" / "step-00000006.pt"
+    assert (found["measured"], found["bytes"]) == (3, newest.stat().st_size)
+    assert (found["mtbf_hours"], found["cost_s"] > 0) == (4000.0, True)
+    assert found["suggested_interval_s"] == pytest.approx(
+        math.sqrt(2 * found["cost_s"] * 4000 * 3600)
+    )
+    run, config = tmp_path / "run", settings_of(finished)
+    capsys.readouterr()
+    assert hpc_bnn("train", config, "train.mtbf_hours=1", "--run", run) == 0
+    err = capsys.readouterr().err
+    told = [line for line in err.splitlines() if "a checkpoint takes" in line]
+    assert len(told) == 2  # after the first one, and at the end
+    assert all("if a node fails every 1 h (train.mtbf_hours)" in line for line in told)
+    assert told[0].endswith("; train.checkpoint_every = 2")
+
+
 def test_resolved_settings_and_checkpoint_agree(finished: Path) -> None:
     resolved = yaml.safe_load((finished / "config.yaml").read_text(encoding="utf-8"))
     assert resolved["train"]["reduction"] == "world"

@@ -37,6 +37,8 @@ def test_figures_are_exact(count: int) -> None:
     assert middle == pytest.approx(median(times), rel=1e-14)
     expected = quantiles(times, n=10, method="inclusive")[-1] if len(times) > 1 else times[0]
     assert p90 == pytest.approx(expected, rel=1e-14)
+    wholes = [sum(row.values()) for row in warm]
+    assert durations.mean() == pytest.approx(math.fsum(wholes) / len(warm), rel=1e-12)
     assert durations.sum(*PHASES) == pytest.approx(math.fsum(times), rel=1e-12)
     for part in PARTS:
         assert durations.median(part) == median(row[part] for row in warm)

@@ -35,6 +35,8 @@ PREDICTED: dict[str, Any] = {
     "loss": {"name": "gaussian_nll", "variance": "predicted"},
     "data": {"history": 2},
 }
+ANEW: dict[str, Any] = {**FLOAT32, "forecast": {"redraw": "each_step"}}
+CASES = {"members": FLOAT32, "observation noise and history": PREDICTED, "drawn anew": ANEW}
 ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
 
 
@@ -56,9 +58,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_toy(tmp_path_factory.mktemp("toy"))
 
 
-@pytest.fixture(scope="module", params=["members", "observation noise and history"])
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, folder: Path) -> tuple[dict[str, Any], Source]:
-    changes = FLOAT32 if request.param == "members" else PREDICTED
+    changes = CASES[request.param]
     return changes, toy_source(folder, **changes)
 
 
