@@ -34,7 +34,7 @@ from hpc_bnn.train.run.build import check_choices, resolved
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
-from hpc_bnn.train.run.stop import REQUEUE, SIGNAL, Unfinished
+from hpc_bnn.train.run.stop import REQUEUE, SIGNAL, NotBegun, Unfinished
 from hpc_bnn.verify.score_text import score_lines
 
 T = TypeVar("T")
@@ -105,6 +105,10 @@ def _run(options: argparse.Namespace, all_ranks: Group) -> int:
         code = left.code if isinstance(left.code, int) and 0 < left.code < 256 else BUG
         text = f"a rank's own code left Python in the midst of the command (SystemExit: {left})"
         return fail(all_ranks, Word(f"hpc-bnn {options.command}", text, code))
+    except NotBegun as reason:
+        end_at_once()
+        leave_note(REQUEUE)
+        return fail(all_ranks, Word(f"hpc-bnn {options.command}", str(reason), REQUEUE))
     except KeyboardInterrupt as asked:  # a training that makes steps ends in good order instead
         end_at_once()
         status = asked.status if isinstance(asked, Asked) else INTERRUPTED
@@ -234,7 +238,7 @@ def _leaving(world: World) -> Iterator[None]:
         yield
     except Unfinished:
         # From here on nothing may end a rank before all do: whoever asked may ask again.
-        for number in (SIGNAL, signal.SIGTERM):
+        for number in (SIGNAL, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
         end_at_once()
         if world.is_first:

@@ -32,7 +32,7 @@ from hpc_bnn.parallel.site import (
 from hpc_bnn.spelling import nearest
 
 SIGNAL = signal.SIGUSR2
-ASKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, SIGNAL)
+ASKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, SIGNAL)
 AGAIN_S = 2.0  # between two times that ranks are asked
 LOOK_S = 0.1
 DEAF_S = 60.0  # after which a launcher that never listened is ended
@@ -40,7 +40,7 @@ MOST_PER_CORE = 64  # ranks: a launcher that is to start very many is busy for e
 KILL_S = 5.0  # after a launcher was told to end at once
 INTERRUPTED = 128 + signal.SIGINT
 # A rank ignores the signal until its program listens.
-IGNORING = ("sh", "-c", 'trap "" USR2; exec "$@"', "rank")
+IGNORING = ("sh", "-c", 'trap "" USR1 USR2; exec "$@"', "rank")
 HEAD = "hpc-bnn run: "
 
 

@@ -20,6 +20,8 @@ others go on into their next exchange:
     close      the disk is full when it closes the metrics behind the last step
     killed     the system kills it when it has written the metrics of step 44
     slow       a validation takes a second for each batch
+    reads      it reads its data set for a minute
+    asked      it gets USR1 twice in its fourth step
 """
 
 import contextlib
@@ -42,6 +44,7 @@ from hpc_bnn.cli.program import main
 from hpc_bnn.data import Batches
 from hpc_bnn.parallel.torch_dist import _store as store
 from hpc_bnn.parallel.world import start
+from hpc_bnn.train.run import loop
 from hpc_bnn.train.run.log import Metrics
 from hpc_bnn.train.step.step import Step
 
@@ -128,6 +131,17 @@ def validating() -> None:
     time.sleep(1.0)
 
 
+def reading() -> None:
+    print("reading", flush=True)
+    for _ in range(600):
+        time.sleep(0.1)
+
+
+def asked() -> None:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
 def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
     """Have a fault on some ranks, in the block of a ``with``."""
     fails = str(RANK) in ranks.split(",")
@@ -150,6 +164,8 @@ def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
         "close": lambda: before(Metrics, "close", lambda: fail(FULL), call=1),
         "killed": killed,
         "slow": lambda: before(Gaussian, "predict", validating, call=0),
+        "reads": lambda: before(loop, "read_source", reading, call=1),
+        "asked": lambda: before(Step, "__call__", asked, call=4),
     }
     return provoke[fault]()  # type: ignore[no-any-return]
 

@@ -61,7 +61,7 @@ class Job:
         launch = [*_launcher(), "-n", str(ranks)] if ranks else []
         environment = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
         self._began = time.monotonic()
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [*launch, *python, *map(str, arguments)],
             cwd=cwd,
             env={**DEFAULTS, **environment},
@@ -73,8 +73,8 @@ class Job:
 
     def ranks(self) -> dict[int, int]:
         """Return the process of each world rank, once all have started."""
-        while len(found := _ranks_below(self._process.pid)) < self._ranks:
-            if self._process.poll() is not None:
+        while len(found := _ranks_below(self.process.pid)) < self._ranks:
+            if self.process.poll() is not None:
                 raise AssertionError(f"the job ended early\n{self.wait().text}")
             time.sleep(0.02)
         return found
@@ -82,16 +82,16 @@ class Job:
     def wait(self, limit_s: float = LIMIT_S) -> Ended:
         """Wait for the end; a job that outlives the limit is killed and fails the test."""
         try:
-            out, err = self._process.communicate(timeout=limit_s)
+            out, err = self.process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
-            ranks = _ranks_below(self._process.pid)
-            self._process.kill()
+            ranks = _ranks_below(self.process.pid)
+            self.process.kill()
             for pid in ranks.values():
                 os.kill(pid, signal.SIGKILL)
-            out, err = self._process.communicate()
+            out, err = self.process.communicate()
             raise AssertionError(f"the job hung for {limit_s} s\n{out}\n{err}") from None
         seconds = time.monotonic() - self._began
-        return Ended(self._process.returncode, out, err, seconds)
+        return Ended(self.process.returncode, out, err, seconds)
 
 
 def run(*arguments: str | Path, ranks: int, cwd: Path, aborts: bool = True) -> Ended:

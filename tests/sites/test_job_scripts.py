@@ -97,7 +97,8 @@ def test_what_every_job_needs(job: str, site: str, rendered: dict[str, Path]) ->
     assert f"#SBATCH --ntasks-per-node={shape(site)['gpus']}" in directives
     for cache in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH"):
         assert f'export {cache}="${{{cache}:-$caches/' in text
-    assert 'caches="/tmp/hpc_bnn-$USER-$SLURM_JOB_ID"' in script
+    caches = "$USER-$SLURM_JOB_ID-$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')"
+    assert f'caches="/tmp/hpc_bnn-{caches}"' in script
     cray = site in ("frontier", "lumi_g", "perlmutter")
     assert ("export MPICH_GPU_SUPPORT_ENABLED=0" in script) == cray
     assert "set -u" not in text  # site's module functions read unset variables

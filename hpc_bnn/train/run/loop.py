@@ -45,9 +45,12 @@ def train(
         If another job works in the folder, or it was deleted or taken over meanwhile.
     Unfinished
         If a signal or ``train.max_time`` ended the run early, after a checkpoint.
+    NotBegun
+        If a signal ended it before the first step.
     """
     began = time.monotonic() if began is None else began
-    with Stop(world.all_ranks, max_time_s=settings.train.max_time, began=began) as stop:
+    limit = settings.train.max_time
+    with Stop(world.all_ranks, max_time_s=limit, began=began, at_once=True) as stop:
         return _train(settings, world, folder, stop, auto, resume=resume, began=began)
 
 

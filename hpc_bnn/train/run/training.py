@@ -93,6 +93,7 @@ class Training:
             )
             self._step.step = self._saved = self._resume_point.step if self._resume_point else 0
         first = self._step.step
+        self._stop.note_checkpoint(0.0, step=first)
         if first == 0:
             self.start_from()
         self._validations.begin(first)
@@ -134,6 +135,7 @@ class Training:
                 fetched = time.perf_counter()
                 if step == first:
                     self._all_have_read()
+                    self._stop.begin()
                 with profile.step():
                     self._step(x, y)
                 report = self._step.report
@@ -146,10 +148,12 @@ class Training:
                 done = step + 1
                 progress.log(done, report.loss)
                 # The first batch waits for files to be opened and caches to be filled.
-                self._stop.note_step(time.perf_counter() - (fetched if step == first else began))
+                took = time.perf_counter() - (fetched if step == first else began)
+                self._stop.note_step(took, is_first=step == first)
                 # Asked before a validation: that may take longer than the time that is left.
                 reason = self._stop.due()
-                if reason or done == self._total or _due(done, training.checkpoint_every):
+                ends = bool(reason) or done == self._total
+                if ends or self._stop.is_tight or _due(done, training.checkpoint_every):
                     self._save(done)
                 if reason:
                     raise Unfinished(reason, done=done, total=self._total)
@@ -203,7 +207,7 @@ class Training:
         self._record.flush()
         size = self._snapshots.save(done, steps_per_epoch=self._batches.steps_per_epoch, best=best)
         seconds = time.perf_counter() - began
-        self._stop.note_checkpoint(seconds)
+        self._stop.note_checkpoint(seconds, step=0 if best else done)
         self._cost.add(seconds, size)
         if self._cost.measured == 1:
             self._cost.log(
