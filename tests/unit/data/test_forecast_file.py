@@ -423,5 +423,8 @@ def test_points_without_values_are_missing(path: Path) -> None:
 
 def test_headers_of_every_length_are_made() -> None:
     """The library reads files in memory by blocks, and fails where a block is cut off."""
-    heads = [len(plan_of({"config": "x" * length}).head) for length in range(0, 9000, 60)]
+    one = VARIABLES[:1]
+    heads = [
+        len(plan_of({"config": "x" * length}, variables=one).head) for length in range(0, 4200, 20)
+    ]
     assert heads == sorted(heads)
