@@ -11,8 +11,9 @@ from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
 from hpc_bnn.parallel.launcher import node_name, split_by_node
 from hpc_bnn.train.plan.estimate import GIB, host_bytes, largest, told, verdict
+from hpc_bnn.train.plan.forecast_memory import forecast_line, forecast_memory
 from hpc_bnn.train.plan.step_time import step_time, told_time
-from hpc_bnn.train.run.build import read_source
+from hpc_bnn.train.run.build import build, read_source
 
 
 def estimate_command(
@@ -33,6 +34,9 @@ def estimate_command(
         lines.insert(0, f"grid.mode = auto may choose {every}; of these, what needs most:")
     capacity = _capacity(options.device_memory, gpu=gpu, on_gpu=on_gpu, per_node=per_node)
     line, fits = verdict(found, gpu=gpu, capacity=capacity)
+    if source.fields is not None:
+        found_there = forecast_memory(build(settings, source), settings, source.fields)
+        line = f"{line}\n{forecast_line(found_there)}"
     times = _times(settings, source, grid, all_ranks, here=fits and gpu == on_gpu)
     return [*lines, line, *times], 0 if fits else 1
 

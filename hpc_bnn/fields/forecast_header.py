@@ -27,8 +27,10 @@ from hpc_bnn.fields.forecast_layout import (
 )
 
 CELL = ("member", "lead_time", "latitude", "longitude")
+TIMES = "forecast_reference_time valid_time"
 MEMBER = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
 START = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast"}
+TIME = {"standard_name": "time"}
 VALID = {"standard_name": "time", "long_name": "time of validity"}
 
 
@@ -53,17 +55,19 @@ def describe_cf(forecast: Forecast) -> Description:
         cell = ("time", *CELL)
         coordinates.append(Coordinate("member", ("member",), "i4", MEMBER, members))
         along = [
-            Coordinate("time", ("time",), "f8", START | SINCE, starts),
+            # CF asks that an axis of this name is one of times; what it means is said beside it.
+            Coordinate("time", ("time",), "f8", START | TIME | SINCE, starts),
+            Coordinate("forecast_reference_time", ("time",), "f8", START | SINCE, starts),
             Coordinate("valid_time", ("time", "lead_time"), "f8", VALID | SINCE, valid_s),
         ]
-        times, sizes = "valid_time", {"time": len(starts), "member": forecast.members}
+        sizes = {"time": len(starts), "member": forecast.members}
     else:
         coordinates += [
             Coordinate("forecast_reference_time", (), "f8", START | SINCE, starts[0]),
             Coordinate("valid_time", ("lead_time",), "f8", VALID | SINCE, valid_s[0]),
         ]
         along = [Coordinate("member", ("member",), "i4", MEMBER, members)]
-        times, sizes = "forecast_reference_time valid_time", {"member": forecast.members}
+        sizes = {"member": forecast.members}
     levels = {v.level_hpa for v in forecast.variables if v.level_hpa is not None}
     coordinates += [_pressure(hpa) for hpa in sorted(levels)]
     names = [v.name for v in forecast.variables]
@@ -72,7 +76,7 @@ def describe_cf(forecast: Forecast) -> Description:
         sizes=sizes | {name: len(axis) for name, axis in grid.items()},
         coordinates=coordinates,
         along=along,
-        variables=[FieldVariable(v.name, cell, _attributes(v, times)) for v in forecast.variables],
+        variables=[FieldVariable(v.name, cell, _attributes(v)) for v in forecast.variables],
         places=tuple((name, 0) for name in names),
         flips_rows=False,
     )
@@ -84,12 +88,12 @@ def _pressure(hpa: float) -> Coordinate:
     return Coordinate(name, (), "f8", says | {"positive": "down"}, hpa)
 
 
-def _attributes(variable: FieldChannel, times: str) -> dict[str, Any]:
+def _attributes(variable: FieldChannel) -> dict[str, Any]:
     hpa = variable.level_hpa
     texts = {
         "standard_name": variable.standard_name,
         "long_name": variable.long_name,
         "units": variable.units,
-        "coordinates": times if hpa is None else f"{times} {_pressure(hpa).name}",
+        "coordinates": TIMES if hpa is None else f"{TIMES} {_pressure(hpa).name}",
     }
     return {name: text for name, text in texts.items() if text}

@@ -25,7 +25,8 @@ from hpc_bnn.fields.names import find, split_channel
 
 # The attribute dtype makes xarray read it as a time difference, which it else leaves to its user.
 LEAD = {"standard_name": "forecast_period", "units": "hours", "dtype": "timedelta64[ns]"}
-START = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast"}
+# CF asks that an axis called time is one of times.
+START = {"standard_name": "time", "long_name": "start of the forecast"}
 LEVEL = {"standard_name": "air_pressure", "units": "hPa", "positive": "down", "axis": "Z"}
 NORTH = {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}
 EAST = {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}

@@ -65,6 +65,11 @@ def equal_batches(count: int, most: int) -> tuple[range, ...]:
     return tuple(range(count * i // number, count * (i + 1) // number) for i in range(number))
 
 
+def most_at_once(state_bytes: int) -> int:
+    """Return how many starts go through the network together; state_bytes: of one."""
+    return max(1, min(AT_ONCE, AT_ONCE_BYTES // state_bytes))
+
+
 def deal(
     count: int, members: int, all_ranks: Group, *, state_bytes: int, is_neutral: Trial
 ) -> Turns:
@@ -75,7 +80,7 @@ def deal(
     """
     ranks = all_ranks.size
     # Small sets are spread over all ranks first.
-    most = max(1, min(AT_ONCE, AT_ONCE_BYTES // state_bytes, count * members // ranks))
+    most = max(1, min(most_at_once(state_bytes), count * members // ranks))
     batches = equal_batches(count, most)
     sizes = sorted({len(batch) for batch in batches} - {1})
     if sizes:
