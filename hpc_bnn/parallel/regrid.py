@@ -53,7 +53,7 @@ def choose_layout(
     nodes, ranks_per_node
         What there is; fewer of each may be used.
     mode
-        ``grid.mode``: hybrid S = ranks per node, sample S = world, data S = 1; else it says nothing.
+        ``grid.mode``: hybrid S = ranks per node, sample S = world, data S = 1; else nothing.
     sample_ranks
         The S of before, or the given one, to be kept where it fits.
 
