@@ -126,7 +126,7 @@ def _score(
     """Forecast from start times (B,) and add the scores; return what is to be drawn of them."""
     physical = rollout.fields.physical
     first = rollout.history(starts)
-    histories = [first] * tally.members
+    histories = [rollout.first(first, starts, member) for member in range(tally.members)]
     persistence = physical(first[:, -1]).cpu()
     std = climatology.std * rollout.fields.state_std[:, None, None]
     pictures = []
