@@ -1,7 +1,7 @@
-"""What a fault costs a run on a real Slurm of two nodes on this machine: ``faults.py [--times N]``.
+"""What a fault costs a run on a real Slurm of two nodes on this machine: ``faults.py --times N``.
 
-A run of 2 nodes x 2 ranks meets one fault at a random step: a rank is killed, a node is set down, or
-a node is frozen with all of its ranks (SIGSTOP of its slurmd and everything below it). The table
+A run of 2 nodes x 2 ranks meets one fault at a random step: a rank is killed, a node is set down,
+or a node is frozen with all of its ranks (SIGSTOP of its slurmd and everything below it). The table
 says how many steps were lost, how long it took until the run made a new step in the same
 allocation, and whether the final parameters are those of the undisturbed run.
 
@@ -85,9 +85,9 @@ class Outcome:
 
 
 HEAD = """\
-                                                   seconds until a new step
-                                              from the   from what the   from the   checksum
-fault                  step  lost   grid         fault     script saw      start   differs   requeues\
+                                           seconds until a new step from
+fault                  step  lost   grid             fault  script  start   checksum  requeues
+                                                            saw it          differs\
 """
 
 
