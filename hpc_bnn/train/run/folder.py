@@ -42,6 +42,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.facts_of_run = self.checkpoints / ".run"
         self.evaluation = path / "evaluation.json"
+        self.evaluation_starts = path / "evaluation_starts.nc"
         self.memory = path / "memory.json"
         self.plots = path / "plots"
         self._held: Lock | None = None

@@ -47,9 +47,15 @@ class Snapshots:
 
         best: that of the best validation, which stays beside the newest ones.
         """
-        state = self.gathered(step, steps_per_epoch=steps_per_epoch)
+        # One sample axis has all of it.
+        state = (
+            None
+            if self._world.grid.data_rank
+            else self.gathered(step, steps_per_epoch=steps_per_epoch)
+        )
 
         def write() -> int:
+            assert state is not None
             require_finite(self._parts.posterior, state)
             folder, own = self._folder.checkpoints, self._folder.require_own
             if best:
@@ -117,7 +123,7 @@ class Snapshots:
         """
 
         def read() -> tuple[Path, Checkpoint] | None:
-            return checkpoint.chosen(self._folder.checkpoints, which)
+            return checkpoint.chosen(self._folder.checkpoints, which, moments=False)
 
         whole = (self._parts.posterior, self._parts.loss)
         return take(self._world, read, lambda _: whole)
@@ -135,8 +141,8 @@ class Snapshots:
 
         def read() -> tuple[Path, Checkpoint]:
             if given.is_file():
-                return given, checkpoint.load(given)
-            found = checkpoint.newest_good(RunFolder(given).checkpoints)
+                return given, checkpoint.load(given, moments=False)
+            found = checkpoint.newest_good(RunFolder(given).checkpoints, moments=False)
             if found is None:
                 raise CheckpointError(
                     f"train.start_from = {given}: expected a checkpoint file, or a run folder that "
