@@ -59,6 +59,8 @@ class Purpose(IntEnum):
     PREDICTION_DROPOUT = 13
     FACTOR = 14
     LAPLACE = 15
+    PERTURBATION = 16  # of initial states of forecasts
+    PERTURBED_INPUT = 17  # of training
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from hpc_bnn.bayes import POSTERIORS
 from hpc_bnn.config import Choice, Settings
 from hpc_bnn.config.describe import Key, option_keys, own_key, own_keys, summary
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, data_set
+from hpc_bnn.fields.perturb import GIVEN_TO_PATTERNS, PATTERNS
 from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES
 from hpc_bnn.models import MODELS
@@ -44,6 +45,7 @@ def choices() -> dict[str, tuple[Choices, Collection[str]]]:
         "data": (data, build.GIVEN_TO_DATA),
         "data.transform": (AUGMENTATIONS, ()),
         "optimizer": (OPTIMIZERS, build.GIVEN_TO_OPTIMIZERS),
+        "perturb": (PATTERNS, GIVEN_TO_PATTERNS),
     }
 
 

@@ -1,7 +1,7 @@
 """The settings of a run: what each key means, its type and its default.
 
-The sections ``posterior``, ``model``, ``loss``, ``data`` and ``optimizer`` choose something by
-``name``; their other keys are the keyword arguments of what was chosen (``options``).
+The sections ``posterior``, ``model``, ``loss``, ``data``, ``optimizer`` and ``perturb`` choose
+something by ``name``; their other keys are the keyword arguments of what was chosen (``options``).
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from hpc_bnn.config.forecast_settings import ForecastSettings
+from hpc_bnn.config.perturb_settings import PerturbSettings
 from hpc_bnn.config.posterior_settings import PosteriorSettings
 from hpc_bnn.config.section import Choice, Section
 from hpc_bnn.config.values import Rollout, Seconds, Switch
@@ -249,4 +250,7 @@ class Settings(Section):
     )
     train: TrainSettings
     forecast: ForecastSettings = ForecastSettings()  # type: ignore[call-arg]
+    perturb: PerturbSettings | None = Field(
+        None, description="left out: forecasts begin with the states as they are"
+    )
     evaluation: EvaluationSettings = EvaluationSettings()  # type: ignore[call-arg]

@@ -1,5 +1,6 @@
 """Values of settings in the notations of YAML and Slurm, as what they mean."""
 
+import math
 import re
 from itertools import pairwise
 
@@ -36,6 +37,20 @@ def _rollout(value: object) -> object:
     )
 
 
+def _scale(value: object) -> object:
+    """Return a number, or numbers by name."""
+    numbers = list(value.values()) if isinstance(value, dict) else [value]
+    if numbers and all(
+        isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < math.inf
+        for number in numbers
+    ):
+        return value
+    raise ValueError(
+        "expected a number of at least 0, or such numbers by channel, such as {t2m: 0.1}"
+    )
+
+
 Seconds = BeforeValidator(_seconds)
 Rollout = BeforeValidator(_rollout)
 Switch = BeforeValidator(_switch)
+Scale = BeforeValidator(_scale)

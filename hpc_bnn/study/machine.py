@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -18,6 +19,8 @@ from hpc_bnn.study.software import Finding, probe
 # Prefixes of variables; what launchers tell their ranks is no setting.
 NETWORK = ("NCCL_", "RCCL_", "UCX_", "FI_", "OMPI_MCA_", "PRTE_MCA_", "HOROVOD_", "HDF5_USE")
 NO_SETTINGS = ("PREFIXES", "cpu_type", "initial_wdir", "num_procs", "ess", "PRIVATE")
+# Open MPI 4 hands the key of a job's transports to its ranks.
+SECRET = re.compile(r"SECRET|TOKEN|KEY|PASSW|CREDENTIAL|AUTH|JWT|transports", re.IGNORECASE)
 INFINIBAND = Path("/sys/class/infiniband")
 INTERFACES = Path("/sys/class/net")
 LOW_SPACE_BYTES = 10 << 30
@@ -143,7 +146,7 @@ def _settings() -> str:
     return ", ".join(
         f"{name}={value}"
         for name, value in sorted(os.environ.items())
-        if name.startswith(NETWORK) and not name.endswith(NO_SETTINGS)
+        if name.startswith(NETWORK) and not name.endswith(NO_SETTINGS) and not SECRET.search(name)
     )
 
 

@@ -6,7 +6,8 @@
 # compiled against that torch and that MPI; the package is linked in place, so Python edits need no build.
 set(stamps ${HPC_BNN_ENV}/stamps)   # inside: whoever removes build/env removes them too
 set(requirements ${PROJECT_BINARY_DIR}/requirements.txt)
-set(pip_install ${HPC_BNN_PYTHON} -m pip --disable-pip-version-check install -qq)   # -qq: errors only
+set(pip_install ${HPC_BNN_PYTHON} -m pip --disable-pip-version-check install -qq   # errors only
+  ${HPC_BNN_PIP_SOURCE})
 
 # step(NAME AFTER previous DEPENDS files... COMMENT text COMMANDS COMMAND ... COMMAND ...)
 function(step name)
@@ -37,6 +38,9 @@ if(HPC_BNN_ACCELERATOR STREQUAL "cpu")
   set(HPC_BNN_TRITON "triton==3.7.1; sys_platform == 'linux'")
 endif()
 configure_file(modules/cmake/requirements.txt.in ${requirements} @ONLY)
+if(NOT EXISTS ${stamps}/requirements)   # else nothing is fetched
+  check_packages(${HPC_BNN_BASE_PYTHON} ${requirements})
+endif()
 
 # Another Python, MPI or torch needs an environment from scratch: pip would leave pieces of the old one.
 set(identity ${PROJECT_BINARY_DIR}/environment.txt)
@@ -56,7 +60,7 @@ step(venv DEPENDS ${identity}
 step(torch AFTER venv DEPENDS modules/cmake/check_torch.py
   COMMENT "build/env: ${HPC_BNN_TORCH}, built for ${HPC_BNN_ACCELERATOR}"
   COMMANDS
-    COMMAND ${pip_install} --no-deps ${HPC_BNN_TORCH_PIP_OPTIONS} ${HPC_BNN_TORCH}
+    COMMAND ${pip_install} --no-deps ${HPC_BNN_TORCH_SOURCE} ${HPC_BNN_TORCH}
     COMMAND ${HPC_BNN_PYTHON} modules/cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
 
 if(HPC_BNN_MPI STREQUAL "system")
@@ -73,7 +77,7 @@ step(mpi AFTER torch DEPENDS ${requirements}
 step(requirements AFTER mpi
   COMMENT "build/env: everything else, as pinned in modules/cmake/requirements.txt.in"
   COMMANDS
-    COMMAND ${pip_install} ${HPC_BNN_TORCH_PIP_OPTIONS} --requirement ${requirements}
+    COMMAND ${pip_install} ${HPC_BNN_TORCH_SOURCE} --requirement ${requirements}
     COMMAND ${HPC_BNN_PYTHON} modules/cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
 
 # horovod.cmake reads the site for itself, so a change of its Horovod options is seen here.
@@ -81,7 +85,7 @@ step(horovod AFTER requirements
   DEPENDS modules/cmake/horovod.cmake modules/cmake/check_horovod.py ${site_file}
   COMMENT "build/env: Horovod"
   COMMANDS
-    COMMAND ${CMAKE_COMMAND} -D SITE=${SITE} -D MPI=${HPC_BNN_MPI}
+    COMMAND ${CMAKE_COMMAND} -D SITE=${SITE} -D MPI=${HPC_BNN_MPI} -D WHEELS=${WHEELS}
       -D BUILD=${PROJECT_BINARY_DIR} -D PYTHON=${HPC_BNN_PYTHON} -P modules/cmake/horovod.cmake)
 
 # setup.py cannot say which versions, requirements.txt.in cannot say what is needed: pip check compares.
@@ -93,3 +97,4 @@ step(package AFTER horovod DEPENDS setup.py hpc_bnn/__init__.py hpc_bnn/bayes/_n
 
 add_custom_target(dependencies DEPENDS ${stamps}/horovod)
 add_custom_target(env DEPENDS ${stamps}/package)
+add_wheels_target(${requirements} ${stamps}/venv)

@@ -1,15 +1,17 @@
 # Builds Horovod for build/env, or takes the wheel that an earlier build left in the user's cache.
 #
-#   cmake -D SITE=... -D MPI=... -D BUILD=... -D PYTHON=... -P modules/cmake/horovod.cmake
+#   cmake -D SITE=... -D MPI=... -D WHEELS=... -D BUILD=... -D PYTHON=... -P modules/cmake/horovod.cmake
 #
 # The last release, 0.28.1, compiles as C++14, which torch has not accepted since 2.1; the fix is merged
 # (horovod/horovod, pull request 3998) and was never released. So the source archive is pinned by its
 # hash, the three files that name a standard by theirs, and those lines are patched.
 cmake_minimum_required(VERSION 3.25)
 include(${CMAKE_CURRENT_LIST_DIR}/site.cmake)
+include(${CMAKE_CURRENT_LIST_DIR}/horovod_release.cmake)
+include(${CMAKE_CURRENT_LIST_DIR}/packages.cmake)
 
-set(version 0.28.1)
-set(archive_sha256 92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0)
+set(version ${horovod_version})
+set(archive_sha256 ${horovod_sha256})
 set(work ${BUILD}/horovod)
 set(pip ${PYTHON} -m pip --disable-pip-version-check)
 
@@ -116,7 +118,7 @@ function(build)
   endif()
   file(REMOVE_RECURSE ${work})
   file(WRITE ${work}/horovod.txt "horovod==${version} --hash=sha256:${archive_sha256}\n")
-  run_logged(${work}/download.log ${pip} download --no-deps --no-binary :all: --no-build-isolation
+  run_logged(${work}/download.log ${pip} download ${HPC_BNN_PIP_SOURCE} --no-deps --no-binary :all: --no-build-isolation
     --require-hashes --requirement ${work}/horovod.txt --dest ${work})
   file(ARCHIVE_EXTRACT INPUT ${work}/horovod-${version}.tar.gz DESTINATION ${work})
 

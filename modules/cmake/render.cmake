@@ -32,7 +32,8 @@ function(join result separator pattern replacement)
 endfunction()
 
 function(render_site out)
-  set(HPC_BNN_ROOT ${out})
+  # Between double quotes of bash, where a path may hold what bash would expand.
+  string(REGEX REPLACE "([\"$`\\])" "\\\\\\1" HPC_BNN_ROOT_IN_QUOTES "${out}")
   file(STRINGS ${HPC_BNN_SOURCE}/hpc_bnn/__init__.py version REGEX "^__version__")
   string(REGEX REPLACE ".*\"(.*)\".*" "\\1" HPC_BNN_VERSION "${version}")
 

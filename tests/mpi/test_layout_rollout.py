@@ -63,6 +63,15 @@ CASES: dict[str, dict[str, Any]] = {
         "loss": {"name": "almost_fair_crps", "layout": "transposed"},
         "missing": "mean",
     },
+    "crps, perturbed": {
+        "loss": {"name": "almost_fair_crps", "layout": "transposed"},
+        "perturb": {"name": "gaussian", "scale": {"t2m": 0.5, "u10": 0.2}, "at": "training"},
+    },
+    "nll, perturbed on the sphere, several a pass": {
+        "loss": {"name": "gaussian_nll", "variance": "predicted"},
+        "perturb": {"name": "spherical", "scale": 0.5, "length_km": 6000.0, "at": "both"},
+        "samples_per_pass": 3,
+    },
     "nll, masked": {
         "loss": {"name": "gaussian_nll", "variance": "predicted", "predictive": True},
         "missing": "mean",
@@ -72,11 +81,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 def settings(folder: Path, case: str, **train: Any) -> Settings:
     chosen = dict(CASES[case])
-    missing = chosen.pop("missing", "error")
+    missing, perturb = chosen.pop("missing", "error"), chosen.pop("perturb", None)
     posterior = {} if "name" in chosen else {"initial_sigma": 0.1}
     return Settings.model_validate(
         {
             "seed": 3,
+            "perturb": perturb,
             "loss": chosen.pop("loss"),
             "model": chosen.pop("model", SWIN),
             "posterior": {"samples": SAMPLES, **posterior, **chosen},

@@ -10,10 +10,18 @@ from site_files import JOBS, WITHOUT_SLURM, render, shape, site_names, slurm_sit
 from hpc_bnn.parallel.control import NOTE, STALLED
 from hpc_bnn.train.run.stop import REQUEUE, SIGNAL
 
+CACHES = (
+    "TRITON_CACHE_DIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "CUDA_CACHE_PATH",
+    "MIOPEN_USER_DB_PATH",
+    "MIOPEN_CUSTOM_CACHE_DIR",
+)
 ALL = sorted([*(f"{job}.sbatch" for job in JOBS), "scaling.sh"])
 
 # From the sites' own documentation: without these lines jobs do not start there, or run slowly.
 NEEDED = {
+    "alps": ["--gpus-per-node=4", "--cpus-per-task=72", 'NCCL_NET:-AWS Libfabric}"'],
     "frontier": [
         "--partition=batch",
         "--ntasks-per-node=8",
@@ -40,7 +48,6 @@ NEEDED = {
         "--cpus-per-task=7",
         "mask_cpu:7e000000000000,7e00000000000000,7e0000,7e000000,7e,7e00,7e00000000,7e0000000000",
         "NCCL_SOCKET_IFNAME:-hsn}",
-        "MIOPEN_USER_DB_PATH=/tmp/",
         "aws-ofi-rccl",
     ],
     "perlmutter": ["--constraint=gpu", "--gpus-per-node=4", "--cpus-per-task=32"],
@@ -56,7 +63,7 @@ def test_every_site_with_slurm_has_every_job_script(rendered: dict[str, Path]) -
         assert sorted(path.name for path in (rendered[site] / "jobscripts").iterdir()) == ALL
     for site in WITHOUT_SLURM:
         assert not (rendered[site] / "jobscripts").exists()
-    assert sorted(NEEDED) == slurm_sites()
+    assert set(NEEDED) <= set(slurm_sites())
 
 
 @pytest.mark.parametrize("site", slurm_sites())
@@ -95,11 +102,13 @@ def test_what_every_job_needs(job: str, site: str, rendered: dict[str, Path]) ->
     assert "#SBATCH --output=%x-%j.out" in directives  # in the folder of sbatch, which exists
     assert "#SBATCH --open-mode=append" in directives
     assert f"#SBATCH --ntasks-per-node={shape(site)['gpus']}" in directives
-    for cache in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH"):
+    for cache in CACHES:
         assert f'export {cache}="${{{cache}:-$caches/' in text
-    assert 'caches="/tmp/hpc_bnn-$USER-$SLURM_JOB_ID"' in script
-    cray = site in ("frontier", "lumi_g", "perlmutter")
+    caches = "$USER-$SLURM_JOB_ID-$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')"
+    assert f'caches="/tmp/hpc_bnn-{caches}"' in script
+    cray = "MPICH_GPU_SUPPORT_ENABLED" in text  # a module may set 1: with NCCL that can hang
     assert ("export MPICH_GPU_SUPPORT_ENABLED=0" in script) == cray
+    assert cray or not ("craype" in text or site in ("alps", "perlmutter"))
     assert "set -u" not in text  # site's module functions read unset variables
     assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"' in script
     assert any(line.startswith("export OMP_NUM_THREADS=") for line in script)
@@ -107,7 +116,7 @@ def test_what_every_job_needs(job: str, site: str, rendered: dict[str, Path]) ->
     assert "HOROVOD_STALL_CHECK_TIME_SECONDS" in text
     assert '"--kill-on-bad-exit=1"' in text
     assert "program=(python -u -m mpi4py -m hpc_bnn)" in script
-    for needed in NEEDED[site]:
+    for needed in NEEDED.get(site, ()):
         assert needed in text, needed
 
 

@@ -91,6 +91,11 @@ def forecast_by_hand(trained: Trained, starts: Tensor, steps: int, *, members: i
         when = [starts - k * STEP_HOURS * 3600 for k in reversed(range(fields.history))]
         at = [torch.searchsorted(fields.record.times, seconds) for seconds in when]
         past = [fields.record.states(indices).double() for indices in at]
+        if trained.settings.perturb is not None:  # gaussian, in units of the state
+            keys = [start // 3600 + 719_162 * 24 for start in starts.tolist()]
+            streams = [Stream(posterior.seed, Purpose.PERTURBATION, key, member) for key in keys]
+            noise = torch.stack([normals(stream, past[0].shape[1:]) for stream in streams])
+            past = [state + trained.settings.perturb.scale * noise.double() for state in past]
         for lead in range(steps):
             forcing = fields.record.forcing(starts + lead * STEP_HOURS * 3600)
             x = torch.cat([*past, forcing], 1).to(dtype)

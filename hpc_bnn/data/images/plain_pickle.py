@@ -10,12 +10,15 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+LONGEST_NAME = 80  # of what is refused, in a message
+MOST_AXES = 4
 
 
 def read_plain_pickle(content: bytes, origin: str) -> object:
@@ -83,11 +86,50 @@ class _PlainUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Callable[..., object]:
         maker = _MAKERS.get(f"{module}.{name}")
         if maker is None:
-            raise _RefusedError(f"{module}.{name}")
+            raise _RefusedError(f"{module}.{name}"[:LONGEST_NAME])
         return partial(maker)  # a pickle can set attributes of what it gets: its own object
 
     def persistent_load(self, pid: object) -> object:
         raise _RefusedError(f"the object {pid!r} of another file")
+
+    def read_bytearray(self) -> None:
+        """Take what the file holds; the unpickler would first make room for any length it names."""
+        length = int.from_bytes(self.read(8), "little")
+        content = self.read(length)
+        if len(content) != length:
+            raise EOFError("it ends within an array")
+        self.append(bytearray(content))
+
+    def refuse_set(self) -> None:
+        raise _RefusedError("a set")
+
+    def read_item(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        self.load_setitem()
+
+    def read_items(self) -> None:
+        self._check_keys(self.stack[::2])
+        self.load_setitems()
+
+    def read_dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        self.load_dict()
+
+    def _check_keys(self, keys: Sequence[object]) -> None:
+        """Refuse keys that hold other values: hashing nested ones overflows the stack of C."""
+        others = {type(key).__name__ for key in keys if not isinstance(key, str | bytes | int)}
+        if others:
+            raise _RefusedError(f"a dict with keys of type {', '.join(sorted(others))}")
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: read_bytearray,
+        pickle.SETITEM[0]: read_item,
+        pickle.SETITEMS[0]: read_items,
+        pickle.DICT[0]: read_dict,
+        pickle.EMPTY_SET[0]: refuse_set,
+        pickle.FROZENSET[0]: refuse_set,
+    }
 
 
 def _reconstruct(kind: object, shape: object, _: object) -> _Array:
@@ -122,8 +164,8 @@ def _bytes_tensor(values: Any, shape: Any) -> Tensor:
     content = values.encode("latin1") if isinstance(values, str) else values
     if not isinstance(content, bytes | bytearray):
         raise ValueError(f"an array whose values are of type {type(values).__name__}")
-    if not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise ValueError("an array whose shape is not made of numbers")
+    if len(shape) > MOST_AXES or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(f"an array whose shape is not made of at most {MOST_AXES} numbers")
     if math.prod(shape) != len(content):
         raise ValueError(f"an array of shape {shape} with {len(content)} values")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(shape)

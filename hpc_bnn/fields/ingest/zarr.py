@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hpc_bnn.fields.ingest.header import Header, VariableHeader, is_coordinate
 from hpc_bnn.fields.ingest.unchanged import State, require_unchanged, state_of
 from hpc_bnn.fields.ingest.zarr_chunks import require_chunks
+from hpc_bnn.fields.ingest.zarr_codecs import refuse_pickles
 
 SUFFIXES = (".zarr",)
 ROOT = ("zarr.json", ".zmetadata", ".zgroup", ".zattrs")
@@ -169,6 +170,7 @@ def _open(path: str) -> _Handle:
         raise ValueError(
             f"{path}: a zarr store without zarr.json or .zgroup, copied in part? copy it again"
         )
+    refuse_pickles(parts)
     try:
         with zarr.config.set({"codec_pipeline.batch_size": BATCH}):
             group = zarr.open_group(path, mode="r")

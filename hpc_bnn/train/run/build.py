@@ -22,6 +22,7 @@ from hpc_bnn.config.options import absolute, path_options
 from hpc_bnn.data import AUGMENTATIONS, DATA_SETS, Source, data_set
 from hpc_bnn.data.augment import Augmentation
 from hpc_bnn.data.sharding import steps_per_epoch
+from hpc_bnn.fields.perturb.perturbation import Perturbation
 from hpc_bnn.group import Group
 from hpc_bnn.losses import LOSSES, Loss
 from hpc_bnn.models import MODELS
@@ -29,9 +30,10 @@ from hpc_bnn.models.find import find_model, make_network
 from hpc_bnn.models.normalised import NormalisedWindows
 from hpc_bnn.parallel.engines import check_engine
 from hpc_bnn.train.run.build_loss import build_loss
-from hpc_bnn.train.run.forecast_choices import forecast_problems
+from hpc_bnn.train.run.forecast_choices import forecast_problems, noise_of
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
 from hpc_bnn.train.run.window_option import with_normalization
+from hpc_bnn.train.step.input_noise import InputNoise
 from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
 
@@ -53,6 +55,8 @@ class Parts:
     loss: Loss
     augment: Augmentation | None
     unroll: Unroll | None = None
+    perturbation: Perturbation | None = None
+    input_noise: InputNoise | None = None
     chosen_optimizer: OptimizerSettings | None = None
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
@@ -226,7 +230,8 @@ def build(settings: Settings, source: Source) -> Parts:
     unroll = None
     if settings.train.longest_rollout > 1 and source.fields is not None:
         unroll = Unroll(source.fields)
-    return Parts(source, posterior, loss, augment, unroll, settings.optimizer)
+    noise = noise_of(settings, source)
+    return Parts(source, posterior, loss, augment, unroll, *noise, settings.optimizer)
 
 
 def step_settings(settings: Settings, parts: Parts) -> StepSettings:
@@ -242,6 +247,7 @@ def step_settings(settings: Settings, parts: Parts) -> StepSettings:
         augment=parts.augment,
         views=settings.data.augmentation,
         unroll=parts.unroll,
+        input_noise=parts.input_noise,
         clip_norm=chosen.clip_norm or None,
         ema=chosen.ema,
         precision=chosen.precision,

@@ -21,7 +21,7 @@ RESUMABLE = {
     "train.compile", "train.track", "train.mtbf_hours",
     "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
-RESUMABLE_PREFIXES = ("grid.", "evaluation.", "posterior.keep_")
+RESUMABLE_PREFIXES = ("grid.", "forecast.", "evaluation.", "posterior.keep_")
 MAY_GROW = ("train.steps", "train.epochs")
 
 

@@ -1,10 +1,14 @@
-"""What settings of forecasts ask of the data set and the posterior, known without reading data."""
+"""How forecasts are made: what is wrong with their settings, and the noise on initial states."""
 
 import inspect
 
 from hpc_bnn.bayes import POSTERIORS
-from hpc_bnn.config import Settings
-from hpc_bnn.data import DATA_SETS, data_set
+from hpc_bnn.config import Settings, SettingsError, check_options, choose
+from hpc_bnn.config.perturb_settings import PerturbSettings
+from hpc_bnn.data import DATA_SETS, Source, data_set
+from hpc_bnn.fields.perturb import GIVEN_TO_PATTERNS, PATTERNS
+from hpc_bnn.fields.perturb.perturbation import Perturbation
+from hpc_bnn.train.step.input_noise import InputNoise
 
 
 def forecast_problems(settings: Settings) -> list[str]:
@@ -14,6 +18,8 @@ def forecast_problems(settings: Settings) -> list[str]:
         wishes.append(("train.rollout", settings.train.rollout))
     if settings.forecast.redraw != "never":
         wishes.append(("forecast.redraw", settings.forecast.redraw))
+    if settings.perturb is not None:
+        wishes.append(("perturb.name", settings.perturb.name))
     name = settings.data.name
     problems = [
         f"{key} = {value!r}: data.name = {name!r} has no states to step forward; leave it out, or "
@@ -28,7 +34,43 @@ def forecast_problems(settings: Settings) -> list[str]:
             f"{settings.posterior.name!r} are members that were trained, so there are no others to "
             "draw; leave it out"
         )
+    if settings.perturb is not None:
+        wrong = choose("perturb", settings.perturb.name, PATTERNS)
+        problems += [wrong] if wrong else _option_problems(settings.perturb)
     return problems
+
+
+def noise_of(settings: Settings, source: Source) -> tuple[Perturbation | None, InputNoise | None]:
+    """Return the noise of initial states of forecasts and of training inputs, where there is any.
+
+    Raises
+    ------
+    SettingsError
+        If it does not fit the fields.
+    """
+    chosen, fields = settings.perturb, source.fields
+    if chosen is None or fields is None:
+        return None, None
+    try:
+        made = Perturbation(
+            fields,
+            name=chosen.name,
+            scale=chosen.scale,
+            unit=chosen.unit,
+            options=chosen.options,
+        )
+    except ValueError as error:
+        raise SettingsError([str(error)]) from error
+    return (
+        None if chosen.at == "training" else made,
+        None if chosen.at == "forecasts" else InputNoise(made, fields),
+    )
+
+
+def _option_problems(chosen: PerturbSettings) -> list[str]:
+    keys = type(chosen).model_fields
+    pattern = PATTERNS[chosen.name]
+    return check_options("perturb", pattern, chosen.options, given=GIVEN_TO_PATTERNS, beside=keys)
 
 
 def _has_states(name: str) -> bool:

@@ -11,7 +11,7 @@ from hpc_bnn.train.run.build import check_choices, resolved
 from hpc_bnn.train.run.folder import RunFolder
 
 MAY_CHANGE = (
-    *("data.", "evaluation.", "forecast."),
+    *("data.", "evaluation.", "forecast.", "perturb"),
     *("model.name", "posterior.predict_samples", "train.batch_size", "train.device"),
 )
 

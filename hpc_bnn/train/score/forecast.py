@@ -138,7 +138,7 @@ def forecast(
         with ForecastFile(path, present=present) as file:
             for member in own.tolist():
                 networks = rollout.networks(member, starts)
-                history = first
+                history = rollout.first(first, starts, member)
                 for lead in range(steps):
                     history = rollout.advance(history, starts, lead, member, networks(lead))
                     state = fields.physical(history[0, -1]).to(torch.float32)

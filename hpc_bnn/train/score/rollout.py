@@ -47,7 +47,7 @@ class Rollout:
             )
         self.fields: Fields = parts.source.fields
         self._posterior, self._loss, self._device = parts.posterior, parts.loss, device
-        self._redraw = redraw
+        self._redraw, self._perturbation = redraw, parts.perturbation
         self._network_dtype = next(parts.posterior.parameters()).dtype
         self._dtype = torch.promote_types(self._network_dtype, torch.float32)
         ratio = self.fields.tendency_std / self.fields.state_std
@@ -85,6 +85,16 @@ class Rollout:
         back = range(self.fields.history)
         newest_first = [self.states(starts - k * self.step_s) for k in back]
         return torch.stack(newest_first[::-1], 1)
+
+    def first(self, history: Tensor, starts: Tensor, member: int) -> Tensor:
+        """Return the history (B, h, C, H, W) that a member starts from: with noise of its own where
+        initial states are perturbed.
+        """
+        if self._perturbation is None:
+            return history
+        seed, kind = self._posterior.seed, Purpose.PERTURBATION
+        streams = [Stream(seed, kind, start, member) for start in noise_keys(starts)]
+        return history + self._perturbation.draw(streams, history)
 
     def networks(self, member: int, starts: Tensor) -> Callable[[int], Network]:
         """Return which network steps a member from start times (B,) forward, by the steps made so

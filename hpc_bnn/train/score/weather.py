@@ -163,12 +163,12 @@ def _score(
 ) -> list[Picture]:
     """Forecast from the start times at B places and add the scores; return what is to be drawn.
 
-    All members are on the host, one on the device.
+    All members are on the host, one of them on the device.
     """
     starts = all_starts[places]
-    first = rollout.history(starts).cpu()
-    histories = [first] * tally.members
-    persistence = first[:, -1]
+    first = rollout.history(starts)
+    histories = [rollout.first(first, starts, member).cpu() for member in range(tally.members)]
+    persistence = first[:, -1].cpu()
     pictures = []
     _, leads, channels, _ = tally.sums["rows"].shape
     for lead in range(leads):

@@ -78,6 +78,10 @@ class Capture:
         self._graphs: dict[_Signature, Graphs] = {}
         self._last: _Signature | None = None
         self._has_told = False
+        if passes.settings.input_noise is not None:
+            self.recorder = None
+            if mode == "on":
+                self._refuse("inputs have noise (perturb.at)")
         if mode == "on" and self.recorder is None:
             self._refuse(f"there are CUDA graphs on GPUs only, and this rank computes on {device}")
 

@@ -129,7 +129,7 @@ class Passes:
         looks = self.looks_for_dropout and len(part) == 1 and not self._drops
         before = generator_states(self._world.device) if looks else None
         one = Pass(self._posterior, draw, part, dropout)
-        one.each = self._forward(*self.augmented(x, draw.step, part), one)
+        one.each = self._noisy(*self.augmented(x, draw.step, part), one)
         if before is not None and generator_states(self._world.device) != before:
             self._drops = True
             return None
@@ -199,6 +199,19 @@ class Passes:
                 views=views,
                 contexts=lambda: (_NOTHING, _NOTHING if dropout is None else dropout.again()),
             )
+
+    def _noisy(self, x: Inputs, views: bool, one: Pass) -> Tensor | tuple[Tensor]:
+        """Do what ``_forward`` does, on states with noise of each sample where there is any."""
+        noise_of = self.settings.input_noise
+        if noise_of is None:
+            return self._forward(x, views, one)
+        assert isinstance(x, Tensor)
+        first = self._world.grid.data_rank * x.shape[-4]
+        seed, step = self._posterior.seed, one.draw.step
+        noise = noise_of.draw(seed, step, one.part, like=x, first=first)
+        each = as_samples(self._forward(noise_of.inputs(x, noise), True, one))
+        outputs = noise_of.outputs(each, noise)
+        return outputs if len(one.part) > 1 else (outputs[0],)
 
     def _apply(self, x: Inputs, views: bool, one: Pass) -> Tensor | tuple[Tensor]:
         with self._autocast():

@@ -13,6 +13,7 @@ from hpc_bnn.bayes.inputs import Inputs, map_tensors
 from hpc_bnn.data.augment import Augmentation
 from hpc_bnn.losses.objective import kl_factor
 from hpc_bnn.parallel.engine import Compression, GradientReduction
+from hpc_bnn.train.step.input_noise import InputNoise
 from hpc_bnn.train.step.unroll import Unroll
 
 Views = Literal["per_sample", "per_rank", "shared"]
@@ -54,6 +55,9 @@ class StepSettings:
     unroll
         Fields: runs the network along the steps of a forecast that a batch has targets for; None:
         inputs are of one step.
+    input_noise
+        Fields: noise on the states of inputs (``hpc_bnn.train.step.input_noise``); None: none. Such
+        passes are not captured.
     clip_norm
         Largest norm of the reduced gradient; None: no clipping.
     ema
@@ -87,6 +91,7 @@ class StepSettings:
     augment: Augmentation | None = None
     views: Views = "per_sample"
     unroll: Unroll | None = None
+    input_noise: InputNoise | None = None
     clip_norm: float | None = None
     ema: float = 0.0
     precision: Precision = "float32"
@@ -158,4 +163,5 @@ class StepSettings:
         """
         names = [field.name for field in fields(self) if field.name not in OF_ONE_RANK]
         values = {name: getattr(self, name) for name in names}
-        return {**values, "augment": type(self.augment).__name__}
+        noise = self.input_noise is not None
+        return {**values, "augment": type(self.augment).__name__, "input_noise": noise}

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,53 @@ def test_noise_is_a_value_error_or_a_value(content: bytes) -> None:
         read_plain_pickle(content, "file")
     except ValueError as error:
         assert str(error).startswith("file: ")
+
+
+DEEP = b"K\x01" + b"\x85" * 2_000_000  # ((((1,),),),)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x04}" + DEEP + b"K\x01s.", "a dict with keys of type tuple"),
+        (b"\x80\x04}(" + DEEP + b"K\x01u.", "a dict with keys of type tuple"),
+        (b"(" + DEEP + b"K\x01d.", "a dict with keys of type tuple"),
+        (b"\x80\x04\x8f(" + DEEP + b"\x90.", "a set"),
+        (b"\x80\x04(" + DEEP + b"\x91.", "a set"),
+    ],
+    ids=["item", "items", "dict", "set", "frozenset"],
+)
+def test_what_would_overflow_the_stack_is_refused(content: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=f"asks for {said}: refused"):
+        read_plain_pickle(content, "file")
+
+
+def test_a_nested_value_is_freed_and_a_long_name_cut() -> None:
+    assert isinstance(read_plain_pickle(b"\x80\x04" + DEEP + b".", "file"), tuple)
+    with pytest.raises(ValueError) as caught:
+        read_plain_pickle(b"c" + b"m" * 100_000 + b"\nn\n.", "file")
+    assert len(str(caught.value)) < 400
+
+
+def test_a_shape_of_very_many_numbers_is_refused() -> None:
+    shape = b"(" + b"J\xff\xff\xff\x7f" * 100_000 + b"t"
+    array = (
+        b"cnumpy.core.numeric\n_frombuffer\n(C\x01a" + b"cnumpy\ndtype\n" + text("u1") + b"\x85R"
+        + shape + text("C") + b"tR."
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="at most 4 numbers"):
+        read_plain_pickle(array, "file")
+
+
+def test_an_array_longer_than_the_file_takes_no_memory() -> None:
+    """The unpickler would make room for it first."""
+    content = b"\x80\x05\x96" + struct.pack("<Q", 1 << 34) + b"short."
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="not a readable pickle"):
+        read_plain_pickle(content, "file")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_lengths_beyond_the_file_cost_no_memory() -> None:

@@ -36,7 +36,17 @@ PREDICTED: dict[str, Any] = {
     "data": {"history": 2},
 }
 ANEW: dict[str, Any] = {**FLOAT32, "forecast": {"redraw": "each_step"}}
-CASES = {"members": FLOAT32, "observation noise and history": PREDICTED, "drawn anew": ANEW}
+PERTURBED: dict[str, Any] = {
+    **FLOAT32,
+    "data": {"history": 2},
+    "perturb": {"name": "gaussian", "scale": 0.2, "unit": "state"},
+}
+CASES = {
+    "members": FLOAT32,
+    "observation noise and history": PREDICTED,
+    "drawn anew": ANEW,
+    "perturbed starts": PERTURBED,
+}
 ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
 
 

@@ -132,8 +132,13 @@ def flat(scores: Any, name: str = "") -> dict[str, list[float]]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"loss": PREDICTED, "data": {"history": 2}}, {"forecast": {"redraw": "each_step"}}],
-    ids=["members", "observation noise and history", "drawn anew"],
+    [
+        {},
+        {"loss": PREDICTED, "data": {"history": 2}},
+        {"forecast": {"redraw": "each_step"}},
+        {"perturb": {"name": "gaussian", "scale": 0.2, "unit": "state"}, "data": {"history": 2}},
+    ],
+    ids=["members", "observation noise and history", "drawn anew", "perturbed starts"],
 )
 def test_they_equal_a_computation_on_all_starts_at_once(
     folder: Path, changes: dict[str, Any]

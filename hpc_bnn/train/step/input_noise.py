@@ -1,0 +1,54 @@
+"""Train on states that are wrong by keyed noise, as those that forecasts begin with.
+
+    x' = x + noise            at all states of the history
+    y' = y + noise * state_std / tendency_std
+
+y' is the output on x' plus what the start is wrong by, in units of the change: so the change that
+is learned leads from a wrong state to the true one, at every lead time of a rollout.
+
+Letters: S samples of one pass, B examples, n steps, h states of the history, C channels, C'
+channels of the output, H latitude, W longitude.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hpc_bnn.bayes.noise import Purpose, Stream
+from hpc_bnn.data.source import Fields
+from hpc_bnn.fields.perturb.perturbation import Perturbation
+
+
+class InputNoise:
+    """Noise of its own for each weight sample and example of a training step."""
+
+    def __init__(self, perturbation: Perturbation, fields: Fields) -> None:
+        self._perturbation, self._history = perturbation, fields.history
+        self._per_change = (fields.state_std / fields.tendency_std)[:, None, None]
+
+    def draw(
+        self, seed: int, step: int, samples: Sequence[int], *, like: Tensor, first: int
+    ) -> Tensor:
+        """Return the noise (S, B, C, H, W) of a pass over inputs ``like`` (..., B, channels, H, W),
+        the first of which is ``first`` of the global batch.
+        """
+        kind, examples = Purpose.PERTURBED_INPUT, like.shape[-4]
+        streams = [Stream(seed, kind, step, sample) for sample in samples]
+        return self._perturbation.draw(streams, like, first=first, number=examples)
+
+    def inputs(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Return ``x`` (B, channels, H, W), or (S, B, channels, H, W), with noise on its states, of
+        each sample (S, B, channels, H, W).
+        """
+        wrong = torch.cat([noise] * self._history, 2)
+        return x + functional.pad(wrong, (0, 0, 0, 0, 0, x.shape[-3] - wrong.shape[2]))
+
+    def outputs(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Return outputs (S, B n, C', H, W) as changes of the true start."""
+        self._per_change = self._per_change.to(noise.device)
+        change = (noise * self._per_change).to(noise.dtype)
+        change = change.repeat_interleave(outputs.shape[1] // noise.shape[1], 1)
+        more = outputs.shape[2] - change.shape[2]
+        return outputs + functional.pad(change, (0, 0, 0, 0, 0, more))
