@@ -45,9 +45,7 @@ def load_settings(
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise SettingsError(
-            [
-                f"{path}: expected sections ({', '.join(Settings.model_fields)}), got {str(content)[:80]!r}"
-            ]
+            [f"{path}: expected sections ({', '.join(Settings.model_fields)}), got {str(content)[:80]!r}"]
         )
     in_file = copy.deepcopy(content)
     problems: list[str] = []
