@@ -154,7 +154,7 @@ class WeatherTally:
             raise ValueError(
                 f"WeatherTally: names {list(names)}: expected {shape[2]} different ones"
             )
-        added, *columns = self.sums["rows"].split(self._widths, -1)
+        added, *columns = torch.split(self.sums["rows"], list(self._widths), -1)
         if bool((added != 1).any()):
             at = (added[..., 0] != 1).nonzero()[0].tolist()
             raise ValueError(
