@@ -16,7 +16,7 @@ from hpc_bnn.fields import times
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.train.plan.traced import step_bytes
 from hpc_bnn.train.run.validation import field_tally
-from hpc_bnn.train.score.forecast import forecast
+from hpc_bnn.train.score.forecast import forecast, plan_forecast
 from hpc_bnn.train.score.rollout import Rollout
 from hpc_bnn.train.score.scoring import score
 from hpc_bnn.train.score.trained import Trained
@@ -134,7 +134,7 @@ def test_forecast_files_are_missing_where_there_are_no_values(
     trained: Trained, tmp_path: Path
 ) -> None:
     path = tmp_path / "forecast.nc"
-    forecast(trained, ALONE_WORLD, path, start_s=START, steps=2, members=2)
+    forecast(trained, ALONE_WORLD, path, plan_forecast(trained, [START], steps=2, members=2))
     with netCDF4.Dataset(path) as file:
         for at, name in enumerate(("t2m", "u10", "v10", "z500")):
             values = file[name][:]
