@@ -34,8 +34,8 @@ from site_files import render  # noqa: E402
 from tiny_train import SETTINGS, TWO_BY_TWO, restarts, summary  # noqa: E402
 
 SITE = "generic_slurm"
-STEPS = 40
-FIRST, LAST = 4, 24  # steps at which a fault may come
+STEPS = 30
+FIRST, LAST = 4, 20  # steps at which a fault may come
 WAIT_S = 400.0
 OPTIONS = (
     f"train.steps={STEPS}",
@@ -43,7 +43,7 @@ OPTIONS = (
     "train.checkpoint_every=1000",  # so that only snapshots help
     "train.stall_timeout=5",
     "train.precision=float64",
-    "posterior.samples=48",
+    "posterior.samples=24",
     "model.hidden=[64,64]",
 )
 
