@@ -1,4 +1,4 @@
-"""``tests/bench/weather.py`` on a toy atmosphere: it trains, scores and prints beside the published."""
+"""``tests/bench/weather.py`` on a toy atmosphere: it trains, and prints beside the published."""
 
 import json
 import subprocess
