@@ -126,4 +126,4 @@ class SpectraTally:
     def result(self) -> Spectra:
         """Return the means over start times, each (L, C, K); NaN where there were none."""
         starts, powers = self.sums[..., :1], self.sums[..., 1:]
-        return Spectra(*(powers / starts).split(self.wavenumbers, -1))
+        return Spectra(*torch.split(powers / starts, self.wavenumbers, dim=-1))
