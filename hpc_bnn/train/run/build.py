@@ -185,8 +185,9 @@ def _with_defaults(chosen: C, choices: Mapping[str, Any], given: Collection[str]
 def read_source(
     settings: Settings, ranks: Group, *, kept: Mapping[str, Any] | None = None
 ) -> Source:
-    """Collective over the ranks: read the data set; ``kept`` is what a trained run keeps of its
-    own, where it is to see others.
+    """Collective over the ranks: read the data set, on the first rank for all where no data set
+    says otherwise (``ranks``); ``kept`` is what a trained run keeps of its own, where it is to see
+    others.
 
     Raises
     ------
@@ -201,7 +202,7 @@ def read_source(
     try:
         if _takes(function, "ranks"):
             return function(**options, ranks=ranks)
-        return ranks.together(lambda: function(**options), name="reading the data")
+        return ranks.on_first(lambda: function(**options), name="reading the data")
     except ImportError as error:
         raise SettingsError([f"data.name = {settings.data.name!r}: {error}"]) from error
 

@@ -39,6 +39,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation.json"
+        self.evaluation_starts = path / "evaluation_starts.nc"
         self.memory = path / "memory.json"
         self.plots = path / "plots"
         self._held: Lock | None = None
@@ -106,6 +107,7 @@ class RunFolder:
             self.restarts,
             self.summary,
             self.evaluation,
+            self.evaluation_starts,
             self.plots,
             self.data,
         ]
