@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -59,6 +60,13 @@ class Group(Protocol):
         with that of rank 0. However large it is, it takes no memory but its own.
         """
 
+    def gather_tensor(self, x: Tensor, *, name: str) -> Tensor | None:
+        """Collective: return (size, ...) with ``x``, contiguous on the host and of the same shape
+        on every rank, of each rank in rank order: on rank 0, None elsewhere.
+        """
+        everyone = self.all_gather(x.unsqueeze(0), name=name)
+        return everyone if self.rank == 0 else None
+
     @abstractmethod
     def gather(self, value: T, *, name: str) -> list[T]:
         """Collective: return the value of every rank, in rank order."""
@@ -75,32 +83,56 @@ class Group(Protocol):
     def split(self, color: int, key: int) -> "Group":
         """Collective: return the group of the ranks with the same color, ordered by key."""
 
+    def first_text(self, text: str | None, *, name: str) -> tuple[int, str] | None:
+        """Collective: return the lowest rank that has something to say, and what; None where none
+        has, which costs a reduction of one number.
+        """
+        mine = torch.tensor([0 if text is None else self.size - self.rank])
+        rank = self.size - int(self.all_reduce(mine, reduction="max", name=name))
+        if rank == self.size:
+            return None
+        return rank, str(self.gather(text if rank == self.rank else None, name=name)[rank])
+
     def together(self, action: Callable[[], T], *, name: str) -> T:
         """Collective: run ``action`` and return its result; if it fails on any rank, raise on every
         rank: its own error where it failed, else ``RankError`` that names the first that did.
         """
         result: T | None = None
         failure: Exception | SystemExit | None = None
-        report: str | None = None
         try:
             result = action()
         except (Exception, SystemExit) as error:  # whatever it is, the other ranks must hear of it
             failure = error
-            report = "".join(traceback.format_exception_only(error)).strip()
-        reports = self.gather(report, name=name)
+        first = self.first_text(None if failure is None else _in_one(failure), name=name)
         if failure is not None:
             raise failure
-        for rank, text in enumerate(reports):
-            if text is not None:
-                raise RankError(f"{name}: rank {rank} failed: {text}")
+        if first is not None:
+            raise RankError(f"{name}: rank {first[0]} failed: {first[1]}")
         return cast(T, result)
 
     def on_first(self, action: Callable[[], T], *, name: str) -> T:
         """Collective: run ``action`` on rank 0 only and return its result, or raise its failure, on
         every rank.
         """
-        result = self.together(lambda: action() if self.rank == 0 else None, name=name)
-        return cast(T, self.broadcast(result, name=name))
+        result: T | None = None
+        failure: Exception | SystemExit | None = None
+        if self.rank == 0:
+            try:
+                result = action()
+            except (Exception, SystemExit) as error:
+                failure = error
+        text = None if failure is None else _in_one(failure)
+        result, text = self.broadcast((result, text), name=name)
+        if failure is not None:
+            raise failure
+        if text is not None:
+            raise RankError(f"{name}: rank 0 failed: {text}")
+        return cast(T, result)
+
+
+def _in_one(error: BaseException) -> str:
+    """Return type and message of an error."""
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 class Alone(Group):

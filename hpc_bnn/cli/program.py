@@ -15,15 +15,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from hpc_bnn.cli.arguments import parse
 from hpc_bnn.cli.interrupts import INTERRUPTED, Asked, end_at_once, listening
+from hpc_bnn.cli.log_lines import log_to_stderr
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
 from hpc_bnn.group import ALONE, Group, RankError
 from hpc_bnn.parallel.control import BUG, STALLED, Word, leave_note, settle
-from hpc_bnn.parallel.guards import GuardError
+from hpc_bnn.parallel.guards import GuardError, agree
 from hpc_bnn.parallel.launcher import LaunchError, launched_size
 from hpc_bnn.parallel.mpi import connect, fail, leave_together
 from hpc_bnn.parallel.world import World, start
@@ -34,6 +36,8 @@ from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
 from hpc_bnn.train.run.stop import REQUEUE, SIGNAL, NotBegun, Unfinished
 from hpc_bnn.verify.score_text import score_lines
+
+T = TypeVar("T")
 
 USER_ERRORS = (
     SettingsError,
@@ -65,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     except LaunchError as error:  # each rank is alone, and each says so
         print(f"hpc-bnn {options.command}: {error}", file=sys.stderr, flush=True)
         return 2
-    _log_to_stderr(all_ranks, options.verbosity)
+    log_to_stderr(all_ranks, options.verbosity)
     return settle(_run(options, all_ranks))
 
 
@@ -175,7 +179,9 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
     if config is None and folder is not None:
         all_ranks.on_first(folder.require_run, name="settings")
         config = folder.config
-    settings = _settings(config, options.overrides, options.defaults)
+    settings = _common(
+        all_ranks, options, lambda: _settings(config, options.overrides, options.defaults)
+    )
     if folder is None:
         from hpc_bnn.cli.estimate_command import estimate_command
 
@@ -200,7 +206,13 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
 def _scan(options: argparse.Namespace, all_ranks: Group) -> int:
     from hpc_bnn.study.scan import report, runs_of, scan
 
-    runs = runs_of(options.tries, lambda more: _settings(options.config, options.overrides + more))
+    runs = _common(
+        all_ranks,
+        options,
+        lambda: runs_of(
+            options.tries, lambda more: _settings(options.config, options.overrides + more)
+        ),
+    )
     world = _start(runs[0][1], all_ranks)
     with _leaving(world):
         rows = scan(runs, world, options.folder, began=options.began)
@@ -248,6 +260,13 @@ def _data_request(options: argparse.Namespace, all_ranks: Group) -> int:
     return _print(request_command(options, settings.data.name, settings.data.options), all_ranks)
 
 
+def _common(all_ranks: Group, options: argparse.Namespace, read: Callable[[], T]) -> T:
+    """Collective: return what the first rank reads for all, which were started by one command."""
+    words = {key: value for key, value in vars(options).items() if key != "began"}
+    agree(all_ranks, words, name="command line", advice="start all ranks by the same command")
+    return all_ranks.on_first(read, name="settings")
+
+
 def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = ()) -> Settings:
     bundled = CONFIGS / config.name
     path = (
@@ -256,22 +275,6 @@ def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = 
     settings = load_settings(path, overrides, defaults=defaults)
     check_choices(settings, f"{path} with the command line" if overrides else str(path))
     return resolved(settings)
-
-
-def _log_to_stderr(all_ranks: Group, verbosity: int) -> None:
-    """INFO from world rank 0, warnings from every rank, one line each; quiet: warnings only;
-    verbose: INFO from every rank.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        logging.Formatter(
-            f"%(asctime)s %(levelname)s rank {all_ranks.rank} %(message)s", "%H:%M:%S"
-        )
-    )
-    root = logging.getLogger("hpc_bnn")
-    root.handlers = [handler]
-    speaks = verbosity > 0 or (verbosity == 0 and all_ranks.rank == 0)
-    root.setLevel(logging.INFO if speaks else logging.WARNING)
 
 
 # Each with a file of its own.

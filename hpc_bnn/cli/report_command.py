@@ -8,6 +8,7 @@ from hpc_bnn.study.report.page import write_report
 
 def report_command(options: argparse.Namespace, _: Group) -> tuple[list[str], int]:
     """Write the page; return lines of text and the status."""
-    problems = write_report(options.folders, options.output)
+    scorecard = list[str]()
+    problems = write_report(options.folders, options.output, scorecard=scorecard)
     size = options.output.stat().st_size / 1e6
-    return [*problems, f"{options.output}: {size:.1f} MB, opens in any browser"], 0
+    return [*problems, *scorecard, f"{options.output}: {size:.1f} MB, opens in any browser"], 0

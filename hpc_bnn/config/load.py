@@ -44,9 +44,8 @@ def load_settings(
         raise FileNotFoundError(f"{path}: no such settings file; the bundled ones are in {CONFIGS}")
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise SettingsError(
-            [f"{path}: expected sections ({', '.join(Settings.model_fields)}), got {str(content)[:80]!r}"]
-        )
+        sections, given = ", ".join(Settings.model_fields), str(content)[:80]
+        raise SettingsError([f"{path}: expected sections ({sections}), got {given}"])
     in_file = copy.deepcopy(content)
     problems: list[str] = []
     overridden: set[str] = set()

@@ -64,38 +64,39 @@ def same_examples(data: Any, all_ranks: Group) -> Examples:
     if all_ranks.size == 1:
         return as_examples(data)
     failure: Exception | None = None
-    mine: _Facts | str
+    mine: _Facts | None = None
     try:
         examples = as_examples(data)
         mine = _facts(examples)
     except Exception as error:  # whatever it is, the other ranks must hear of it
-        failure, mine = error, f"{type(error).__name__}: {error}"
-    everyone = all_ranks.gather(mine, name="data set")
+        failure = error
+    text = None if failure is None else f"{type(failure).__name__}: {failure}"
+    said = all_ranks.first_text(text, name="data set")
     if failure is not None:
         raise failure
-    facts: list[_Facts] = []
-    for rank, other in enumerate(everyone):
-        if isinstance(other, str):
-            raise ValueError(f"the data set of world rank {rank} cannot be read: {other}")
-        facts.append(other)
-    for rank, theirs in enumerate(facts):
-        difference = _difference(facts[0], theirs)
-        if difference:
-            raise ValueError(
-                "the examples of equal index differ between ranks: "
-                f"{difference.format(a='world rank 0', b=f'world rank {rank}')}; every rank must "
-                "hold the same data set in the same order: give random_split "
-                "generator=torch.Generator().manual_seed(0), seed what shuffles, sort lists of "
-                "files, and leave it to hb.Batches to share the examples out"
-            )
-    varies = next((one.varies for one in facts if one.varies is not None), None)
+    if said is not None:
+        raise ValueError(f"the data set of world rank {said[0]} cannot be read: {said[1]}")
+    assert mine is not None
+    difference = _difference(all_ranks.broadcast(mine, name="data set"), mine)
+    said = all_ranks.first_text(difference or None, name="data set")
+    if said is not None:
+        raise ValueError(
+            "the examples of equal index differ between ranks: "
+            f"{said[1].format(a='world rank 0', b=f'world rank {said[0]}')}; every rank must hold "
+            "the same data set in the same order: give random_split "
+            "generator=torch.Generator().manual_seed(0), seed what shuffles, sort lists of files, "
+            "and leave it to hb.Batches to share the examples out"
+        )
+    varies = all_ranks.first_text(
+        None if mine.varies is None else str(mine.varies), name="data set"
+    )
     if varies is not None and all_ranks.rank == 0:
         log.warning(
-            "example %d of the data set is another one at every read (random transforms?): the "
+            "example %s of the data set is another one at every read (random transforms?): the "
             "run is not the same on another grid of ranks or after a resume, and sample ranks "
             "will be refused where their batches differ; make random views with augment= of "
             "hb.Step (hpc_bnn.data.augment)",
-            varies,
+            varies[1],
         )
     return examples
 

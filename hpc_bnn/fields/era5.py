@@ -137,12 +137,12 @@ def era5(
     else:
         state_mean, std, tendency_std = kept_normalisation(archive, kept["fields"])
 
-    def open_reader() -> tuple[PackReader, NDArray[np.float32], Gaps | None]:
+    def constant() -> tuple[NDArray[np.float32], Gaps | None]:
         gaps = _gaps(archive, first_state) if missing == "mean" else None
-        reader = PackReader(archive, mean=state_mean, std=std, gaps=gaps)
-        return reader, _standardised(archive, reader.static(), missing), gaps
+        return _standardised(archive, PackReader(archive).static(), missing), gaps
 
-    reader, constants, gaps = ranks.together(open_reader, name="static fields")
+    constants, gaps = ranks.on_first(constant, name="static fields")
+    reader = PackReader(archive, mean=state_mean, std=std, gaps=gaps)
     atmosphere = Atmosphere(reader, constants, use_calendar=calendar)
     ratio = (std / tendency_std).astype(np.float32)
     examples = {

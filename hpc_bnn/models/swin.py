@@ -15,6 +15,7 @@ window, D width of a token. Source: Liu et al. 2021, arXiv:2103.14030.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from hpc_bnn.models.overlap import Overlap
 from hpc_bnn.models.sphere import PolarPadding
+from hpc_bnn.models.swin_checks import check_columns, check_options, field_shape
 from hpc_bnn.models.windows import WindowAttention, Windows
 
 PATCH = 2  # points of a patch along each axis
@@ -54,6 +57,10 @@ class Swin(nn.Module):
         Probability of dropping, in training, what attention gives and hidden units of perceptrons.
     recompute
         Keep only the inputs of blocks for backward and run them again: less memory, more time.
+    recovery
+        How tokens become finer ones and points: ``overlap``, blended with their neighbours, so that
+        no edges of patches show; ``patch``, each alone, as networks had it that were trained before
+        there was a choice.
 
     Raises
     ------
@@ -76,25 +83,28 @@ class Swin(nn.Module):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         recompute: bool = False,
+        recovery: Literal["overlap", "patch"] = "overlap",
     ) -> None:
         super().__init__()
-        channels, rows, columns = _fields("input", input_shape)
-        out_channels, *out_grid = _fields("output", output_shape)
+        channels, rows, columns = field_shape("input", input_shape)
+        out_channels, *out_grid = field_shape("output", output_shape)
         if out_grid != [rows, columns]:
             raise ValueError(
                 f"model.swin: input fields of {rows} x {columns}, output fields of {out_grid[0]} x "
                 f"{out_grid[1]}: they must lie on one grid"
             )
-        _check(width, depths, heads, window, channels, vector_channels)
+        check_options(width, depths, heads, window, channels, vector_channels)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"model.dropout = {dropout}: must be at least 0 and less than 1")
+        if recovery not in ("overlap", "patch"):
+            raise ValueError(f"model.recovery = {recovery!r}: expected overlap or patch")
         self._rows, self._columns, self._periodic = rows, columns, periodic
         self._recompute = recompute
         height, breadth = window
         self._padded_rows = _up(rows, STRIDE * height)
         self._padded_columns = _up(columns, STRIDE * breadth)
         if periodic:
-            _check_columns(columns, breadth)
+            check_columns(columns, breadth, STRIDE)
             self.polar = PolarPadding(rows, columns, self._padded_rows - rows, vector_channels)
         fine = (self._padded_rows // PATCH, self._padded_columns // PATCH)
         coarse = (fine[0] // 2, fine[1] // 2)
@@ -122,9 +132,10 @@ class Swin(nn.Module):
             )
         self.stages = nn.ModuleList(stages)
         self.merge = nn.Sequential(nn.LayerNorm(4 * width), nn.Linear(4 * width, 2 * width))
-        self.expand = nn.Linear(2 * width, 4 * width)
+        self._overlap = recovery == "overlap"
+        self.expand = self._finer(2 * width, width, _inside(inside, STRIDE), smooth=False)
         self.expand_norm = nn.LayerNorm(width)
-        self.recover = nn.Linear(2 * width, 4 * out_channels)
+        self.recover = self._finer(2 * width, out_channels, _inside(inside, PATCH), smooth=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C', H, W) for ``x`` (B, C, H, W)."""
@@ -134,12 +145,21 @@ class Swin(nn.Module):
         outer = self._run(0, tokens)
         inner = self.merge(_gather_patches(outer))
         inner = self._run(2, self._run(1, inner))
-        tokens = self.expand_norm(_scatter_patches(self.expand(inner)))
-        tokens = self._run(3, tokens)
-        tokens = self.recover(torch.cat([tokens, outer], dim=-1))
-        fields = _scatter_patches(tokens).permute(0, 3, 1, 2)
+        tokens = self._run(3, self.expand_norm(self._scatter(self.expand(inner))))
+        fields = self._scatter(self.recover(torch.cat([tokens, outer], dim=-1)))
+        fields = fields.permute(0, 3, 1, 2)
         first = (self._padded_rows - self._rows) // 2 if self._periodic else 0
         return fields[..., first : first + self._rows, : self._columns].contiguous()
+
+    def _finer(
+        self, width: int, out_width: int, inside: tuple[int, int] | None, *, smooth: bool
+    ) -> nn.Module:
+        if not self._overlap:
+            return nn.Linear(width, 4 * out_width)
+        return Overlap(width, out_width, periodic=self._periodic, inside=inside, smooth=smooth)
+
+    def _scatter(self, x: Tensor) -> Tensor:
+        return x if self._overlap else _scatter_patches(x)
 
     def _pad(self, x: Tensor) -> Tensor:
         if self._periodic:
@@ -236,58 +256,3 @@ def _up(number: int, multiple: int) -> int:
 def _inside(points: tuple[int, int] | None, stride: int) -> tuple[int, int] | None:
     """Return how many rows and columns of tokens hold points of the region, the rest is padding."""
     return None if points is None else (-(-points[0] // stride), -(-points[1] // stride))
-
-
-def _fields(which: str, shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ValueError(f"model.swin: {which} of shape {tuple(shape)}: expected (C, H, W)")
-    return shape[0], shape[1], shape[2]
-
-
-def _check(
-    width: int,
-    depths: Sequence[int],
-    heads: Sequence[int],
-    window: Sequence[int],
-    channels: int,
-    vector_channels: Sequence[int],
-) -> None:
-    if len(depths) != 4 or len(heads) != 4:
-        raise ValueError(
-            f"model.depths = {list(depths)}, model.heads = {list(heads)}: expected four of each"
-        )
-    if any(depth < 0 or depth % 2 for depth in depths):
-        raise ValueError(
-            f"model.depths = {list(depths)}: expected even numbers, one shifted block after each "
-            "unshifted one"
-        )
-    if len(window) != 2 or min(window) < 1:
-        raise ValueError(f"model.window = {list(window)}: expected rows and columns of at least 1")
-    for i, count in enumerate(heads):
-        tokens = width if i in (0, 3) else 2 * width
-        if count < 1 or tokens % count:
-            raise ValueError(
-                f"model.heads = {list(heads)}: {count} heads must divide the {tokens} channels of "
-                f"stage {i + 1}; change heads or width"
-            )
-    if any(not 0 <= channel < channels for channel in vector_channels):
-        raise ValueError(
-            f"model.vector_channels = {list(vector_channels)}: the input has channels 0 to "
-            f"{channels - 1}"
-        )
-
-
-def _check_columns(columns: int, breadth: int) -> None:
-    """Refuse a global grid whose circle of longitude is not cut evenly by windows."""
-    if columns % (STRIDE * breadth) == 0:
-        return
-    fitting = [b for b in range(1, columns // STRIDE + 1) if columns % (STRIDE * b) == 0]
-    advice = (
-        f"window widths that fit: {', '.join(map(str, fitting))}"
-        if fitting
-        else f"the number of longitudes must be a multiple of {STRIDE}"
-    )
-    raise ValueError(
-        f"model.window: {breadth} tokens wide = {STRIDE * breadth} of {columns} longitudes: a "
-        f"circle of longitude must hold whole windows; {advice}"
-    )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.parallel.engine import Axis, Compression, Engine, Handle
-from hpc_bnn.parallel.guards import digest
+from hpc_bnn.parallel.fingerprint import digest
 
 MOST_BYTES = 25 << 20  # of a bucket, unless one gradient is larger
 LEAST_BYTES = 1 << 20  # below, a reduction costs the same

@@ -6,6 +6,7 @@ parameters (``broadcast``), is written once and gives the same answer over each.
 ranks, splits them into groups and carries messages of the host under all of them (``mpi_group``).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -111,6 +112,11 @@ class Engine(Protocol):
     def describe() -> tuple[str, bool]:
         """Return version and what it was built with of an engine that is installed, and whether
         that is enough for several ranks.
+        """
+
+    def prepare(self, axes: Iterable[Axis]) -> None:
+        """Collective over the world, with nothing on its way: get ready for exchanges along
+        ``axes``; before the first one, unless the ranks compute on GPUs.
         """
 
     def all_reduce_async(self, x: Tensor, *, axis: Axis, name: str) -> Handle:

@@ -8,6 +8,8 @@ import torch
 
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.engine import Compression, Engine
+from hpc_bnn.parallel.fingerprint import digest
+from hpc_bnn.parallel.guards import equal_on_all_ranks
 from hpc_bnn.parallel.horovod import HorovodEngine
 from hpc_bnn.parallel.launcher import LaunchError
 from hpc_bnn.parallel.torch_dist import TorchEngine
@@ -55,8 +57,10 @@ def agree_on_engine(all_ranks: Group, engine: str, device: torch.device) -> str:
     """
     reasons = {name: ENGINES[name].missing(device) for name in _candidates(engine)}
     missing = {name: reason for name, reason in reasons.items() if reason}
-    wishes = all_ranks.gather(Wish(engine, device.type, missing), name="engine")
-    chosen = choose(wishes)
+    mine = Wish(engine, device.type, missing)
+    alike = equal_on_all_ranks(all_ranks, digest(mine), name="engine")
+    wishes = [mine] if alike else all_ranks.gather(mine, name="engine")
+    chosen = choose(wishes, ranks=all_ranks.size)
     for name in _candidates(engine):
         if name == chosen:
             break
@@ -69,8 +73,10 @@ def _candidates(engine: str) -> list[str]:
     return list(ENGINES) if engine == AUTO else [name for name in ENGINES if name == engine]
 
 
-def choose(wishes: Sequence[Wish]) -> str:
-    """Return the engine that the wishes of all ranks agree on; see ``agree_on_engine``."""
+def choose(wishes: Sequence[Wish], *, ranks: int) -> str:
+    """Return the engine that the wishes of all ranks agree on, one where they are alike; see
+    ``agree_on_engine``.
+    """
     first = wishes[0]
     for rank, wish in enumerate(wishes):
         problem = check_engine(wish.engine)
@@ -104,6 +110,5 @@ def choose(wishes: Sequence[Wish]) -> str:
     others = [name for name in ENGINES if name != first.engine]
     advice = "" if first.engine == AUTO else f", or set grid.engine={' or '.join(others)}"
     raise LaunchError(
-        f"grid.engine = {first.engine}: {len(wishes)} ranks need an engine: "
-        f"{'; '.join(reasons)}{advice}"
+        f"grid.engine = {first.engine}: {ranks} ranks need an engine: {'; '.join(reasons)}{advice}"
     )

@@ -1,21 +1,20 @@
-"""Guards: one small collective proves that the ranks still do what the contract says.
+"""Guards: three small collectives prove that the ranks still do what the contract says.
 
     parameters     equal on all ranks; per-sample ones equal along the data axis, different along
                    the sample axis
     batch          equal along the sample axis, different along the data axis
     weight draws   different along the sample axis
 
-A fingerprint is the sum, in wrapping int64, of each element's bits mixed with its position by a
-one-to-one function: equal tensors have equal fingerprints on every rank, a change of one element
-always changes it, and several changes (swaps, signs) cancel with probability 2**-64. Without the
-mixing, two changed signs of float64 would cancel always. Source of the mixer: Steele, Lea, Flood
-2014, doi:10.1145/2660193.2660195 (splitmix64).
+What must be equal is compared by a reduction, what must differ along an axis by the first rank of
+that axis, which sorts the fingerprints of its ranks; so a rank is handed one number for each rank
+of an axis, at most, and names travel only where something is wrong.
 
 Letters: S sample ranks, D data ranks.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -23,50 +22,27 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.group import Group
+from hpc_bnn.parallel.fingerprint import digest, fingerprint, fingerprint_of
 from hpc_bnn.parallel.grid import Grid
 
-# complex128 counts as two elements.
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
-# Odd numbers of splitmix64, as signed integers.
-_STRIDE = 0x9E3779B97F4A7C15 - (1 << 64)
-_ROUNDS = (
-    (30, 0xBF58476D1CE4E5B9 - (1 << 64)),
-    (27, 0x94D049BB133111EB - (1 << 64)),
-    (31, 1),
+if TYPE_CHECKING:  # which is made of what is here
+    from hpc_bnn.parallel.world import World
+
+Numbers = npt.NDArray[np.int64]
+
+_CHANGED = (
+    "; something changed it on some ranks only (an update outside hb.Step, a seed per rank, a load "
+    "on one rank)"
 )
-_PIECE = 1 << 18  # elements that are mixed at once: in the cache of a core, few calls on a GPU
+_CHANGED_MEMBERS = (
+    ", which hold the same members; something changed it on some ranks only (an update outside "
+    "hb.Step, a load on one rank)"
+)
 _SAME_START = "all ranks must start from the same settings, code and data"
 
 
 class GuardError(RuntimeError):
     """The ranks of a run disagree where they must agree, or agree where they must differ."""
-
-
-def fingerprint(tensor: Tensor) -> int:
-    """Return a 64-bit fingerprint of the bits and positions of ``tensor``, of any dtype."""
-    # Conjugate and negative views are flags beside the bits.
-    values = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
-    bits = values.view(_BITS[tensor.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=bits.device)
-    for first in range(0, len(bits), _PIECE):
-        mixed = bits[first : first + _PIECE].to(torch.int64)
-        mixed = mixed + torch.arange(first, first + len(mixed), device=bits.device) * _STRIDE
-        for shift, factor in _ROUNDS:
-            # torch shifts the sign in from the left; the mask makes it a shift of unsigned bits.
-            mixed = (mixed ^ (mixed >> shift & ((1 << 64 - shift) - 1))) * factor
-        total += mixed.sum()
-    return int(total)
-
-
-def fingerprint_of(fingerprints: Iterable[int]) -> int:
-    """Return one fingerprint of several in their order."""
-    return fingerprint(torch.tensor(list(fingerprints), dtype=torch.int64))
-
-
-def digest(value: object) -> int:
-    """Return 60 bits that are the same in every process for values of the same ``repr``."""
-    content = hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
-    return int.from_bytes(content, "little") >> 4
 
 
 def agree(
@@ -75,21 +51,35 @@ def agree(
     """Collective: prove that every rank holds the same ``values``; the error names key, ranks and
     both values, and ends with ``advice``.
 
-    The values are plain ones, whose ``repr`` says all of them: one number a rank travels where
-    they are equal.
+    The values are plain ones, whose ``repr`` says all of them: two numbers are reduced where they
+    are equal, and else those of the first rank travel.
     """
-    mine = torch.tensor([digest(sorted(values.items()))])
-    if bool((group.all_gather(mine, name=name) == mine).all()):
+    if equal_on_all_ranks(group, digest(sorted(values.items())), name=name):
         return
-    everyone = group.gather(dict(values), name=name)
-    for rank, other in enumerate(everyone):
-        for key in sorted(set(everyone[0]) | set(other)):
-            first, here = everyone[0].get(key, "missing"), other.get(key, "missing")
-            if first != here:
-                raise GuardError(
-                    f"{name}: {key} is {first!r} on world rank 0 and {here!r} on world rank "
-                    f"{rank}; {advice}"
-                )
+    first = group.broadcast(dict(values), name=name)
+    found = None
+    for key in sorted(set(first) | set(values)):
+        theirs, here = first.get(key, "missing"), values.get(key, "missing")
+        if theirs != here:
+            found = (
+                f"{name}: {key} is {theirs!r} on world rank 0 and {here!r} on world rank "
+                f"{group.rank}; {advice}"
+            )
+            break
+    said = group.first_text(found, name=name)
+    if said is not None:
+        raise GuardError(said[1])
+
+
+def equal_on_all_ranks(group: Group, number: int, *, name: str) -> bool:
+    """Collective: tell whether every rank holds the same number of 64 bits."""
+    both = group.all_reduce(torch.tensor([number, ~number]), reduction="max", name=name)
+    return _are_equal(*both.tolist())
+
+
+def _are_equal(largest: int, largest_inverted: int) -> bool:
+    """Tell whether numbers are all equal, by their maximum and that of their bits inverted."""
+    return largest == ~largest_inverted
 
 
 def total_of(
@@ -115,9 +105,16 @@ def total_of(
     return summed[: len(values)], sums, same
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a rank, and how much it matters: the gravest is raised."""
+
+    gravity: int
+    text: str
+
+
 def check(
-    group: Group,
-    grid: Grid,
+    world: "World",
     *,
     step: int,
     parameters: Mapping[str, Tensor],
@@ -141,109 +138,136 @@ def check(
     per_sample
         What has rows for the own weight samples, by name.
     """
-    if group.size == 1:
+    ranks, grid = world.all_ranks, world.grid
+    if ranks.size == 1:
         return
     each = {f"parameter {name}": fingerprint(p) for name, p in parameters.items()}
     each |= {f"buffer {name}": fingerprint(b) for name, b in (buffers or {}).items()}
-    mine = [fingerprint_of(each.values()), fingerprint_of(map(fingerprint, batch))]
-    rows = group.all_gather(torch.tensor([[*mine, fingerprint(draw)]]), name="guards").numpy()
-    if (rows[:, 0] != rows[0, 0]).any():
-        _name_tensor(group, step, each)
-    if per_sample:
-        members = {f"parameter {name}": fingerprint(t) for name, t in per_sample.items()}
-        _check_members(group, grid, step, members)
-    violation = first_violation(grid, rows[:, 1], rows[:, 2])
-    if violation is not None:
-        raise GuardError(f"step {step}: {violation}")
+    members = {f"parameter {name}": fingerprint(t) for name, t in (per_sample or {}).items()}
+    mine = torch.tensor(
+        [
+            fingerprint_of(map(fingerprint, batch)),
+            fingerprint(draw),
+            # Where there are none, the ranks hold different ones.
+            fingerprint_of(members.values()) if members else grid.sample_rank,
+        ]
+    )
+    findings = [Finding(0, "")]
+    for axis, violation in (
+        (world.sample_axis, sample_axis_violation),
+        (world.data_axis, data_axis_violation),
+    ):
+        rows = axis.gather_tensor(mine, name="guards") if axis.size > 1 else None
+        found = None if rows is None else violation(grid, *rows.numpy().T)
+        findings += [] if found is None else [found]
+    worst = max(findings, key=lambda finding: finding.gravity)
+    whole = fingerprint_of(each.values())
+    numbers = torch.tensor([whole, ~whole, worst.gravity])
+    *both, gravity = ranks.all_reduce(numbers, reduction="max", name="guards").tolist()
+    if not _are_equal(*both):
+        _raise_first_difference(ranks, world, step, each, _CHANGED)
+    if gravity == _members_differ(grid):
+        _raise_first_difference(world.data_axis, world, step, members, _CHANGED_MEMBERS)
+    if gravity:
+        said = ranks.first_text(worst.text if worst.gravity == gravity else None, name="guards")
+        assert said is not None
+        raise GuardError(f"step {step}: {said[1]}")
 
 
-def _check_members(group: Group, grid: Grid, step: int, each: Mapping[str, int]) -> None:
-    """Collective: prove that per-sample tensors are equal along the data axis and different along
-    the sample axis.
+def sample_axis_violation(
+    first: Grid, batches: Numbers, draws: Numbers, members: Numbers
+) -> Finding | None:
+    """Return what is wrong with the first rank of a sample axis that holds a batch, weights or
+    members that it should not, given the fingerprints (S,) of its ranks; None: nothing.
+
+    first: place of the first rank of the axis.
     """
-    mine = torch.tensor([[fingerprint_of(each.values())]])
-    everyone = group.all_gather(mine, name="guards.members").numpy()
-    ranks_ds = everyone.reshape(grid.data_ranks, grid.sample_ranks)
-    if (ranks_ds != ranks_ds[:1]).any():
-        of_each = group.gather(dict(each), name="guards.members of each")
-        for rank, other in enumerate(of_each):
-            first = rank % grid.sample_ranks
-            names = [name for name, value in of_each[first].items() if other.get(name) != value]
-            if names:
-                raise GuardError(
-                    f"step {step}: {names[0]} differs between world ranks {first} and {rank}, "
-                    "which hold the same members; something changed it on some ranks only (an "
-                    "update outside hb.Step, a load on one rank)"
-                )
-    repeats = _repeats(ranks_ds)
-    if repeats.any():
-        rank = int(repeats[0].argmax())
-        twin = int((ranks_ds[0] == ranks_ds[0, rank]).argmax())
-        raise GuardError(
-            f"step {step}: world ranks {twin} and {rank} hold equal members, but are different "
-            "sample ranks; members must start from weights of their own"
+    axis = first.sample_axis
+    again = _first_repeat(members)
+    if again is not None:
+        twin, at = again
+        return Finding(
+            3 * first.world_size - axis[at] + 1,
+            f"world ranks {axis[twin]} and {axis[at]} hold equal members, but are different "
+            "sample ranks; members must start from weights of their own",
         )
-
-
-def first_violation(
-    grid: Grid, batches: npt.NDArray[np.int64], draws: npt.NDArray[np.int64]
-) -> str | None:
-    """Return what is wrong with the first rank that holds a batch or weights that it should not,
-    given the fingerprints (S * D,) of all ranks; None: nothing.
-
-    All ranks are compared at once: pair by pair it takes a second on thousands of ranks.
-    """
-    shape = grid.data_ranks, grid.sample_ranks
-    batches_ds, draws_ds = batches.reshape(shape), draws.reshape(shape)
-    violations = (
-        (batches_ds != batches_ds[:, :1]) | _repeats(draws_ds) | _repeats(batches_ds.T).T
-    ).ravel()
-    if not violations.any():
+    others = batches != batches[0]
+    again = _first_repeat(draws)
+    if others.any() and (again is None or int(others.argmax()) <= again[1]):
+        at = int(others.argmax())
+        text = (
+            f"world ranks {axis[0]} and {axis[at]} hold different batches, but are sample ranks 0 "
+            f"and {at} of data rank {first.data_rank}; give all sample ranks of one data rank the "
+            "same batch (shard by data_rank, not by world_rank)"
+        )
+    elif again is not None:
+        twin, at = again
+        text = (
+            f"world ranks {axis[twin]} and {axis[at]} drew the same weights, but are different "
+            f"sample ranks of data rank {first.data_rank}; each must draw its own samples"
+        )
+    else:
         return None
-    rank = int(violations.argmax())
-    place = Grid(grid.sample_ranks, grid.data_ranks, rank)
-    for other in place.sample_axis[: place.sample_rank]:
-        if batches[other] != batches[rank]:
-            return (
-                f"world ranks {other} and {rank} hold different batches, but are "
-                f"sample ranks {other % grid.sample_ranks} and {place.sample_rank} of data "
-                f"rank {place.data_rank}; give all sample ranks of one data rank the same "
-                "batch (shard by data_rank, not by world_rank)"
-            )
-        if draws[other] == draws[rank]:
-            return (
-                f"world ranks {other} and {rank} drew the same weights, but are "
-                f"different sample ranks of data rank {place.data_rank}; each must draw its "
-                "own samples"
-            )
-    other = next(r for r in place.data_axis if batches[r] == batches[rank])
-    return (
-        f"world ranks {other} and {rank} hold the same batch, but are "
-        f"data ranks {other // grid.sample_ranks} and {place.data_rank}; give every "
-        "data rank its own examples"
+    return Finding(2 * (first.world_size - axis[at]) + 1, text)
+
+
+def data_axis_violation(
+    first: Grid, batches: Numbers, draws: Numbers, members: Numbers
+) -> Finding | None:
+    """Return what is wrong with the first rank of a data axis that holds a batch or members that it
+    should not, given the fingerprints (D,) of its ranks; None: nothing.
+
+    first: place of the first rank of the axis.
+    """
+    if (members != members[0]).any():
+        return Finding(_members_differ(first), "")
+    again = _first_repeat(batches)
+    if again is None:
+        return None
+    twin, at = again
+    axis = first.data_axis
+    return Finding(
+        2 * (first.world_size - axis[at]),
+        f"world ranks {axis[twin]} and {axis[at]} hold the same batch, but are data ranks {twin} "
+        f"and {at}; give every data rank its own examples",
     )
 
 
-def _repeats(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return where the same row of ``values`` (n, m) holds an equal number further left."""
-    order = np.argsort(values, axis=1, kind="stable")
-    ordered = np.take_along_axis(values, order, axis=1)
-    repeated = np.zeros(values.shape, dtype=bool)
-    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    return repeated
+def _members_differ(grid: Grid) -> int:
+    """Return the gravity of members that differ along a data axis: graver than all else."""
+    return 4 * grid.world_size
 
 
-def _name_tensor(group: Group, step: int, each: Mapping[str, int]) -> None:
-    """Collective: raise GuardError for the first tensor that differs; called by all ranks on the
-    same evidence.
+def _first_repeat(numbers: Numbers) -> tuple[int, int] | None:
+    """Return the first place of (n,) that holds a number seen before, behind the place of that;
+    None: there is none.
     """
-    everyone = group.gather(dict(each), name="guards.parameters")
-    for name, value in everyone[0].items():
-        for rank, other in enumerate(everyone):
-            if other.get(name) != value:
-                raise GuardError(
-                    f"step {step}: {name} differs between world ranks 0 and {rank}; "
-                    "something changed it on some ranks only (an update outside hb.Step, a seed "
-                    "per rank, a load on one rank)"
-                )
-    raise GuardError(f"step {step}: the ranks hold parameters of different names")
+    order = np.argsort(numbers, kind="stable")
+    again = order[1:][numbers[order[1:]] == numbers[order[:-1]]]
+    if not again.size:
+        return None
+    at = int(again.min())
+    return int((numbers == numbers[at]).argmax()), at
+
+
+def _raise_first_difference(
+    group: Group, world: "World", step: int, each: Mapping[str, int], reason: str
+) -> NoReturn:
+    """Collective over the world: raise GuardError for the first tensor that is another one than on
+    the first rank of its ``group``; called by all ranks on the same evidence.
+    """
+    ranks, own = world.all_ranks, world.all_ranks.rank
+    first, theirs = group.broadcast((own, dict(each)), name="guards: names")
+    names = list(theirs)
+    at = next((i for i, name in enumerate(names) if each.get(name) != theirs[name]), len(names))
+    # The first in the order of the tensors, and of several ranks the lowest.
+    mine = torch.tensor([(len(names) - at) * ranks.size + ranks.size - own - 1])
+    worst = int(ranks.all_reduce(mine, reduction="max", name="guards: names"))
+    if worst < ranks.size:
+        raise GuardError(f"step {step}: the ranks hold parameters of different names")
+    text = None
+    if worst == int(mine):
+        text = f"{names[at]} differs between world ranks {first} and {own}{reason}"
+    said = ranks.first_text(text, name="guards: names")
+    assert said is not None
+    raise GuardError(f"step {step}: {said[1]}")

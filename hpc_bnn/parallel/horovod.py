@@ -3,9 +3,14 @@
 There is one Horovod world over all ranks. An axis of the grid is the global process set where it
 spans the world, no set at all where it has one rank, and a process set of its own in between:
 Horovod refuses duplicate sets.
+
+S + D sets would be made by all ranks, and each adds to the work of every cycle of a millisecond, so
+there are none but of axes that are used. Horovod takes sets when it starts: where more are needed
+it starts again (dynamic sets would cost an exchange in every cycle).
 """
 
 import os
+from collections.abc import Collection, Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpc_bnn.group import Reduction
+from hpc_bnn.group import Group, Reduction
 from hpc_bnn.parallel.engine import Axis, Compression, Engine, Ranks
 from hpc_bnn.parallel.launcher import SHARED_GPU, LaunchError
 
@@ -44,22 +49,39 @@ class HorovodEngine(Engine):
         os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
         import horovod.torch as hvd
 
-        groups = (ranks.all_ranks, ranks.sample_axis, ranks.data_axis)
-        world, *axes = (getattr(group, "comm", None) for group in groups)
-        grid = ranks.grid
-        sizes = grid.sample_ranks, grid.data_ranks
-        sets: list[Any] = [hvd.ProcessSet(comm) for comm in axes] if min(sizes) > 1 else []
-        hvd.init(comm=world, process_sets=sets)
+        self._hvd, self._ranks = hvd, ranks
+        # On GPUs the exchanges of joint losses go along the sample axis, too.
+        on_gpu: tuple[Axis, ...] = ("samples", "data") if ranks.device.type == "cuda" else ()
+        self._start(on_gpu)
+
+    def prepare(self, axes: Iterable[Axis]) -> None:
+        more = [axis for axis in axes if axis not in self._sets]
+        if more:
+            self._hvd.shutdown()
+            self._start({*self._sets, *more})
+
+    def _start(self, axes: Collection[Axis]) -> None:
+        """Collective: start Horovod, with sets for ``axes`` that are part of the world."""
+        hvd, ranks = self._hvd, self._ranks
+        grid, comm = ranks.grid, getattr(ranks.all_ranks, "comm", None)
+        self._sets: dict[Axis, Any] = {"world": hvd.global_process_set}
+        parts: dict[Axis, Group] = {"samples": ranks.sample_axis, "data": ranks.data_axis}
+        made = []
+        for axis, group in parts.items():
+            if group.size == grid.world_size:
+                self._sets[axis] = hvd.global_process_set
+            elif group.size > 1 and axis in axes:
+                self._sets[axis] = hvd.ProcessSet(getattr(group, "comm", None))
+                made.append(self._sets[axis])
+            elif group.size == 1:
+                self._sets[axis] = None
+        hvd.init(comm=comm, process_sets=made)
         if hvd.size() != grid.world_size or hvd.rank() != grid.world_rank:
             raise LaunchError(
                 f"Horovod is rank {hvd.rank()} of {hvd.size()}, "
                 f"MPI is rank {grid.world_rank} of {grid.world_size}: "
                 "they use different MPI libraries; hpc-bnn doctor shows both"
             )
-        whole = hvd.global_process_set
-        samples, data = sets or [whole if size > 1 else None for size in sizes]
-        self._hvd, self._ranks = hvd, ranks
-        self._sets: dict[Axis, Any] = {"world": whole, "samples": samples, "data": data}
 
     @staticmethod
     def is_installed() -> bool:

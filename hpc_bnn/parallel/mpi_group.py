@@ -15,6 +15,7 @@ from torch import Tensor
 from hpc_bnn.group import ALONE, Group, Reduction
 from hpc_bnn.parallel.engine import Engine
 from hpc_bnn.parallel.launcher import LaunchError
+from hpc_bnn.parallel.objects import packed, unpacked
 from hpc_bnn.parallel.watchdog import Watchdog, watch
 
 T = TypeVar("T")
@@ -108,6 +109,12 @@ class MPIGroup(Group):
     def broadcast_tensor(self, x: Tensor, *, name: str) -> None:
         self._send(x.view(-1).view(torch.uint8).numpy(), 0, name)
 
+    def gather_tensor(self, x: Tensor, *, name: str) -> Tensor | None:
+        everyone = x.new_empty((self.size, *x.shape)) if self.rank == 0 else None
+        received = None if everyone is None else everyone.numpy()
+        self._finish(self.comm.Igather(x.numpy(), received, root=0), name)
+        return everyone
+
     def gather(self, value: T, *, name: str) -> list[T]:
         mine = np.frombuffer(pickle.dumps(value), dtype=np.uint8)
         sizes = np.empty(self.size, dtype=np.int64)
@@ -124,13 +131,18 @@ class MPIGroup(Group):
         return [pickle.loads(item.data) for item in items]
 
     def broadcast(self, value: T, *, name: str) -> T:
-        content = np.frombuffer(pickle.dumps(value if self.rank == 0 else None), dtype=np.uint8)
-        size = np.array([content.size], dtype=np.int64)
+        message, tensors = packed(value) if self.rank == 0 else (b"", [])
+        size = np.array([len(message)], dtype=np.int64)
         self._finish(self.comm.Ibcast(size, root=0), name)
+        content = np.frombuffer(message, dtype=np.uint8)
         if self.rank != 0:
             content = np.empty(int(size[0]), dtype=np.uint8)
         self._send(content, 0, name)
-        result: T = value if self.rank == 0 else pickle.loads(content.data)
+        result = value
+        if self.rank != 0:
+            result, tensors = unpacked(content.data)
+        for tensor in tensors:
+            self.broadcast_tensor(tensor, name=name)
         return result
 
     def split(self, color: int, key: int) -> Group:

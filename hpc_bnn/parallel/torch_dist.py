@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -75,6 +75,9 @@ class TorchEngine(Engine):
         gloo = dist.is_gloo_available()
         built = ("yes" if one else "no" for one in (dist.is_nccl_available(), gloo))
         return "NCCL {}, gloo {}".format(*built), gloo or dist.is_nccl_available()
+
+    def prepare(self, axes: Iterable[Axis]) -> None:
+        return  # a rank has made its own three groups at the start
 
     def all_reduce_async(self, x: Tensor, *, axis: Axis, name: str) -> "_Begun":
         return self._begun(dist.all_reduce(x, group=self._groups[axis], async_op=True), name)

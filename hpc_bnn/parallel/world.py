@@ -84,7 +84,8 @@ class World:
         self, state: dict[str, Tensor], *, axis: Literal["world", "data"] = "world"
     ) -> None:
         """Collective: overwrite the tensors of ``state`` with those of the axis' first rank."""
-        if self.engine is not None and (axis == "world" or self.grid.data_ranks > 1):
+        if self.engine is not None and state and (axis == "world" or self.grid.data_ranks > 1):
+            self.engine.prepare([axis])
             with self.watchdog.watching("broadcast of parameters"):
                 broadcast_parameters(self.engine, state, axis=axis)
             increment_version(state.values())  # engines write behind torch's back
@@ -110,10 +111,12 @@ class World:
         if reduction not in stages:
             raise ValueError(f"train.reduction = {reduction!r}: expected world or two_stage")
         sizes = {"samples": self.grid.sample_ranks, "data": self.grid.data_ranks}
+        axes = [axis for axis in stages[reduction] if sizes.get(axis, self.grid.world_size) > 1]
+        self.engine.prepare([*axes, "data"] if per_sample else axes)
         return RankReducer(
             self.engine,
             [(name, p) for name, p in named_parameters if p.requires_grad],
-            axes=[axis for axis in stages[reduction] if sizes.get(axis, self.grid.world_size) > 1],
+            axes=axes,
             rows=per_sample,
             data_ranks=self.grid.data_ranks,
             compression=compression,

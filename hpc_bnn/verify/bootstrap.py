@@ -6,7 +6,13 @@ doi:10.1214/aos/1176347265), both runs in the same ones (paired). Of the means o
 their own mean the outer (1 - level) / 2 on either side are cut off. They are stretched by
 sqrt(N / (N - L)), for the variance that the mean over N / L blocks takes away, and by the quantile
 of Student's t of N / L - 1 degrees of freedom over that of the normal distribution, since so few
-blocks tell the variance: without both, intervals are too narrow.
+blocks tell the variance: without both, intervals are too narrow. With both they still are a little
+where blocks are few: of starts whose scores have the autocorrelation 0.8 from one to the next, an
+interval of 95 % holds the true difference in about 90 of 100 cases. So take a difference that is
+only just significant as a hint.
+
+The p-value is that of Student's t, of as many degrees of freedom, for the mean over the standard
+deviation of the draws, stretched alike: 2000 draws by themselves tell nothing below 1 / 2000.
 
 The length of a block, unless it is given, is that of a series of the autocorrelation r at lag one,
 L = 1.1447 (4 r^2 N / (1 - r^2)^2)^(1/3) (Andrews 1991, doi:10.2307/2938229, eq. 6.2 and 6.4), at
@@ -25,7 +31,8 @@ MOST_NUMBERS = 1 << 22  # of places drawn at a time: 32 MiB
 
 
 class Difference(NamedTuple):
-    """Mean of first - second, its confidence interval, and the length of the blocks.
+    """Mean of first - second, its confidence interval, the length of the blocks, and the
+    probability of a mean so far from 0 where there is no difference.
 
     ``significant``: the interval does not hold 0.
     """
@@ -34,6 +41,7 @@ class Difference(NamedTuple):
     low: float
     high: float
     block: int
+    p_value: float
 
     @property
     def significant(self) -> bool:
@@ -93,20 +101,30 @@ def paired_difference(
         )
     means = _means_of_draws(series, length, draws, torch.Generator().manual_seed(seed))
     # The ends of the series are in fewer blocks, so the draws have a mean of their own.
-    deviation = (means - means.mean()) * _stretch(count, length, level)
+    deviation = (means - means.mean()) * math.sqrt(count / (count - length))
+    error, freedom = float(deviation.std()), count / length - 1
+    deviation *= _stretch(freedom, level)
     outer = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     mean = float(series.mean())
     low, high = (mean + torch.quantile(deviation, outer)).tolist()
-    return Difference(mean, low, high, length)
+    return Difference(mean, low, high, length, _p_value(mean, error, freedom))
 
 
-def _stretch(count: int, length: int, level: float) -> float:
-    """Return what makes up for few blocks; 1 for many."""
+def _stretch(freedom: float, level: float) -> float:
+    """Return what makes up for a variance that few blocks tell; 1 for many."""
     from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]
 
     upper = (1 + level) / 2
-    few = float(stdtrit(count / length - 1, upper) / ndtri(upper))
-    return few * math.sqrt(count / (count - length))
+    return float(stdtrit(freedom, upper) / ndtri(upper))
+
+
+def _p_value(mean: float, error: float, freedom: float) -> float:
+    """Return the two-sided p-value of a mean with its standard error."""
+    from scipy.special import stdtr
+
+    if mean == 0:
+        return 1.0
+    return 2 * float(stdtr(freedom, -abs(mean) / error)) if error else 0.0
 
 
 def _means_of_draws(series: Tensor, length: int, draws: int, generator: torch.Generator) -> Tensor:

@@ -18,6 +18,17 @@ ELSEWHERE = ("scaling", "doctor", "data request")
 READERS = ("$", "runs/load", "photos")
 SHORT = ["train.steps=2", "train.validate_every=0", "posterior.predict_samples=4"]
 WEATHER = ["data.validation=[2002-01-01, 2002-01-10]", "data.test=[2002-12-20, 2002-12-31]"]
+SPLITS = ["data.train=[2001-01-01, 2001-02-28]", *WEATHER, "evaluation.starts=2"]
+SMALL = [  # the network and the channels of the toy
+    *(
+        "data.variables=[t2m, z]",
+        "data.levels=[500]",
+        "data.static=[lsm]",
+        "loss.channel_weights={}",
+    ),
+    *("model.width=16", "model.depths=[2, 0, 0, 2]", "model.window=[2, 8]", "train.epochs=0"),
+    *("train.batch_size=2", "train.warmup_steps=0"),
+]
 PAGES = {
     "README": ROOT / "README.md",
     "commands": GUIDE / "commands.md",
@@ -45,6 +56,8 @@ def shortened(words: list[str]) -> list[str]:
     """Return the words of a command of ``hpc-bnn``, of two steps and few scores only."""
     if not {"train", "scan"} & set(words[:4]) or "--estimate" in words:
         return words
+    if "swin_dropout_crps.yaml" in words:
+        return [*words, *SHORT, *SPLITS, *SMALL]
     return [*words, *SHORT, *(WEATHER if "weather.yaml" in words else [])]
 
 

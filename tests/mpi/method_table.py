@@ -223,7 +223,8 @@ class Run:
         ema = gather_ema(self.step.ema, self.posterior, sample_axis)
         parts = (posterior, self.loss.state_dict(), moments)
         per_sample = list(self.posterior.per_sample())
-        return copy.deepcopy(Checkpoint(self.step.step, {}, *parts, "", {}, per_sample, ema))
+        state = Checkpoint(self.step.step, {}, *parts, "", {}, per_sample, ema)
+        return copy.deepcopy(sample_axis.broadcast(state, name="all rows"))
 
     def gradients(self) -> dict[str, Tensor]:
         """Return the gradients of the last step, rows those of this rank."""

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes import Gaussian
+from hpc_bnn.bayes.rows import Rows
 from hpc_bnn.group import Group
 from hpc_bnn.losses import gaussian_nll
 from hpc_bnn.models import MODELS
 from hpc_bnn.parallel import mpi_group
+from hpc_bnn.train.run import transfer
 from hpc_bnn.train.run.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -74,7 +76,8 @@ def test_every_rank_gets_the_state_of_the_one_that_read_it(
     part_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mpi_group, "PART_BYTES", part_bytes)
+    for module in (mpi_group, transfer):
+        monkeypatch.setattr(module, "PART_BYTES", part_bytes)
     path, state, expected = saved
     parts = made()
     memory = [parameter.data_ptr() for parameter in parts[0].parameters()]
@@ -89,6 +92,24 @@ def test_every_rank_gets_the_state_of_the_one_that_read_it(
         path.write_bytes(b"\0" * path.stat().st_size)
     all_ranks.gather(None, name="overwritten")
     assert digest(content(parts)) == kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool], ids=str)
+def test_rows_travel_to_the_first_rank_and_back(
+    all_ranks: Group, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts of 40 bytes, of which a row has some and a bit."""
+    monkeypatch.setattr(transfer, "PART_BYTES", 40)
+    whole = (torch.arange(12 * 7 * 3) % 5 - 1).view(12, 7, 3).to(dtype)
+    count = 12 // all_ranks.size
+    samples = range(all_ranks.rank * count, (all_ranks.rank + 1) * count)
+    source = whole if all_ranks.rank == 0 else torch.empty_like(whole, device="meta")
+    own = Rows(torch.zeros(count, 7, 3, dtype=dtype), samples)
+    transfer.hand_out(all_ranks, own, source, name="rows")
+    assert torch.equal(own.tensor, whole[samples.start : samples.stop])
+    back = transfer.collect_rows(own, all_ranks, name="rows")
+    assert back.is_meta == (all_ranks.rank > 0)
+    assert back.is_meta or torch.equal(back, whole)
 
 
 def moments(parts: Parts) -> list[Tensor]:

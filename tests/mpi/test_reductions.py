@@ -59,6 +59,7 @@ def test_engines_exchange_along_each_axis(world: World) -> None:
     if world.engine is None:
         pytest.skip("one rank exchanges nothing")
     engine, grid = world.engine, world.grid
+    engine.prepare(("samples", "data"))
     axes = {"world": range(grid.world_size), "samples": grid.sample_axis, "data": grid.data_axis}
     for axis, ranks in axes.items():
         if len(ranks) > 1:

@@ -156,11 +156,12 @@ def test_ranks_meet_once_more_only_where_they_differ(world: World) -> None:
             by_turns(run, i)
             run.one(i)
         several = world.grid.world_size > 1
-        assert calls == ["batch sizes and gradients", "loss"] * (3 * several)
+        once = ["guards", "check of the network"]  # at the first step
+        assert calls == [*once, *["batch sizes and gradients", "loss"] * 3] * several
         if several:
             run.network.choose = lambda first: int(is_last(world))
             run.one(3)
-            assert calls[6:] == ["batch sizes and gradients", "gradients", "loss"]
+            assert calls[8:] == ["batch sizes and gradients", "gradients", "loss"]
 
 
 # Parameters that are frozen, thawed, added and replaced

@@ -21,12 +21,15 @@ EXPONENTS = str.maketrans(
 class Cell:
     """One cell of a table.
 
-    is_number: aligned to the right. is_best: the best of its row.
+    is_number: aligned to the right. is_best: the best of its row. look: ``better`` or ``worse``,
+    which the text says, too. hint: what is seen when one points at it.
     """
 
     text: str
     is_number: bool = False
     is_best: bool = False
+    look: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)

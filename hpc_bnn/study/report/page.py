@@ -18,6 +18,7 @@ from hpc_bnn.study.report.curves import training_charts, validation_charts
 from hpc_bnn.study.report.differences import between_runs, from_defaults
 from hpc_bnn.study.report.folders import Run, kind_of, read_runs
 from hpc_bnn.study.report.pictures import map_blocks, other_pictures
+from hpc_bnn.study.report.scorecard import Pair, compare_runs, scorecard_blocks, scorecard_lines
 from hpc_bnn.study.report.scores import is_of_fields, score_blocks
 from hpc_bnn.study.report.study_page import study_sections
 
@@ -26,8 +27,12 @@ MARK = '<meta name="generator" content="hpc_bnn report'
 HEAD_BYTES = 2000  # of a page, in which its mark stands
 
 
-def write_report(folders: Sequence[Path], output: Path) -> tuple[str, ...]:
+def write_report(
+    folders: Sequence[Path], output: Path, *, scorecard: list[str] | None = None
+) -> tuple[str, ...]:
     """Write the page of some runs, or of a study; return the problems that it names.
+
+    scorecard: gets the lines of text that say which run is better where.
 
     Raises
     ------
@@ -52,15 +57,20 @@ def write_report(folders: Sequence[Path], output: Path) -> tuple[str, ...]:
         runs = read_runs(folders)
         title = "Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
         about = ", ".join(str(run.path) for run in runs)
-        sections, problems = run_sections(runs)
+        pairs = compare_runs(runs)
+        if scorecard is not None:
+            scorecard += scorecard_lines(pairs)
+        sections, problems = run_sections(runs, pairs)
     text = render(title, about, sections)
     refuse_foreign(output, "report", is_report)
     write_whole(output, text.encode())
     return problems
 
 
-def run_sections(runs: Sequence[Run]) -> tuple[list[Section], tuple[str, ...]]:
-    """Return the sections of a page about runs, and what is wrong with these.
+def run_sections(
+    runs: Sequence[Run], pairs: Sequence[Pair]
+) -> tuple[list[Section], tuple[str, ...]]:
+    """Return the sections of a page about runs and pairs of them, and what is wrong with these.
 
     What a section cannot show, because a file holds something else than such files do, is a problem
     too.
@@ -68,6 +78,7 @@ def run_sections(runs: Sequence[Run]) -> tuple[list[Section], tuple[str, ...]]:
     problems = [problem for run in runs for problem in run.problems]
     units = _units_of_validation(runs)
     parts: dict[tuple[str, str], Callable[[], Sequence[Block]]] = {
+        ("scorecard", "Which run is better where"): lambda: scorecard_blocks(pairs),
         ("scores", "Scores of the test split"): lambda: score_blocks(runs),
         ("curves", "Curves"): lambda: [*training_charts(runs), *validation_charts(runs, units)],
         ("calibration", "Calibration"): lambda: calibration_blocks(runs),

@@ -31,8 +31,8 @@ from hpc_bnn.models.normalised import NormalisedWindows
 from hpc_bnn.parallel.engines import check_engine
 from hpc_bnn.train.run.build_loss import build_loss
 from hpc_bnn.train.run.forecast_choices import forecast_problems, noise_of
+from hpc_bnn.train.run.old_options import with_old_options
 from hpc_bnn.train.run.optimizers import OPTIMIZERS
-from hpc_bnn.train.run.window_option import with_normalization
 from hpc_bnn.train.step.input_noise import InputNoise
 from hpc_bnn.train.step.settings import StepSettings
 from hpc_bnn.train.step.unroll import Unroll
@@ -144,10 +144,10 @@ def _network(settings: Settings, source: Source, loss: Loss) -> torch.nn.Module:
 
 def resolved(settings: Settings) -> Settings:
     """Return settings that hold every option of the posterior and the optimizer, defaults too, and
-    how the windows of a series are normalised, with absolute paths: a run is found again from any
+    those whose default changed once, with absolute paths: a run is found again from any
     folder.
     """
-    settings = with_normalization(settings)
+    settings = with_old_options(settings)
     posterior = _with_defaults(settings.posterior, POSTERIORS, GIVEN_TO_POSTERIORS)
     optimizer = settings.optimizer
     if not _brings_optimizer(settings):
@@ -185,8 +185,9 @@ def _with_defaults(chosen: C, choices: Mapping[str, Any], given: Collection[str]
 def read_source(
     settings: Settings, ranks: Group, *, kept: Mapping[str, Any] | None = None
 ) -> Source:
-    """Collective over the ranks: read the data set; ``kept`` is what a trained run keeps of its
-    own, where it is to see others.
+    """Collective over the ranks: read the data set, on the first rank for all where no data set
+    says otherwise (``ranks``); ``kept`` is what a trained run keeps of its own, where it is to see
+    others.
 
     Raises
     ------
@@ -201,7 +202,7 @@ def read_source(
     try:
         if _takes(function, "ranks"):
             return function(**options, ranks=ranks)
-        return ranks.together(lambda: function(**options), name="reading the data")
+        return ranks.on_first(lambda: function(**options), name="reading the data")
     except ImportError as error:
         raise SettingsError([f"data.name = {settings.data.name!r}: {error}"]) from error
 

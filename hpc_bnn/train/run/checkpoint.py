@@ -2,11 +2,12 @@
 
 ``step-XXXXXXXX.pt`` is a ``torch.save`` file of plain containers and tensors (``weights_only=True``
 reads it). It holds everything a run is: parameters, optimizer, the number of finished steps, from
-which the position in the data follows, the settings, and a sha256 over all of it. There is no
-random state to save: noise is keyed.
+which the position in the data follows, the settings, and a sha256 over each part of it. There is
+no random state to save: noise is keyed.
 
 A file appears by rename after fsync, so it is whole or absent. Resume takes the newest good one.
-One rank reads it, the others get tensor by tensor from it: nobody holds a second copy of all of it.
+One rank reads it, the others get it from there part by part (``transfer``): nobody holds a second
+copy. What only trains on, the optimizer's moments, is not read to predict.
 """
 
 import hashlib
@@ -25,8 +26,9 @@ from hpc_bnn.lock import LockError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # which holds a scheduler; 3 held moving averages, 2 named what is per-sample
-READS = (1, 2, 3, 4)
+# 5 has a sha256 for each part; 4 held a scheduler, 3 moving averages, 2 named what is per-sample.
+FORMAT = 5
+READS = (1, 2, 3, 4, 5)
 BEST = "best.pt"
 PATTERN = re.compile(r"step-(\d{8})\.pt")
 
@@ -107,7 +109,7 @@ def write(
     if require_own is not None:
         require_own()
     content = {"format": FORMAT, **vars(checkpoint)}
-    content["sha256"] = digest(content)
+    content["sha256"] = {name: digest(value) for name, value in content.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, rivals=True, check=require_own) as file:
@@ -129,9 +131,9 @@ def available(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if PATTERN.fullmatch(path.name))
 
 
-def newest_good(folder: Path) -> tuple[Path, Checkpoint] | None:
+def newest_good(folder: Path, *, moments: bool = True) -> tuple[Path, Checkpoint] | None:
     """Return the newest checkpoint that is whole, warning about each newer one that is not; None if
-    there are none.
+    there are none. ``moments``: as of ``load``.
 
     Raises
     ------
@@ -141,7 +143,7 @@ def newest_good(folder: Path) -> tuple[Path, Checkpoint] | None:
     paths = available(folder)
     for path in reversed(paths):
         try:
-            return path, load(path)
+            return path, load(path, moments=moments)
         except CheckpointError as error:
             log.warning("%s; falling back to the one before", error)
     if paths:
@@ -152,9 +154,9 @@ def newest_good(folder: Path) -> tuple[Path, Checkpoint] | None:
     return None
 
 
-def chosen(folder: Path, which: str) -> tuple[Path, Checkpoint] | None:
+def chosen(folder: Path, which: str, *, moments: bool = True) -> tuple[Path, Checkpoint] | None:
     """Return the checkpoint ``last``, ``best`` or of a number of steps; None where a run has no
-    last one.
+    last one. ``moments``: as of ``load``.
 
     Raises
     ------
@@ -162,7 +164,7 @@ def chosen(folder: Path, which: str) -> tuple[Path, Checkpoint] | None:
         If there is no such checkpoint, or it is damaged.
     """
     if which == "last":
-        return newest_good(folder)
+        return newest_good(folder, moments=moments)
     path = folder / (BEST if which == "best" else f"step-{int(which):08d}.pt")
     if not path.is_file():
         steps = ", ".join(str(int(PATTERN.sub(r"\1", p.name))) for p in available(folder))
@@ -171,12 +173,15 @@ def chosen(folder: Path, which: str) -> tuple[Path, Checkpoint] | None:
             f"--checkpoint {which}: {path} is not there; the run has {kept}last, {steps or 'none'} "
             "(train.keep_best keeps the best, train.checkpoint_every and keep_checkpoints others)"
         )
-    return path, load(path)
+    return path, load(path, moments=moments)
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, *, moments: bool = True) -> Checkpoint:
     """Read and verify a checkpoint; tensors are on the CPU, in pages of the file that come with
     their first use.
+
+    moments: False: without the state of the optimizer, of which nothing is read (two thirds of a
+    file of Adam's).
 
     Raises
     ------
@@ -198,14 +203,19 @@ def load(path: Path) -> Checkpoint:
             f"{path}: format {content.get('format')!r}, this version reads "
             f"{', '.join(map(str, READS))}; use the version that wrote it"
         )
-    if digest(content) != expected:
-        raise CheckpointError(f"{path}: damaged checkpoint (its sha256 does not match its content)")
+    skipped = () if moments else ("optimizer",)
+    problem = _changed(content, expected, skipped)
+    if problem:
+        raise CheckpointError(
+            f"{path}: damaged checkpoint (its sha256 does not match its content: {problem})"
+        )
+    content.update({name: {} for name in skipped})
     written = content.pop("format")
     if written == 1:  # which knew no per-sample parameters
         content["per_sample"] = []
     if written < 3:
         content["ema"] = {}
-    if written < FORMAT:
+    if written < 4:
         content["scheduler"] = {}
     names = {each.name for each in fields(Checkpoint)}
     for what, keys in (("lacks", names - set(content)), ("has unknown", set(content) - names)):
@@ -216,6 +226,19 @@ def load(path: Path) -> Checkpoint:
                 "that wrote it"
             )
     return Checkpoint(**content)
+
+
+def _changed(content: Mapping[str, Any], expected: object, skipped: Sequence[str]) -> str:
+    """Return the first part of a file's content that is other than when it was written; "": none.
+
+    expected: digests by part; of formats before 5 one of all of it, for which all must be read.
+    """
+    if not isinstance(expected, Mapping):
+        return "" if digest(content) == expected else "some part"
+    for name in sorted({*content, *expected} - {*skipped}, key=repr):
+        if name not in content or digest(content[name]) != expected.get(name):
+            return str(name)
+    return ""
 
 
 def digest(content: object) -> str:

@@ -10,8 +10,8 @@ from hpc_bnn.data.source import Source
 from hpc_bnn.files import whole_file, write_json
 from hpc_bnn.lock import Lock, LockError, hold, require_lock_file
 from hpc_bnn.train.run.build import resolved
+from hpc_bnn.train.run.old_options import with_old_options
 from hpc_bnn.train.run.track import require_trackers
-from hpc_bnn.train.run.window_option import with_normalization
 
 # May change when a run is resumed: none of them changes the answer.
 RESUMABLE = {
@@ -39,6 +39,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation.json"
+        self.evaluation_starts = path / "evaluation_starts.nc"
         self.memory = path / "memory.json"
         self.plots = path / "plots"
         self._held: Lock | None = None
@@ -52,7 +53,7 @@ class RunFolder:
             If no run was started here.
         """
         self.require_run()
-        return with_normalization(load_settings(self.config), of_old_run=True)
+        return with_old_options(load_settings(self.config), of_old_run=True)
 
     def require_run(self) -> None:
         """Raise FileNotFoundError if no run was started here."""
@@ -164,7 +165,7 @@ class RunFolder:
             for leftover in self.checkpoints.glob("*.partial"):
                 leftover.unlink(missing_ok=True)
             with whole_file(self.config) as file:
-                file.write(dump_settings(with_normalization(settings)).encode())
+                file.write(dump_settings(with_old_options(settings)).encode())
             if source is not None:
                 write_json(self.data, facts_of(source))
         except LockError:

@@ -37,8 +37,8 @@ def gathered(
     ema: EMA | None,
     **facts: Any,
 ) -> Checkpoint:
-    """Collective over the sample axis: return a checkpoint with all rows; ``facts`` are its other
-    fields.
+    """Collective over the sample axis: return a checkpoint, with all rows on its first rank and
+    outlines of them elsewhere; ``facts`` are its other fields.
     """
     return Checkpoint(
         posterior=gather_posterior(posterior, world.sample_axis),
@@ -70,8 +70,8 @@ def take(
     """Collective: restore what ``read`` returns on world rank 0, the only one that reads, into
     ``parts_of`` its outline; return the path and the outline, None where it returns none.
 
-    optimizer: None: not its state, and moving averages, where there are some, take the place of
-    the weights.
+    optimizer: None: not its state, which ``read`` may leave out, and moving averages, where there
+    are some, take the place of the weights.
     """
     whole: list[Checkpoint] = []
 

@@ -56,20 +56,23 @@ def save(
     ranks = step.world.all_ranks
     ranks.together(lambda: _require_parts("hb.save", posterior, optimizer, step), name="hb.save")
     held = ranks.together(lambda: _state_of(scheduler), name="hb.save: scheduler")
-    state = gathered(
-        step.world,
-        posterior,
-        step.loss,
-        optimizer,
-        step.ema,
-        step=step.step,
-        position=_facts(step),
-        settings="",
-        versions=versions() if step.world.is_first else {},
-        scheduler=held,
-    )
+    state: Checkpoint | None = None
+    if step.world.grid.data_rank == 0:  # one sample axis has all of it
+        state = gathered(
+            step.world,
+            posterior,
+            step.loss,
+            optimizer,
+            step.ema,
+            step=step.step,
+            position=_facts(step),
+            settings="",
+            versions=versions() if step.world.is_first else {},
+            scheduler=held,
+        )
 
     def write() -> None:
+        assert state is not None
         require_finite(posterior, state)
         checkpoint.write(Path(path), state)
 

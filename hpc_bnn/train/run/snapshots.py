@@ -46,19 +46,11 @@ class Snapshots:
         best: that of the best validation, which stays beside the newest ones.
         """
         epoch, cursor = divmod(step, steps_per_epoch)
-        state = gathered(
-            self._world,
-            self._parts.posterior,
-            self._parts.loss,
-            self._optimizer,
-            self._ema,
-            step=step,
-            position={"epoch": epoch, "cursor": cursor, **self._order()},
-            settings=dump_settings(self._settings),
-            versions=self._versions,
-        )
+        # One sample axis has all of it.
+        state = None if self._world.grid.data_rank else self._gathered(step, epoch, cursor)
 
         def write() -> int:
+            assert state is not None
             require_finite(self._parts.posterior, state)
             folder, own = self._folder.checkpoints, self._folder.require_own
             if best:
@@ -69,6 +61,20 @@ class Snapshots:
             return path.stat().st_size
 
         return self._world.all_ranks.on_first(write, name="checkpoint")
+
+    def _gathered(self, step: int, epoch: int, cursor: int) -> Checkpoint:
+        """Collective over the sample axis: return the checkpoint of this moment."""
+        return gathered(
+            self._world,
+            self._parts.posterior,
+            self._parts.loss,
+            self._optimizer,
+            self._ema,
+            step=step,
+            position={"epoch": epoch, "cursor": cursor, **self._order()},
+            settings=dump_settings(self._settings),
+            versions=self._versions,
+        )
 
     def restore(
         self, *, to_train: bool = False, which: str = "last"
@@ -84,7 +90,7 @@ class Snapshots:
         """
 
         def read() -> tuple[Path, Checkpoint] | None:
-            found = checkpoint.chosen(self._folder.checkpoints, which)
+            found = checkpoint.chosen(self._folder.checkpoints, which, moments=to_train)
             if found is not None and to_train:
                 self._require_same_order(*found)
             return found
@@ -107,8 +113,8 @@ class Snapshots:
 
         def read() -> tuple[Path, Checkpoint]:
             if given.is_file():
-                return given, checkpoint.load(given)
-            found = checkpoint.newest_good(RunFolder(given).checkpoints)
+                return given, checkpoint.load(given, moments=False)
+            found = checkpoint.newest_good(RunFolder(given).checkpoints, moments=False)
             if found is None:
                 raise CheckpointError(
                     f"train.start_from = {given}: expected a checkpoint file, or a run folder that "

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hpc_bnn.bayes.posterior import Posterior
-from hpc_bnn.bayes.rows import Rows, gather_rows
+from hpc_bnn.bayes.rows import Rows
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError
+from hpc_bnn.train.run.transfer import collect_rows, hand_out
 from hpc_bnn.train.step.ema import EMA
 from hpc_bnn.train.step.parameters import parameters_of
 
@@ -23,12 +24,14 @@ Optimizer = torch.optim.Optimizer
 
 
 def gather_posterior(posterior: Posterior, sample: Group) -> dict[str, Tensor]:
-    """Collective over the sample axis: return parameters and buffers with all rows."""
+    """Collective over the sample axis: return parameters and buffers, with all rows on its first
+    rank and outlines of them elsewhere.
+    """
     return {name: _gathered(value, sample, name) for name, value in posterior.saved().items()}
 
 
 def gather_optimizer(optimizer: Optimizer, posterior: Posterior, sample: Group) -> dict[str, Any]:
-    """Collective over the sample axis: return the state dict with all rows."""
+    """Collective over the sample axis: return the state dict, with rows as ``gather_posterior``."""
     state = optimizer.state_dict()
     for number, rows in _per_sample_numbers(optimizer, posterior).items():
         own = state["state"].get(number, {})
@@ -42,7 +45,9 @@ def gather_optimizer(optimizer: Optimizer, posterior: Posterior, sample: Group) 
 
 
 def gather_ema(ema: EMA | None, posterior: Posterior, sample: Group) -> dict[str, Any]:
-    """Collective over the sample axis: return moving averages with all rows; nothing of None."""
+    """Collective over the sample axis: return moving averages, with rows as ``gather_posterior``;
+    nothing of None.
+    """
     if ema is None:
         return {}
     weights = {
@@ -63,7 +68,7 @@ def _rows(posterior: Posterior, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 def _gathered(value: Tensor | Rows, sample: Group, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    return gather_rows(value, sample, name=f"checkpoint: {name}")
+    return collect_rows(value, sample, name=f"checkpoint: {name}")
 
 
 def _per_sample_numbers(optimizer: Optimizer, posterior: Posterior) -> dict[int, Rows]:
@@ -123,7 +128,7 @@ def restore(
     all_ranks.together(require_same_model, name="restoring the checkpoint")
     for part, targets, state in parts:
         for name, target in targets.items():
-            _receive(all_ranks, target, state[name], name=f"checkpoint: {part}.{name}")
+            hand_out(all_ranks, target, state[name], name=f"checkpoint: {part}.{name}")
     if optimizer is None:
         return
     per_sample = _per_sample_numbers(optimizer, posterior)
@@ -131,10 +136,10 @@ def restore(
     def received(tensor: Tensor, rows: Rows | None = None) -> Tensor:
         if rows is None or tensor.shape[:1] != (members,):
             own = torch.empty(tensor.shape, dtype=tensor.dtype)
-            _receive(all_ranks, own, tensor, name="checkpoint: optimizer")
+            hand_out(all_ranks, own, tensor, name="checkpoint: optimizer")
         else:
             own = torch.empty((len(rows.tensor), *tensor.shape[1:]), dtype=tensor.dtype)
-            _receive(all_ranks, Rows(own, rows.samples), tensor, name="checkpoint: optimizer")
+            hand_out(all_ranks, Rows(own, rows.samples), tensor, name="checkpoint: optimizer")
         return own
 
     moments = dict(checkpoint.optimizer)
@@ -185,34 +190,9 @@ def restore_ema(
 
     all_ranks.together(require_same_parameters, name="restoring the moving average")
     for name, target in _rows(posterior, {name: here[name] for name in saved}).items():
-        _receive(all_ranks, target, saved[name], name=f"checkpoint: average of {name}")
+        hand_out(all_ranks, target, saved[name], name=f"checkpoint: average of {name}")
     if ema is not None:
         ema.steps = checkpoint.ema["steps"]
-
-
-@torch.no_grad()
-def _receive(all_ranks: Group, target: Tensor | Rows, source: Tensor, *, name: str) -> None:
-    """Collective: overwrite ``target`` with the ``source`` of rank 0, an outline elsewhere; rows
-    with those of the same weight samples.
-
-    A target on the CPU is filled in place, without a copy.
-    """
-    if all_ranks.rank == 0:
-        content = source.contiguous()
-    elif isinstance(target, Tensor) and _is_like(target, source):
-        content = target
-    else:
-        content = torch.empty(source.shape, dtype=source.dtype)
-    all_ranks.broadcast_tensor(content, name=name)
-    if isinstance(target, Rows):
-        target.tensor.copy_(content[target.samples.start : target.samples.stop])
-    elif content is not target:
-        target.copy_(content)
-
-
-def _is_like(target: Tensor, source: Tensor) -> bool:
-    on_cpu = target.device.type == "cpu" and target.is_contiguous()
-    return on_cpu and target.dtype == source.dtype
 
 
 def _mapped(value: Any, action: Callable[[Tensor], Tensor]) -> Any:

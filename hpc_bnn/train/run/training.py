@@ -193,7 +193,7 @@ class Training:
         """Collective: until here ranks may wait for one that reads its data, from now on no longer
         than ``train.stall_timeout``.
         """
-        self._world.all_ranks.gather(None, name="first batch")
+        self._world.all_ranks.together(lambda: None, name="first batch")
         self._world.watchdog.resume()
 
     def _save(self, done: int) -> None:

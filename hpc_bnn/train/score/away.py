@@ -9,6 +9,7 @@ from hpc_bnn.config import Settings, SettingsError, difference, load_settings
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import check_choices, resolved
 from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.old_options import with_old_options
 
 MAY_CHANGE = (
     *("data.", "evaluation.", "forecast.", "perturb"),
@@ -29,7 +30,7 @@ def settings_with(folder: RunFolder, overrides: Sequence[str]) -> Settings:
     before = folder.settings()
     if not overrides:
         return before
-    after = load_settings(folder.config, overrides)
+    after = with_old_options(load_settings(folder.config, overrides), of_old_run=True)
     if after.model.name != before.model.name:  # the options are those of the same network
         content = {**before.model.options, **after.model.model_dump()}
         after = after.model_copy(update={"model": type(after.model).model_validate(content)})

@@ -88,7 +88,7 @@ def load(
 
 
 def _weights(path: Path, posterior: Posterior) -> int:
-    state = checkpoint.load(path)
+    state = checkpoint.load(path, moments=False)
     nothing = nn.Module()
     restore(path, replace(state, loss={}), posterior, nothing, None)
     if state.ema:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.losses.base import Loss
 from hpc_bnn.parallel import guards
+from hpc_bnn.parallel.fingerprint import digest, fingerprint
 from hpc_bnn.parallel.reducer import NoReducer, Reducer
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.parameters import TrainingWatch, named_parameters, shape_of
@@ -133,8 +134,8 @@ class Gradients:
                 for name in self._names
                 if id(self.named[name]) not in before and name not in per_sample
             ]
-            self._trained |= {f"values of {k}": guards.fingerprint(self.named[k]) for k in new}
-        self._digest = _parts(guards.digest(self._trained))
+            self._trained |= {f"values of {k}": fingerprint(self.named[k]) for k in new}
+        self._digest = _parts(digest(self._trained))
 
     def _facts(self) -> dict[str, object]:
         """Return what the ranks must agree on before they reduce."""
@@ -147,8 +148,8 @@ class Gradients:
         """
         if self._world.grid.world_size == 1:
             return []
-        trained = self._digest if self._refusal is None else _parts(guards.digest(self._facts()))
-        return [*trained, *_parts(guards.digest(bytes(self._absent())))]
+        trained = self._digest if self._refusal is None else _parts(digest(self._facts()))
+        return [*trained, *_parts(digest(bytes(self._absent())))]
 
     def _absent(self) -> list[bool]:
         """Return which parameters have no gradient on this rank, in the order of their names."""

@@ -264,8 +264,7 @@ class Step:
         parameters, rows = by_kind(self.posterior, parameters_of(self.posterior, self.loss))
         buffers, more = by_kind(self.posterior, buffers_of(self.posterior, self.loss))
         guards.check(
-            self.world.all_ranks,
-            self.world.grid,
+            self.world,
             step=self.step,
             parameters=parameters,
             buffers=buffers,

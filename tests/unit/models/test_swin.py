@@ -31,6 +31,14 @@ def test_any_number_of_rows_fits_a_globe(rows: int, columns: int, window: tuple[
     assert swin(rows, columns, window=window)(x).shape == x.shape
 
 
+def test_patches_recovered_alone_are_the_network_of_earlier_checkpoints() -> None:
+    """By the names that they hold, so that neither is taken for the other."""
+    old, new = (
+        set(swin(16, 32, window=(2, 4), recovery=way).state_dict()) for way in ("patch", "overlap")
+    )
+    assert old - new == {"expand.weight", "expand.bias", "recover.weight", "recover.bias"}
+
+
 ROLLED = [
     (32, 64, (4, 8)),
     (33, 64, (4, 8)),
@@ -74,12 +82,13 @@ def test_rolling_is_exact_to_the_last_bit_where_tokens_are_no_multiple_of_four()
 
 @pytest.mark.parametrize("rows", [32, 33])
 @pytest.mark.parametrize("pole", [0, -1])
-def test_a_change_at_one_pole_leaves_the_other_hemisphere_untouched(rows: int, pole: int) -> None:
+def test_a_change_at_one_pole_ends_a_few_rows_behind_the_equator(rows: int, pole: int) -> None:
+    """Windows end there; two overlaps, of merged and of fine tokens, carry it four rows further."""
     network, x = swin(rows, 64, depths=(2, 0, 0, 0)), fields(rows, 64)
     changed = x.clone()
     changed[:, :, pole] += 1.0
     difference = (network(changed) - network(x)).abs().amax((0, 1, 3))
-    other = difference[rows // 2 :] if pole == 0 else difference[: (rows + 1) // 2]
+    other = difference[rows // 2 + 4 :] if pole == 0 else difference[: (rows + 1) // 2 - 4]
     assert difference[pole] > 0
     assert torch.equal(other, torch.zeros_like(other))
 
@@ -119,8 +128,8 @@ def test_windows_cut_and_join_are_inverse_and_shift_masks_only_wrapped_rows() ->
 
 
 def test_a_region_has_no_neighbours_beyond_its_edges() -> None:
-    network = swin(25, 13, window=(2, 2), periodic=False, depths=(2, 0, 0, 0))
-    x = fields(25, 13)
+    network = swin(25, 29, window=(2, 2), periodic=False, depths=(2, 0, 0, 0))
+    x = fields(25, 29)
     for edge, far in (((..., 0), (..., -1)), ((..., 0, slice(None)), (..., -1, slice(None)))):
         changed = x.clone()
         changed[edge] += 1.0
@@ -173,7 +182,8 @@ def test_several_samples_in_one_pass_equal_one_at_a_time(options: dict[str, bool
 def test_norms_and_position_tables_stay_deterministic() -> None:
     names = Gaussian(swin(16, 32, window=(2, 4), latitude_embedding=True)).names
     assert not [n for n in names if "norm" in n or "position_bias" in n]
-    assert "latitude" not in names and "embed.weight" in names and "recover.weight" in names
+    assert "latitude" not in names and "embed.weight" in names
+    assert "recover.coefficients.weight" in names and "expand.coefficients.weight" in names
 
 
 @pytest.mark.parametrize(
@@ -185,6 +195,7 @@ def test_norms_and_position_tables_stay_deterministic() -> None:
         ({"heads": (3, 4, 4, 2)}, "3 heads must divide the 8 channels of stage 1"),
         ({"vector_channels": (5,)}, "channels 0 to 1"),
         ({"window": (32, 8)}, "cannot be extended"),
+        ({"recovery": "patches"}, r"model\.recovery = 'patches': expected overlap or patch"),
     ],
 )
 def test_what_does_not_fit_says_what_does(options: dict[str, object], message: str) -> None:

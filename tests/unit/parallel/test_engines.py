@@ -29,7 +29,7 @@ def wish(engine: str = "auto", device: str = "cpu", **missing: str) -> Wish:
     ],
 )
 def test_the_engine_of_all_ranks(wishes: list[Wish], chosen: str) -> None:
-    assert choose(wishes) == chosen
+    assert choose(wishes, ranks=2) == chosen
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_engine_of_all_ranks(wishes: list[Wish], chosen: str) -> None:
 )
 def test_wishes_that_do_not_fit(wishes: list[Wish], message: str) -> None:
     with pytest.raises(LaunchError, match=message):
-        choose(wishes)
+        choose(wishes, ranks=2)
 
 
 def test_no_such_engine() -> None:

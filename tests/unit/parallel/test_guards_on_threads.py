@@ -10,16 +10,19 @@ from thread_group import ThreadGroup, on_ranks, outcomes
 from torch import Tensor
 
 from hpc_bnn.group import ALONE, Group
+from hpc_bnn.parallel.fingerprint import fingerprint, fingerprint_of
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.guards import (
+    Finding,
     GuardError,
+    Numbers,
     agree,
     check,
-    fingerprint,
-    fingerprint_of,
-    first_violation,
+    data_axis_violation,
+    sample_axis_violation,
     total_of,
 )
+from hpc_bnn.parallel.world import World
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32]
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -136,7 +139,7 @@ def test_complex_numbers(dtype: torch.dtype) -> None:
 def test_large_tensors_are_mixed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     x = some(torch.float32, 23)
     whole = fingerprint(x)
-    monkeypatch.setattr("hpc_bnn.parallel.guards._PIECE", 5)
+    monkeypatch.setattr("hpc_bnn.parallel.fingerprint._PIECE", 5)
     assert fingerprint(x) == whole
 
 
@@ -150,6 +153,16 @@ def test_fits_a_signed_integer() -> None:
     assert all(-(2**63) <= fingerprint(some(dtype)) < 2**63 for dtype in DTYPES)
 
 
+def on_grid(group: Group, sample_ranks: int, data_ranks: int) -> World:
+    """Collective: return what a rank knows of a grid of threads."""
+    grid = Grid(sample_ranks, data_ranks, group.rank)
+    axes = (
+        group.split(grid.data_rank, grid.sample_rank),
+        group.split(grid.sample_rank, grid.data_rank),
+    )
+    return World(grid, torch.device("cpu"), group, *axes)
+
+
 Named = dict[str, Tensor]
 Break = Callable[[Grid, Named, list[Tensor], list[Tensor]], None]
 
@@ -158,12 +171,13 @@ def guarded(sample_ranks: int, data_ranks: int, spoil: Break) -> list[Exception 
     """Run the guard on threads in the state that a good run is in, changed by ``spoil``."""
 
     def work(group: Group) -> None:
-        grid = Grid(sample_ranks, data_ranks, group.rank)
+        world = on_grid(group, sample_ranks, data_ranks)
+        grid = world.grid
         parameters = {name: some(torch.float32) * k for k, name in enumerate("abc", start=1)}
         batch = [some(torch.float32) + grid.data_rank, torch.arange(4) + 4 * grid.data_rank]
         draw = [some(torch.float32) + grid.sample_rank]
         spoil(grid, parameters, batch, draw)
-        check(group, grid, step=7, parameters=parameters, batch=batch, draw=draw[0])
+        check(world, step=7, parameters=parameters, batch=batch, draw=draw[0])
 
     return outcomes(sample_ranks * data_ranks, work)
 
@@ -240,18 +254,71 @@ def test_mirrored_draws_of_zero_means_are_different() -> None:
 
 
 def test_one_rank_has_nothing_to_compare() -> None:
-    grid = Grid(1, 1, 0)
-    check(ALONE, grid, step=0, parameters={}, batch=[], draw=torch.zeros(1))
+    world = World(Grid(1, 1, 0), torch.device("cpu"))
+    check(world, step=0, parameters={}, batch=[], draw=torch.zeros(1))
 
 
-def test_the_guard_is_one_small_collective() -> None:
-    def work(group: ThreadGroup) -> list[str]:
-        grid = Grid(2, 1, group.rank)
-        draw = torch.full((3,), float(grid.sample_rank))
-        check(group, grid, step=0, parameters={"a": draw * 0}, batch=[draw * 0], draw=draw)
-        return group.calls
+def test_the_guard_is_one_reduction_and_one_exchange_along_each_axis() -> None:
+    def work(group: ThreadGroup) -> list[list[str]]:
+        world = on_grid(group, 2, 2)
+        draw = torch.full((3,), float(world.grid.sample_rank))
+        x = torch.full((3,), float(world.grid.data_rank))
+        rows = {"members": draw + 1}
+        check(world, step=0, parameters={"a": x * 0}, batch=[x], draw=draw, per_sample=rows)
+        axes = (world.sample_axis, world.data_axis)
+        return [group.calls, *(axis.calls for axis in axes if isinstance(axis, ThreadGroup))]
 
-    assert on_ranks(2, work) == [["guards"]] * 2
+    assert on_ranks(4, work) == [[["guards"]] * 3] * 4
+
+
+@pytest.mark.parametrize("bad_rank", [0, 3, 5])
+def test_members_that_differ_along_the_data_axis(bad_rank: int) -> None:
+    """The first tensor is named, with the first rank that holds the same members."""
+
+    def work(group: Group) -> None:
+        world = on_grid(group, 2, 3)
+        rows = {name: some(torch.float32) + world.grid.sample_rank for name in "abc"}
+        if group.rank == bad_rank:
+            rows["c"][1], rows["b"][0] = 7.0, -7.0
+        spoiled = some(torch.float32) + world.grid.data_rank
+        check(world, step=2, parameters={}, batch=[spoiled], draw=rows["a"], per_sample=rows)
+
+    first = bad_rank % 2
+    other = bad_rank if bad_rank > 1 else first + 2
+    assert common_message(outcomes(6, work)).startswith(
+        f"step 2: parameter b differs between world ranks {first} and {other}, which hold the same"
+    )
+
+
+def test_equal_members_on_two_sample_ranks() -> None:
+    def work(group: Group) -> None:
+        world = on_grid(group, 3, 2)
+        rows = {"a": some(torch.float32) + min(world.grid.sample_rank, 1)}
+        batch, draw = torch.tensor([group.rank]), torch.tensor([group.rank % 3])
+        check(world, step=2, parameters={}, batch=[batch], draw=draw, per_sample=rows)
+
+    assert "world ranks 1 and 2 hold equal members, but are" in common_message(outcomes(6, work))
+
+
+def test_of_several_violations_the_gravest_is_raised() -> None:
+    """A parameter before members, members before batches and draws, and of those the first rank."""
+
+    def work(group: Group, parameters: bool, members: bool) -> None:
+        world = on_grid(group, 2, 2)
+        tensors = {"p": torch.full((2,), float(parameters and group.rank == 3))}
+        rows = {
+            "m": torch.full((2,), float(world.grid.sample_rank + (members and group.rank == 2)))
+        }
+        batch, draw = torch.tensor([group.rank]), torch.tensor([0])
+        check(world, step=1, parameters=tensors, batch=[batch], draw=draw, per_sample=rows)
+
+    for parameters, members, found in (
+        (True, True, "parameter p differs between world ranks 0 and 3"),
+        (False, True, "parameter m differs between world ranks 0 and 2"),
+        (False, False, "world ranks 0 and 1 hold different batches"),
+    ):
+        ended = outcomes(4, lambda group, p=parameters, m=members: work(group, p, m))
+        assert found in common_message(ended)
 
 
 def test_agree_names_key_ranks_and_both_values() -> None:
@@ -275,7 +342,7 @@ def test_agree_sees_keys_that_one_rank_lacks() -> None:
 
 
 def test_agree_passes_where_all_agree() -> None:
-    """One number a rank travels, whatever the order and the size of the values."""
+    """One reduction of two numbers, whatever the order and the size of the values."""
 
     def work(group: ThreadGroup) -> list[str]:
         values = {"a": (1, 2.5), "b": "x" * 10_000}
@@ -300,6 +367,22 @@ def pair_by_pair(grid: Grid, batches: list[int], draws: list[int]) -> str | None
     return None
 
 
+def violation(grid: Grid, batches: Numbers, draws: Numbers) -> str | None:
+    """Return the gravest finding of the first ranks of all axes."""
+    members = np.array([rank % grid.sample_ranks for rank in range(grid.world_size)])
+    numbers = np.stack([batches, draws, members])
+    found: list[Finding | None] = []
+    for data_rank in range(grid.data_ranks if grid.sample_ranks > 1 else 0):
+        first = Grid(grid.sample_ranks, grid.data_ranks, data_rank * grid.sample_ranks)
+        found.append(sample_axis_violation(first, *numbers[:, first.sample_axis]))
+    for sample_rank in range(grid.sample_ranks if grid.data_ranks > 1 else 0):
+        first = Grid(grid.sample_ranks, grid.data_ranks, sample_rank)
+        found.append(data_axis_violation(first, *numbers[:, first.data_axis]))
+    findings = [finding for finding in found if finding is not None]
+    assert len({finding.gravity for finding in findings}) == len(findings)
+    return max(findings, key=lambda finding: finding.gravity).text if findings else None
+
+
 def test_the_guard_names_what_a_comparison_of_all_pairs_names() -> None:
     """On random grids, with none to several ranks that hold or draw what another does."""
     random = np.random.default_rng(1)
@@ -311,7 +394,7 @@ def test_the_guard_names_what_a_comparison_of_all_pairs_names() -> None:
         for _ in range(random.integers(0, 3)):
             batches[random.integers(size)] = 7 * random.integers(grid.data_ranks + 1)
             draws[random.integers(size)] = draws[random.integers(size)]
-        found = first_violation(grid, batches, draws)
+        found = violation(grid, batches, draws)
         expected = pair_by_pair(grid, batches.tolist(), draws.tolist())
         assert (found is None) == (expected is None)
         assert found is None or expected is None or found.startswith(expected)
@@ -324,15 +407,15 @@ def test_the_guard_on_four_thousand_ranks(sample_ranks: int, data_ranks: int) ->
     grid, ranks = Grid(sample_ranks, data_ranks, 0), range(4096)
     batches = np.array([r // sample_ranks for r in ranks]) - 2000
     draws = np.array([1 + r % sample_ranks for r in ranks])
-    assert first_violation(grid, batches, draws) is None
+    assert violation(grid, batches, draws) is None
     if sample_ranks > 1:
         draws[4095] = draws[4096 - sample_ranks]
-        message = first_violation(grid, batches, draws)
+        message = violation(grid, batches, draws)
         assert message is not None
         assert f"{4096 - sample_ranks} and 4095 drew the same weights" in message
     if data_ranks > 1:
         batches[4096 - sample_ranks :] = batches[0]
-        message = first_violation(grid, batches, draws)
+        message = violation(grid, batches, draws)
         assert message is not None
         assert f"0 and {4096 - sample_ranks} hold the same batch" in message
 
@@ -359,11 +442,11 @@ def test_an_infinite_sum_does_not_spoil_the_proof() -> None:
 
 def test_buffers_are_guarded_too() -> None:
     def work(group: Group) -> None:
-        grid = Grid(2, 1, group.rank)
-        draw = torch.full((3,), float(grid.sample_rank))
+        world = on_grid(group, 2, 1)
+        draw = torch.full((3,), float(world.grid.sample_rank))
         buffers = {"mask": torch.tensor([True, group.rank == 0])}
         same = draw * 0
-        check(group, grid, step=3, parameters={"a": same}, batch=[same], draw=draw, buffers=buffers)
+        check(world, step=3, parameters={"a": same}, batch=[same], draw=draw, buffers=buffers)
 
     assert common_message(outcomes(2, work)).startswith(
         "step 3: buffer mask differs between world ranks 0 and 1;"

@@ -145,6 +145,35 @@ def test_a_checkpoint_of_format_2_is_read(tmp_path: Path) -> None:
     assert load(path).ema == {}
 
 
+def test_a_checkpoint_of_format_4_is_read(tmp_path: Path) -> None:
+    """It held one sha256, for which all of it must be read."""
+    content = {"format": 4, **vars(some())}
+    path = tmp_path / "step-00000003.pt"
+    torch.save({**content, "sha256": digest(content)}, path)
+    assert same(load(path), some())
+    assert same(load(path, moments=False), some(optimizer={}))
+    torch.save({**content, "step": 4, "sha256": digest(content)}, path)
+    with pytest.raises(CheckpointError, match=r"damaged checkpoint \(its sha256"):
+        load(path)
+
+
+def test_moments_are_not_read_to_predict(tmp_path: Path) -> None:
+    """Where their bytes are damaged, predictions go on; training does not, and says where."""
+    noticed = torch.full((1000,), 7.25)
+    path = save(tmp_path, some(optimizer={"state": {0: {"exp_avg": noticed}}}), keep=1)
+    content = path.read_bytes()
+    assert content.count(noticed.numpy().tobytes()) == 1
+    place = content.index(noticed.numpy().tobytes())
+    path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
+    assert same(load(path, moments=False), some(optimizer={}))
+    with pytest.raises(CheckpointError, match=r"its content: optimizer\)"):
+        load(path)
+    place = content.index(STATE["double"].numpy().tobytes())
+    path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
+    with pytest.raises(CheckpointError, match=r"its content: posterior\)"):
+        load(path, moments=False)
+
+
 def test_moving_averages_come_back(tmp_path: Path) -> None:
     """Into those of a run that goes on, or into the parameters, in their own dtype."""
     posterior, _loss, _ = parts(dtype=torch.bfloat16)
@@ -300,7 +329,9 @@ def test_another_format_number_says_which_is_read(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     content["format"] = 99
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=rf"format 99, this version reads 1, 2, 3, {FORMAT};"):
+    with pytest.raises(
+        CheckpointError, match=rf"format 99, this version reads 1, 2, 3, 4, {FORMAT};"
+    ):
         load(path)
 
 
@@ -322,7 +353,8 @@ def test_other_keys_than_those_of_this_format_are_named(
     content = torch.load(path, weights_only=True)
     del content["sha256"]
     change(content)
-    torch.save({**content, "sha256": digest(content)}, path)
+    sums = {name: digest(value) for name, value in content.items()}
+    torch.save({**content, "sha256": sums}, path)
     with pytest.raises(CheckpointError, match=rf"step-00000003\.pt: {told}"):
         load(path)
 

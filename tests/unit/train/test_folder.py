@@ -11,6 +11,7 @@ from hpc_bnn.config import Settings, SettingsError, dump_settings
 from hpc_bnn.lock import LockError, hold, release
 from hpc_bnn.train.run.build import resolved
 from hpc_bnn.train.run.folder import RESUMABLE, RunFolder
+from hpc_bnn.train.score.away import settings_with
 
 BASE = {
     "seed": 1,
@@ -60,6 +61,20 @@ def test_how_windows_are_normalised_is_written_and_old_runs_keep_theirs(tmp_path
     with pytest.raises(SettingsError, match=r"data\.normalize = 'training' in the run"):
         folder.check(unsaid, resume=True)
     folder.check(settings("data.normalize=training"), resume=True)
+
+
+def test_how_a_swin_recovers_points_is_written_and_old_runs_keep_theirs(tmp_path: Path) -> None:
+    content = {**copy.deepcopy(BASE), "model": {"name": "swin"}}
+    unsaid, folder = Settings.model_validate(content), RunFolder(tmp_path / "run")
+    prepare(folder, unsaid, resume=False)
+    assert folder.settings().model.options["recovery"] == "overlap"
+    folder.config.write_text(dump_settings(unsaid), encoding="utf-8")
+    assert folder.settings().model.options["recovery"] == "patch"
+    assert settings_with(folder, ["evaluation.starts=3"]).model.options["recovery"] == "patch"
+    with pytest.raises(SettingsError, match=r"model\.recovery = 'patch' in the run"):
+        folder.check(unsaid, resume=True)
+    content["model"]["recovery"] = "patch"
+    folder.check(Settings.model_validate(content), resume=True)
 
 
 def test_resume_in_a_new_folder_starts_a_run(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_pairs_make_what_is_common_disappear() -> None:
     other = paired_difference(hard, hard + 0.25)
     assert other.mean == pytest.approx(-0.25) and other.significant
     same = paired_difference(hard, hard)
-    assert same == (0, 0, 0, 1) and not same.significant
+    assert same == (0, 0, 0, 1, 1) and not same.significant
 
 
 def test_one_seed_one_interval() -> None:
@@ -102,3 +102,29 @@ def test_what_does_not_fit_is_refused() -> None:
     for options in ({"block": 6}, {"block": 0}, {"level": 1.0}, {"draws": 10}):
         with pytest.raises(ValueError, match=r"expected 1 to 5, between 0 and 1, at least 100"):
             paired_difference(series, series, **options)  # type: ignore[arg-type]
+
+
+def test_the_p_value_is_uniform_where_there_is_no_difference() -> None:
+    """Of 400 series, 5 % are below 0.05 and 50 % below 0.5, within 2.7 standard errors."""
+    zeros = torch.zeros(STARTS, dtype=torch.float64)
+    values = torch.tensor([paired_difference(x, zeros, draws=500).p_value for x in ar1(0.0)])
+    assert 0.02 <= float((values < 0.05).double().mean()) <= 0.08
+    assert 0.43 <= float((values < 0.5).double().mean()) <= 0.57
+
+
+def test_the_p_value_agrees_with_the_interval_and_with_student() -> None:
+    zeros = torch.zeros(STARTS, dtype=torch.float64)
+    for at, series in enumerate(ar1(0.5, count=40, seed=3)):
+        found = paired_difference(series + 0.05 * at / 4, zeros)
+        if not 0.03 < found.p_value < 0.07:  # quantiles of draws are not quite those of Student
+            assert (found.p_value < 0.05) == found.significant
+    one = ar1(0.0, count=1, length=2000)[0]
+    t = float(one.mean() / (one.std() / math.sqrt(2000)))
+    found = paired_difference(one, torch.zeros(2000), block=1, draws=4000)
+    assert found.p_value == pytest.approx(math.erfc(abs(t) / math.sqrt(2)), rel=0.1)
+
+
+def test_the_p_value_of_no_and_of_a_certain_difference() -> None:
+    series = ar1(0.0, count=1)[0]
+    assert paired_difference(series, series).p_value == 1.0
+    assert paired_difference(series + 0.25, series).p_value < 1e-12
