@@ -5,6 +5,7 @@
 #
 #   OUT/jobscripts/                    where the site starts its ranks with srun
 #   OUT/hpc_bnn_site.json              how hpc-bnn run starts ranks (hpc_bnn.parallel.site)
+#   OUT/first_run.md                   what nobody has run there (hpc-bnn help machine)
 #   OUT/modules/hpc_bnn/VERSION.lua    for Lmod
 #   OUT/modulefiles-tcl/hpc_bnn/VERSION  for environment-modules, in a folder of its own: Lmod reads both
 #
@@ -57,6 +58,21 @@ function(render_site out)
   ]
 }
 ]])
+
+  # What nobody has run there, for hpc-bnn help machine.
+  file(REMOVE ${out}/first_run.md)
+  file(READ ${site_file} text)
+  string(REPLACE ";" "<semicolon>" text "${text}")
+  string(REGEX MATCHALL "[^\n]*# check[^\n]*" from_memory "${text}")
+  list(TRANSFORM from_memory STRIP)
+  join(HPC_BNN_OPEN_LINES "\n" "^(.+)$" "    \\1" ${from_memory})
+  string(REPLACE "<semicolon>" ";" HPC_BNN_OPEN_LINES "${HPC_BNN_OPEN_LINES}")
+  if(NOT from_memory)
+    set(HPC_BNN_OPEN_LINES "None.")
+  endif()
+  if(HPC_BNN_LAUNCHER STREQUAL "srun")
+    configure_file(${HPC_BNN_SOURCE}/modules/first_run.md.in ${out}/first_run.md @ONLY)
+  endif()
 
   set(pair "^([^=]+)=(.*)$")
   join(HPC_BNN_LUA_MODULES "\n" "^(.+)$" "depends_on(\"\\1\")" ${HPC_BNN_MODULES})

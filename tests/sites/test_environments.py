@@ -4,6 +4,7 @@ tests/slurm trains from a file; a container is rendered, checked and started by 
 no machine of the tests has Apptainer's images.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 from site_files import CMAKE, ENVIRONMENT, JOBS, SOURCE, WITHOUT_SLURM, render, slurm_sites
 from test_configure import configure
+
+from hpc_bnn.cli.help_command import help_command
+from hpc_bnn.group import ALONE
 
 WAYS = ("venv", "squashfs", "container")
 
@@ -169,3 +173,23 @@ print(relocatable.named_in(copy, old, copy))
         [new / "bin" / "tool"], capture_output=True, text=True, env={"PATH": os.defpath}
     )
     assert done.stdout == f"{new}\n", done.stderr
+
+
+def test_page_of_what_was_never_run(
+    rendered: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line that is from memory is asked for; ``hpc-bnn help`` finds the page of its site."""
+    for site in slurm_sites():
+        page = (rendered[site] / "first_run.md").read_text()
+        lines = (SOURCE / "modules" / "sites" / f"{site}.cmake").read_text().splitlines()
+        assert page.startswith(f"# What was never run on {site}\n")
+        assert "@" not in page.replace("git@", "")
+        for line in lines:
+            assert "# check" not in line or f"    {line.strip()}\n" in page, line
+    monkeypatch.setattr(sys, "prefix", str(rendered["alps"] / "env"))
+    text, status = help_command(argparse.Namespace(page="machine"), ALONE)
+    assert (text[0], status) == ("# What was never run on alps", 0)
+    text, _ = help_command(argparse.Namespace(page=None), ALONE)
+    assert any(line.split()[:2] == ["machine", "What"] for line in text)
+    for site in WITHOUT_SLURM:
+        assert not (rendered[site] / "first_run.md").exists()
