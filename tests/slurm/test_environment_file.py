@@ -20,7 +20,7 @@ SITE = "generic_slurm"
 LEFT_OUT = (
     *("triton", "mypy", "sklearn", "scipy*", "sympy", "pandas", "matplotlib", "fontTools"),
     *("tensorboard*", "eck*", "eccodes*", "grpc", "numcodecs", "networkx", "xarray", "zarr"),
-    *("*__mypyc*", "torch/include", "torch/bin"),
+    *("*__mypyc*", "torch/include"),
 )
 NODE_LOCAL = "/dev/shm"  # each node of the test has one of its own
 
