@@ -17,6 +17,7 @@ CACHES = (
     "MIOPEN_USER_DB_PATH",
     "MIOPEN_CUSTOM_CACHE_DIR",
 )
+CONTAINERS = ("Dockerfile", "container.def")
 ALL = sorted([*(f"{job}.sbatch" for job in JOBS), "scaling.sh"])
 
 # From the sites' own documentation: without these lines jobs do not start there, or run slowly.
@@ -60,7 +61,8 @@ def lines(folder: Path, name: str) -> list[str]:
 
 def test_every_site_with_slurm_has_every_job_script(rendered: dict[str, Path]) -> None:
     for site in slurm_sites():
-        assert sorted(path.name for path in (rendered[site] / "jobscripts").iterdir()) == ALL
+        names = sorted(path.name for path in (rendered[site] / "jobscripts").iterdir())
+        assert names == sorted([*ALL, *CONTAINERS])
     for site in WITHOUT_SLURM:
         assert not (rendered[site] / "jobscripts").exists()
     assert set(NEEDED) <= set(slurm_sites())
