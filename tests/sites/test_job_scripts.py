@@ -117,7 +117,7 @@ def test_what_every_job_needs(job: str, site: str, rendered: dict[str, Path]) ->
     assert "HDF5_USE_FILE_LOCKING" in text
     assert "HOROVOD_STALL_CHECK_TIME_SECONDS" in text
     assert '"--kill-on-bad-exit=1"' in text
-    assert "program=(python -u -m mpi4py -m hpc_bnn)" in script
+    assert 'program=("${inside[@]}" python -u -m mpi4py -m hpc_bnn)' in script
     for needed in NEEDED.get(site, ()):
         assert needed in text, needed
 
