@@ -40,6 +40,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation.json"
         self.evaluation_starts = path / "evaluation_starts.nc"
+        self.evaluation_spectra = path / "evaluation_spectra.nc"
         self.memory = path / "memory.json"
         self.plots = path / "plots"
         self._held: Lock | None = None
@@ -108,6 +109,7 @@ class RunFolder:
             self.summary,
             self.evaluation,
             self.evaluation_starts,
+            self.evaluation_spectra,
             self.plots,
             self.data,
         ]
