@@ -48,7 +48,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
     def write() -> None:
         write_json(folder.evaluation, result)
         texts = {name: str(result[name]) for name in ("data", "split", "ema", "redraw")}
-        attributes = {**texts, "step": trained.step}
+        attributes: dict[str, str | int] = {**texts, "step": trained.step}
         write_start_scores(folder.evaluation_starts, scored.of_starts, attributes=attributes)
         note = _note(result)
         _draw(folder, trained, scored, result, note)
