@@ -1,16 +1,20 @@
 """What ``evaluate`` writes of weather forecasts: ``evaluation.json`` and pictures."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from hpc_bnn.fields.names import is_signed, split_channel
+from hpc_bnn.fields.start_scores_file import write_start_scores
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.rollout import time_text
+from hpc_bnn.train.score.spectra_report import report_spectra
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, score_weather
+from hpc_bnn.verify.event_plots import plot_events
 from hpc_bnn.verify.weather_maps import plot_maps
 from hpc_bnn.verify.weather_plots import (
     channels_to_draw,
@@ -38,12 +42,25 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
         "last_start": time_text(int(scored.starts[-1])),
         "lead_hours": list(scored.lead_hours),
         "units": {channel.name: channel.units for channel in fields.channels},
-        "scores": scored.tally.result(fields.names),
+        "scores": scored.by_channel,
     }
 
     def write() -> None:
         write_json(folder.evaluation, result)
-        _draw(folder, trained, scored, result)
+        texts = {name: str(result[name]) for name in ("data", "split", "ema", "redraw")}
+        attributes: dict[str, str | int] = {**texts, "step": trained.step}
+        write_start_scores(folder.evaluation_starts, scored.of_starts, attributes=attributes)
+        note = _note(result)
+        _draw(folder, trained, scored, result, note)
+        report_spectra(
+            scored.spectra,
+            fields,
+            scored.lead_hours,
+            file=folder.evaluation_spectra,
+            plots=folder.plots,
+            note=note,
+            attributes={**attributes, "members": trained.predict_samples},
+        )
 
     world.all_ranks.on_first(write, name="evaluation")
     return result
@@ -88,29 +105,35 @@ def _number(value: float, form: str) -> str:
     return f"{'-':>{form.partition('.')[0]}}" if math.isnan(value) else f"{value:{form}}"
 
 
+def _note(result: Mapping[str, Any]) -> str:
+    first, last = (result[name].replace("T", " ") for name in ("first_start", "last_start"))
+    return f"{result['starts']} starts, {first} to {last} UTC, {result['members']} members"
+
+
 def _draw(
-    folder: RunFolder, trained: Trained, scored: WeatherScores, result: dict[str, Any]
+    folder: RunFolder, trained: Trained, scored: WeatherScores, result: dict[str, Any], note: str
 ) -> None:
     fields, scores = trained.parts.source.fields, result["scores"]
     assert fields is not None
     draw_curves(folder, trained.settings)
     shown = {name: scores[name] for name in channels_to_draw(fields.names)}
     leads, units = scored.lead_hours, result["units"]
-    first, last = (result[name].replace("T", " ") for name in ("first_start", "last_start"))
-    note = f"{result['starts']} starts, {first} to {last} UTC, {result['members']} members"
     plot_scores(shown, leads, units, folder.plots / "scores.png", note=note)
     if result["members"] > 1:
         plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png", note=note)
     plot_ranks(shown, leads, folder.plots / "ranks.png", note=note)
+    plot_events(shown, leads, folder.plots / "events.png", note=note)
     for picture in scored.pictures:
         hours = leads[picture.lead]
         for at, name in enumerate(shown):
             plot_maps(
-                picture.members[:, at],
+                picture.mean[at],
+                picture.spread[at] if result["members"] > 1 else None,
                 picture.truth[at],
                 fields.latitude,
                 fields.longitude,
                 folder.plots / f"map_{name}_{hours:g}h.png",
+                members=result["members"],
                 name=name,
                 units=units[name],
                 start_s=picture.start_s,
