@@ -1,5 +1,5 @@
-"""Forecasts from many starts over two ranks: killed twice at random moments and gone on with, to the
-bytes of one process that nobody disturbed.
+"""Forecasts from many starts over two ranks: killed twice at random moments and gone on with, to
+the bytes of one process that nobody disturbed.
 """
 
 import random
