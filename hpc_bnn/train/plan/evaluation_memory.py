@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hpc_bnn.bayes.noise import Purpose
 from hpc_bnn.config import Settings
 from hpc_bnn.data.source import Fields, Source
+from hpc_bnn.train.plan.estimate import size_text
 from hpc_bnn.train.plan.live_memory import LiveMemory
 from hpc_bnn.train.plan.traced import forget_numbers
 from hpc_bnn.train.run.build import Parts, build
@@ -98,14 +99,13 @@ def evaluation_memory(settings: Settings, source: Source, ranks: int) -> Evaluat
 
 
 def told_evaluation(found: EvaluationMemory, held: int, *, gpu: bool) -> str:
-    """Return the evaluation as a line of the estimate. held: parameters and optimizer."""
-    mib = 1 << 20
+    """Return the evaluation as a line of the estimate. held: parameters and optimizer, on CPUs the
+    process, too.
+    """
+    line = "  hpc-bnn evaluate, by itself        "
     if gpu:
-        on_host = f" (and on the host: {found.host / mib:9.1f} MiB)"
-        return (
-            f"  hpc-bnn evaluate, by itself        {(held + found.device) / mib:9.1f} MiB{on_host}"
-        )
-    return f"  hpc-bnn evaluate, by itself        {(held + found.cpu) / mib:9.1f} MiB"
+        return f"{line}{size_text(held + found.device)} (and on the host: {size_text(found.host)})"
+    return line + size_text(held + found.cpu)
 
 
 def _basis_functions(fields: Fields) -> int:
