@@ -135,11 +135,12 @@ def test_training_ends_and_goes_on_as_the_program_does(rendered: dict[str, Path]
     assert "#SBATCH --signal=B:USR1@120" in text
     assert "#SBATCH --requeue" in text
     assert f"kill -{SIGNAL.name.removeprefix('SIG')} " in text
-    assert f'trap "" {SIGNAL.name.removeprefix("SIG")} TERM' in text
+    assert f'trap "" USR1 {SIGNAL.name.removeprefix("SIG")} TERM' in text
     assert f"export {NOTE}=" in text
     for status in (REQUEUE, STALLED):
-        assert f"{status}) echo {status} >" in text
-        assert f"  {status}) why=" in text
+        assert f"$rc != {status} ]]" in text
+    assert '-m hpc_bnn.parallel.regrid "$run" ' in text
+    assert "#SBATCH --no-kill" in text
 
 
 @pytest.mark.parametrize("site", slurm_sites())

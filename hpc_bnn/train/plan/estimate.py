@@ -3,7 +3,8 @@
 Counted, not measured: parameters and their gradients, the optimizer, the largest moment of a step
 (``traced``), the batches that are prepared ahead, the buffers of exchanges. A validation is between
 two steps: the larger of both counts. What the process holds before it has a network (libraries,
-data held in memory) is read from the system. Checkpoints are not counted.
+data held in memory) is read from the system. Checkpoints are not counted, but snapshots: one rank a
+node holds a copy of the state on its way and has up to three files in memory.
 
 On CPUs glibc loses memory between tensors: it keeps blocks up to 32 MiB in a heap once one of that
 size was freed. A third of a step's memory is what was measured, on networks from 0.1 to 1.3 GiB.
@@ -26,8 +27,9 @@ from hpc_bnn.data import Source
 from hpc_bnn.parallel.bucket import MOST_BYTES
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.plan.traced import Validation, step_bytes, validation_bytes
-from hpc_bnn.train.run.build import build
+from hpc_bnn.train.run.build import Parts, build
 from hpc_bnn.train.run.optimizers import STATE
+from hpc_bnn.train.run.snapshot_writer import KEEP
 
 AHEAD = 4  # batches at a time: one in use, two ready, one being read
 ON_GPU = 3  # one in use, one ready, one being copied
@@ -51,7 +53,8 @@ class Estimate:
     optimizer: its state, ``moments`` numbers for each trained one. step: gradients, drawn weights,
     activations, work space. batch: inputs and targets of one step. exchange: what gradients take
     twice on their way. lost: between tensors, on CPUs. validation: in place of the step, beside
-    the last gradients. ema: the moving average of the weights.
+    the last gradients. ema: the moving average of the weights. snapshots: of the rank of a node
+    that writes them, on the host.
     """
 
     process: int
@@ -64,12 +67,14 @@ class Estimate:
     validation: Validation = NO_VALIDATION
     ema: int = 0
     moments: int = 2
+    snapshots: int = 0
 
     @property
     def cpu_bytes(self) -> int:
         """All of a rank that computes on CPUs."""
         work = max(self.step, self.validation_cpu_bytes)
-        return self.process + self.lost + self._state + work + AHEAD * self.batch
+        rest = AHEAD * self.batch + self.snapshots
+        return self.process + self.lost + self._state + work + rest
 
     @property
     def gpu_bytes(self) -> int:
@@ -134,7 +139,21 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
         validation=validation,
         ema=averages if settings.train.ema else 0,
         moments=moments,
+        snapshots=_snapshot_bytes(parts, settings, grid, moments),
     )
+
+
+def _snapshot_bytes(parts: Parts, settings: Settings, grid: Grid, moments: int) -> int:
+    """Return what snapshots take on a node: all rows of members, of all sample ranks."""
+    if not settings.train.snapshot_every:
+        return 0
+    members, size = set(parts.posterior.per_sample()), 0
+    own = [*parts.posterior.named_parameters(), *parts.posterior.named_buffers()]
+    for name, tensor in (*own, *parts.loss.named_parameters()):
+        copies = 1 + tensor.requires_grad * (moments + bool(settings.train.ema))
+        rows = grid.sample_ranks if name in members else 1
+        size += copies * rows * tensor.numel() * tensor.element_size()
+    return (1 + KEEP + 1) * size
 
 
 def largest(
@@ -168,6 +187,8 @@ def told(found: Estimate, settings: Settings, grid: Grid, *, gpu: bool) -> list[
         f"  batch                              {size_text(found.batch)}{ahead}",
         f"  exchange of gradients              {size_text(found.exchange)}",
     ]
+    if found.snapshots:
+        lines.append(f"  snapshots, in a node's own memory  {_size(found.snapshots)}")
     if gpu:
         return [*lines, f"  on the GPU                         {size_text(found.gpu_bytes)}"]
     return [
