@@ -11,9 +11,7 @@ again.
 
 import argparse
 import json
-import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -30,6 +28,7 @@ sys.path[:0] = [str(TESTS / "slurm"), str(TESTS / "sites")]
 from cluster import Cluster  # noqa: E402
 from configuration import Shape  # noqa: E402
 from jobs import Job, submit  # noqa: E402
+from node_faults import OPTIONS, Fault, freeze, kill_rank, set_down  # noqa: E402
 from site_files import render  # noqa: E402
 from tiny_train import SETTINGS, TWO_BY_TWO, restarts, summary  # noqa: E402
 
@@ -37,15 +36,7 @@ SITE = "generic_slurm"
 STEPS = 30
 FIRST, LAST = 4, 20  # steps at which a fault may come
 WAIT_S = 400.0
-OPTIONS = (
-    f"train.steps={STEPS}",
-    "train.snapshot_every=1",
-    "train.checkpoint_every=1000",  # so that only snapshots help
-    "train.stall_timeout=5",
-    "train.precision=float64",
-    "posterior.samples=24",
-    "model.hidden=[64,64]",
-)
+STEPS_OF_A_RUN = f"train.steps={STEPS}"
 
 
 @dataclass(frozen=True)
@@ -91,78 +82,6 @@ fault                  step  lost   grid             fault  script  start   chec
 """
 
 
-def below_node(cluster: Cluster, node: str) -> list[int]:
-    """Return all processes of a node of our cluster, its slurmd first: those with its host name."""
-    conf = cluster.environment["SLURM_CONF"]
-    places: dict[int, str] = {}
-    slurmd = 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            places[int(entry.name)] = str((entry / "ns" / "uts").readlink())
-        except OSError:  # it has just ended
-            continue
-        if words[0] == "slurmd" and conf in words and words[-2:-1] == [node]:
-            slurmd = int(entry.name)
-    assert slurmd, f"no slurmd of {node}"
-    return [slurmd, *(pid for pid, at in places.items() if at == places[slurmd] and pid != slurmd)]
-
-
-def kill_rank(rank: int) -> Callable[[Cluster, Job], Callable[[], None]]:
-    """Return a fault: SIGKILL of one rank."""
-
-    def act(cluster: Cluster, job: Job) -> Callable[[], None]:
-        job.signal_rank(rank, signal.SIGKILL)
-        return lambda: None
-
-    return act
-
-
-def lost_node(cluster: Cluster, job: Job) -> str:
-    """Return the node that does not run the batch script."""
-    batch = job.facts()["BatchHost"]
-    return next(name for name in cluster.nodes[:2] if name != batch)
-
-
-def set_down(cluster: Cluster, job: Job) -> Callable[[], None]:
-    """Set a node down; return what brings it back."""
-    node = lost_node(cluster, job)
-    cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=fault")
-    return lambda: resume(cluster, node)
-
-
-def freeze(cluster: Cluster, job: Job) -> Callable[[], None]:
-    """Stop everything on a node; return what lets it go on."""
-    node = lost_node(cluster, job)
-    pids = below_node(cluster, node)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-
-    def thaw() -> None:
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                continue
-        resume(cluster, node)
-
-    return thaw
-
-
-def resume(cluster: Cluster, node: str) -> None:
-    """Bring a node back and wait until it is idle."""
-    limit = time.monotonic() + WAIT_S
-    while time.monotonic() < limit:
-        state = cluster.attempt("sinfo", "-h", "-N", "-n", node, "-o", "%T").stdout.split()
-        if state[:1] == ["idle"]:
-            return
-        cluster.attempt("scontrol", "update", f"nodename={node}", "state=resume")
-        time.sleep(1.0)
-    raise RuntimeError(f"{node} does not come back")
-
-
 def made(run: Path) -> int:
     """Return how many steps a run has on file."""
     path = run / "metrics.jsonl"
@@ -180,7 +99,7 @@ def wait_for(is_true: Callable[[], bool], job: Job, what: str) -> None:
 def undisturbed(cluster: Cluster, script: Path, config: Path, folder: Path) -> dict[str, Any]:
     """Return the summary of a run that meets no fault."""
     folder.mkdir()
-    words = (script, config, *OPTIONS, "--run", folder / "run")
+    words = (script, config, STEPS_OF_A_RUN, *OPTIONS, "--run", folder / "run")
     job = submit(cluster, folder, *TWO_BY_TWO, *words)
     ended = job.ended(WAIT_S)
     assert ended["ExitCode"] == "0:0", job.report()
@@ -193,14 +112,15 @@ def meet(
     config: Path,
     folder: Path,
     fault: str,
-    act: Callable[[Cluster, Job], Callable[[], None]],
+    act: Fault,
     step: int,
     expected: dict[str, Any],
 ) -> Outcome:
     """Train, have a fault after ``step`` steps, and return what became of it."""
     folder.mkdir()
     run = folder / "run"
-    job = submit(cluster, folder, *TWO_BY_TWO, script, config, *OPTIONS, "--run", run)
+    words = (script, config, STEPS_OF_A_RUN, *OPTIONS, "--run", run)
+    job = submit(cluster, folder, *TWO_BY_TWO, *words)
     wait_for(lambda: made(run) >= step, job, f"step {step} did not come")
     began = time.monotonic()
     undo = act(cluster, job)
@@ -218,10 +138,10 @@ def meet(
     return Outcome(fault, step, row, seconds, difference, int(ended["Restarts"]))
 
 
-def faults(times: int, seed: int) -> list[tuple[str, Callable[..., Any], int]]:
+def faults(times: int, seed: int) -> list[tuple[str, Fault, int]]:
     """Return so many faults at random steps, each kind as often as the others."""
     draw = random.Random(seed)
-    drawn: list[tuple[str, Callable[..., Any], int]] = []
+    drawn: list[tuple[str, Fault, int]] = []
     for number in range(times):
         step, rank = draw.randint(FIRST, LAST), draw.randrange(4)
         drawn.append(

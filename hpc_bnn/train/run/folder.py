@@ -43,6 +43,7 @@ class RunFolder:
         self.facts_of_run = self.checkpoints / ".run"
         self.evaluation = path / "evaluation.json"
         self.evaluation_starts = path / "evaluation_starts.nc"
+        self.evaluation_spectra = path / "evaluation_spectra.nc"
         self.memory = path / "memory.json"
         self.plots = path / "plots"
         self._held: Lock | None = None
@@ -111,6 +112,7 @@ class RunFolder:
             self.summary,
             self.evaluation,
             self.evaluation_starts,
+            self.evaluation_spectra,
             self.plots,
             self.data,
         ]
