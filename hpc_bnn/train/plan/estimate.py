@@ -188,7 +188,7 @@ def told(found: Estimate, settings: Settings, grid: Grid, *, gpu: bool) -> list[
         f"  exchange of gradients              {size_text(found.exchange)}",
     ]
     if found.snapshots:
-        lines.append(f"  snapshots, in a node's own memory  {_size(found.snapshots)}")
+        lines.append(f"  snapshots, in a node's own memory  {size_text(found.snapshots)}")
     if gpu:
         return [*lines, f"  on the GPU                         {size_text(found.gpu_bytes)}"]
     return [
