@@ -71,7 +71,7 @@ def forecast_line(found: ForecastMemory) -> str:
     """Return it as a line of text."""
     starts = "one start" if found.at_once == 1 else f"{found.at_once} starts"
     return (
-        f"forecasts: {found.work / (1 << 20):.1f} MiB beside the parameters, {starts} a pass; a "
+        f"  forecasts: {found.work / (1 << 20):.1f} MiB beside the parameters, {starts} a pass; a "
         f"start of {found.members} members x {found.steps} steps: {found.file / (1 << 20):.1f} MiB "
         "of file"
     )
