@@ -217,11 +217,19 @@ def new_parser() -> Parser:
 
     command = commands.add_parser("forecast", help="forecast fields as an ensemble into a file")
     command.add_argument("run_folder", type=Path, metavar="DIR", help="of a run on fields")
-    command.add_argument(
+    starts = command.add_mutually_exclusive_group()
+    starts.add_argument(
         "--start",
-        default="latest",
+        action="append",
         metavar="TIME",
-        help="UTC, such as 2002-05-01T00:00; default: latest, the last state of the files",
+        help="UTC, such as 2002-05-01T00:00; may be repeated; default: latest, the last state of "
+        "the files",
+    )
+    starts.add_argument(
+        "--starts",
+        default="",
+        metavar="FIRST/LAST/STEP",
+        help="many, such as 2002-01-01/2002-12-31/12h; the same command again goes on",
     )
     command.add_argument(
         "--steps", type=positive, help="lead times; default: evaluation.steps, or five days"
@@ -239,7 +247,14 @@ def new_parser() -> Parser:
         help="weatherbench: the names and dimensions that WeatherBench-X opens",
     )
     add_checkpoint(command)
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.nc")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE.nc|DIR",
+        help="one file, or a folder with a file of each start",
+    )
 
     add_data_tools(commands.add_parser("data", help="tools for files of fields, such as ERA5"))
 

@@ -1,8 +1,8 @@
 """What ends a command early: Ctrl-C, ``kill``, and the launcher that was asked to end its ranks.
 
 Each becomes one exception in the main thread, once: a second Ctrl-C ends the process at once, and
-other signals are ignored while it ends. ``train`` listens by itself while it makes steps
-(``hpc_bnn.train.run.stop``).
+other signals are ignored while it ends. ``train`` and ``forecast`` listen by themselves while they
+make steps (``hpc_bnn.train.run.stop``).
 """
 
 import os
@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-from hpc_bnn.parallel.control import END
+from hpc_bnn.parallel.control import END, leave_note
+from hpc_bnn.parallel.world import World
+from hpc_bnn.train.run.stop import REQUEUE, SIGNAL, Unfinished
 
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
@@ -58,3 +60,19 @@ def end_at_once() -> None:
     """Let the next Ctrl-C end this process at once, without a traceback."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def leaving(world: World) -> Iterator[None]:
+    """Let work that ends early, to be gone on with, end all ranks in good order."""
+    try:
+        yield
+    except Unfinished:
+        # From here on nothing may end a rank before all do: whoever asked may ask again.
+        for number in (SIGNAL, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        end_at_once()
+        if world.is_first:
+            leave_note(REQUEUE)
+        world.stop()  # the engine ends before MPI does
+        raise

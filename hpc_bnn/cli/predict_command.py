@@ -82,20 +82,20 @@ def _fields(options: argparse.Namespace, trained: Trained, world: World) -> list
     """Collective: forecast fields, from the latest state unless a time is given."""
     # Only fields pay for netCDF4.
     from hpc_bnn.cli.forecast_command import forecast_into
-    from hpc_bnn.fields.forecast_file import require_writable
-    from hpc_bnn.train.score.forecast import LATEST
+    from hpc_bnn.fields.forecast_set import require_output
+    from hpc_bnn.train.score.starts import LATEST
 
     if options.calibrated or options.resize or options.input:
         raise ValueError(
             f"{trained.parts.source.name}: --calibrated is for series, --resize for images; other "
             "files of fields: data.path=PATH"
         )
-    world.all_ranks.on_first(lambda: require_writable(options.output), name="output")
+    world.all_ranks.on_first(lambda: require_output(options.output), name="output")
     return forecast_into(
         options.output,
         trained,
         world,
-        begin=options.start or LATEST,
+        begin=[options.start or LATEST],
         steps=None,
         members=options.samples,
         plots=True,

@@ -10,17 +10,15 @@ import argparse
 import importlib
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from hpc_bnn.cli.arguments import parse
-from hpc_bnn.cli.interrupts import INTERRUPTED, Asked, end_at_once, listening
+from hpc_bnn.cli.interrupts import INTERRUPTED, Asked, end_at_once, leaving, listening
 from hpc_bnn.cli.log_lines import log_to_stderr
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
 from hpc_bnn.group import ALONE, Group, RankError
@@ -34,7 +32,7 @@ from hpc_bnn.train.run.build import check_choices, resolved
 from hpc_bnn.train.run.checkpoint import CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
-from hpc_bnn.train.run.stop import REQUEUE, SIGNAL, NotBegun, Unfinished
+from hpc_bnn.train.run.stop import REQUEUE, NotBegun, Unfinished
 from hpc_bnn.verify.score_text import score_lines
 
 T = TypeVar("T")
@@ -191,7 +189,7 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
         world, auto = start_auto(settings, all_ranks, folder, resume=options.resume)
     else:
         world = _start(settings, all_ranks)
-    with _leaving(world):
+    with leaving(world):
         summary = train(
             settings, world, folder, resume=options.resume, began=options.began, auto=auto
         )
@@ -214,7 +212,7 @@ def _scan(options: argparse.Namespace, all_ranks: Group) -> int:
         ),
     )
     world = _start(runs[0][1], all_ranks)
-    with _leaving(world):
+    with leaving(world):
         rows = scan(runs, world, options.folder, began=options.began)
     return _print((report(rows, options.folder), 0), all_ranks)
 
@@ -229,22 +227,6 @@ def _start(settings: Settings, all_ranks: Group) -> World:
         engine=settings.grid.engine,
         stall_timeout_s=settings.train.stall_timeout,
     )
-
-
-@contextmanager
-def _leaving(world: World) -> Iterator[None]:
-    """Let a training that ends early end all ranks in good order."""
-    try:
-        yield
-    except Unfinished:
-        # From here on nothing may end a rank before all do: whoever asked may ask again.
-        for number in (SIGNAL, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
-        end_at_once()
-        if world.is_first:
-            leave_note(REQUEUE)
-        world.stop()  # the engine ends before MPI does
-        raise
 
 
 def _data(options: argparse.Namespace, all_ranks: Group) -> int:

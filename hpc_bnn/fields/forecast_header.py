@@ -1,136 +1,95 @@
-"""The CF-1.8 header of an ensemble forecast: coordinates, variables and their attributes.
+"""The layout cf: an ensemble forecast by the names of this package, CF-1.8.
 
-C channels, H latitude, W longitude.
+    t2m(member, lead_time, latitude, longitude)              one start
+    t2m(time, member, lead_time, latitude, longitude)        a set of starts
+
+Records are members, or starts: all fields of one lie together, and the netCDF library, which moves
+variables of fixed size whenever the header grows (so wrote the whole file once for each attribute),
+has nothing to move.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import netCDF4
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hpc_bnn.data.source import FieldChannel
-from hpc_bnn.fields.ingest.netcdf import library_lock
+from hpc_bnn.fields.forecast_layout import (
+    SINCE,
+    Coordinate,
+    Description,
+    FieldVariable,
+    Forecast,
+    checked_axis,
+    require_names,
+)
 
 CELL = ("member", "lead_time", "latitude", "longitude")
-TIMES = "forecast_reference_time valid_time"
 MEMBER = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
-# Times are whole seconds as float64, exact up to 2**53: CF allows int64 from version 1.9 on.
-SINCE = {"units": "seconds since 1970-01-01 00:00:00", "calendar": "proleptic_gregorian"}
+START = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast"}
+VALID = {"standard_name": "time", "long_name": "time of validity"}
 
 
-def forecast_header(
-    path: Path,
-    *,
-    variables: Sequence[FieldChannel],
-    latitude: ArrayLike,
-    longitude: ArrayLike,
-    start_s: int,
-    lead_hours: ArrayLike,
-    attributes: Mapping[str, str],
-) -> bytes:
-    """Return the bytes of the file `path` before it has any members; see `create_forecast`.
-
-    Raises
-    ------
-    ValueError
-        For coordinates or names that make no file.
-    """
-    axes = {"lead_time": lead_hours, "latitude": latitude, "longitude": longitude}
-    grid = {name: _axis(path, name, values) for name, values in axes.items()}
-    coordinates = _coordinates(grid, int(start_s))
-    coordinates += [_pressure(v.level_hpa) for v in variables if v.level_hpa is not None]
-    _require_names(path, [v.name for v in variables], {c[0] for c in coordinates} | set(CELL))
-    return _in_memory(grid, variables, coordinates, attributes)
-
-
-def _in_memory(
-    grid: Mapping[str, NDArray[np.float64]],
-    variables: Sequence[FieldChannel],
-    coordinates: Sequence[_Coordinate],
-    attributes: Mapping[str, str],
-) -> bytes:
-    """Let the library make the file in memory, with no members yet.
-
-    On a full disk it crashes the process (netCDF4 1.7.5, after a close that failed).
-    """
-    with library_lock():
-        dataset = netCDF4.Dataset("head", "w", format="NETCDF3_64BIT_DATA", memory=1)
-        dataset.set_fill_off()
-        dataset.setncatts({**attributes, "Conventions": "CF-1.8"})
-        dataset.createDimension("member", None)
-        for name, axis in grid.items():
-            dataset.createDimension(name, len(axis))
-        for name, dimensions, dtype, says, values in coordinates:
-            if name not in dataset.variables:  # channels share levels
-                dataset.createVariable(name, dtype, dimensions).setncatts(says)
-                dataset.variables[name][...] = values
-        dataset.createVariable("member", "i4", ("member",)).setncatts(MEMBER)
-        for variable in variables:
-            nan = np.float32(np.nan)
-            made = dataset.createVariable(variable.name, "f4", CELL, fill_value=nan)
-            made.setncatts(_attributes(variable))
-        return bytes(dataset.close())
-
-
-_Coordinate = tuple[str, tuple[str, ...], str, dict[str, str], ArrayLike]
-
-
-def _coordinates(grid: Mapping[str, NDArray[np.float64]], start_s: int) -> list[_Coordinate]:
-    """Return name, dimensions, type, attributes and values of all coordinates but `member`."""
-    valid_s = start_s + np.rint(grid["lead_time"] * 3600)
+def describe_cf(forecast: Forecast) -> Description:
+    """Describe the file; raise ValueError for coordinates or names that make none."""
+    axes: dict[str, ArrayLike] = {
+        "lead_time": forecast.lead_hours,
+        "latitude": forecast.latitude,
+        "longitude": forecast.longitude,
+    }
+    grid = {name: checked_axis(name, values) for name, values in axes.items()}
+    starts = checked_axis("time", forecast.starts_s)
+    valid_s = starts[:, None] + np.rint(grid["lead_time"] * 3600)
+    members = np.arange(forecast.members)
     lead = {"standard_name": "forecast_period", "long_name": "lead time", "units": "hours"}
     north = {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}
     east = {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}
-    start = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast"}
-    valid = {"standard_name": "time", "long_name": "time of validity"}
-    along = zip(grid.items(), (lead, north, east), strict=True)
-    return [
-        *((name, (name,), "f8", says, values) for (name, values), says in along),
-        ("forecast_reference_time", (), "f8", start | SINCE, start_s),
-        ("valid_time", ("lead_time",), "f8", valid | SINCE, valid_s),
-    ]
+    along_grid = zip(grid.items(), (lead, north, east), strict=True)
+    coordinates = [Coordinate(n, (n,), "f8", says, values) for (n, values), says in along_grid]
+    cell: tuple[str, ...] = CELL
+    if forecast.is_set:
+        cell = ("time", *CELL)
+        coordinates.append(Coordinate("member", ("member",), "i4", MEMBER, members))
+        along = [
+            Coordinate("time", ("time",), "f8", START | SINCE, starts),
+            Coordinate("valid_time", ("time", "lead_time"), "f8", VALID | SINCE, valid_s),
+        ]
+        times, sizes = "valid_time", {"time": len(starts), "member": forecast.members}
+    else:
+        coordinates += [
+            Coordinate("forecast_reference_time", (), "f8", START | SINCE, starts[0]),
+            Coordinate("valid_time", ("lead_time",), "f8", VALID | SINCE, valid_s[0]),
+        ]
+        along = [Coordinate("member", ("member",), "i4", MEMBER, members)]
+        times, sizes = "forecast_reference_time valid_time", {"member": forecast.members}
+    levels = {v.level_hpa for v in forecast.variables if v.level_hpa is not None}
+    coordinates += [_pressure(hpa) for hpa in sorted(levels)]
+    names = [v.name for v in forecast.variables]
+    require_names(names, {one.name for one in (*coordinates, *along)} | set(cell))
+    return Description(
+        sizes=sizes | {name: len(axis) for name, axis in grid.items()},
+        coordinates=coordinates,
+        along=along,
+        variables=[FieldVariable(v.name, cell, _attributes(v, times)) for v in forecast.variables],
+        places=tuple((name, 0) for name in names),
+        flips_rows=False,
+    )
 
 
-def _pressure(hpa: float) -> _Coordinate:
+def _pressure(hpa: float) -> Coordinate:
     says = {"standard_name": "air_pressure", "long_name": "pressure", "units": "hPa"}
-    return f"pressure_{hpa:g}".replace(".", "_"), (), "f8", says | {"positive": "down"}, hpa
+    name = f"pressure_{hpa:g}".replace(".", "_")
+    return Coordinate(name, (), "f8", says | {"positive": "down"}, hpa)
 
 
-def _attributes(variable: FieldChannel) -> dict[str, Any]:
+def _attributes(variable: FieldChannel, times: str) -> dict[str, Any]:
     hpa = variable.level_hpa
     texts = {
         "standard_name": variable.standard_name,
         "long_name": variable.long_name,
         "units": variable.units,
-        "coordinates": TIMES if hpa is None else f"{TIMES} {_pressure(hpa)[0]}",
+        "coordinates": times if hpa is None else f"{times} {_pressure(hpa).name}",
     }
     return {name: text for name, text in texts.items() if text}
-
-
-def _axis(path: Path, name: str, values: ArrayLike) -> NDArray[np.float64]:
-    axis = np.asarray(values, np.float64)
-    if axis.ndim == 1 and axis.size and np.isfinite(axis).all():
-        steps = np.diff(axis)
-        if (steps > 0).all() or ((steps < 0).all() and name != "lead_time"):
-            return axis
-    raise ValueError(
-        f"{path}: {name} of shape {axis.shape} = {axis}: expected finite values along one "
-        "dimension, increasing (or decreasing, but for lead_time)"
-    )
-
-
-def _require_names(path: Path, names: list[str], taken: set[str]) -> None:
-    bad = [n for n in names if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", n) or n in taken]
-    bad += [n for n in names if names.count(n) > 1]
-    if bad or not names:
-        raise ValueError(
-            f"{path}: the variables are {names}: '{bad[0] if bad else ''}' cannot be one: expected "
-            "different names of letters, digits and _ . + -, none of them that of a coordinate "
-            f"({', '.join(sorted(taken))})"
-        )

@@ -54,9 +54,10 @@ def _content(scores: StartScores, attributes: Mapping[str, str | int]) -> bytes:
         dataset.members = np.int32(scores.members)
         axes = (scores.starts.numpy(), scores.lead_hours, scores.levels)
         for (name, says), values in zip(AXES.items(), axes, strict=True):
-            dataset.createDimension(name, len(values))
+            numbers = np.asarray(values, np.float64)
+            dataset.createDimension(name, len(numbers))
             dataset.createVariable(name, "f8", (name,)).setncatts(says)
-            dataset.variables[name][:] = np.asarray(values, np.float64)
+            dataset.variables[name][:] = numbers
         dataset.createDimension("variable", len(scores.names))
         for name, words in (("variable", scores.names), ("units_of", scores.units)):
             dataset.createVariable(name, str, ("variable",))[:] = np.array(words, object)

@@ -18,6 +18,9 @@ Two layouts give the same number. *Gather*: every rank receives all members. *Tr
 receives all members on its 1 / size of the points and sends their gradients back: 1 / size of the
 memory and traffic, for large fields.
 
+``spectral`` adds that many times the same score of zonal amplitudes (``amplitude``), which are
+functions of a member alone: exchange and backward are the same again.
+
 Letters: S own samples, K samples in all, B batch, P points, R ranks of the axis.
 Sources: Gneiting, Raftery 2007, doi:10.1198/016214506000001437, eq. 20-21; Ferro 2014,
 doi:10.1002/qj.2270 (fair); Lang et al. 2024, arXiv:2412.15832 (almost fair).
@@ -30,6 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hpc_bnn.group import Group
+from hpc_bnn.losses.amplitude import check_spectral, wave_weights, zonal_amplitude
 from hpc_bnn.losses.base import JointLoss, flat_points, same_shape, to_float
 from hpc_bnn.losses.transpose import points_here, send_back, send_points
 from hpc_bnn.losses.weights import checked_weights, point_weights
@@ -119,6 +123,9 @@ class CRPS(JointLoss):
     layout
         ``gather``, ``transposed``, or ``auto``: transposed where the gathered members exceed 16
         MiB.
+    spectral
+        How many times the score of amplitudes counts beside that of points. The last axis of an
+        example is then a circle, along which weights are equal; needs values at all points.
     """
 
     title = "crps"
@@ -132,6 +139,7 @@ class CRPS(JointLoss):
         weights: Tensor | None = None,
         present: Tensor | None = None,
         layout: Layout = "auto",
+        spectral: float = 0.0,
     ) -> None:
         super().__init__()
         self.weights: Tensor | None
@@ -140,6 +148,7 @@ class CRPS(JointLoss):
         if layout not in ("auto", "gather", "transposed"):
             raise ValueError(f"loss.layout = {layout!r}: expected auto, gather or transposed")
         self.alpha, self.layout = alpha, layout
+        self.spectral = check_spectral(spectral, weights, present)
         self.min_samples = 1 if alpha == 0.0 else 2
         self.register_buffer("weights", checked_weights(weights, present), persistent=False)
 
@@ -152,20 +161,35 @@ class CRPS(JointLoss):
                 f"{self.title}: a score of the spread needs at least 2 weight samples, "
                 f"got {count}; raise posterior.samples"
             )
+        score = self._score(outputs, target, self.weights, axis)
+        if not self.spectral:
+            return score
+        waves = zonal_amplitude(outputs), zonal_amplitude(target.to(outputs.dtype))
+        weights = wave_weights(self.weights, target.shape[-1])
+        return score + self.spectral * self._score(*waves, weights, axis)
+
+    def _score(
+        self, outputs: Tensor, target: Tensor, weights: Tensor | None, axis: Group
+    ) -> Tensor:
+        """Collective over the sample axis: return the score (B,) of all points alike."""
         members, truth = flat_points(outputs, 2), flat_points(target, 1).to(outputs.dtype)
         # Their sum is 1: the weighted sum over points is the weighted mean.
-        weights = point_weights(self.weights, target, outputs.dtype) / truth.shape[1]
-        size = count * members[0].numel() * members.element_size()
+        flat = point_weights(weights, target, outputs.dtype) / truth.shape[1]
+        size = len(outputs) * axis.size * members[0].numel() * members.element_size()
         transposed = self.layout == "transposed" or (
             self.layout == "auto" and axis.size > 1 and size > TRANSPOSE_BYTES
         )
         function = self.transposed if transposed else self.gathered
-        score: Tensor = function.apply(members, truth, weights, self.alpha, axis)  # type: ignore[no-untyped-call]
+        score: Tensor = function.apply(members, truth, flat, self.alpha, axis)  # type: ignore[no-untyped-call]
         return score
 
 
 def crps(
-    *, weights: Tensor | None = None, present: Tensor | None = None, layout: Layout = "auto"
+    *,
+    weights: Tensor | None = None,
+    present: Tensor | None = None,
+    layout: Layout = "auto",
+    spectral: float = 0.0,
 ) -> JointLoss:
     """Return the standard CRPS, the score of the empirical distribution of the samples.
 
@@ -177,12 +201,18 @@ def crps(
         Bool, of an example: leaves out points without values.
     layout
         How ranks share the work; the answer is the same (``CRPS``).
+    spectral
+        Times the score of amplitudes of waves along the last axis, a circle of longitude.
     """
-    return CRPS(alpha=0.0, weights=weights, present=present, layout=layout)
+    return CRPS(alpha=0.0, weights=weights, present=present, layout=layout, spectral=spectral)
 
 
 def fair_crps(
-    *, weights: Tensor | None = None, present: Tensor | None = None, layout: Layout = "auto"
+    *,
+    weights: Tensor | None = None,
+    present: Tensor | None = None,
+    layout: Layout = "auto",
+    spectral: float = 0.0,
 ) -> JointLoss:
     """Return the fair CRPS: unbiased for the score of the distribution behind the samples.
 
@@ -194,8 +224,10 @@ def fair_crps(
         Bool, of an example: leaves out points without values.
     layout
         How ranks share the work; the answer is the same (``CRPS``).
+    spectral
+        Times the score of amplitudes of waves along the last axis, a circle of longitude.
     """
-    return CRPS(alpha=1.0, weights=weights, present=present, layout=layout)
+    return CRPS(alpha=1.0, weights=weights, present=present, layout=layout, spectral=spectral)
 
 
 def almost_fair_crps(
@@ -204,6 +236,7 @@ def almost_fair_crps(
     weights: Tensor | None = None,
     present: Tensor | None = None,
     layout: Layout = "auto",
+    spectral: float = 0.0,
 ) -> JointLoss:
     """Return the almost fair CRPS.
 
@@ -218,5 +251,7 @@ def almost_fair_crps(
         Bool, of an example: leaves out points without values.
     layout
         How ranks share the work; the answer is the same (``CRPS``).
+    spectral
+        Times the score of amplitudes of waves along the last axis, a circle of longitude.
     """
-    return CRPS(alpha=alpha, weights=weights, present=present, layout=layout)
+    return CRPS(alpha=alpha, weights=weights, present=present, layout=layout, spectral=spectral)

@@ -119,6 +119,7 @@ def energy_score(
     weights: Tensor | None = None,
     present: Tensor | None = None,
     layout: Layout = "auto",
+    spectral: float = 0.0,
 ) -> JointLoss:
     """Return the energy score.
 
@@ -132,5 +133,9 @@ def energy_score(
         Bool, of an example: leaves out points without values.
     layout
         How ranks share the work; the answer is the same (``CRPS``).
+    spectral
+        Times the score of amplitudes of waves along the last axis, a circle of longitude.
     """
-    return EnergyScore(alpha=alpha, weights=weights, present=present, layout=layout)
+    return EnergyScore(
+        alpha=alpha, weights=weights, present=present, layout=layout, spectral=spectral
+    )

@@ -67,6 +67,11 @@ class Climatology:
         phi = basis(seconds, self.annual, self.daily).to(self.coefficients.device)
         return torch.einsum("bj,jchw->bchw", phi, self.coefficients)
 
+    def mean_of(self, seconds: Tensor, channel: int, rows: slice) -> Tensor:
+        """Compute ``mean`` (B, h, W) of some rows of a channel."""
+        phi = basis(seconds, self.annual, self.daily).to(self.coefficients.device)
+        return torch.einsum("bj,jhw->bhw", phi, self.coefficients[:, channel, rows])
+
 
 class HarmonicSums:
     """Sum the normal equations of the least squares over times; float64, additive over ranks.
@@ -128,7 +133,8 @@ class HarmonicSums:
     def solve(self) -> Climatology:
         """Solve for the coefficients of least squares, of all equally good ones the smallest.
 
-        The variance of the residuals divides by the times less the rank of the basis.
+        The variance of the residuals divides by the times less the rank of the basis. The
+        coefficients take the place of the sums, which are empty afterwards.
         """
         count = self.count
         if count < 1:
@@ -136,13 +142,19 @@ class HarmonicSums:
         values, vectors = torch.linalg.eigh(self.gram / count)
         kept = values > SINGULAR * values[-1]
         inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
-        coefficients = torch.einsum("ij,jchw->ichw", inverse, self.cross / count)
-        # min |y - phi c|^2 = |y|^2 - c^T phi^T y
-        explained = torch.einsum("jchw,jchw->chw", coefficients, self.cross)
-        residual = self.squares - explained
-        residual = torch.where(residual <= ROUNDING * self.squares, 0.0, residual)
+        # A channel at a time: work space that is small beside the sums.
+        for cross, squares in zip(self.cross.unbind(1), self.squares, strict=True):
+            coefficients = torch.einsum("ij,jhw->ihw", inverse, cross / count)
+            # min |y - phi c|^2 = |y|^2 - c^T phi^T y
+            explained = torch.einsum("jhw,jhw->hw", coefficients, cross)
+            residual = squares - explained
+            squares.copy_(torch.where(residual <= ROUNDING * squares, 0.0, residual))
+            cross.copy_(coefficients)
         freedom = max(1, count - int(kept.sum()))
-        return Climatology(self.annual, self.daily, coefficients, (residual / freedom).sqrt())
+        made = Climatology(self.annual, self.daily, self.cross, self.squares.div_(freedom).sqrt_())
+        self.gram, self.cross = torch.zeros_like(self.gram), self.cross[:0]
+        self.squares = self.squares[:0]
+        return made
 
 
 def basis(seconds: Tensor, annual: int, daily: int) -> Tensor:

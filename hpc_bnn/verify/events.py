@@ -54,21 +54,69 @@ def event_counts(
     ValueError
         If members and truth do not fit.
     """
-    if members.shape[1:] != truth.shape or len(members) == 0:
-        raise ValueError(
-            f"event_counts: members {tuple(members.shape)} for truth {tuple(truth.shape)}: "
-            "expected (M, *truth)"
-        )
+    if members.shape[1:] != truth.shape:
+        raise ValueError(_unlike(members, truth))
+    of_each = threshold.expand(truth.shape)[None]
+    return event_counts_of_starts(members[:, None], truth[None], of_each, weights)[0]
+
+
+def event_counts_of_starts(
+    members: Tensor, truth: Tensor, threshold: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Compute the ``event_counts`` (B, M + 1, 2) of each of B starts.
+
+    members (M, B, ...), truth (B, ...), threshold of that shape; weights broadcast against (...). A
+    NaN makes those of its start NaN.
+    """
     count = len(members)
-    if any(bool(x.isnan().any()) for x in (members, truth, threshold)):
-        return torch.full((count + 1, 2), torch.nan, dtype=torch.float64, device=truth.device)
-    above = (members > threshold).sum(0).reshape(-1)
-    event = (truth > threshold).double().reshape(-1)
+    if members.shape[1:] != truth.shape or count == 0:
+        raise ValueError(_unlike(members, truth))
+    batch, points = len(truth), truth.shape[1:]
+    place = (members > threshold).sum(0).reshape(batch, -1)
+    place += (count + 1) * torch.arange(batch, device=truth.device)[:, None]
+    event = (truth > threshold).double().reshape(batch, -1)
     each = torch.ones_like(event)
     if weights is not None:
-        each = weights.to(truth.device, torch.float64).expand(truth.shape).reshape(-1)
-    both = torch.stack([each, each * event], 1)
-    return both.new_zeros(count + 1, 2).index_add_(0, above, both)
+        each = weights.to(truth.device, torch.float64).expand(points).reshape(1, -1) * each
+    both = torch.stack([each, each * event], -1).reshape(-1, 2)
+    counts = both.new_zeros(batch * (count + 1), 2).index_add_(0, place.reshape(-1), both)
+    counts = counts.reshape(batch, count + 1, 2)
+    # A sum is NaN where a part of it is, and needs no copy of all points.
+    known = members.sum((0, *range(2, members.dim()))) + (truth + threshold).reshape(batch, -1).sum(
+        1
+    )
+    return torch.where(known.isnan()[:, None, None], torch.nan, counts)
+
+
+def _unlike(members: Tensor, truth: Tensor) -> str:
+    return (
+        f"event_counts: members {tuple(members.shape)} for truth {tuple(truth.shape)}: "
+        "expected (M, *truth)"
+    )
+
+
+def brier_score(counts: Tensor) -> Tensor:
+    """Compute the Brier score (...) from ``event_counts`` (..., M + 1, 2); NaN where there are
+    none.
+    """
+    total, events = counts.double().unbind(-1)
+    members = counts.shape[-2] - 1
+    probability = torch.linspace(0, 1, members + 1, dtype=torch.float64, device=counts.device)
+    return _squared(probability, total, events)
+
+
+def constant_brier_score(counts: Tensor, probability: Tensor) -> Tensor:
+    """Compute the Brier score (...) of a probability that is the same at all points, on the points
+    of ``event_counts`` (..., M + 1, 2). probability: broadcasts against (...).
+    """
+    total, events = counts.double().unbind(-1)
+    return _squared(probability[..., None], total, events)
+
+
+def _squared(probability: Tensor, total: Tensor, events: Tensor) -> Tensor:
+    """Compute the mean square distance (...) of probabilities to what happened (..., K)."""
+    square, missed = probability.square(), (1 - probability).square()
+    return (square * (total - events) + missed * events).sum(-1) / total.sum(-1)
 
 
 def brier_parts(counts: Tensor) -> BrierParts:
@@ -81,8 +129,7 @@ def brier_parts(counts: Tensor) -> BrierParts:
     rate = events.sum() / weight
     # A probability that was never forecast has no rate, and weight 0.
     rates = torch.where(total == 0, rate, events / total)
-    square, missed = probability.square(), (1 - probability).square()
-    brier = (square * (total - events) + missed * events).sum() / weight
+    brier = _squared(probability, total, events)
     reliability = (total * (probability - rates).square()).sum() / weight
     resolution = (total * (rates - rate).square()).sum() / weight
     parts = torch.stack([brier, reliability, resolution, rate * (1 - rate)])

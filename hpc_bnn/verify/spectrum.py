@@ -7,10 +7,12 @@ that sum_k P_k = <mean of f^2 along the row>. A forecast smoother than the truth
 power at high k, as the mean of an ensemble has where its members differ; artefacts of patches have
 too much.
 
-Letters: H latitude, W longitude, K = W // 2 + 1 wavenumbers; `...` whatever comes before.
+Letters: L lead times, C channels, M members, B start times, H latitude, h rows of a band, W
+longitude, K = W // 2 + 1 wavenumbers; `...` whatever comes before.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,12 +42,16 @@ def zonal_power(field: Tensor, area: Tensor) -> Tensor:
             f"zonal_power: field {tuple(field.shape)} with area {tuple(area.shape)}: expected "
             "(..., H, W) and (H,); use cell_area(latitude)"
         )
-    width = field.shape[-1]
-    power = torch.fft.rfft(field.double(), norm="forward").abs().square()
-    power[..., 1 : (width + 1) // 2] *= 2  # each stands for itself and -k
     rows = area.to(field.device, torch.float64)
-    mean: Tensor = (power * (rows / rows.sum())[:, None]).sum(-2)
-    return mean
+    return _weighted_power(field, rows / rows.sum())
+
+
+def _weighted_power(field: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum (..., K) over rows (H,) of their power."""
+    power = torch.fft.rfft(field.double(), norm="forward").abs().square()
+    power[..., 1 : (field.shape[-1] + 1) // 2] *= 2  # each stands for itself and -k
+    total: Tensor = (power * weights[:, None]).sum(-2)
+    return total
 
 
 def ensemble_spectra(members: Tensor, truth: Tensor, area: Tensor) -> Spectra:
@@ -64,3 +70,60 @@ def ensemble_spectra(members: Tensor, truth: Tensor, area: Tensor) -> Spectra:
     each = sum(zonal_power(member, area) for member in members) / len(members)
     mean = zonal_power(members.double().mean(0), area)
     return Spectra(torch.as_tensor(each), mean, zonal_power(truth, area))
+
+
+class Ensemble(Protocol):
+    """Forecasts of one channel on a band of rows: members (M, B, h, W) and truth (B, h, W)."""
+
+    @property
+    def members(self) -> Tensor: ...
+
+    @property
+    def truth(self) -> Tensor: ...
+
+
+E = TypeVar("E", bound=Ensemble)
+
+
+class SpectraTally:
+    """Sum the spectra of forecasts of each lead time and channel, band by band.
+
+    Parameters
+    ----------
+    area
+        (H,) weights of all rows; count relative to their sum.
+
+    Attributes
+    ----------
+    sums
+        (L, C, 1 + 3 K) float64 on the CPU: how many start times there were, then the power of the
+        members on average, of their mean and of the truth. Add those of all ranks.
+    """
+
+    def __init__(self, *, leads: int, channels: int, columns: int, area: Tensor) -> None:
+        self.wavenumbers = columns // 2 + 1
+        self.sums = torch.zeros(leads, channels, 1 + 3 * self.wavenumbers, dtype=torch.float64)
+        self._weights = area.double() / area.double().sum()
+
+    def passing(
+        self, lead: int, channel: int, bands: Iterator[tuple[slice, E]]
+    ) -> Iterator[tuple[slice, E]]:
+        """Pass on the bands that make up a channel at a lead time, and add them on the way."""
+        starts = 0
+        for rows, band in bands:
+            self._add(self.sums[lead, channel, 1:], rows, band)
+            starts = len(band.truth)
+            yield rows, band
+        self.sums[lead, channel, 0] += starts
+
+    def _add(self, sums: Tensor, rows: slice, band: Ensemble) -> None:
+        weights = self._weights[rows].to(band.truth.device)
+        each = (band.members, band.members.mean(0), band.truth)
+        powers = [_weighted_power(field, weights).flatten(0, -2).sum(0) for field in each]
+        powers[0] /= len(band.members)
+        sums += torch.cat(powers).cpu()
+
+    def result(self) -> Spectra:
+        """Return the means over start times, each (L, C, K); NaN where there were none."""
+        starts, powers = self.sums[..., :1], self.sums[..., 1:]
+        return Spectra(*torch.split(powers / starts, self.wavenumbers, dim=-1))

@@ -1,6 +1,6 @@
 """Maps of one forecast: truth, ensemble mean, spread and error, as a PNG.
 
-Shape letters: M members, H latitude (north to south), W longitude (eastward).
+Shape letters: H latitude (north to south), W longitude (eastward).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ SIGNED_SHARE = 0.1  # of the larger side of 0 that the smaller one has in a sign
 
 
 def plot_maps(
-    members: Tensor,
+    mean: Tensor,
+    spread: Tensor | None,
     truth: Tensor,
     latitude: Tensor,
     longitude: Tensor,
     path: Path,
     *,
+    members: int,
     name: str,
     units: str,
     start_s: int,
@@ -39,19 +41,21 @@ def plot_maps(
     """Draw maps of truth, ensemble mean, spread and error of the mean of one channel, with their
     root mean squares over the area that has values.
 
-    members: (M, H, W). truth: (H, W). latitude: (H,), longitude: (W,) in degrees.
+    mean, truth: (H, W). spread: (H, W), None of one member. latitude: (H,), longitude: (W,) in
+    degrees. members: how many the mean is of.
     start_s: the time the forecast starts from, seconds since 1970 UTC.
     signed: values of both signs, such as wind: their colours diverge from 0. None: as they are.
     """
     size = (len(latitude), len(longitude))
-    if members.dim() != 3 or members.shape[1:] != size or truth.shape != size:
+    shapes = {"mean": mean, "truth": truth} | ({} if spread is None else {"spread": spread})
+    if any(field.shape != size for field in shapes.values()):
+        named = ", ".join(f"{key} {tuple(field.shape)}" for key, field in shapes.items())
         raise ValueError(
-            f"plot_maps: members {tuple(members.shape)}, truth {tuple(truth.shape)}, latitude "
-            f"{tuple(latitude.shape)}, longitude {tuple(longitude.shape)}: expected (M, H, W), "
-            "(H, W), (H,), (W,)"
+            f"plot_maps: {named}, latitude {tuple(latitude.shape)}, longitude "
+            f"{tuple(longitude.shape)}: expected (H, W) of all, (H,), (W,)"
         )
-    x, y = members.double().cpu(), truth.double().cpu()
-    mean, spread = x.mean(dim=0), x.std(dim=0, correction=1) if len(x) > 1 else None
+    mean, y = mean.double().cpu(), truth.double().cpu()
+    spread = None if spread is None else spread.double().cpu()
     error = mean - y
     both = torch.stack([y, mean])
     both = both[both.isfinite()]
@@ -80,9 +84,9 @@ def plot_maps(
         edges = (east, north)
         draw_map(axes, title, field, edges, cmap=cmap, limits=(least, largest), unit=unit)
 
-    forecast = "mean" if len(x) > 1 else "member"
+    forecast = "member" if spread is None else "mean"
     draw(panels[0], "truth", y, colours, low, high)
-    of_many = f" of {len(x)} members" if len(x) > 1 else ""
+    of_many = "" if spread is None else f" of {members} members"
     draw(panels[1], forecast + of_many, mean, colours, low, high)
     if spread is None:
         panels[2].set_axis_off()

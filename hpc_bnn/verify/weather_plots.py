@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
+from hpc_bnn.verify.channel_scores import ChannelScores
 from hpc_bnn.verify.plots import (
     BLACK,
     BLUE,
@@ -27,7 +28,6 @@ from hpc_bnn.verify.plots import (
     make_panels,
     save_figure,
 )
-from hpc_bnn.verify.weather import ChannelScores
 
 MOST_CHANNELS = 6
 # What papers show first: WeatherBench 2's headline variables.

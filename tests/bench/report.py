@@ -35,20 +35,22 @@ class Target:
         return f"{'met   ' if self.met else 'MISSED'}  {self.name}: {self.value:.3g} ({bound})"
 
 
-def publish(benchmark: str, rows: Sequence[Row], targets: Sequence[Target] = ()) -> None:
-    """Print rows and targets, and write them to ``build/bench/BENCHMARK.{json,csv}``."""
+def publish(
+    benchmark: str, rows: Sequence[Row], targets: Sequence[Target] = (), folder: Path = FOLDER
+) -> None:
+    """Print rows and targets, and write them to ``FOLDER/BENCHMARK.{json,csv}``."""
     print(f"\n{benchmark}")
     print(table(rows))
     for target in targets:
         print(target.line())
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": machine(),
         "rows": list(rows),
         "targets": [asdict(target) | {"met": target.met} for target in targets],
     }
-    (FOLDER / f"{benchmark}.json").write_text(json.dumps(document, indent=1) + "\n")
-    with (FOLDER / f"{benchmark}.csv").open("w", newline="") as file:
+    (folder / f"{benchmark}.json").write_text(json.dumps(document, indent=1) + "\n")
+    with (folder / f"{benchmark}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=_columns(rows))
         writer.writeheader()
         writer.writerows(rows)

@@ -63,6 +63,16 @@ LOSSES: dict[str, Callable[[], Loss]] = {
         )
         for layout in ("gather", "transposed")
     },
+    **{
+        f"{name} spectral {layout}": lambda score=score, layout=layout: score(
+            spectral=0.5, layout=layout
+        )
+        for name, score in (
+            ("almost fair crps", losses.almost_fair_crps),
+            ("energy score", losses.energy_score),
+        )
+        for layout in ("gather", "transposed")
+    },
     "mae": lambda: losses.mae(weights=WEIGHTS),
     "mse": lambda: losses.mse(weights=WEIGHTS),
 }

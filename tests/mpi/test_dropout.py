@@ -76,7 +76,7 @@ def test_weather_is_scored_and_forecast_alike(
                 forecast(trained, world, path, start_s=994_809_600, steps=3, members=5)
                 record = trained.parts.source.fields
                 assert record is not None
-                return score_weather(trained, world).tally.result(record.names)
+                return dict(score_weather(trained, world).by_channel)
             finally:
                 world.stop()
 

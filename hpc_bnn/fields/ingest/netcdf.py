@@ -179,7 +179,7 @@ def _coordinate(variable: Any) -> NDArray[Any]:
     return join_characters(values) if values.dtype == "S1" and values.ndim else values
 
 
-def _classic_sizes(dataset: Any) -> tuple[int, int, int]:
+def classic_sizes(dataset: Any) -> tuple[int, int, int]:
     """Return the bytes of a netCDF-3 file before its records, of each record, and of the padding
     that ends the file.
 
@@ -221,7 +221,7 @@ def _require_complete(path: str, size: int, dataset: Any) -> tuple[int, int]:
 
     Return where its records begin, and the bytes of each.
     """
-    before, record, padding = _classic_sizes(dataset)
+    before, record, padding = classic_sizes(dataset)
     count = max((len(d) for d in dataset.dimensions.values() if d.isunlimited()), default=0)
     need = before + count * record - padding
     if need > size:

@@ -23,6 +23,7 @@ def build_loss(settings: Settings, source: Source) -> Loss:
     takes = inspect.signature(function).parameters
     takes_weights = "weights" in takes
     present = None if source.fields is None else source.fields.present
+    _check_spectral(settings, source)
     if present is not None and not (takes_weights and "present" in takes):
         problem = f"loss.name = {chosen.name!r}: counts every point, but {source.name} has some"
         raise SettingsError([f"{problem} without values; choose another loss, or leave these out"])
@@ -38,6 +39,22 @@ def build_loss(settings: Settings, source: Source) -> Loss:
     if present is None:
         return function(**chosen.options, weights=weights)
     return function(**chosen.options, weights=weights, present=present)
+
+
+def _check_spectral(settings: Settings, source: Source) -> None:
+    """Refuse a score of zonal amplitudes of what is no circle of longitude, or has gaps."""
+    spectral = settings.loss.options.get("spectral", 0.0)
+    if not spectral:
+        return
+    if source.fields is None:
+        problem = f"is for fields on a globe, and {source.name} has none"
+    elif not source.fields.periodic:
+        problem = "needs whole circles of longitude, and these fields cover a region"
+    elif source.fields.present is not None:
+        problem = "needs a value at every point, and some of these fields have none at some"
+    else:
+        return
+    raise SettingsError([f"loss.spectral = {spectral!r}: {problem}; leave it out"])
 
 
 def _weights(settings: Settings, fields: Fields) -> Tensor:

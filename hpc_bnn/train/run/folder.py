@@ -107,6 +107,7 @@ class RunFolder:
             self.restarts,
             self.summary,
             self.evaluation,
+            self.evaluation_starts,
             self.plots,
             self.data,
         ]

@@ -1,58 +1,50 @@
-"""An ensemble forecast from one start time, its members spread over all ranks, into one file."""
+"""Ensemble forecasts from one start or many, members and starts dealt over all ranks, into files.
+
+What a rank computes depends on (start, member) alone: the files are the same on any number of
+ranks, and after a stop or a kill at any moment the same call goes on to the same bytes.
+"""
 
 import logging
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import hpc_bnn
 from hpc_bnn.config import dump_settings
-from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.data.source import Fields
-from hpc_bnn.fields import times
-from hpc_bnn.fields.forecast_file import (
-    ForecastFile,
-    create_forecast,
-    finish,
-    require_writable,
-)
+from hpc_bnn.fields.forecast_layout import Forecast
+from hpc_bnn.fields.forecast_plan import ForecastPlan
+from hpc_bnn.fields.forecast_set import ForecastSet
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.rollout import DEFAULT_HOURS, DRAWN, HOUR_S, Rollout
+from hpc_bnn.train.run.checkpoint import digest
+from hpc_bnn.train.run.stop import Stop, Unfinished
+from hpc_bnn.train.score.forecast_writer import Drawn, ForecastWriter
+from hpc_bnn.train.score.rollout import DEFAULT_HOURS, DRAWN, Rollout
+from hpc_bnn.train.score.starts import require_states
 from hpc_bnn.train.score.trained import Trained
 
 log = logging.getLogger(__name__)
 
 
-LATEST = "latest"
-MOST_MAPS = 4  # lead times that are drawn
+class ForecastStop(Stop):
+    """Listens for the signals that end a forecast early."""
+
+    def _describe_wait(self) -> None:
+        log.info("signal %s: ends after this turn", signal.Signals(self._asked).name)
 
 
-def start_time(fields: Fields, text: str) -> int:
-    """Return the start of a forecast, seconds since 1970: a time, or the latest whose history the
-    files hold.
+class UnfinishedForecast(Unfinished):
+    """The forecasts stopped in good order before their end: run it again."""
 
-    Raises
-    ------
-    ValueError
-        If the text is no time, or no state has a history.
-    """
-    if text != LATEST:
-        return times.parse(text, end=False)
-    known = fields.record.times.tolist()
-    held, step_s = set(known), fields.step_hours * HOUR_S
-    back = range(fields.history)
-    found = (t for t in reversed(known) if all(t - k * step_s in held for k in back))
-    start = next(found, None)
-    if start is None:
-        raise ValueError(
-            f"--start {LATEST}: no {fields.history} states of the files (data.history) are "
-            f"{fields.step_hours} h apart"
+    def __init__(self, reason: str, *, done: int, total: int) -> None:
+        Exception.__init__(
+            self,
+            f"{reason}: stopped with {done} of {total} starts finished; run the same command "
+            "again: it goes on with the others",
         )
-    return int(start)
 
 
 def default_steps(trained: Trained, fields: Fields) -> int:
@@ -63,39 +55,23 @@ def default_steps(trained: Trained, fields: Fields) -> int:
     return chosen or max(1, DEFAULT_HOURS // fields.step_hours)
 
 
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """What is to be drawn of a forecast: ``mean`` and ``spread`` (L, C, H, W) at some leads."""
-
-    leads: tuple[int, ...]
-    mean: Tensor
-    spread: Tensor | None
-
-
-def forecast(
+def plan_forecast(
     trained: Trained,
-    world: World,
-    path: Path,
+    starts: Sequence[int],
     *,
-    start_s: int,
     steps: int,
     members: int,
-    draws: bool = False,
-) -> Drawn | None:
-    """Collective over the world: forecast ``steps`` steps with ``members`` members into ``path``;
-    with ``draws`` return what can be drawn of it.
+    is_set: bool = False,
+    layout: str = "cf",
+) -> ForecastPlan:
+    """Return what the files hold of forecasts with ``steps`` lead times and ``members`` members.
 
-    start_s: seconds since 1970; its state, and the history that the network needs, are in the files
-    of the data set. A rank holds one state at a time and writes it to its place in the file.
+    starts: seconds since 1970, increasing. is_set: they have a dimension even where there is one.
 
     Raises
     ------
     ValueError
-        If the run has fewer weight samples than ``members``, there is no state at the start, or
-        the forecast leaves the finite numbers.
-    OSError
-        If the file cannot be written, or would replace anything but an earlier forecast; no new
-        file then has the final name.
+        If the run has fewer weight samples than ``members``, or there is no state at a start.
     """
     available = trained.parts.posterior.prediction_samples(members)
     if available < members:
@@ -103,109 +79,108 @@ def forecast(
             f"members = {members}: this run has {available} weight samples to forecast with; ask "
             f"for at most {available}"
         )
-    sources = () if trained.parts.source.fields is None else trained.parts.source.fields.files
-    world.all_ranks.on_first(lambda: require_writable(path, sources), name="output")
+    fields = trained.parts.source.fields
+    if fields is None:
+        raise ValueError(
+            f"{trained.parts.source.name}: forecasts are rolled out on data sets of fields only; "
+            "what follows a series, or what images show: hpc-bnn predict"
+        )
+    require_states(fields, starts)
+    asked = Forecast(
+        variables=fields.channels,
+        latitude=fields.latitude.numpy(),
+        longitude=fields.longitude.numpy(),
+        starts_s=tuple(starts),
+        lead_hours=tuple(float(fields.step_hours * (lead + 1)) for lead in range(steps)),
+        members=members,
+        is_set=is_set,
+    )
+    plan = ForecastPlan(asked, _attributes(trained), layout)
+    _ = plan.description  # ValueError for what the layout does not hold
+    return plan
+
+
+def forecast(
+    trained: Trained,
+    world: World,
+    path: Path,
+    plan: ForecastPlan,
+    *,
+    draws: bool = False,
+    stop: Stop | None = None,
+) -> Drawn | None:
+    """Collective over the world: make the forecasts of a plan that are not finished yet; with
+    ``draws`` return what can be drawn of a single start.
+
+    path: a file, or a folder with a file of each start (``ForecastSet``). A rank holds the states
+    of one member from a few starts at a time and writes them to their places. One job at a time may
+    do it: the caller holds the lock.
+
+    Raises
+    ------
+    UnfinishedForecast
+        If ``stop`` was due; the same call goes on.
+    ValueError
+        If a forecast leaves the finite numbers, or files that are there are of another one.
+    OSError
+        If a file cannot be written, or would replace anything but an earlier forecast; no new
+        file then has its final name.
+    """
     redraw = trained.settings.forecast.redraw
     rollout = world.all_ranks.together(
         lambda: Rollout(trained.parts, world.device, redraw=redraw), name="rollout"
     )
-    fields, starts = rollout.fields, torch.tensor([start_s])
-    first = world.all_ranks.together(lambda: rollout.history(starts), name="start of the forecast")
-    lead_hours = [fields.step_hours * (lead + 1) for lead in range(steps)]
+    output = ForecastSet(path, plan, rollout.fields.files)
+    pending = world.all_ranks.on_first(output.prepare, name="output")
+    total = len(plan.forecast.starts_s)
+    if len(pending) < total and world.is_first:
+        log.info("%s: %d of %d starts are there already", path, total - len(pending), total)
+    writer = ForecastWriter(rollout, world, output, pending, draws=draws)
+    turns = writer.turns
+    _note_stop(stop, pending, total)
 
-    def create() -> None:
-        create_forecast(
-            path,
-            variables=fields.channels,
-            latitude=fields.latitude.numpy(),
-            longitude=fields.longitude.numpy(),
-            start_s=start_s,
-            lead_hours=lead_hours,
-            members=members,
-            attributes=_attributes(trained),
-        )
+    def files_of(begun: Sequence[int], ended: Sequence[int]) -> None:
+        rank, ranks = world.grid.world_rank, world.grid.world_size
+        output.finish(pending[at] for at in ended if at % ranks == rank)
+        output.create(pending[at] for at in begun if at % ranks == rank)
 
-    world.all_ranks.on_first(create, name="forecast file")
-    own = in_turn(members, data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
-
-    present = None if fields.present is None else fields.present.numpy()
-    leads = _spread_out(steps) if draws else ()
-    # Of what differs from the start: sums of squares lose digits otherwise.
-    origin = fields.physical(first[0, -1]).cpu()
-    sums = torch.zeros(2, len(leads), *origin.shape, dtype=torch.float64)
-
-    def write() -> None:
-        with ForecastFile(path, present=present) as file:
-            for member in own.tolist():
-                networks = rollout.networks(member, starts)
-                history = rollout.first(first, starts, member)
-                for lead in range(steps):
-                    history = rollout.advance(history, starts, lead, member, networks(lead))
-                    state = fields.physical(history[0, -1]).to(torch.float32)
-                    file.write(member, lead, state.cpu().numpy())
-                    if lead in leads:
-                        change = state.cpu().double() - origin
-                        sums[:, leads.index(lead)] += torch.stack([change, change.square()])
-                log.info("member %d of %d is written", member, members)
-
-    world.all_ranks.together(write, name="forecast")
-
-    def end() -> None:
-        require_writable(path, sources)  # hours may have passed since the first look
-        finish(path)
-
-    world.all_ranks.on_first(end, name="forecast file")
-    if not leads:
-        return None
-    total, squares = world.all_ranks.all_reduce(sums, reduction="sum", name="maps")
-    mean = total / members
-    variance = (squares / members - mean.square()).clamp(min=0) * members / max(1, members - 1)
-    return Drawn(leads, origin + mean, variance.sqrt() if members > 1 else None)
+    left = len(pending)
+    world.all_ranks.together(lambda: files_of(turns.begun(0), ()), name="forecast files")
+    for turn in range(len(turns)):
+        world.all_ranks.together(lambda: writer.run(turn), name="forecast")  # noqa: B023
+        ended, begun = turns.ended(turn), turns.begun(turn + 1)
+        reason = "" if stop is None else stop.due()
+        begun = [] if reason else begun
+        if begun or ended:
+            world.all_ranks.together(lambda: files_of(begun, ended), name="forecast files")  # noqa: B023
+        left -= len(ended)
+        if ended:
+            log.info("%d of %d starts are written", total - left, total)
+        if reason and left:
+            raise UnfinishedForecast(reason, done=total - left, total=total)
+    world.all_ranks.on_first(output.finish_file, name="forecast file")
+    return writer.drawn(world)
 
 
-def draw_forecast(
-    fields: Fields, drawn: Drawn, path: Path, *, start_s: int, members: int
-) -> list[Path]:
-    """Draw maps of the best-known channels beside ``path``; call it on one rank."""
-    from hpc_bnn.verify.forecast_maps import plot_forecast_maps  # draws: seconds of imports
-    from hpc_bnn.verify.weather_plots import channels_to_draw
-
-    pictures = []
-    for name in channels_to_draw(fields.names):
-        at = fields.names.index(name)
-        pictures.append(
-            plot_forecast_maps(
-                drawn.mean[:, at],
-                None if drawn.spread is None else drawn.spread[:, at],
-                fields.latitude,
-                fields.longitude,
-                path.with_name(f"{path.stem}-{name}.png"),
-                name=name,
-                units=fields.channels[at].units,
-                start_s=start_s,
-                lead_hours=[fields.step_hours * (lead + 1) for lead in drawn.leads],
-                members=members,
-            )
-        )
-    return pictures
-
-
-def _spread_out(steps: int) -> tuple[int, ...]:
-    """Choose lead times to draw: the last one and others at even distances before it."""
-    count = min(MOST_MAPS, steps)
-    return tuple(steps * (i + 1) // count - 1 for i in range(count))
+def _note_stop(stop: Stop | None, pending: Sequence[int], total: int) -> None:
+    """Collective: end at once where a stop is due before the first turn."""
+    reason = "" if stop is None else stop.due()
+    if reason and pending:
+        raise UnfinishedForecast(reason, done=total - len(pending), total=total)
 
 
 def _attributes(trained: Trained) -> dict[str, str]:
+    """Return what the numbers of a forecast depend on beside starts, members and lead times."""
+    source, parts = trained.parts.source, trained.parts
     kept = DRAWN[trained.settings.forecast.redraw]
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    source = trained.parts.source
+    parameters = digest([parts.posterior.state_dict(), parts.loss.state_dict()])
     return {
         "title": "Ensemble forecast of a Bayesian neural network",
         "source": f"hpc_bnn {hpc_bnn.__version__}, {trained.settings.model.name} after "
         f"{trained.step} training steps on {source.name}",
-        "history": f"{now} UTC: hpc_bnn {hpc_bnn.__version__} forecast, torch "
-        f"{torch.__version__}, numpy {np.__version__}",
+        "history": f"hpc_bnn {hpc_bnn.__version__} forecast, torch {torch.__version__}, numpy "
+        f"{np.__version__}",
         "comment": f"each member is one sample of the weights, {kept}",
+        "checkpoint": f"step {trained.step}, sha256 {parameters}",
         "config": dump_settings(trained.settings),
     }

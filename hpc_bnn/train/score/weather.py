@@ -1,45 +1,49 @@
 """Score the ensemble forecasts of a run against what happened, persistence and climatology.
 
-Start times are spread over all ranks; each rank forecasts its own with all members and adds up the
-scores, and only sums are exchanged. So the scores are the same on any number of ranks.
+Start times are spread over all ranks; each rank forecasts its own with all members and scores them,
+and only scores are exchanged. So they are the same on any number of ranks.
+
+A rank holds the states of all members of as few start times as one, normalised, on the host: what
+is scored in physical units is a band of one channel (``bands``).
 
 Letters: M members, B start times, C channels, H latitude, W longitude.
 """
 
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
-from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.world import World
+from hpc_bnn.train.score.bands import HeldForecasts
+from hpc_bnn.train.score.climatology_fit import fit_climatology
 from hpc_bnn.train.score.rollout import DEFAULT_HOURS, HOUR_S, Rollout
 from hpc_bnn.train.score.scoring import examples_at_once
 from hpc_bnn.train.score.trained import Trained
-from hpc_bnn.verify.climatology import Climatology, HarmonicSums, harmonics
+from hpc_bnn.verify.channel_scores import ChannelScores
+from hpc_bnn.verify.climatology import Climatology
+from hpc_bnn.verify.start_scores import StartScores
 from hpc_bnn.verify.weather import WeatherTally
 
 log = logging.getLogger(__name__)
 
 MAPS = 10  # lead times of which maps are drawn, at most
-READ_AT_ONCE = 16  # states of the climatology
-GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One forecast to draw: members (M, C, H, W) and truth (C, H, W) of the channels that are drawn
-    at a lead, physical units; NaN at points that never have a value.
+    """One forecast to draw: mean, spread and truth (C, H, W) of the channels that are drawn at a
+    lead, physical units in float32; NaN at points that never have a value. spread: NaN of one
+    member.
     """
 
     start_s: int
     lead: int
-    members: Tensor
+    mean: Tensor
+    spread: Tensor
     truth: Tensor
 
 
@@ -54,12 +58,24 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class WeatherScores:
-    """The sums of all ranks, and forecasts of one start time to draw."""
+    """The scores of all ranks, and on the first rank forecasts of one start time to draw.
 
-    tally: WeatherTally
-    lead_hours: tuple[int, ...]
-    starts: Tensor
+    by_channel: over all starts, by the name of the channel. of_starts: of each of them.
+    """
+
+    by_channel: Mapping[str, ChannelScores]
+    of_starts: StartScores
     pictures: tuple[Picture, ...]
+
+    @property
+    def starts(self) -> Tensor:
+        """The start times (N,), seconds since 1970."""
+        return self.of_starts.starts
+
+    @property
+    def lead_hours(self) -> tuple[float, ...]:
+        """The lead times."""
+        return self.of_starts.lead_hours
 
 
 def score_weather(
@@ -82,10 +98,11 @@ def score_weather(
         fields.test_times, rollout.step_s, settings.evaluation.steps, settings.evaluation.starts
     )
     channels, rows, columns = trained.parts.source.output_shape
-    climatology = _climatology(
+    climatology = fit_climatology(
         rollout, world, (channels, rows, columns), settings.evaluation.climatology_states
     )
     tally = WeatherTally(
+        starts=len(starts),
         leads=steps,
         channels=channels,
         members=members,
@@ -93,70 +110,107 @@ def score_weather(
         present=fields.present,
     )
     leads = _leads_to_draw(steps, day=min(steps, _day(fields.step_hours)))
+    places = _own_places(len(starts), world.grid.world_rank, world.grid.world_size)
     wanted = Drawn(
         int(starts[len(starts) // 2]), leads, list(range(channels) if drawn is None else drawn)
     )
     pictures: list[Picture] = []
-    own = starts[
-        in_turn(len(starts), data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
-    ]
-    state_bytes = 4 * fields.history * channels * rows * columns * members
-    size = examples_at_once(state_bytes, settings.train.batch_size)
+    size = starts_at_once(trained)
 
     def score() -> None:
-        for i, part in enumerate(torch.split(own, size) if len(own) else ()):
-            pictures.extend(_score(rollout, tally, climatology, part, steps, wanted))
-            log.info("forecast %d of %d start times of this rank", i * size + len(part), len(own))
+        for i, part in enumerate(torch.split(places, size) if len(places) else ()):
+            with torch.no_grad():
+                pictures.extend(
+                    _score(rollout, world.device, tally, climatology, part, starts, wanted)
+                )
+            done = i * size + len(part)
+            log.info("forecast %d of %d start times of this rank", done, len(places))
 
     world.all_ranks.together(score, name="forecasts")
-    tally.sums = world.all_ranks.all_reduce(tally.sums, reduction="sum", name="scores")
-    gathered = world.all_ranks.gather(pictures, name="pictures")
-    lead_hours = tuple(fields.step_hours * (lead + 1) for lead in range(steps))
-    return WeatherScores(tally, lead_hours, starts, tuple(p for each in gathered for p in each))
+    for name, held in tally.sums.items():
+        tally.sums[name] = world.all_ranks.all_reduce(held, reduction="sum", name=f"scores.{name}")
+    lead_hours = tuple(float(fields.step_hours * (lead + 1)) for lead in range(steps))
+    units = [channel.units for channel in fields.channels]
+    of_starts = tally.of_starts(starts, lead_hours, fields.names, units)
+    return WeatherScores(tally.result(of_starts), of_starts, tuple(pictures))
+
+
+def starts_at_once(trained: Trained) -> int:
+    """Return how many start times are forecast together: as many as fit, at least one."""
+    fields = trained.parts.source.fields
+    assert fields is not None
+    channels, rows, columns = trained.parts.source.output_shape
+    state_bytes = 4 * fields.history * channels * rows * columns * trained.predict_samples
+    return examples_at_once(state_bytes, trained.settings.train.batch_size)
+
+
+def _own_places(starts: int, rank: int, ranks: int) -> Tensor:
+    """Return the positions of the start times of a rank. The first rank has the middle one, of
+    which pictures are drawn.
+    """
+    order = (torch.arange(starts) + starts // 2) % starts
+    return order[rank::ranks].sort().values
 
 
 def _score(
     rollout: Rollout,
+    device: torch.device,
     tally: WeatherTally,
     climatology: Climatology,
-    starts: Tensor,
-    steps: int,
+    places: Tensor,
+    all_starts: Tensor,
     drawn: Drawn,
 ) -> list[Picture]:
-    """Forecast from start times (B,) and add the scores; return what is to be drawn of them."""
-    physical = rollout.fields.physical
+    """Forecast from the start times at B places and add the scores; return what is to be drawn.
+
+    All members are on the host, one of them on the device.
+    """
+    starts = all_starts[places]
     first = rollout.history(starts)
-    histories = [rollout.first(first, starts, member) for member in range(tally.members)]
-    persistence = physical(first[:, -1]).cpu()
-    std = climatology.std * rollout.fields.state_std[:, None, None]
+    histories = [rollout.first(first, starts, member).cpu() for member in range(tally.members)]
+    persistence = first[:, -1].cpu()
     pictures = []
-    for lead in range(steps):
+    _, leads, channels, _ = tally.sums["rows"].shape
+    for lead in range(leads):
         for member in range(tally.members):
             network = rollout.networks(member, starts)(lead)
-            histories[member] = rollout.advance(histories[member], starts, lead, member, network)
+            history = histories[member].to(device)
+            histories[member] = rollout.advance(history, starts, lead, member, network).cpu()
         valid = starts + (lead + 1) * rollout.step_s
-        members = torch.stack([physical(history[:, -1]).cpu() for history in histories])
-        truth = physical(rollout.states(valid)).cpu()
-        tally.add(
-            lead,
-            members,
-            truth,
+        held = HeldForecasts(
+            fields=rollout.fields,
+            climatology=climatology,
+            device=device,
+            members=[history[:, -1] for history in histories],
+            truth=rollout.states(valid).cpu(),
             persistence=persistence,
-            climatology=physical(climatology.mean(valid)),
-            climatology_std=std,
-            uniforms=_uniforms(valid, truth),
+            valid=valid,
         )
+        for channel in range(channels):
+            tally.add(lead, channel, places.tolist(), held.bands(channel))
         if drawn.start_s in starts.tolist() and lead in drawn.leads:
             at = starts.tolist().index(drawn.start_s)
-            kept = members[:, at, drawn.channels], truth[at, drawn.channels]
-            pictures.append(Picture(drawn.start_s, lead, *kept))
+            pictures.append(_picture(held, at, lead, drawn))
     return pictures
 
 
-def _uniforms(valid: Tensor, truth: Tensor) -> Tensor:
-    """Return what breaks ties of ranks: a function of the valid time."""
-    streams = [Stream(0, Purpose.OBSERVATION, int(t) // HOUR_S % 2**32) for t in valid]
-    return torch.stack([uniforms(stream, truth.shape[1:]) for stream in streams])
+def _picture(held: HeldForecasts, at: int, lead: int, drawn: Drawn) -> Picture:
+    """Return the picture of the start time at a position of the forecasts."""
+    shape = (3, len(drawn.channels), *held.truth.shape[2:])
+    fields = torch.empty(shape, dtype=torch.float32)
+    for i, channel in enumerate(drawn.channels):
+        for rows, forecasts in held.bands(channel):
+            members = forecasts.members[:, at]
+            spread = torch.full_like(members[0], torch.nan)
+            if len(members) > 1:
+                spread = members.std(0, correction=1)
+            for field, x in zip(
+                fields, (members.mean(0), spread, forecasts.truth[at]), strict=True
+            ):
+                field[i, rows] = x
+    if held.fields.present is not None:
+        fields.masked_fill_(~held.fields.present[drawn.channels], torch.nan)
+    return Picture(drawn.start_s, lead, *fields)
 
 
 def _starts(times: Tensor, step_s: int, steps: int, most: int) -> tuple[Tensor, int]:
@@ -181,42 +235,6 @@ def _starts(times: Tensor, step_s: int, steps: int, most: int) -> tuple[Tensor, 
     return possible[torch.arange(count) * len(possible) // count], wanted
 
 
-def _climatology(
-    rollout: Rollout, world: World, shape: tuple[int, int, int], most: int
-) -> Climatology:
-    """Collective over the world: fit the climatology to normalised states (C, H, W) of the training
-    split.
-    """
-    times = rollout.fields.train_times
-    chosen = times[_spread(len(times), most)]
-    annual, daily = harmonics(int(times[0]), int(times[-1]), _spacing_hours(times))
-    sums = HarmonicSums(annual, daily, shape)
-    turn = in_turn(len(chosen), data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
-
-    def add() -> None:
-        for part in torch.split(chosen[turn], READ_AT_ONCE) if len(turn) else ():
-            sums.add(part, rollout.states(part).cpu())
-
-    world.all_ranks.together(add, name="climatology")
-    for name in ("gram", "cross", "squares"):
-        total = world.all_ranks.all_reduce(
-            getattr(sums, name), reduction="sum", name=f"climatology.{name}"
-        )
-        setattr(sums, name, total)
-    return sums.solve()
-
-
-def _spread(number: int, most: int) -> Tensor:
-    """Choose at most so many positions, one of each of equal stretches.
-
-    Where in its stretch, the golden ratio says: equal steps could meet one hour of the day only.
-    """
-    count = min(most, number)
-    edges = torch.arange(count + 1) * number // count
-    place = torch.arange(count, dtype=torch.float64) * GOLDEN % 1
-    return edges[:-1] + (place * edges.diff()).long()
-
-
 def _leads_to_draw(steps: int, *, day: int) -> frozenset[int]:
     """Return at most MAPS leads, from 0 on, evenly spaced, among them that of a day and the last.
 
@@ -227,11 +245,6 @@ def _leads_to_draw(steps: int, *, day: int) -> frozenset[int]:
     if day - 1 not in even:
         even.remove(min(even - {steps - 1}, key=lambda lead: abs(lead - (day - 1))))
     return frozenset({*even, day - 1})
-
-
-def _spacing_hours(times: Tensor) -> int:
-    gaps = times.diff()
-    return max(1, int(gaps.min()) // HOUR_S) if len(gaps) else 24
 
 
 def _day(step_hours: int) -> int:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from hpc_bnn.fields.names import is_signed, split_channel
+from hpc_bnn.fields.start_scores_file import write_start_scores
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
@@ -11,6 +12,7 @@ from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.rollout import time_text
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, score_weather
+from hpc_bnn.verify.event_plots import plot_events
 from hpc_bnn.verify.weather_maps import plot_maps
 from hpc_bnn.verify.weather_plots import (
     channels_to_draw,
@@ -38,11 +40,17 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
         "last_start": time_text(int(scored.starts[-1])),
         "lead_hours": list(scored.lead_hours),
         "units": {channel.name: channel.units for channel in fields.channels},
-        "scores": scored.tally.result(fields.names),
+        "scores": scored.by_channel,
     }
 
     def write() -> None:
         write_json(folder.evaluation, result)
+        attributes = {name: str(result[name]) for name in ("data", "split", "ema", "redraw")}
+        write_start_scores(
+            folder.evaluation_starts,
+            scored.of_starts,
+            attributes={**attributes, "step": trained.step},
+        )
         _draw(folder, trained, scored, result)
 
     world.all_ranks.on_first(write, name="evaluation")
@@ -102,15 +110,18 @@ def _draw(
     if result["members"] > 1:
         plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png", note=note)
     plot_ranks(shown, leads, folder.plots / "ranks.png", note=note)
+    plot_events(shown, leads, folder.plots / "events.png", note=note)
     for picture in scored.pictures:
         hours = leads[picture.lead]
         for at, name in enumerate(shown):
             plot_maps(
-                picture.members[:, at],
+                picture.mean[at],
+                picture.spread[at] if result["members"] > 1 else None,
                 picture.truth[at],
                 fields.latitude,
                 fields.longitude,
                 folder.plots / f"map_{name}_{hours:g}h.png",
+                members=result["members"],
                 name=name,
                 units=units[name],
                 start_s=picture.start_s,

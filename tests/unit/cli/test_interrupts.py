@@ -54,10 +54,6 @@ def asking(number: signal.Signals, then: Callable[..., Any]) -> Callable[..., An
 
 CASES = {
     "evaluate": ("hpc_bnn.train.score.rollout.Rollout.advance", ("evaluate", "{run}")),
-    "forecast": (
-        "hpc_bnn.train.score.rollout.Rollout.advance",
-        ("forecast", "{run}", "--start", "2001-03-02", "--steps", 2, "--members", 2, "-o", "{out}"),
-    ),
     "data ingest": (
         "hpc_bnn.fields.pack.ingest._Job._write",
         ("data", "ingest", "{toy}", "-o", "{out}"),

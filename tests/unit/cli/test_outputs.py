@@ -77,7 +77,17 @@ def test_a_file_of_others_is_not_overwritten(
     assert {p: p.read_bytes() for p in before} == before
 
 
-@pytest.mark.parametrize("command", FILES)
+def test_a_folder_of_data_is_no_output_of_forecasts(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted((work / "toy").iterdir())
+    assert hpc_bnn(*COMMANDS["forecast"](work, work / "toy")) == 2
+    text = f"{work / 'toy'}: is a folder that holds {before[0].name}"
+    assert text in capsys.readouterr().err
+    assert sorted((work / "toy").iterdir()) == before
+
+
+@pytest.mark.parametrize("command", [name for name in FILES if name != "forecast"])
 def test_a_folder_is_no_output(
     work: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -210,7 +210,7 @@ def test_a_folder_for_the_forecast_that_is_not_there(
 def test_a_partial_file_in_the_way(trained: Path, tmp_path: Path, told: Any) -> None:
     (tmp_path / "out.nc.partial").write_bytes(b"something")
     message = told("forecast", trained, *START, *ONE, "-o", tmp_path / "out.nc")
-    assert message.startswith(f"{tmp_path / 'out.nc.partial'}: another job")
+    assert message.startswith(f"{tmp_path / 'out.nc.partial'}: holds another forecast than")
     assert (tmp_path / "out.nc.partial").read_bytes() == b"something"
 
 

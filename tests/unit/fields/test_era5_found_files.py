@@ -14,6 +14,8 @@ from hpc_bnn.data.source import FieldChannel
 from hpc_bnn.fields.assemble import catalogue
 from hpc_bnn.fields.files import find_files
 from hpc_bnn.fields.forecast_file import ForecastFile, create_forecast, finish
+from hpc_bnn.fields.forecast_layout import Forecast
+from hpc_bnn.fields.forecast_plan import ForecastPlan
 from hpc_bnn.fields.pack.pack import open_pack
 from hpc_bnn.fields.statistics import statistics
 from hpc_bnn.fields.statistics_file import write_statistics
@@ -35,12 +37,12 @@ def folder(tmp_path: Path) -> Path:
 
 def write_forecast(path: Path) -> Path:
     channel = FieldChannel("t2m", "K", "air_temperature", "2 m temperature", None, False)
-    create_forecast(path, variables=[channel], latitude=np.linspace(90, -90, 7),
-                    longitude=np.arange(12) * 30.0, start_s=START, lead_hours=[6], members=1,
-                    attributes={"source": "hpc_bnn 0, swin after 2 training steps"})  # fmt: skip
-    with ForecastFile(path) as file:
+    asked = Forecast((channel,), np.linspace(90, -90, 7), np.arange(12) * 30.0, (START,), (6.0,), 1)
+    plan = ForecastPlan(asked, {"source": "hpc_bnn 0, swin after 2 training steps"})
+    create_forecast(path, plan)
+    with ForecastFile(path, plan) as file:
         file.write(0, 0, np.full((1, 7, 12), 280, np.float32))
-    finish(path)
+    finish(path, plan)
     return path
 
 

@@ -11,7 +11,7 @@ from hpc_bnn.config import Settings, SettingsError
 from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import JointLoss, SeparableLoss
 from hpc_bnn.models.swin import Swin
-from hpc_bnn.train.run.build import Parts, build, check_choices
+from hpc_bnn.train.run.build import Parts, build, check_choices, read_source
 
 ROWS, COLUMNS = 5, 8
 SWIN = {"name": "swin", "width": 8, "depths": [0, 0, 0, 2], "heads": [2] * 4, "window": [2, 2]}
@@ -86,6 +86,42 @@ def test_weights_reach_the_crps(
     loss = made({"name": "fair_crps", "layout": layout, **options}).loss
     assert isinstance(loss, JointLoss)
     torch.testing.assert_close(loss(members, truth, ALONE), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_area_and_channel_weights_reach_the_score_of_amplitudes() -> None:
+    """The CRPS of |F_k|, waves of both signs counted, as a weighted mean over rows."""
+    members, truth = members_and_truth(2)
+    waves, wave = (torch.fft.rfft(x, norm="ortho").abs() for x in (members, truth))
+    errors = (waves - wave).abs().mean(0) - (waves[0] - waves[1]).abs() / 4
+    counts = torch.tensor([1, 2, 2, 2, 1], dtype=torch.float64) / COLUMNS
+    rows = point_weights([1.0, 4.0], area())[..., 0] / (2 * ROWS)
+    expected = (errors * counts).sum(-1).mul(rows).sum((1, 2))
+    options = {"name": "crps", "channel_weights": {"b": 4}}
+    both, points = (
+        made({**options, "spectral": weight}).loss(members, truth, ALONE) for weight in (0.5, 0.0)
+    )
+    torch.testing.assert_close(both - points, 0.5 * expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_score_of_amplitudes_is_refused_where_there_are_none() -> None:
+    loss = {"name": "almost_fair_crps", "spectral": 0.1}
+    region = refused(loss, periodic=False)
+    assert region == (
+        "loss.spectral = 0.1: needs whole circles of longitude, and these fields cover a region; "
+        "leave it out"
+    )
+    present = torch.ones(2, ROWS, COLUMNS, dtype=torch.bool)
+    present[0, 0, 0] = False
+    assert "needs a value at every point" in refused(loss, present=present)
+    series = {
+        "loss": loss,
+        "model": {"name": "mlp"},
+        "data": {"name": "synthetic_series"},
+        "train": {"steps": 1},
+    }
+    chosen = Settings.model_validate(series)
+    with pytest.raises(SettingsError, match=r"loss\.spectral = 0\.1: is for fields on a globe"):
+        build(chosen, read_source(chosen, ALONE))
 
 
 def test_weights_reach_the_likelihood() -> None:

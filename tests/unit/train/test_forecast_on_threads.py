@@ -1,6 +1,5 @@
 """A forecast file: the same bytes from any number of ranks, and a rollout by hand in it."""
 
-from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,10 +21,10 @@ from toy_weather import (
 from hpc_bnn.data import Source
 from hpc_bnn.fields import times
 from hpc_bnn.fields.forecast_file import partial_path
+from hpc_bnn.fields.forecast_plan import OtherForecastError
 from hpc_bnn.group import Group, RankError
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score import forecast as module
-from hpc_bnn.train.score.forecast import forecast
+from hpc_bnn.train.score.forecast import forecast, plan_forecast
 
 START_S = times.parse("2001-03-05T12:00", end=False)
 STEPS = 3
@@ -50,19 +49,6 @@ CASES = {
 ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
 
 
-class Frozen(datetime):
-    """A clock that stands still."""
-
-    @classmethod
-    def now(cls, tz: tzinfo | None = None) -> "Frozen":
-        return cls(2001, 4, 1, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "datetime", Frozen)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_toy(tmp_path_factory.mktemp("toy"))
@@ -79,7 +65,8 @@ def make(
 ) -> None:
     with ONE_AT_A_TIME:
         trained = toy_trained(folder, case[1], **case[0])
-    forecast(trained, world, path, start_s=START_S, steps=STEPS, members=members)
+    plan = plan_forecast(trained, [START_S], steps=STEPS, members=members)
+    forecast(trained, world, path, plan)
 
 
 @pytest.mark.parametrize("members", [1, 3, 5])
@@ -112,7 +99,7 @@ def test_values_equal_a_rollout_by_hand(
     members = forecast_by_hand(trained, torch.tensor([START_S]), STEPS, members=2)[:, :, 0]
     with xarray.open_dataset(path) as file:
         assert file.title == "Ensemble forecast of a Bayesian neural network"
-        assert "2001-04-01 00:00:00 UTC" in file.history
+        assert "forecast, torch" in file.history
         assert dict(file.sizes) == {
             "member": 2,
             "lead_time": STEPS,
@@ -128,18 +115,16 @@ def test_values_equal_a_rollout_by_hand(
 
 
 def test_a_start_that_is_not_there_is_an_error_on_every_rank(
-    tmp_path: Path, folder: Path, case: tuple[dict[str, Any], Source]
+    folder: Path, case: tuple[dict[str, Any], Source]
 ) -> None:
     def work(all_ranks: Group) -> None:
         with ONE_AT_A_TIME:
             trained = toy_trained(folder, case[1], **case[0])
-        path = tmp_path / "forecast.nc"
-        forecast(trained, data_world(all_ranks), path, start_s=START_S + 3600, steps=1, members=2)
+        plan_forecast(trained, [START_S, START_S + 3600], steps=1, members=2)
 
     for error in outcomes(3, work):
         assert isinstance(error, ValueError)
-        assert "no state at 2001-03-05T13:00" in str(error)
-    assert list(tmp_path.iterdir()) == []
+        assert "1 of 2 starts cannot be: no state at 2001-03-05T13:00" in str(error)
 
 
 def test_a_member_that_blows_up_ends_every_rank_and_names_itself(
@@ -154,11 +139,12 @@ def test_a_member_that_blows_up_ends_every_rank_and_names_itself(
             with torch.no_grad():
                 for parameter in trained.parts.posterior.module.parameters():
                     parameter.mul_(1e30)
-        forecast(trained, data_world(all_ranks), path, start_s=START_S, steps=STEPS, members=4)
+        plan = plan_forecast(trained, [START_S], steps=STEPS, members=4)
+        forecast(trained, data_world(all_ranks), path, plan)
 
     ended = outcomes(2, work)
     assert isinstance(ended[1], ValueError)
-    assert "member 2 at lead time 12 h" in str(ended[1])
+    assert "member 1 at lead time 12 h" in str(ended[1])
     assert "not finite" in str(ended[1])
     assert isinstance(ended[0], RankError)
     assert "rank 1 failed" in str(ended[0])
@@ -166,13 +152,13 @@ def test_a_member_that_blows_up_ends_every_rank_and_names_itself(
     assert partial_path(path).exists()
 
 
-def test_a_partial_file_is_in_the_way_of_every_rank(
+def test_a_partial_file_of_others_is_in_the_way_of_every_rank(
     tmp_path: Path, folder: Path, case: tuple[dict[str, Any], Source]
 ) -> None:
     path = tmp_path / "forecast.nc"
     partial_path(path).write_bytes(b"")
     ended = outcomes(3, lambda all_ranks: make(data_world(all_ranks), path, folder, case, 2))
-    assert isinstance(ended[0], FileExistsError)
+    assert isinstance(ended[0], OtherForecastError)
     for error in ended:
         assert str(partial_path(path)) in str(error)
     assert not path.exists()

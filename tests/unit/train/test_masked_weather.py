@@ -16,7 +16,7 @@ from hpc_bnn.fields import times
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.train.plan.traced import step_bytes
 from hpc_bnn.train.run.validation import field_tally
-from hpc_bnn.train.score.forecast import forecast
+from hpc_bnn.train.score.forecast import forecast, plan_forecast
 from hpc_bnn.train.score.rollout import Rollout
 from hpc_bnn.train.score.scoring import score
 from hpc_bnn.train.score.trained import Trained
@@ -81,7 +81,7 @@ def test_persistence_is_scored_where_there_are_values(
     """From the numbers in the files: root of the mean square change over the four longitudes."""
     assert source.fields is not None
     area = cell_area(source.fields.latitude)[:, None]
-    got = scored.tally.result(source.fields.names)["t2m"]["persistence"]
+    got = scored.by_channel["t2m"]["persistence"]
     starts = scored.starts.tolist()
     for lead in range(3):
         change = raw(folder, [t + (lead + 1) * STEP_S for t in starts]) - raw(folder, starts)
@@ -111,7 +111,7 @@ def test_the_model_is_scored_where_there_are_values(
     truth = rollout.states(starts + 3 * STEP_S)
     error = (torch.stack(members).mean(0) - truth) * fields.state_std[:, None, None]
     area = cell_area(fields.latitude)[:, None]
-    result = scored.tally.result(fields.names)
+    result = scored.by_channel
     square = (error[:, 0, :, 12:].square() * area).mean()
     assert result["t2m"]["rmse"][2] == pytest.approx(float(square.sqrt()), rel=1e-10)
     square = (error[:, 1].square() * area).mean()
@@ -126,14 +126,15 @@ def test_pictures_are_blank_where_there_are_no_values(scored: WeatherScores) -> 
     assert [picture.lead for picture in scored.pictures] == [0, 1, 2]
     for picture in scored.pictures:
         assert torch.equal(picture.truth.isfinite(), there())
-        assert torch.equal(picture.members.isfinite(), there().expand_as(picture.members))
+        assert torch.equal(picture.mean.isfinite(), there())
+        assert torch.equal(picture.spread.isfinite(), there())
 
 
 def test_forecast_files_are_missing_where_there_are_no_values(
     trained: Trained, tmp_path: Path
 ) -> None:
     path = tmp_path / "forecast.nc"
-    forecast(trained, ALONE_WORLD, path, start_s=START, steps=2, members=2)
+    forecast(trained, ALONE_WORLD, path, plan_forecast(trained, [START], steps=2, members=2))
     with netCDF4.Dataset(path) as file:
         for at, name in enumerate(("t2m", "u10", "v10", "z500")):
             values = file[name][:]

@@ -13,7 +13,7 @@ from hpc_bnn.config import Settings
 from hpc_bnn.fields import times
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
-from hpc_bnn.train.score.forecast import forecast
+from hpc_bnn.train.score.forecast import forecast, plan_forecast
 from hpc_bnn.train.score.trained import load_trained
 
 FOLDER = Path(
@@ -52,7 +52,7 @@ def test_training_and_forecast(tmp_path: Path) -> None:
     run = load_trained(ALONE_WORLD, folder)
     out, start = tmp_path / "forecast.nc", "2023-01-01T20:00"
     start_s = times.parse(start, end=False)
-    forecast(run, ALONE_WORLD, out, start_s=start_s, steps=3, members=2)
+    forecast(run, ALONE_WORLD, out, plan_forecast(run, [start_s], steps=3, members=2))
     with xarray.open_dataset(out) as made, xarray.open_dataset(path) as real:
         coordinates = [c for c in real.coords if str(c).startswith("lat")]
         np.testing.assert_array_equal(

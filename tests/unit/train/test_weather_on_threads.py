@@ -27,10 +27,13 @@ from hpc_bnn.data import Source
 from hpc_bnn.data.source import FieldRecord
 from hpc_bnn.group import Group, RankError
 from hpc_bnn.losses.cell_area import cell_area
+from hpc_bnn.train.score import bands
+from hpc_bnn.train.score.climatology_fit import fit_climatology, spread_evenly
 from hpc_bnn.train.score.rollout import Rollout
 from hpc_bnn.train.score.trained import Trained
-from hpc_bnn.train.score.weather import WeatherScores, _climatology, _spread, _starts, score_weather
+from hpc_bnn.train.score.weather import WeatherScores, _starts, score_weather
 from hpc_bnn.verify.climatology import HarmonicSums
+from hpc_bnn.verify.field_sums import FieldForecasts
 from hpc_bnn.verify.weather import WeatherTally
 
 STEP_S = STEP_HOURS * 3600
@@ -73,23 +76,58 @@ def by_hand(trained: Trained, starts: Tensor, steps: int) -> tuple[WeatherTally,
     members = forecast_by_hand(trained, starts, steps, members=count)
     channels = len(fields.names)
     tally = WeatherTally(
-        leads=steps, channels=channels, members=count, area=cell_area(fields.latitude)
+        starts=len(starts),
+        leads=steps,
+        channels=channels,
+        members=count,
+        area=cell_area(fields.latitude),
     )
+    std = climatology.std * fields.state_std[:, None, None]
     for lead in range(steps):
         valid = starts + (lead + 1) * STEP_S
         truth = fields.physical(states(valid))
         ties = [uniforms(Stream(0, Purpose.OBSERVATION, t // 3600), truth.shape[1:])
                 for t in valid.tolist()]  # fmt: skip
-        tally.add(
-            lead,
+        whole = (
             members[:, lead],
             truth,
-            persistence=fields.physical(states(starts)),
-            climatology=fields.physical(climatology.mean(valid)),
-            climatology_std=climatology.std * fields.state_std[:, None, None],
-            uniforms=torch.stack(ties),
+            fields.physical(states(starts)),
+            fields.physical(climatology.mean(valid)),
+            std,
+            torch.stack(ties),
         )
+        for channel in range(channels):
+            forecasts = FieldForecasts(*(x[..., channel, :, :] for x in whole))
+            band = (slice(0, len(fields.latitude)), forecasts)
+            tally.add(lead, channel, list(range(len(starts))), [band])
     return tally, members
+
+
+def assert_same(one: WeatherScores, other: WeatherScores, *, rtol: float = 1e-11) -> None:
+    """Compare the scores of all starts, and of each."""
+    assert torch.equal(one.starts, other.starts)
+    assert one.lead_hours == other.lead_hours
+    for name, values in one.of_starts.values.items():
+        torch.testing.assert_close(
+            values, other.of_starts.values[name], rtol=rtol, atol=rtol, equal_nan=True
+        )
+    for channel, scores in one.by_channel.items():
+        for name, held in flat(scores).items():
+            torch.testing.assert_close(
+                torch.tensor(held, dtype=torch.float64),
+                torch.tensor(flat(other.by_channel[channel])[name], dtype=torch.float64),
+                rtol=rtol,
+                atol=rtol,
+                equal_nan=True,
+            )
+
+
+def flat(scores: Any, name: str = "") -> dict[str, list[float]]:
+    """Return lists by the names that lead to them."""
+    if not isinstance(scores, dict):
+        return {name: scores}
+    parts = [flat(held, f"{name}.{key}") for key, held in scores.items()]
+    return {key: held for part in parts for key, held in part.items()}
 
 
 @pytest.mark.parametrize(
@@ -108,17 +146,20 @@ def test_they_equal_a_computation_on_all_starts_at_once(
     source = toy_source(folder, **changes)
     trained = toy_trained(folder, source, **changes)
     scored = score_weather(trained, ALONE_WORLD)
+    assert source.fields is not None
     assert scored.lead_hours == (12, 24, 36)
     assert len(scored.starts) == 5
     expected, members = by_hand(trained, scored.starts, 3)
-    torch.testing.assert_close(scored.tally.sums, expected.sums, rtol=1e-9, atol=1e-9)
-    assert bool((scored.tally.sums[..., 0] == 5).all())
+    names, units = source.fields.names, [c.units for c in source.fields.channels]
+    of_starts = expected.of_starts(scored.starts, scored.lead_hours, names, units)
+    assert_same(scored, WeatherScores(expected.result(of_starts), of_starts, ()), rtol=1e-9)
     assert [picture.lead for picture in scored.pictures] == [0, 1, 2]
     for picture in scored.pictures:
         at = scored.starts.tolist().index(picture.start_s)
         assert at == 2
-        torch.testing.assert_close(picture.members, members[:, picture.lead, at])
-    assert source.fields is not None
+        those = members[:, picture.lead, at]
+        torch.testing.assert_close(picture.mean, those.mean(0).float())
+        torch.testing.assert_close(picture.spread, those.std(0).float(), rtol=1e-5, atol=1e-4)
     split = source.fields.test_times
     assert bool(((scored.starts >= split[0]) & (scored.starts + 2 * STEP_S <= split[-1])).all())
 
@@ -130,23 +171,33 @@ def test_any_number_of_ranks_gives_the_same(
     """Also where ranks have no start at all."""
     changes: dict[str, Any] = {"loss": PREDICTED, "evaluation": {"starts": starts, "steps": 3}}
     alone = score_weather(toy_trained(folder, source, **changes), ALONE_WORLD)
-    for scored in scored_on(size, folder, **changes):
-        torch.testing.assert_close(scored.tally.sums, alone.tally.sums, rtol=1e-11, atol=1e-11)
-        assert torch.equal(scored.starts, alone.starts)
-        assert len(scored.pictures) == len(alone.pictures) == 3
-        for one, other in zip(scored.pictures, alone.pictures, strict=True):
+    for rank, scored in enumerate(scored_on(size, folder, **changes)):
+        assert_same(scored, alone)
+        assert len(scored.pictures) == (len(alone.pictures) if rank == 0 else 0)
+        for one, other in zip(scored.pictures, alone.pictures, strict=False):
             assert (one.start_s, one.lead) == (other.start_s, other.lead)
-            torch.testing.assert_close(one.members, other.members, rtol=1e-11, atol=1e-9)
+            for field in ("mean", "spread", "truth"):
+                torch.testing.assert_close(getattr(one, field), getattr(other, field))
 
 
 def test_the_size_of_batches_does_not_matter(folder: Path, source: Source) -> None:
     one, five = (
         score_weather(
             toy_trained(folder, source, train={"batch_size": size}, loss=PREDICTED), ALONE_WORLD
-        ).tally.sums
+        )
         for size in (1, 5)
     )
-    torch.testing.assert_close(one, five, rtol=1e-11, atol=1e-11)
+    assert_same(one, five)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_size_of_bands_does_not_matter(
+    folder: Path, source: Source, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = toy_trained(folder, source, loss=PREDICTED)
+    whole = score_weather(trained, ALONE_WORLD)
+    monkeypatch.setattr(bands, "rows_at_once", lambda *_: rows)
+    assert_same(score_weather(trained, ALONE_WORLD), whole, rtol=1e-12)
 
 
 def test_more_steps_than_the_split_has(folder: Path, source: Source) -> None:
@@ -200,7 +251,7 @@ def test_times_that_no_split_uses_need_not_be_complete(folder: Path) -> None:
     record = source.fields.record
     partial = replace(source.fields, record=Failing(record, int(record.times[0])))
     trained = toy_trained(folder, replace(source, fields=partial), **changes)
-    assert bool(score_weather(trained, ALONE_WORLD).tally.sums.isfinite().all())
+    assert bool(score_weather(trained, ALONE_WORLD).of_starts.values["crps"].isfinite().all())
 
 
 @pytest.mark.parametrize("states", [4000, 51, 34])
@@ -215,7 +266,7 @@ def test_a_climatology_of_some_states_knows_every_hour_of_the_day(
     times = rollout.fields.train_times
     assert len(times) in (101, 102)
     shape = trained.parts.source.output_shape
-    made = _climatology(rollout, ALONE_WORLD, (shape[0], shape[1], shape[2]), states)
+    made = fit_climatology(rollout, ALONE_WORLD, (shape[0], shape[1], shape[2]), states)
     truth = rollout.states(times)
     for hour in (0, 12):
         at = (times // 3600) % 24 == hour
@@ -225,8 +276,8 @@ def test_a_climatology_of_some_states_knows_every_hour_of_the_day(
 
 
 @pytest.mark.parametrize(("number", "most"), [(1, 5), (7, 7), (7, 100), (1460, 365), (29220, 4000)])
-def test_positions_of_the_climatology(number: int, most: int) -> None:
-    chosen = _spread(number, most)
+def test_positions_of_thefit_climatology(number: int, most: int) -> None:
+    chosen = spread_evenly(number, most)
     count = min(number, most)
     assert len(chosen) == count
     assert int(chosen[0]) >= 0

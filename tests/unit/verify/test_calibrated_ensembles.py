@@ -19,8 +19,10 @@ from hpc_bnn import losses
 from hpc_bnn.group import ALONE
 from hpc_bnn.verify import scores
 from hpc_bnn.verify.calibration import covered, ensemble_pit, flatness, pit_counts
+from hpc_bnn.verify.channel_scores import ChannelScores
+from hpc_bnn.verify.field_sums import FieldForecasts
 from hpc_bnn.verify.tally import RegressionTally
-from hpc_bnn.verify.weather import ChannelScores, WeatherTally
+from hpc_bnn.verify.weather import WeatherTally
 
 N = 4_000
 SIZES = (2, 3, 4, 8, 9, 10, 16, 19, 64)
@@ -48,18 +50,18 @@ def tallied(members: Tensor, truth: Tensor, tally: RegressionTally) -> Regressio
 
 def weather(members: Tensor, truth: Tensor) -> ChannelScores:
     """Score the points as those of a row of a map."""
-    tally = WeatherTally(leads=1, channels=1, members=len(members), area=torch.ones(1))
-    row = truth.reshape(1, 1, 1, N)
-    tally.add(
-        0,
-        members.reshape(-1, 1, 1, 1, N),
-        row,
+    tally = WeatherTally(starts=1, leads=1, channels=1, members=len(members), area=torch.ones(1))
+    row = truth.reshape(1, 1, N)
+    forecasts = FieldForecasts(
+        members=members.reshape(-1, 1, 1, N),
+        truth=row,
         persistence=row,
         climatology=row,
-        climatology_std=torch.ones(1, 1, N),
-        uniforms=torch.rand(1, 1, 1, N, generator=torch.Generator().manual_seed(2)),
+        climatology_std=torch.ones(1, N),
+        uniforms=torch.rand(1, 1, N, generator=torch.Generator().manual_seed(2)),
     )
-    return tally.result(["a"])["a"]
+    tally.add(0, 0, [0], [(slice(0, 1), forecasts)])
+    return tally.result(tally.of_starts(torch.arange(1), [24.0], ["a"], ["K"]))["a"]
 
 
 def scored(members: Tensor, truth: Tensor) -> Scored:

@@ -1,11 +1,19 @@
 """Zonal power of single waves, Parseval's sum, and spectra of ensembles."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from hpc_bnn.verify.spectrum import ensemble_spectra, zonal_power
+from hpc_bnn.verify.spectrum import SpectraTally, ensemble_spectra, zonal_power
+
+
+@dataclass(frozen=True)
+class Band:
+    members: torch.Tensor
+    truth: torch.Tensor
+
 
 AREA = torch.tensor([0.5, 1.5, 1.0], dtype=torch.float64)
 
@@ -58,3 +66,35 @@ def test_what_does_not_fit_is_refused() -> None:
         zonal_power(torch.zeros(4, 8), AREA)
     with pytest.raises(ValueError, match=r"members \(2, 3, 8\) for truth \(3, 9\)"):
         ensemble_spectra(torch.zeros(2, 3, 8), torch.zeros(3, 9), AREA)
+
+
+def test_a_tally_of_bands_and_of_ranks_holds_the_mean_over_start_times() -> None:
+    """Three start times on two ranks, five rows in bands of two, as evaluation passes them on."""
+    generator = torch.Generator().manual_seed(0)
+    members = torch.randn(4, 3, 5, 12, generator=generator, dtype=torch.float64)
+    truth = torch.randn(3, 5, 12, generator=generator, dtype=torch.float64)
+    area = torch.tensor([0.2, 1.0, 1.5, 1.0, 0.2], dtype=torch.float64)
+    total = torch.zeros(2, 1, 1 + 3 * 7, dtype=torch.float64)
+    for starts in (slice(0, 2), slice(2, 3)):
+        tally = SpectraTally(leads=2, channels=1, columns=12, area=area)
+        bands = [
+            (rows, Band(members[:, starts, rows], truth[starts, rows]))
+            for rows in (slice(0, 2), slice(2, 4), slice(4, 5))
+        ]
+        assert [rows for rows, _ in tally.passing(1, 0, iter(bands))] == [r for r, _ in bands]
+        total += tally.sums
+    tally.sums = total
+    expected = ensemble_spectra(members, truth, area)
+    for got, each in zip(tally.result(), expected, strict=True):
+        torch.testing.assert_close(got[1, 0], each.mean(0), rtol=1e-13, atol=0)
+        assert bool(got[0].isnan().all())  # a lead time without forecasts
+
+
+def test_a_forecast_that_is_not_finite_is_seen_in_its_spectrum_alone() -> None:
+    tally = SpectraTally(leads=1, channels=2, columns=4, area=torch.ones(1))
+    for channel, value in enumerate((math.nan, 1.0)):
+        band = Band(torch.full((2, 1, 1, 4), value), torch.ones(1, 1, 4))
+        assert len(list(tally.passing(0, channel, iter([(slice(0, 1), band)])))) == 1
+    spectra = tally.result()
+    assert bool(spectra.members[0, 0].isnan().all()) and bool(spectra.mean[0, 0].isnan().all())
+    assert spectra.truth[0, 0].tolist() == spectra.members[0, 1].tolist() == [1.0, 0.0, 0.0]

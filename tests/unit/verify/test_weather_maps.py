@@ -18,11 +18,13 @@ START_S = 1_500_000_000 // 86400 * 86400
 
 def draw(members: Tensor, truth: Tensor, latitude: Tensor, longitude: Tensor, path: Path) -> Path:
     return plot_maps(
-        members,
+        members.double().mean(0),
+        members.double().std(0) if len(members) > 1 else None,
         truth,
         latitude,
         longitude,
         path,
+        members=len(members),
         name="t2m",
         units="K",
         start_s=START_S,
@@ -104,7 +106,7 @@ def test_strange_fields_are_drawn(tmp_path: Path, drawn: list[Figure], value: fl
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"truth \(2, 3\), latitude \(3,\)"):
+    with pytest.raises(ValueError, match=r"truth \(2, 3\), spread \(2, 3\), latitude \(3,\)"):
         draw(torch.zeros(2, 2, 3), torch.zeros(2, 3), torch.zeros(3), torch.zeros(3), tmp_path)
 
 
@@ -124,8 +126,8 @@ def test_colours_of_signed_fields_diverge_from_zero(
     field = torch.linspace(low, 5, 6, dtype=torch.float64).reshape(2, 3)
     latitude, longitude = torch.tensor([50.0, 45.0]), torch.tensor([5.0, 10.0, 15.0])
     plot_maps(
-        field.expand(2, 2, 3), field, latitude, longitude, tmp_path / "m.png",
-        name="x", units="1", start_s=0, lead_hours=24, signed=signed,
+        field, torch.zeros(2, 3), field, latitude, longitude, tmp_path / "m.png",
+        members=2, name="x", units="1", start_s=0, lead_hours=24, signed=signed,
     )  # fmt: skip
     drawn_mesh = mesh(drawn[0].axes[0])
     assert drawn_mesh.get_clim() == pytest.approx(clim)

@@ -13,28 +13,35 @@ from matplotlib.patches import Rectangle
 
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.verify import weather_plots
-from hpc_bnn.verify.weather import ChannelScores, WeatherTally
+from hpc_bnn.verify.channel_scores import ChannelScores
+from hpc_bnn.verify.event_plots import plot_events
+from hpc_bnn.verify.field_sums import FieldForecasts
+from hpc_bnn.verify.weather import WeatherTally
 
 UNITS = {"z500": "m2 s-2", "t2m": "K"}
 
 
-def scores(leads: int, members: int = 3, starts: int = 2) -> dict[str, ChannelScores]:
+def scores(
+    leads: int, members: int = 3, *, starts: int = 2, times: float = 1.0
+) -> dict[str, ChannelScores]:
     g = torch.Generator().manual_seed(0)
     tally = WeatherTally(
-        leads=leads, channels=2, members=members, area=cell_area(torch.tensor([60.0, 0.0, -60.0]))
+        starts=starts,
+        leads=leads,
+        channels=2,
+        members=members,
+        area=cell_area(torch.tensor([60.0, 0.0, -60.0])),
     )
     for lead in range(leads):
-        x = torch.randn(members + 3, starts, 2, 3, 4, generator=g)
-        tally.add(
-            lead,
-            x[3:],
-            x[0],
-            persistence=x[1],
-            climatology=x[2],
-            climatology_std=torch.ones(2, 3, 4),
-            uniforms=torch.rand(starts, 2, 3, 4, generator=g),
-        )
-    return tally.result(list(UNITS))
+        x = times * torch.randn(members + 3, starts, 2, 3, 4, generator=g)
+        uniforms = torch.rand(starts, 2, 3, 4, generator=g)
+        for c in range(2):
+            fields = (x[3:, :, c], *x[:3, :, c], torch.ones(3, 4), uniforms[:, c])
+            tally.add(lead, c, list(range(starts)), [(slice(0, 3), FieldForecasts(*fields))])
+    of_starts = tally.of_starts(
+        torch.arange(starts), range(leads), list(UNITS), list(UNITS.values())
+    )
+    return tally.result(of_starts)
 
 
 def curves(axes: Axes) -> dict[str, list[list[float]]]:
@@ -94,10 +101,10 @@ def test_ranks(tmp_path: Path, drawn: list[Figure]) -> None:
     assert bars == pytest.approx([count * 4 / sum(counts) for count in counts])
 
 
-@pytest.mark.parametrize("starts", [0, 2])
-def test_scores_from_json_without_values(tmp_path: Path, drawn: list[Figure], starts: int) -> None:
-    """A summary file has null for NaN: one member, or no start at all."""
-    text = json.dumps(scores(2, members=1, starts=starts)).replace("NaN", "null")
+@pytest.mark.parametrize("times", [math.nan, 1.0])
+def test_scores_from_json_without_values(tmp_path: Path, drawn: list[Figure], times: float) -> None:
+    """A summary file has null for NaN: one member, or a forecast that blew up."""
+    text = json.dumps(scores(2, members=1, times=times)).replace("NaN", "null")
     held = json.loads(text)
     weather_plots.plot_scores(held, [6, 12], UNITS, tmp_path / "scores.png")
     weather_plots.plot_ranks(held, [6, 12], tmp_path / "ranks.png")
@@ -137,3 +144,32 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one channel"):
         weather_plots.plot_ranks({}, [6], tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_events(tmp_path: Path, drawn: list[Figure]) -> None:
+    """The shares of truths above each quantile over the probabilities that were forecast."""
+    held = scores(3)
+    path = plot_events(held, [6, 24, 48], tmp_path / "events.png", note="2 starts")
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    panels = drawn[0].axes
+    assert [axes.get_title("left") for axes in panels] == [
+        "z500, 24 h", "z500, 48 h", "t2m, 24 h", "t2m, 48 h",
+    ]  # fmt: skip
+    lines = curves(panels[3])
+    counts = np.array(held["t2m"]["events"]["0.9"]["counts"][2])
+    some = counts[:, 0] > 0
+    x, y = lines["above the 0.9 quantile"]
+    assert x == pytest.approx((np.arange(4) / 3)[some])
+    assert y == pytest.approx(counts[some, 1] / counts[some, 0])
+    assert lines["reliable"] == [[0, 1], [0, 1]]
+    skill = held["t2m"]["events"]["0.9"]["skill"][2]
+    assert f"{skill:.2f}" in panels[3].get_title("right")
+
+
+def test_events_of_nothing_are_drawn(tmp_path: Path, drawn: list[Figure]) -> None:
+    held = json.loads(json.dumps(scores(1, members=1)))
+    for events in held["z500"]["events"].values():
+        events["counts"] = [[[None, None]] * 2]
+        events["skill"] = [None]
+    plot_events(held, [24], tmp_path / "events.png")
+    assert len(drawn) == 1
