@@ -2,10 +2,11 @@
 
 The lock is a file that the system holds for a process (``flock``) and that names its holder. The
 system's part ends with the process, however it ends; but a process that is frozen, on a node that
-hangs, keeps it. So a restart of the same Slurm job takes the folder over from its predecessor: it
-puts a lock file of its own in the place of the old one. Whoever holds a lock asks before it writes
-whether the file there is still its own: a predecessor that wakes, or a run whose folder was deleted
-or given to another job, writes nothing more.
+hangs, keeps it. So a restart of the same Slurm job, or a further attempt within one
+(HPC_BNN_ATTEMPT: 1, 2, ...), takes the folder over from its predecessor: it puts a lock file of its
+own in the place of the old one. Whoever holds a lock asks before it writes whether the file there
+is still its own: a predecessor that wakes, or a run whose folder was deleted or given to another
+job, writes nothing more.
 """
 
 import fcntl
@@ -28,6 +29,7 @@ _WRITTEN = re.compile(rb"(Slurm job|process) \S+ on \S+ \(.*since ")
 LONGEST = 4096  # bytes of a lock that are looked at
 WAIT_S = 0.2  # between two looks at a lock that another process holds
 OLDEST = -1  # restart of a holder that is no job of Slurm
+ATTEMPT = "HPC_BNN_ATTEMPT"
 
 
 class LockError(OSError):
@@ -194,7 +196,8 @@ def _describe(environment: Mapping[str, str]) -> str:
     job, restart = environment.get("SLURM_JOB_ID"), _restart(environment)
     process = f"process {os.getpid()}"
     who, more = (f"Slurm job {job}", f"restart {restart}, {process}, ") if job else (process, "")
-    facts = {**_job(environment), "restart": restart, "token": secrets.token_hex(8)}
+    counts = {"restart": restart, "attempt": _attempt(environment)}
+    facts = {**_job(environment), **counts, "token": secrets.token_hex(8)}
     since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
     return f"{who} on {socket.gethostname()} ({more}since {since})\n{json.dumps(facts)}\n"
 
@@ -210,7 +213,8 @@ def _is_predecessor(text: str, environment: Mapping[str, str]) -> bool:
         holder = json.loads(text.partition("\n")[2])
         mine = _job(environment)
         same = bool(mine) and all(holder.get(key) == value for key, value in mine.items())
-        return same and int(holder["restart"]) < _restart(environment)
+        before = int(holder["restart"]), int(holder.get("attempt", 0))
+        return same and before < (_restart(environment), _attempt(environment))
     except (ValueError, KeyError, TypeError, AttributeError):  # written by another version
         return False
 
@@ -225,6 +229,11 @@ def _restart(environment: Mapping[str, str]) -> int:
     if not environment.get("SLURM_JOB_ID"):
         return OLDEST
     count = environment.get("SLURM_RESTART_COUNT", "0")
+    return int(count) if count.isdigit() else 0
+
+
+def _attempt(environment: Mapping[str, str]) -> int:
+    count = environment.get(ATTEMPT, "0")
     return int(count) if count.isdigit() else 0
 
 

@@ -147,6 +147,16 @@ class TrainSettings(Section):
     checkpoint_every: NonNegativeInt = Field(
         0, description="steps between checkpoints; 0: at the end"
     )
+    snapshot_every: NonNegativeInt = Field(
+        0,
+        description="steps between snapshots, checkpoints in the memory of each node from which a "
+        "job goes on where a rank or node dies; 1: a fault loses at most a step; 0: none",
+    )
+    snapshot_dir: str = Field(
+        "",
+        description="folder for snapshots on each node, in memory or on a disk of its own; left "
+        "out: /dev/shm/hpc_bnn-USER-JOB",
+    )
     keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints that are kept")
     mtbf_hours: PositiveFloat = Field(
         4000.0,

@@ -130,7 +130,8 @@ class Control:
         return self._overhear(word)
 
     def abort(self, status: int) -> None:
-        """End every rank at once."""
+        """End every rank at once; the job script learns the status, if of no earlier one."""
+        leave_note(status, is_first=True)
         sys.stdout.flush()
         sys.stderr.flush()
         time.sleep(FORWARD_S)
@@ -158,12 +159,17 @@ class Control:
         return words
 
 
-def leave_note(status: int, environment: Mapping[str, str] = os.environ) -> None:
-    """Write ``status`` into the file that the job script has named, if it has."""
+def leave_note(
+    status: int, environment: Mapping[str, str] = os.environ, *, is_first: bool = False
+) -> None:
+    """Write ``status`` into the file that the job script has named, if it has; ``is_first``: only
+    where no rank has left one before.
+    """
     name = environment.get(NOTE)
     if name:
-        with contextlib.suppress(OSError):  # then the script sees the status of srun
-            Path(name).write_text(f"{status}\n", encoding="utf-8")
+        # Else the script sees the status of srun.
+        with contextlib.suppress(OSError), Path(name).open("x" if is_first else "w") as file:
+            file.write(f"{status}\n")
 
 
 def settle(status: int, environment: Mapping[str, str] = os.environ) -> int:

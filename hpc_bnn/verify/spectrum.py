@@ -11,7 +11,7 @@ Letters: L lead times, C channels, M members, B start times, H latitude, h rows 
 longitude, K = W // 2 + 1 wavenumbers; `...` whatever comes before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -92,6 +92,8 @@ class SpectraTally:
     ----------
     area
         (H,) weights of all rows; count relative to their sum.
+    whole
+        Of each channel, whether it has values all round the globe; others are left out.
 
     Attributes
     ----------
@@ -100,21 +102,23 @@ class SpectraTally:
         members on average, of their mean and of the truth. Add those of all ranks.
     """
 
-    def __init__(self, *, leads: int, channels: int, columns: int, area: Tensor) -> None:
-        self.wavenumbers = columns // 2 + 1
-        self.sums = torch.zeros(leads, channels, 1 + 3 * self.wavenumbers, dtype=torch.float64)
+    def __init__(self, *, leads: int, columns: int, area: Tensor, whole: Sequence[bool]) -> None:
+        self.wavenumbers, self._whole = columns // 2 + 1, tuple(whole)
+        shape = (leads, len(whole), 1 + 3 * self.wavenumbers)
+        self.sums = torch.zeros(shape, dtype=torch.float64)
         self._weights = area.double() / area.double().sum()
 
     def passing(
-        self, lead: int, channel: int, bands: Iterator[tuple[slice, E]]
+        self, lead: int, channel: int, bands: Iterable[tuple[slice, E]]
     ) -> Iterator[tuple[slice, E]]:
         """Pass on the bands that make up a channel at a lead time, and add them on the way."""
-        starts = 0
+        sums, starts = self.sums[lead, channel], 0
         for rows, band in bands:
-            self._add(self.sums[lead, channel, 1:], rows, band)
-            starts = len(band.truth)
+            if self._whole[channel]:
+                self._add(sums[1:], rows, band)
+                starts = len(band.truth)
             yield rows, band
-        self.sums[lead, channel, 0] += starts
+        sums[0] += starts
 
     def _add(self, sums: Tensor, rows: slice, band: Ensemble) -> None:
         weights = self._weights[rows].to(band.truth.device)
@@ -124,6 +128,6 @@ class SpectraTally:
         sums += torch.cat(powers).cpu()
 
     def result(self) -> Spectra:
-        """Return the means over start times, each (L, C, K); NaN where there were none."""
+        """Return the means over start times, each (L, C, K); NaN of channels left out."""
         starts, powers = self.sums[..., :1], self.sums[..., 1:]
         return Spectra(*torch.split(powers / starts, self.wavenumbers, dim=-1))

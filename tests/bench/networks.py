@@ -116,7 +116,7 @@ def swin(loss: Callable[[], Loss]) -> Task:
 
 
 def demo_swin() -> Task:
-    """The SWIN transformer of ``demo.yaml``, 0.6 million weights, on its batch of 4 states."""
+    """A SWIN transformer of 0.6 million weights on 4 states of the toy atmosphere of the demo."""
     generator = torch.Generator().manual_seed(0)
     model = {"width": 48, "depths": (2, 2, 2, 2), "heads": (4, 8, 8, 4), "window": (4, 8)}
     return Task(

@@ -6,7 +6,7 @@
     python tests/bench/peers.py --no-memory           times only
 
 ``vit``: the tiny network of ``vit_cifar10.yaml`` on 32 images of 32 x 32, 4 weight samples.
-``swin``: the network of ``demo.yaml`` on 4 states of the toy atmosphere, 4 samples. ``mlp``: a
+``swin``: a SWIN transformer on 4 states of the toy atmosphere, 4 samples. ``mlp``: a
 series forecaster 512-1024-1024-96 on 64 windows, 16 samples. All contenders of a network start from
 the same means, use the same Adam and rows, and take their turns in random order in one process;
 peak memory is taken in a process of its own for each (``memory``). ``ratio`` is CPU time over that
@@ -59,7 +59,7 @@ def vit() -> Task:
 
 
 def swin() -> Task:
-    """Return the SWIN transformer of the demo, 0.6 million weights, on 4 states of 32 x 64.
+    """Return a SWIN transformer of 0.6 million weights for 4 states of 32 x 64.
 
     Its loss is the Gaussian NLL here, not the CRPS, which peers do not have.
     """

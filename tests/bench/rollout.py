@@ -3,7 +3,7 @@
     python tests/bench/rollout.py                     one seed, some 15 minutes on one core
     python tests/bench/rollout.py --seeds 3 --first 6000 --then 3200
 
-The network of the demo, smaller, on a toy atmosphere of 16 x 32 points. It is trained on forecasts
+A SWIN transformer on a toy atmosphere of 16 x 32 points. It is trained on forecasts
 of one day; then it is trained on, from the same checkpoint and at the same small learning rate, on
 forecasts of one day or of four. Both run the network forward and backward equally often (a forecast
 of four days counts four), so the latter makes a quarter of the updates; what it runs again in
@@ -40,7 +40,12 @@ TUNING_LR = 5e-4  # at the start of what follows, a quarter of that before
 DAYS = (1, 5)
 SMALL = (
     "model.width=32",
+    "model.depths=[2, 2, 2, 2]",
     "model.heads=[2, 4, 4, 2]",
+    "model.window=[4, 8]",
+    "train.lr=0.002",
+    "perturb=null",
+    "forecast.redraw=never",
     "posterior.samples=2",
     "posterior.predict_samples=8",
     "train.checkpoint_every=0",

@@ -76,7 +76,10 @@ def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Desk:
     (site / "env").mkdir()
     (site / "env" / "bin").symlink_to(tmp_path / "bin")
     desk.script("srun", SRUN)
-    desk.script("scontrol", '#!/bin/bash\necho "$@" >>scontrol.log\n')
+    desk.script(
+        "scontrol",
+        '#!/bin/bash\n[[ $1 != show ]] || exec printf "%s\\n" n1\necho "$@" >>scontrol.log\n',
+    )
     desk.script("python", "#!/bin/bash\nexit 0\n")
     return desk
 
@@ -87,6 +90,7 @@ def test_arguments_reach_the_program(desk: Desk) -> None:
     assert called.endswith(
         "python -u -m mpi4py -m hpc_bnn train configs/swin.yaml grid.mode=hybrid train.lr=0.1 "
         "--default train.checkpoint_every=500 --default train.stall_timeout=600 "
+        "--default train.snapshot_every=50 "
         "--run runs/swin --resume"
     )
     assert (desk.folder / "runs" / "swin").is_dir()

@@ -1,4 +1,6 @@
-"""A fault ends the job on all nodes, soon, with a message, and is not repeated by requeueing."""
+"""A fault ends the job on all nodes, soon, with a message, and is not repeated by requeueing; those
+that the job goes on from are not let go on here (test_recovery).
+"""
 
 import re
 import signal
@@ -28,7 +30,8 @@ def assert_ends(job: Job, began: float, what: str) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_killed_rank(train: Train, tmp_path: Path, rank: int) -> None:
-    job = train(TWO_BY_ONE, tmp_path / "run", FOR_EVER, "train.checkpoint_every=5")
+    options = (FOR_EVER, "train.checkpoint_every=5")
+    job = train(TWO_BY_ONE, tmp_path / "run", *options, given={"MAX_RESTARTS": "0"})
     job.said("step 6 of")
     assert_ends(job, job.signal_rank(rank, signal.SIGKILL), f"kill -9 of rank {rank}")
     assert "Killed" in job.text, job.report()

@@ -3,7 +3,8 @@
 Counted, not measured: parameters and their gradients, the optimizer, the largest moment of a step
 (``traced``), the batches that are prepared ahead, the buffers of exchanges. A validation is between
 two steps: the larger of both counts. What the process holds before it has a network (libraries,
-data held in memory) is read from the system. Checkpoints are not counted.
+data held in memory) is read from the system. Checkpoints are not counted, but snapshots: one rank a
+node holds a copy of the state on its way and has up to three files in memory.
 
 On CPUs glibc loses memory between tensors: it keeps blocks up to 32 MiB in a heap once one of that
 size was freed. A third of a step's memory is what was measured, on networks from 0.1 to 1.3 GiB.
@@ -26,8 +27,9 @@ from hpc_bnn.data import Source
 from hpc_bnn.parallel.bucket import MOST_BYTES
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.train.plan.traced import Validation, step_bytes, validation_bytes
-from hpc_bnn.train.run.build import build
+from hpc_bnn.train.run.build import Parts, build
 from hpc_bnn.train.run.optimizers import STATE
+from hpc_bnn.train.run.snapshot_writer import KEEP
 
 AHEAD = 4  # batches at a time: one in use, two ready, one being read
 ON_GPU = 3  # one in use, one ready, one being copied
@@ -51,7 +53,8 @@ class Estimate:
     optimizer: its state, ``moments`` numbers for each trained one. step: gradients, drawn weights,
     activations, work space. batch: inputs and targets of one step. exchange: what gradients take
     twice on their way. lost: between tensors, on CPUs. validation: in place of the step, beside
-    the last gradients. ema: the moving average of the weights.
+    the last gradients. ema: the moving average of the weights. snapshots: of the rank of a node
+    that writes them, on the host.
     """
 
     process: int
@@ -64,12 +67,14 @@ class Estimate:
     validation: Validation = NO_VALIDATION
     ema: int = 0
     moments: int = 2
+    snapshots: int = 0
 
     @property
     def cpu_bytes(self) -> int:
         """All of a rank that computes on CPUs."""
         work = max(self.step, self.validation_cpu_bytes)
-        return self.process + self.lost + self._state + work + AHEAD * self.batch
+        rest = AHEAD * self.batch + self.snapshots
+        return self.process + self.lost + self._state + work + rest
 
     @property
     def gpu_bytes(self) -> int:
@@ -134,7 +139,21 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
         validation=validation,
         ema=averages if settings.train.ema else 0,
         moments=moments,
+        snapshots=_snapshot_bytes(parts, settings, grid, moments),
     )
+
+
+def _snapshot_bytes(parts: Parts, settings: Settings, grid: Grid, moments: int) -> int:
+    """Return what snapshots take on a node: all rows of members, of all sample ranks."""
+    if not settings.train.snapshot_every:
+        return 0
+    members, size = set(parts.posterior.per_sample()), 0
+    own = [*parts.posterior.named_parameters(), *parts.posterior.named_buffers()]
+    for name, tensor in (*own, *parts.loss.named_parameters()):
+        copies = 1 + tensor.requires_grad * (moments + bool(settings.train.ema))
+        rows = grid.sample_ranks if name in members else 1
+        size += copies * rows * tensor.numel() * tensor.element_size()
+    return (1 + KEEP + 1) * size
 
 
 def largest(
@@ -152,7 +171,7 @@ def largest(
 def told(found: Estimate, settings: Settings, grid: Grid, *, gpu: bool) -> list[str]:
     """Return the estimate as lines of text."""
     samples, batch = settings.posterior.samples, settings.train.batch_size
-    ahead = f" (with those prepared ahead: {_size((ON_GPU if gpu else AHEAD) * found.batch)})"
+    ahead = f" (with those prepared ahead: {size_text((ON_GPU if gpu else AHEAD) * found.batch)})"
     head = (
         f"one rank of {grid.sample_ranks} x {grid.data_ranks}: {samples // grid.sample_ranks} of "
         f"{samples} samples, {settings.posterior.samples_per_pass} a pass; "
@@ -160,29 +179,31 @@ def told(found: Estimate, settings: Settings, grid: Grid, *, gpu: bool) -> list[
     )
     lines = [
         head,
-        f"  parameters, means and log sigmas   {_size(found.parameters)}",
-        f"  optimizer                          {_size(found.optimizer)}",
-        *([f"  moving average of the weights      {_size(found.ema)}"] if found.ema else []),
-        f"  gradients, weights, activations    {_size(found.step)}",
+        f"  parameters, means and log sigmas   {size_text(found.parameters)}",
+        f"  optimizer                          {size_text(found.optimizer)}",
+        *([f"  moving average of the weights      {size_text(found.ema)}"] if found.ema else []),
+        f"  gradients, weights, activations    {size_text(found.step)}",
         f"  validation, in place of a step     {_validation(found, gpu=gpu)}",
-        f"  batch                              {_size(found.batch)}{ahead}",
-        f"  exchange of gradients              {_size(found.exchange)}",
+        f"  batch                              {size_text(found.batch)}{ahead}",
+        f"  exchange of gradients              {size_text(found.exchange)}",
     ]
+    if found.snapshots:
+        lines.append(f"  snapshots, in a node's own memory  {size_text(found.snapshots)}")
     if gpu:
-        return [*lines, f"  on the GPU                         {_size(found.gpu_bytes)}"]
+        return [*lines, f"  on the GPU                         {size_text(found.gpu_bytes)}"]
     return [
         *lines,
-        f"  process without a network          {_size(found.process)}",
-        f"  lost by malloc (help results)      {_size(found.lost)}",
-        f"  in all                             {_size(found.cpu_bytes)}",
+        f"  process without a network          {size_text(found.process)}",
+        f"  lost by malloc (help results)      {size_text(found.lost)}",
+        f"  in all                             {size_text(found.cpu_bytes)}",
     ]
 
 
 def _validation(found: Estimate, *, gpu: bool) -> str:
     if not gpu:
-        return _size(found.validation_cpu_bytes)
-    on_host = _size(found.validation.scores)
-    return f"{_size(found.validation_gpu_bytes)} (and on the host: {on_host})"
+        return size_text(found.validation_cpu_bytes)
+    on_host = size_text(found.validation.scores)
+    return f"{size_text(found.validation_gpu_bytes)} (and on the host: {on_host})"
 
 
 def verdict(found: Estimate, *, gpu: bool, capacity: int) -> tuple[str, bool]:
@@ -231,7 +252,8 @@ def host_bytes(environment: Mapping[str, str] = os.environ) -> int:
     return min([*limits, int(group)] if group.isdigit() else limits)
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Return a number of bytes in MiB or GiB."""
     if count < GIB:
         return f"{count / (1 << 20):9.1f} MiB"
     return f"{count / GIB:9.2f} GiB"

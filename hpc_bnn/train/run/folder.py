@@ -1,6 +1,7 @@
 """The run folder: who may write into it, what it holds, and whether a run may go on in it."""
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ RESUMABLE = {
     "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
     "train.keep_best", "train.patience", "train.judge_by", "train.profile", "train.capture",
-    "train.compile", "train.track", "train.mtbf_hours",
+    "train.compile", "train.track", "train.mtbf_hours", "train.snapshot_every",
+    "train.snapshot_dir",
     "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
 }  # fmt: skip
 RESUMABLE_PREFIXES = ("grid.", "forecast.", "evaluation.", "posterior.keep_")
@@ -38,8 +40,10 @@ class RunFolder:
         self.lock = path / "lock"
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
+        self.facts_of_run = self.checkpoints / ".run"
         self.evaluation = path / "evaluation.json"
         self.evaluation_starts = path / "evaluation_starts.nc"
+        self.evaluation_spectra = path / "evaluation_spectra.nc"
         self.memory = path / "memory.json"
         self.plots = path / "plots"
         self._held: Lock | None = None
@@ -108,6 +112,7 @@ class RunFolder:
             self.summary,
             self.evaluation,
             self.evaluation_starts,
+            self.evaluation_spectra,
             self.plots,
             self.data,
         ]
@@ -165,6 +170,8 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
             for leftover in self.checkpoints.glob("*.partial"):
                 leftover.unlink(missing_ok=True)
+            if not self._own_facts():
+                write_json(self.facts_of_run, {"id": secrets.token_hex(8)})
             with whole_file(self.config) as file:
                 file.write(dump_settings(with_old_options(settings)).encode())
             if source is not None:
@@ -177,6 +184,26 @@ class RunFolder:
                 "another with --run"
             ) from error
         return lock
+
+    def identity(self) -> str:
+        """Return what tells the run of this folder, once claimed, from any other."""
+        return str(self._own_facts().get("id", ""))
+
+    def last_grid(self) -> dict[str, int] | None:
+        """Return the grid that the run was last on, None where it made no step yet."""
+        return self._own_facts().get("grid")
+
+    def note_grid(self, grid: dict[str, int]) -> None:
+        """Note the grid of the steps from here on."""
+        self.require_own()
+        write_json(self.facts_of_run, {**self._own_facts(), "grid": grid})
+
+    def _own_facts(self) -> dict[str, Any]:
+        try:
+            facts = json.loads(self.facts_of_run.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # of a run of an earlier version, or cut short
+            return {}
+        return facts if isinstance(facts, dict) else {}
 
     def require_own(self) -> None:
         """Check that a folder that was claimed is still this job's; call it before each write.

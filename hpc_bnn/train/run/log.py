@@ -51,7 +51,12 @@ class Metrics:
     def flush(self) -> None:
         """Make all rows so far durable; call it before each checkpoint."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        self.sync()
+
+    def sync(self) -> None:
+        """Make durable what the system has already, each row at once; any thread may call it."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Write what is left."""

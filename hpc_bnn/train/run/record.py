@@ -94,6 +94,15 @@ class Record:
         for tracker in self._trackers:
             tracker.flush()
 
+    def write_held(self) -> None:
+        """Write the rows that wait for the times of a GPU."""
+        self._take_up(0)
+
+    def sync(self) -> None:
+        """Make the rows that were written durable; any thread may call it."""
+        if self._metrics is not None:
+            self._metrics.sync()
+
     def close(self) -> None:
         """End the rows."""
         with contextlib.suppress(RuntimeError):  # where the device failed, it tells no times

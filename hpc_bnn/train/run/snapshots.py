@@ -1,6 +1,7 @@
 """What a run saves and how it comes back: the collective side of checkpoints."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from hpc_bnn.train.run.build import Parts, build
 from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.handover import gathered, require_finite, take
+from hpc_bnn.train.run.newest import led_by, newest
 from hpc_bnn.train.run.versions import versions
 from hpc_bnn.train.step.ema import EMA
 
@@ -45,9 +47,12 @@ class Snapshots:
 
         best: that of the best validation, which stays beside the newest ones.
         """
-        epoch, cursor = divmod(step, steps_per_epoch)
         # One sample axis has all of it.
-        state = None if self._world.grid.data_rank else self._gathered(step, epoch, cursor)
+        state = (
+            None
+            if self._world.grid.data_rank
+            else self.gathered(step, steps_per_epoch=steps_per_epoch)
+        )
 
         def write() -> int:
             assert state is not None
@@ -62,8 +67,11 @@ class Snapshots:
 
         return self._world.all_ranks.on_first(write, name="checkpoint")
 
-    def _gathered(self, step: int, epoch: int, cursor: int) -> Checkpoint:
-        """Collective over the sample axis: return the checkpoint of this moment."""
+    def gathered(self, step: int, *, steps_per_epoch: int) -> Checkpoint:
+        """Collective over the sample axis where there are members: return the checkpoint of now,
+        after so many steps.
+        """
+        epoch, cursor = divmod(step, steps_per_epoch)
         return gathered(
             self._world,
             self._parts.posterior,
@@ -76,29 +84,49 @@ class Snapshots:
             versions=self._versions,
         )
 
-    def restore(
-        self, *, to_train: bool = False, which: str = "last"
-    ) -> tuple[Path, Checkpoint] | None:
-        """Collective: world rank 0 finds a checkpoint, every rank receives and restores it; return
-        its path and its outline, None where there is no checkpoint.
+    def go_on(self, others: Sequence[Path] = ()) -> tuple[Path, Checkpoint] | None:
+        """Collective: restore the newest good state, with that of the optimizer; return its path
+        and its outline, None where there is none.
 
-        which: ``last``, the newest good one; ``best``; or the number of its steps.
+        others: further files of this rank, beside the checkpoints of the run folder.
 
-        to_train: with the optimizer's state; refuse a checkpoint after which the examples would
-            come in another order. Else moving averages, where it holds some, take the place of the
-            weights.
+        Raises
+        ------
+        CheckpointError
+            If there are checkpoints and all states are damaged, or the examples would come in
+            another order.
         """
+        ranks, first = self._world.all_ranks, self._world.is_first
+        own = checkpoint.available(self._folder.checkpoints) if first else []
+        owner, found = newest(ranks, [*others, *own])
 
         def read() -> tuple[Path, Checkpoint] | None:
-            found = checkpoint.chosen(self._folder.checkpoints, which, moments=to_train)
-            if found is not None and to_train:
+            if owner < 0 and own:
+                raise CheckpointError(
+                    f"{self._folder.checkpoints}: all {len(own)} checkpoints are damaged; restore "
+                    "one or start in another run folder"
+                )
+            if found is not None:
                 self._require_same_order(*found)
             return found
 
-        ema = self._ema if to_train else None
-        optimizer = self._optimizer if to_train else None
         whole = (self._parts.posterior, self._parts.loss)
-        return take(self._world, read, lambda _: whole, optimizer, ema)
+        world = led_by(self._world, owner)
+        return take(world, read, lambda _: whole, self._optimizer, self._ema)
+
+    def restore(self, *, which: str = "last") -> tuple[Path, Checkpoint] | None:
+        """Collective: world rank 0 finds a checkpoint, every rank receives its weights, or their
+        moving averages where it holds some; return its path and its outline, None where there is
+        none.
+
+        which: ``last``, the newest good one; ``best``; or the number of its steps.
+        """
+
+        def read() -> tuple[Path, Checkpoint] | None:
+            return checkpoint.chosen(self._folder.checkpoints, which, moments=False)
+
+        whole = (self._parts.posterior, self._parts.loss)
+        return take(self._world, read, lambda _: whole)
 
     def start_from(self, given: Path) -> Path:
         """Collective: take the weights, or their moving averages where there are some, and nothing

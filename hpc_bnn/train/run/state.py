@@ -89,7 +89,7 @@ def outline(checkpoint: Checkpoint) -> Checkpoint:
     def emptied(tensor: Tensor) -> Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
-    content = {name: _mapped(value, emptied) for name, value in vars(checkpoint).items()}
+    content = {name: mapped(value, emptied) for name, value in vars(checkpoint).items()}
     return Checkpoint(**content)
 
 
@@ -144,10 +144,10 @@ def restore(
 
     moments = dict(checkpoint.optimizer)
     state = {
-        number: _mapped(each, partial(received, rows=per_sample.get(number)))
+        number: mapped(each, partial(received, rows=per_sample.get(number)))
         for number, each in moments.pop("state", {}).items()
     }
-    moments = {**_mapped(moments, received), "state": state}
+    moments = {**mapped(moments, received), "state": state}
 
     def put() -> None:
         try:
@@ -195,14 +195,14 @@ def restore_ema(
         ema.steps = checkpoint.ema["steps"]
 
 
-def _mapped(value: Any, action: Callable[[Tensor], Tensor]) -> Any:
+def mapped(value: Any, action: Callable[[Tensor], Tensor]) -> Any:
     """Return nested containers with ``action`` done to every tensor, in their order."""
     if isinstance(value, Tensor):
         return action(value)
     if isinstance(value, Mapping):
-        return {key: _mapped(item, action) for key, item in value.items()}
+        return {key: mapped(item, action) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_mapped(item, action) for item in value)
+        return type(value)(mapped(item, action) for item in value)
     return value
 
 

@@ -81,6 +81,8 @@ class Stop:
     is_tight
         What ``due`` found last, the same on every rank: the first step took longer than what is
         left. It was a start as well, so the next one may be shorter; but save before it.
+    is_busy
+        What ``due`` found last, the same on every rank: some rank said that it is busy.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Stop:
         self._began = time.monotonic() if began is None else began
         self._asked = 0
         self._at_once, self._has_steps = at_once, False
-        self.is_tight = False
+        self.is_tight = self.is_busy = False
         self._first_step_s = self._longest_step_s = self._longest_checkpoint_s = 0.0
         self._saved = 0  # steps
         self._checked: float | None = None
@@ -148,10 +150,12 @@ class Stop:
         self._longest_checkpoint_s = max(self._longest_checkpoint_s, seconds)
         self._saved = max(self._saved, step)
 
-    def due(self) -> str:
+    def due(self, *, is_busy: bool = False) -> str:
         """Collective over the world, after each step: return why to stop now, "" to go on.
 
         The same on every rank: a signal to any rank, or a clock that ran out on any.
+
+        is_busy: something of this rank that the others are to hear of with the same exchange.
 
         Raises
         ------
@@ -160,7 +164,7 @@ class Stop:
         """
         self._has_steps = True
         self._checked = None
-        return self._agree(self._longest_step_s)
+        return self._agree(self._longest_step_s, is_busy)
 
     def check(self) -> None:
         """Collective over the world, before each batch of a validation: raise ``Interrupted`` on
@@ -175,16 +179,16 @@ class Stop:
         if reason:
             raise Interrupted(reason)
 
-    def _agree(self, next_s: float) -> str:
+    def _agree(self, next_s: float, is_busy: bool = False) -> str:
         """Collective: return why to stop now, where what comes next takes so many seconds."""
         now = time.monotonic()
         problem = self._look(now)
         late = self._is_late(now, next_s)
         tight = self._is_late(now, self._first_step_s)
-        seen = [self._asked, late, tight, problem is not None]
+        seen = [self._asked, late, tight, is_busy, problem is not None]
         mine = torch.tensor(list(map(float, seen)), dtype=torch.float64)
         every = self._all_ranks.all_reduce(mine, reduction="max", name="stop").tolist()
-        asked, late, self.is_tight, lost = int(every[0]), *map(bool, every[1:])
+        asked, late, self.is_tight, self.is_busy, lost = int(every[0]), *map(bool, every[1:])
         if problem is not None:
             raise problem
         if lost:

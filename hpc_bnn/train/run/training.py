@@ -6,17 +6,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hpc_bnn.bayes.rows import Rows
 from hpc_bnn.config import Settings
 from hpc_bnn.data import Batches
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
 from hpc_bnn.train.run.build import Parts, step_settings
+from hpc_bnn.train.run.checkpoint import Checkpoint
 from hpc_bnn.train.run.checkpoint_cost import CheckpointCost
 from hpc_bnn.train.run.energy import Energy, EnergyMeter
 from hpc_bnn.train.run.feed import Feed, upload_to
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.log import StepProgress, log_start
+from hpc_bnn.train.run.node_snapshots import NodeSnapshots
 from hpc_bnn.train.run.profile import Profile
 from hpc_bnn.train.run.record import Record
 from hpc_bnn.train.run.restarts import ResumePoint, log_restart, resume_run
@@ -76,6 +79,14 @@ class Training:
             step_settings(settings, parts),
         )
         self._snapshots = Snapshots(settings, world, folder, parts, self._optimizer, self._step.ema)
+        self._nodes = NodeSnapshots(
+            settings,
+            world,
+            folder,
+            self._gathered,
+            sync=self._record.sync,
+            has_members=any(isinstance(each, Rows) for each in parts.posterior.saved().values()),
+        )
 
     def start_from(self) -> None:
         """Collective: take the weights of ``train.start_from``, once."""
@@ -89,7 +100,7 @@ class Training:
         per_epoch = self._batches.steps_per_epoch
         if resume:
             self._resume_point = resume_run(
-                world, self._folder, self._snapshots, self._settings, per_epoch
+                world, self._folder, self._snapshots, self._nodes, self._settings, per_epoch
             )
             self._step.step = self._saved = self._resume_point.step if self._resume_point else 0
         first = self._step.step
@@ -107,6 +118,7 @@ class Training:
             log.info("nothing left to do: %s is of a finished run", self._folder.summary)
             return finished
         steps = range(first, self._total)
+        self._nodes.begin(first)
         log_start(world, self._settings, self._parts, steps=steps, steps_per_epoch=per_epoch)
         feed = Feed(self._batches, steps, upload=upload_to(world.device))
         progress = self._progress = StepProgress(
@@ -118,6 +130,7 @@ class Training:
         profile = Profile(world, self._folder, steps=training.profile)
         validation: dict[str, float] = {}
         energy: Energy | None = None
+        is_over = False
         meter = EnergyMeter(world.device, packages=world.node_rank == 0)
         try:
             if first == self._total:
@@ -141,7 +154,7 @@ class Training:
                 report = self._step.report
                 assert report is not None
                 energy = meter.read()
-                if step == first and self._resume_point is not None:
+                if step == first:
                     log_restart(world, self._folder, self._resume_point, began=self._began)
                 self._record.open(first)
                 self._note(report, lr=lr, data_wait_s=fetched - began)
@@ -151,10 +164,11 @@ class Training:
                 took = time.perf_counter() - (fetched if step == first else began)
                 self._stop.note_step(took, is_first=step == first)
                 # Asked before a validation: that may take longer than the time that is left.
-                reason = self._stop.due()
+                reason = self._stop.due(is_busy=self._nodes.is_busy)
                 ends = bool(reason) or done == self._total
                 if ends or self._stop.is_tight or _due(done, training.checkpoint_every):
                     self._save(done)
+                self._nodes.after(done, is_busy=self._stop.is_busy, is_saved=self._saved == done)
                 if reason:
                     raise Unfinished(reason, done=done, total=self._total)
                 if self._validates_after(done):
@@ -164,7 +178,12 @@ class Training:
                     self._save(done)
                     break
             self._record.flush()
+            is_over = True
+        except Unfinished:
+            is_over = True  # its checkpoint is as new as any snapshot
+            raise
         finally:
+            self._nodes.close(is_over=is_over)
             feed.close()
             progress.close()
             self._record.close()
@@ -213,6 +232,13 @@ class Training:
             self._cost.log(
                 step_s=self._record.durations.mean(), every=self._settings.train.checkpoint_every
             )
+
+    def _gathered(self, done: int) -> Checkpoint:
+        """Collective over the sample axis where there are members: return the state of now, whose
+        rows are written.
+        """
+        self._record.write_held()
+        return self._snapshots.gathered(done, steps_per_epoch=self._batches.steps_per_epoch)
 
     def _validates_after(self, done: int) -> bool:
         return done == self._total or _due(done, self._settings.train.validate_every)

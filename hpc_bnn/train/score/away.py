@@ -79,4 +79,6 @@ def results_folder(folder: RunFolder, settings: Settings) -> RunFolder:
     other = copy.copy(folder)
     place = folder.path / f"evaluation-{''.join(c if c.isalnum() else '_' for c in name)}"
     other.evaluation, other.plots = place / "evaluation.json", place / "plots"
+    for name in ("evaluation_starts", "evaluation_spectra"):
+        setattr(other, name, place / f"{name}.nc")
     return other

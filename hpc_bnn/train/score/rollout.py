@@ -46,7 +46,7 @@ class Rollout:
                 f"{parts.source.name}: forecasts are rolled out on data sets of fields only"
             )
         self.fields: Fields = parts.source.fields
-        self._posterior, self._loss, self._device = parts.posterior, parts.loss, device
+        self._posterior, self._loss, self.device = parts.posterior, parts.loss, device
         self._redraw, self._perturbation = redraw, parts.perturbation
         self._network_dtype = next(parts.posterior.parameters()).dtype
         self._dtype = torch.promote_types(self._network_dtype, torch.float32)
@@ -77,7 +77,7 @@ class Rollout:
                 f"no state at {time_text(absent[0])}; the files have {time_text(times[0])} to "
                 f"{time_text(times[-1])}, near it {time_text(near)}"
             )
-        return self.fields.record.states(at).to(self._device, self._dtype)
+        return self.fields.record.states(at).to(self.device, self._dtype)
 
     def history(self, starts: Tensor) -> Tensor:
         """Read the states (B, h, C, H, W) up to start times (B,), the oldest first."""
@@ -114,7 +114,7 @@ class Rollout:
         starts: (B,), seconds since 1970. lead: steps made so far. network: that of the member.
         """
         seconds = starts + lead * self.step_s
-        forcing = self.fields.record.forcing(seconds).to(self._device, self._dtype)
+        forcing = self.fields.record.forcing(seconds).to(self.device, self._dtype)
         inputs = torch.cat([history.flatten(1, 2), forcing], 1)
         output = network(inputs.to(self._network_dtype)).to(self._dtype)
         mean, sigma = self._loss.forecast(output[None])
@@ -134,7 +134,7 @@ class Rollout:
                 Stream(self._posterior.seed, Purpose.OBSERVATION, start, member),
                 points,
                 offset=lead * points.numel(),
-                device=self._device,
+                device=self.device,
             )
             for start in noise_keys(starts)
         ]

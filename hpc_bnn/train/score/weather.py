@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hpc_bnn.data.source import Fields
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.score.bands import HeldForecasts
@@ -25,6 +26,7 @@ from hpc_bnn.train.score.scoring import examples_at_once
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.verify.channel_scores import ChannelScores
 from hpc_bnn.verify.climatology import Climatology
+from hpc_bnn.verify.spectrum import Spectra, SpectraTally
 from hpc_bnn.verify.start_scores import StartScores
 from hpc_bnn.verify.weather import WeatherTally
 
@@ -60,11 +62,13 @@ class Drawn:
 class WeatherScores:
     """The scores of all ranks, and on the first rank forecasts of one start time to draw.
 
-    by_channel: over all starts, by the name of the channel. of_starts: of each of them.
+    by_channel: over all starts, by the name of the channel. of_starts: of each of them. spectra:
+    (L, C, K), means over the starts.
     """
 
     by_channel: Mapping[str, ChannelScores]
     of_starts: StartScores
+    spectra: Spectra
     pictures: tuple[Picture, ...]
 
     @property
@@ -114,25 +118,26 @@ def score_weather(
     wanted = Drawn(
         int(starts[len(starts) // 2]), leads, list(range(channels) if drawn is None else drawn)
     )
+    spectra = _spectra_tally(fields, steps)
     pictures: list[Picture] = []
     size = starts_at_once(trained)
 
     def score() -> None:
         for i, part in enumerate(torch.split(places, size) if len(places) else ()):
             with torch.no_grad():
-                pictures.extend(
-                    _score(rollout, world.device, tally, climatology, part, starts, wanted)
-                )
+                pictures.extend(_score(rollout, tally, spectra, climatology, part, starts, wanted))
             done = i * size + len(part)
             log.info("forecast %d of %d start times of this rank", done, len(places))
 
     world.all_ranks.together(score, name="forecasts")
     for name, held in tally.sums.items():
         tally.sums[name] = world.all_ranks.all_reduce(held, reduction="sum", name=f"scores.{name}")
+    spectra.sums = world.all_ranks.all_reduce(spectra.sums, reduction="sum", name="spectra")
     lead_hours = tuple(float(fields.step_hours * (lead + 1)) for lead in range(steps))
     units = [channel.units for channel in fields.channels]
     of_starts = tally.of_starts(starts, lead_hours, fields.names, units)
-    return WeatherScores(tally.result(of_starts), of_starts, tuple(pictures))
+    scores = tally.result(of_starts)
+    return WeatherScores(scores, of_starts, spectra.result(), tuple(pictures))
 
 
 def starts_at_once(trained: Trained) -> int:
@@ -142,6 +147,15 @@ def starts_at_once(trained: Trained) -> int:
     channels, rows, columns = trained.parts.source.output_shape
     state_bytes = 4 * fields.history * channels * rows * columns * trained.predict_samples
     return examples_at_once(state_bytes, trained.settings.train.batch_size)
+
+
+def _spectra_tally(fields: Fields, leads: int) -> SpectraTally:
+    """Return what sums spectra: of channels that have values at every point of a globe."""
+    whole = [fields.periodic] * len(fields.channels)
+    if fields.periodic and fields.present is not None:
+        whole = fields.present.flatten(1).all(1).tolist()
+    columns, area = len(fields.longitude), cell_area(fields.latitude)
+    return SpectraTally(leads=leads, columns=columns, area=area, whole=whole)
 
 
 def _own_places(starts: int, rank: int, ranks: int) -> Tensor:
@@ -154,8 +168,8 @@ def _own_places(starts: int, rank: int, ranks: int) -> Tensor:
 
 def _score(
     rollout: Rollout,
-    device: torch.device,
     tally: WeatherTally,
+    spectra: SpectraTally,
     climatology: Climatology,
     places: Tensor,
     all_starts: Tensor,
@@ -174,20 +188,21 @@ def _score(
     for lead in range(leads):
         for member in range(tally.members):
             network = rollout.networks(member, starts)(lead)
-            history = histories[member].to(device)
+            history = histories[member].to(rollout.device)
             histories[member] = rollout.advance(history, starts, lead, member, network).cpu()
         valid = starts + (lead + 1) * rollout.step_s
         held = HeldForecasts(
             fields=rollout.fields,
             climatology=climatology,
-            device=device,
+            device=rollout.device,
             members=[history[:, -1] for history in histories],
             truth=rollout.states(valid).cpu(),
             persistence=persistence,
             valid=valid,
         )
         for channel in range(channels):
-            tally.add(lead, channel, places.tolist(), held.bands(channel))
+            bands = spectra.passing(lead, channel, held.bands(channel))
+            tally.add(lead, channel, places.tolist(), bands)
         if drawn.start_s in starts.tolist() and lead in drawn.leads:
             at = starts.tolist().index(drawn.start_s)
             pictures.append(_picture(held, at, lead, drawn))

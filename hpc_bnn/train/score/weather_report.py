@@ -1,6 +1,7 @@
 """What ``evaluate`` writes of weather forecasts: ``evaluation.json`` and pictures."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from hpc_bnn.fields.names import is_signed, split_channel
@@ -10,6 +11,7 @@ from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.rollout import time_text
+from hpc_bnn.train.score.spectra_report import report_spectra
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, score_weather
 from hpc_bnn.verify.event_plots import plot_events
@@ -45,13 +47,20 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
 
     def write() -> None:
         write_json(folder.evaluation, result)
-        attributes = {name: str(result[name]) for name in ("data", "split", "ema", "redraw")}
-        write_start_scores(
-            folder.evaluation_starts,
-            scored.of_starts,
-            attributes={**attributes, "step": trained.step},
+        texts = {name: str(result[name]) for name in ("data", "split", "ema", "redraw")}
+        attributes: dict[str, str | int] = {**texts, "step": trained.step}
+        write_start_scores(folder.evaluation_starts, scored.of_starts, attributes=attributes)
+        note = _note(result)
+        _draw(folder, trained, scored, result, note)
+        report_spectra(
+            scored.spectra,
+            fields,
+            scored.lead_hours,
+            file=folder.evaluation_spectra,
+            plots=folder.plots,
+            note=note,
+            attributes={**attributes, "members": trained.predict_samples},
         )
-        _draw(folder, trained, scored, result)
 
     world.all_ranks.on_first(write, name="evaluation")
     return result
@@ -96,16 +105,19 @@ def _number(value: float, form: str) -> str:
     return f"{'-':>{form.partition('.')[0]}}" if math.isnan(value) else f"{value:{form}}"
 
 
+def _note(result: Mapping[str, Any]) -> str:
+    first, last = (result[name].replace("T", " ") for name in ("first_start", "last_start"))
+    return f"{result['starts']} starts, {first} to {last} UTC, {result['members']} members"
+
+
 def _draw(
-    folder: RunFolder, trained: Trained, scored: WeatherScores, result: dict[str, Any]
+    folder: RunFolder, trained: Trained, scored: WeatherScores, result: dict[str, Any], note: str
 ) -> None:
     fields, scores = trained.parts.source.fields, result["scores"]
     assert fields is not None
     draw_curves(folder, trained.settings)
     shown = {name: scores[name] for name in channels_to_draw(fields.names)}
     leads, units = scored.lead_hours, result["units"]
-    first, last = (result[name].replace("T", " ") for name in ("first_start", "last_start"))
-    note = f"{result['starts']} starts, {first} to {last} UTC, {result['members']} members"
     plot_scores(shown, leads, units, folder.plots / "scores.png", note=note)
     if result["members"] > 1:
         plot_spread_skill(shown, leads, units, folder.plots / "spread_skill.png", note=note)

@@ -98,11 +98,17 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{name:8s}   24 h" in out
     pictures = {path.name for path in (run / "plots").iterdir()}
     assert pictures == {
-        "loss.png", "scores.png", "spread_skill.png", "ranks.png", "map_t2m_12h.png",
-        "map_t2m_24h.png", "map_z500_12h.png", "map_z500_24h.png",
+        "loss.png", "scores.png", "spread_skill.png", "ranks.png", "events.png", "map_t2m_12h.png",
+        "map_t2m_24h.png", "map_z500_12h.png", "map_z500_24h.png", "spectra.png",
     }  # fmt: skip
     for path in (run / "plots").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG\r\n")
+    with xarray.open_dataset(run / "evaluation_spectra.nc", decode_timedelta=False) as spectra:
+        assert spectra.variable.values.tolist() == list(NAMES)
+        assert spectra.truth.shape == (len(NAMES), 2, 9)  # 16 longitudes
+        assert bool((spectra.ensemble_mean.sum("wavenumber") > 0).all())
+        # The mean of members has at most the power of a member on average (Jensen).
+        assert bool((spectra.ensemble_mean <= spectra.members * (1 + 1e-9)).all())
 
 
 def test_forecast(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from hpc_bnn.config.settings import TrainSettings
 from hpc_bnn.group import ALONE, Group, RankError
 from hpc_bnn.lock import LockError, hold
 from hpc_bnn.train.run.log import Metrics
-from hpc_bnn.train.run.restarts import lost_steps
+from hpc_bnn.train.run.restarts import made_steps
 from hpc_bnn.train.run.stop import SIGNAL, Interrupted, Stop
 
 
@@ -273,16 +273,15 @@ def test_a_lock_that_is_no_text(tmp_path: Path) -> None:
     hold(path).close()
 
 
-def test_lost_steps_are_those_after_the_checkpoint(tmp_path: Path) -> None:
+def test_made_steps_are_those_with_a_loss(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
-    assert lost_steps(metrics, 0) == 0
+    assert made_steps(metrics) == 0
     rows = [{"step": step, "loss": 1.0} for step in range(7)] + [{"step": 6, "validation": 1.0}]
     metrics.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 7, "lo', encoding="utf-8")
-    assert lost_steps(metrics, 7) == 0
-    assert lost_steps(metrics, 4) == 3
+    assert made_steps(metrics) == 7
 
 
-def test_lost_steps_of_a_killed_process(tmp_path: Path) -> None:
+def test_made_steps_of_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     child = os.fork()
     if child == 0:
@@ -291,4 +290,4 @@ def test_lost_steps_of_a_killed_process(tmp_path: Path) -> None:
             metrics.write({"step": step, "loss": 1.0})
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert lost_steps(path, 40) == 15
+    assert made_steps(path) == 55

@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from thread_group import on_ranks
 
 from hpc_bnn.group import Group
+from hpc_bnn.lock import LockError, hold
+from hpc_bnn.train.run.restarts import recovery_facts
 from hpc_bnn.train.run.stop import Interrupted, NotBegun, Stop
 
 
@@ -115,3 +118,33 @@ def test_usr1_is_heard_where_a_job_script_let_ranks_ignore_it() -> None:
     words = ["sh", "-c", 'trap "" USR1; exec "$@"', "sh", sys.executable, "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout == "signal SIGUSR1\n"
+
+
+def test_a_further_attempt_of_a_job_takes_over(tmp_path: Path) -> None:
+    """The ranks of the one before are frozen, on a node that hangs."""
+    job = {"SLURM_JOB_ID": "50", "SLURM_CLUSTER_NAME": "one", "SLURM_RESTART_COUNT": "1"}
+    frozen = hold(tmp_path / "lock", {**job, "HPC_BNN_ATTEMPT": "1"})
+    for other in ({**job, "HPC_BNN_ATTEMPT": "1"}, job):
+        with pytest.raises(LockError, match="is working in this folder"):
+            hold(tmp_path / "lock", other)
+    further = hold(tmp_path / "lock", {**job, "HPC_BNN_ATTEMPT": "2"})
+    with pytest.raises(LockError, match="has taken this run folder over"):
+        frozen.require_own()
+    requeued = hold(tmp_path / "lock", {**job, "SLURM_RESTART_COUNT": "2"})
+    with pytest.raises(LockError, match="has taken this run folder over"):
+        further.require_own()
+    requeued.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "facts"),
+    [
+        ('{"why": "node lost: n2", "since": 90.5}', {"why": "node lost: n2", "down_s": 9.5}),
+        ("", {}),
+        ("{", {}),
+        ("[]", {}),
+        ('{"why": "x"}', {}),
+    ],
+)
+def test_what_a_job_script_says_of_a_fault(said: str, facts: dict[str, object]) -> None:
+    assert recovery_facts({"HPC_BNN_RECOVERY": said}, now=100.0) == facts

@@ -34,6 +34,7 @@ from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.train.score.weather import WeatherScores, _starts, score_weather
 from hpc_bnn.verify.climatology import HarmonicSums
 from hpc_bnn.verify.field_sums import FieldForecasts
+from hpc_bnn.verify.spectrum import Spectra, ensemble_spectra
 from hpc_bnn.verify.weather import WeatherTally
 
 STEP_S = STEP_HOURS * 3600
@@ -103,6 +104,15 @@ def by_hand(trained: Trained, starts: Tensor, steps: int) -> tuple[WeatherTally,
     return tally, members
 
 
+def scored_states(source: Source, seconds: Tensor) -> Tensor:
+    """Return the states (B, C, H, W) at some times, physical."""
+    fields = source.fields
+    assert fields is not None
+    return fields.physical(
+        fields.record.states(torch.searchsorted(fields.record.times, seconds)).double()
+    )
+
+
 def assert_same(one: WeatherScores, other: WeatherScores, *, rtol: float = 1e-11) -> None:
     """Compare the scores of all starts, and of each."""
     assert torch.equal(one.starts, other.starts)
@@ -111,6 +121,9 @@ def assert_same(one: WeatherScores, other: WeatherScores, *, rtol: float = 1e-11
         torch.testing.assert_close(
             values, other.of_starts.values[name], rtol=rtol, atol=rtol, equal_nan=True
         )
+    for power, others in zip(one.spectra, other.spectra, strict=True):
+        largest = float(power.max())  # float32 states leave round-off at all wavenumbers
+        torch.testing.assert_close(power, others, rtol=rtol, atol=rtol * largest)
     for channel, scores in one.by_channel.items():
         for name, held in flat(scores).items():
             torch.testing.assert_close(
@@ -152,7 +165,12 @@ def test_they_equal_a_computation_on_all_starts_at_once(
     expected, members = by_hand(trained, scored.starts, 3)
     names, units = source.fields.names, [c.units for c in source.fields.channels]
     of_starts = expected.of_starts(scored.starts, scored.lead_hours, names, units)
-    assert_same(scored, WeatherScores(expected.result(of_starts), of_starts, ()), rtol=1e-9)
+    truth = [scored_states(source, scored.starts + (lead + 1) * STEP_S) for lead in range(3)]
+    area = cell_area(source.fields.latitude)
+    each = [ensemble_spectra(members[:, lead], truth[lead], area) for lead in range(3)]
+    spectra = Spectra(*(torch.stack(power).mean(1) for power in zip(*each, strict=True)))
+    by_channel = expected.result(of_starts)
+    assert_same(scored, WeatherScores(by_channel, of_starts, spectra, ()), rtol=1e-9)
     assert [picture.lead for picture in scored.pictures] == [0, 1, 2]
     for picture in scored.pictures:
         at = scored.starts.tolist().index(picture.start_s)

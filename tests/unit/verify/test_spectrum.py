@@ -76,7 +76,7 @@ def test_a_tally_of_bands_and_of_ranks_holds_the_mean_over_start_times() -> None
     area = torch.tensor([0.2, 1.0, 1.5, 1.0, 0.2], dtype=torch.float64)
     total = torch.zeros(2, 1, 1 + 3 * 7, dtype=torch.float64)
     for starts in (slice(0, 2), slice(2, 3)):
-        tally = SpectraTally(leads=2, channels=1, columns=12, area=area)
+        tally = SpectraTally(leads=2, columns=12, area=area, whole=[True])
         bands = [
             (rows, Band(members[:, starts, rows], truth[starts, rows]))
             for rows in (slice(0, 2), slice(2, 4), slice(4, 5))
@@ -90,11 +90,12 @@ def test_a_tally_of_bands_and_of_ranks_holds_the_mean_over_start_times() -> None
         assert bool(got[0].isnan().all())  # a lead time without forecasts
 
 
-def test_a_forecast_that_is_not_finite_is_seen_in_its_spectrum_alone() -> None:
-    tally = SpectraTally(leads=1, channels=2, columns=4, area=torch.ones(1))
-    for channel, value in enumerate((math.nan, 1.0)):
+def test_a_forecast_that_is_not_finite_or_has_gaps_has_no_spectrum() -> None:
+    tally = SpectraTally(leads=1, columns=4, area=torch.ones(1), whole=[True, True, False])
+    for channel, value in enumerate((math.nan, 1.0, 1.0)):
         band = Band(torch.full((2, 1, 1, 4), value), torch.ones(1, 1, 4))
         assert len(list(tally.passing(0, channel, iter([(slice(0, 1), band)])))) == 1
     spectra = tally.result()
     assert bool(spectra.members[0, 0].isnan().all()) and bool(spectra.mean[0, 0].isnan().all())
+    assert bool(spectra.truth[0, 2].isnan().all())  # left out
     assert spectra.truth[0, 0].tolist() == spectra.members[0, 1].tolist() == [1.0, 0.0, 0.0]
