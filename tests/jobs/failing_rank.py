@@ -8,9 +8,6 @@ others go on into their next exchange:
     driver     its GPUs cannot be counted
     horovod    Horovod is not installed on its node
     engine     it asks for another engine
-    words      it was started with another setting on its command line
-    versions   its node has another version of this package
-    data       its data set cannot be read
     network    it reaches no port of rank 0
     apart      it takes itself for a machine of its own, on a network of the one interface lo
     file       a file of its batch is gone at the fourth step
@@ -29,7 +26,6 @@ others go on into their next exchange:
 
 import contextlib
 import errno
-import functools
 import os
 import signal
 import sys
@@ -44,10 +40,8 @@ import torch
 from mpi4py import MPI
 
 from hpc_bnn.bayes import Gaussian
-from hpc_bnn.cli.arguments import parse
 from hpc_bnn.cli.program import main
 from hpc_bnn.data import Batches
-from hpc_bnn.data.series import synthetic
 from hpc_bnn.parallel.torch_dist import _store as store
 from hpc_bnn.parallel.world import start
 from hpc_bnn.train.run import loop
@@ -80,15 +74,6 @@ def before(owner: Any, name: str, act: Callable[[], object], *, call: int) -> An
         return method(*arguments, **options)
 
     return patch.object(owner, name, called)
-
-
-def with_other_words(arguments: Any) -> Any:
-    return parse([*sys.argv[3:], "train.lr=7"] if arguments is None else [*arguments, "train.lr=7"])
-
-
-@functools.wraps(synthetic.synthetic_series)
-def unreadable(**options: Any) -> NoReturn:
-    fail(GONE)
 
 
 def broken_gpu(fails: bool) -> Any:
@@ -168,9 +153,6 @@ def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
         return before(Step, "__call__", lambda: fail(STEP[fault]), call=4)
     provoke: dict[str, Callable[[], Any]] = {
         "horovod": lambda: patch.dict(sys.modules, {"horovod.torch": None}),
-        "words": lambda: patch("hpc_bnn.cli.program.parse", with_other_words),
-        "versions": lambda: patch("hpc_bnn.__version__", "0.0.7"),
-        "data": lambda: patch.object(synthetic, "synthetic_series", unreadable),
         "engine": lambda: patch("hpc_bnn.cli.program.start", with_torch),
         "network": lambda: patch.multiple(
             "hpc_bnn.parallel.torch_dist", MEET_S=1.0, _store=unreachable
