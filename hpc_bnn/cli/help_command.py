@@ -10,6 +10,7 @@ from hpc_bnn.group import Group
 from hpc_bnn.spelling import nearest
 
 GUIDE = Path(hpc_bnn.__file__).parent / "guide"
+OF_MACHINE = "first_run.md"  # beside the environment, where CMake built it for a site
 
 
 def help_command(options: argparse.Namespace, _: Group) -> tuple[list[str], int]:
@@ -17,6 +18,9 @@ def help_command(options: argparse.Namespace, _: Group) -> tuple[list[str], int]
     than the terminal goes through its pager instead.
     """
     pages = {path.stem: path for path in sorted(GUIDE.glob("*.md"))}
+    of_machine = Path(sys.prefix).parent / OF_MACHINE
+    if of_machine.is_file():
+        pages["machine"] = of_machine
     if not options.page:
         width = max(map(len, pages))
         lines = [f"  {name:{width}s}  {title(path)}" for name, path in pages.items()]

@@ -1,5 +1,6 @@
 """The world of one run: grid, groups, device and gradient reduction of this rank."""
 
+import logging
 import os
 import socket
 from collections import Counter
@@ -32,6 +33,7 @@ from hpc_bnn.parallel.launcher import (
 )
 from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.mpi_group import MPIGroup
+from hpc_bnn.parallel.placement import placement_problem
 from hpc_bnn.parallel.reducer import NoReducer, RankReducer, Reducer
 from hpc_bnn.parallel.watchdog import Watchdog
 
@@ -173,6 +175,8 @@ def start(
     size, rank = all_ranks.size, all_ranks.rank
     sample_ranks = choose_sample_ranks(size, node.size, mode=mode, sample_ranks=sample_ranks)
     grid = Grid(sample_ranks, size // sample_ranks, rank)
+    if rank == 0 and (problem := placement_problem(nodes, sample_ranks)):
+        logging.getLogger(__name__).warning("%s", problem)
     node_rank = node_rank_of(node, os.environ)
     own_device, uuid = all_ranks.together(
         lambda: _pick_device(device, node_rank, node.size), name="device"

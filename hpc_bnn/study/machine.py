@@ -14,6 +14,14 @@ from pathlib import Path
 import torch
 
 from hpc_bnn.group import Group
+from hpc_bnn.parallel.site import read_site
+from hpc_bnn.study.binding import (
+    binding_problem,
+    cores_beside,
+    here,
+    is_binding_asked,
+    order_finding,
+)
 from hpc_bnn.study.software import Finding, probe
 
 # Prefixes of variables; what launchers tell their ranks is no setting.
@@ -40,6 +48,8 @@ class Place:
         Of this rank.
     node_cores
         Number of cores of its node.
+    beside
+        Of each GPU that it sees, the cores beside it.
     """
 
     host: str
@@ -47,6 +57,7 @@ class Place:
     gpus: frozenset[str]
     threads: int
     node_cores: int
+    beside: tuple[frozenset[int], ...] = ()
 
 
 def machine(all_ranks: Group, folder: Path) -> list[Finding]:
@@ -56,10 +67,13 @@ def machine(all_ranks: Group, folder: Path) -> list[Finding]:
     listed = "; ".join(f"{host}: {ranges(ranks)}" for host, ranks in nodes.items())
     return [
         Finding("ranks", f"{len(places)} on {len(nodes)} node(s): {listed}"),
+        *order_finding([place.host for place in places]),
         *core_findings(places),
+        *binding_findings(places, asked=is_binding_asked(os.environ, read_site())),
         *gpu_findings(places),
         Finding("network", _network()),
         Finding("network settings", _settings() or "none"),
+        *here(),
         *folder_findings(folder),
     ]
 
@@ -69,7 +83,9 @@ def _place() -> Place:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = frozenset(str(torch.cuda.get_device_properties(i).uuid) for i in range(count))
     threads = torch.get_num_threads()
-    return Place(socket.gethostname(), frozenset(cores), gpus, threads, os.cpu_count() or 1)
+    beside = tuple(map(cores_beside, range(count)))
+    node_cores = os.cpu_count() or 1
+    return Place(socket.gethostname(), frozenset(cores), gpus, threads, node_cores, beside)
 
 
 def _ranks_of_nodes(places: Sequence[Place]) -> dict[str, list[int]]:
@@ -113,6 +129,32 @@ def core_findings(places: Sequence[Place]) -> list[Finding]:
             )
         )
     return findings
+
+
+def binding_findings(places: Sequence[Place], *, asked: bool) -> list[Finding]:
+    """Say of each node whether its ranks have cores of their own, beside their GPUs.
+
+    asked: whether the job scripts of the site ask for it.
+    """
+    findings = []
+    for host, ranks in _ranks_of_nodes(places).items():
+        cores = [places[rank].cores for rank in ranks]
+        if len(ranks) == 1 or not all(cores):
+            continue
+        beside = [_beside_own_gpu(places[rank], node_rank) for node_rank, rank in enumerate(ranks)]
+        problem = binding_problem(cores, beside, asked=asked)
+        is_free = len(set(cores)) == 1
+        text = problem or ("none, every rank may use all" if is_free else "each on its own cores")
+        remedy = "srun --cpu-bind=cores with SRUN_CPUS_PER_TASK (--cpu-bind=verbose shows masks)"
+        findings.append(Finding(f"binding on {host}", text, not problem, remedy))
+    return findings
+
+
+def _beside_own_gpu(place: Place, node_rank: int) -> frozenset[int]:
+    """Return the cores beside the GPU of a rank: its only one, or that of its place."""
+    if len(place.beside) == 1:
+        return place.beside[0]
+    return place.beside[node_rank] if node_rank < len(place.beside) else frozenset()
 
 
 def gpu_findings(places: Sequence[Place]) -> list[Finding]:

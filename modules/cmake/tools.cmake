@@ -31,6 +31,19 @@ if(NOT EXISTS ${python_headers}/Python.h)
     "or python3-devel (Fedora, RHEL, SUSE).")
 endif()
 
+# The machine's own torch, which the loaded modules show to this Python.
+set(HPC_BNN_SITE_PACKAGES "")
+if(TORCH STREQUAL "site")
+  execute_process(
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/check_torch.py ${HPC_BNN_ACCELERATOR} --site
+    RESULT_VARIABLE code OUTPUT_VARIABLE HPC_BNN_SITE_PACKAGES OUTPUT_STRIP_TRAILING_WHITESPACE
+    ERROR_VARIABLE why ERROR_STRIP_TRAILING_WHITESPACE)
+  if(code)
+    message(FATAL_ERROR "${why}")
+  endif()
+  set(HPC_BNN_TORCH "")
+endif()
+
 find_program(HPC_BNN_CXX NAMES $ENV{CXX} c++ g++ clang++ DOC "C++ compiler")
 if(NOT HPC_BNN_CXX)
   message(FATAL_ERROR "No C++ compiler: looked for $CXX, c++, g++ and clang++ on PATH. "
@@ -60,4 +73,17 @@ elseif(HPC_BNN_LAUNCHER STREQUAL "srun")
 else()
   # A normal variable of the same name hides one cached by an earlier -D MPI=system.
   set(HPC_BNN_MPIRUN ${HPC_BNN_ENV}/bin/${HPC_BNN_LAUNCHER})
+endif()
+
+if(HPC_BNN_ENV_KIND STREQUAL "squashfs")
+  find_program(HPC_BNN_MKSQUASHFS mksquashfs PATHS /usr/sbin /sbin DOC "Makes one file of the environment")
+  if(NOT HPC_BNN_MKSQUASHFS)
+    message(FATAL_ERROR "ENV = squashfs: no mksquashfs on PATH. Install squashfs-tools (Debian, Fedora) or "
+      "squashfs (SUSE), or build with -D ENV=venv.")
+  endif()
+  execute_process(COMMAND ${HPC_BNN_MKSQUASHFS} -help OUTPUT_VARIABLE help ERROR_VARIABLE help)
+  set(compression -comp gzip)
+  if(help MATCHES "zstd")
+    set(compression -comp zstd -Xcompression-level 3)
+  endif()
 endif()

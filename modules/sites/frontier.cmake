@@ -29,3 +29,4 @@ set(HPC_BNN_RUN_ENVIRONMENT
 set(HPC_BNN_JOB_LINES
   "export MPICH_GPU_SUPPORT_ENABLED=0"
   "export LD_LIBRARY_PATH=$CRAY_LD_LIBRARY_PATH:$LD_LIBRARY_PATH")
+set(HPC_BNN_CONTAINER_BINDS /opt/cray /var/spool/slurmd /usr/lib64/libcxi.so.1)  # check

@@ -32,3 +32,7 @@ set(HPC_BNN_RUN_ENVIRONMENT
 set(HPC_BNN_JOB_LINES
   "export MPICH_GPU_SUPPORT_ENABLED=0"
   "export OMP_NUM_THREADS=\${OMP_NUM_THREADS:-6}")         # each mask has six cores
+set(HPC_BNN_ENV_KIND squashfs)                            # LUMI's documentation: no pip on Lustre
+set(HPC_BNN_NODE_LOCAL /tmp)                              # memory of the node: there is no disk
+set(HPC_BNN_CONTAINER_BINDS /opt/cray /var/spool/slurmd /usr/lib64/libcxi.so.1)  # check
+set(HPC_BNN_CONTAINER_PROGRAM singularity)

@@ -27,3 +27,4 @@ set(HPC_BNN_RUN_ENVIRONMENT MPICH_GPU_SUPPORT_ENABLED=0)
 set(HPC_BNN_JOB_LINES
   "export MPICH_GPU_SUPPORT_ENABLED=0"
   "export OMP_NUM_THREADS=\${OMP_NUM_THREADS:-16}")       # one a core
+set(HPC_BNN_CONTAINER_BINDS /opt/cray /var/spool/slurmd /usr/lib64/libcxi.so.1)  # check

@@ -33,6 +33,23 @@ def test_lost_steps_of_a_killed_run(train: Train, config: Path, tmp_path: Path) 
     assert json.loads((folder / "summary.json").read_text())["lost_steps"] == 5
 
 
+def test_a_killed_run_goes_on_from_its_snapshot(train: Train, config: Path, tmp_path: Path) -> None:
+    """Without a job script: what lies in the memory of this node is found by the same command."""
+    folder, memory = tmp_path / "run", tmp_path / "memory"
+    options = ("train.snapshot_every=1", f"train.snapshot_dir={memory}", "train.steps=50")
+    words = ("train", config, *options, "--run", folder)
+    killed = run(FAILING, "killed", "0", *words, ranks=0, cwd=tmp_path)
+    assert killed.status == -signal.SIGKILL, killed.text
+    ended = train(folder, *options, "--resume", ranks=0)
+    assert ended.status == 0
+    assert f"resumed from {memory}" in ended.err
+    (restart,) = rows(folder / "restarts.jsonl")
+    # The kill came before the snapshot of step 45; a writer that was behind left some out.
+    assert 40 <= restart["step"] <= 44
+    assert restart["lost_steps"] == 45 - restart["step"]
+    assert not memory.exists(), "a run that is over leaves nothing in memory"
+
+
 def test_killed_chains_go_on_to_the_same_states(train: Train, config: Path, tmp_path: Path) -> None:
     """Momenta, rates and snapshots as well; 45 steps were made, 20 and 40 have a checkpoint."""
     options = (

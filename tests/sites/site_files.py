@@ -27,12 +27,13 @@ def slurm_sites() -> list[str]:
     return [site for site in site_names() if site not in WITHOUT_SLURM]
 
 
-def render(site: str, folder: Path) -> Path:
+def render(site: str, folder: Path, **options: str) -> Path:
     """Make the site's job scripts and modulefiles in ``folder``, as they look in a build folder.
 
-    They run with the environment of this Python.
+    They run with the environment of this Python. ``options``: of the site, as ENV="squashfs".
     """
-    cmake("-D", f"SITE={site}", "-D", f"OUT={folder}", "-P", "modules/cmake/render.cmake")
+    words = [f"-D{name}={value}" for name, value in {"SITE": site, **options}.items()]
+    cmake(*words, f"-DOUT={folder}", "-P", "modules/cmake/render.cmake")
     (folder / "env").symlink_to(ENVIRONMENT)
     return folder
 
@@ -49,7 +50,7 @@ def shape(site: str) -> dict[str, str]:
 def cmake(*arguments: str) -> str:
     """Run CMake in the source folder and return its output."""
     done = subprocess.run(
-        [CMAKE, *arguments], cwd=SOURCE, capture_output=True, text=True, timeout=120
+        [CMAKE, *arguments], cwd=SOURCE, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

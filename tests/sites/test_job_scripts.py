@@ -17,6 +17,7 @@ CACHES = (
     "MIOPEN_USER_DB_PATH",
     "MIOPEN_CUSTOM_CACHE_DIR",
 )
+CONTAINERS = ("Dockerfile", "container.def")
 ALL = sorted([*(f"{job}.sbatch" for job in JOBS), "scaling.sh"])
 
 # From the sites' own documentation: without these lines jobs do not start there, or run slowly.
@@ -60,7 +61,8 @@ def lines(folder: Path, name: str) -> list[str]:
 
 def test_every_site_with_slurm_has_every_job_script(rendered: dict[str, Path]) -> None:
     for site in slurm_sites():
-        assert sorted(path.name for path in (rendered[site] / "jobscripts").iterdir()) == ALL
+        names = sorted(path.name for path in (rendered[site] / "jobscripts").iterdir())
+        assert names == sorted([*ALL, *CONTAINERS])
     for site in WITHOUT_SLURM:
         assert not (rendered[site] / "jobscripts").exists()
     assert set(NEEDED) <= set(slurm_sites())
@@ -115,7 +117,7 @@ def test_what_every_job_needs(job: str, site: str, rendered: dict[str, Path]) ->
     assert "HDF5_USE_FILE_LOCKING" in text
     assert "HOROVOD_STALL_CHECK_TIME_SECONDS" in text
     assert '"--kill-on-bad-exit=1"' in text
-    assert "program=(python -u -m mpi4py -m hpc_bnn)" in script
+    assert 'program=("${inside[@]}" python -u -m mpi4py -m hpc_bnn)' in script
     for needed in NEEDED.get(site, ()):
         assert needed in text, needed
 

@@ -83,6 +83,14 @@ class _Array:
 
 # The unpickler in Python: that in C makes room for any index of its memo that a file names.
 class _PlainUnpickler(pickle._Unpickler):
+    # What the class has, and its types do not say.
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[object], None]
+    load_setitem: Callable[[], None]
+    load_setitems: Callable[[], None]
+    load_dict: Callable[[], None]
+
     def find_class(self, module: str, name: str) -> Callable[..., object]:
         maker = _MAKERS.get(f"{module}.{name}")
         if maker is None:

@@ -16,7 +16,7 @@ from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.verify import comparison
 from hpc_bnn.verify.comparison import RATE, Comparison, compare
 
-MARKS = {"better": "+", "worse": "-", "no difference": "=", "unknown": "?"}
+MARKS = {"better": "B", "worse": "W", "no difference": "=", "unknown": "?"}
 SIGNS = {"better": "\u25b2", "worse": "\u25bc", "no difference": "\u2248", "unknown": "?"}
 MOST_COLUMNS = 10  # lead times of a table on a terminal
 

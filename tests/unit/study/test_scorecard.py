@@ -81,12 +81,12 @@ def test_the_terminal_has_the_same_table(
 ) -> None:
     assert cli.main(["report", *map(str, runs), "-o", str(tmp_path / "page.html")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    title = "CRPS, change from a to b in % (+ better, - worse, = no difference, ? unknown):"
+    title = "CRPS, change from a to b in % (B better, W worse, = no difference, ? unknown):"
     at = lines.index(title)
     assert lines[at + 1].split() == ["24", "h", "48", "h", "72", "h"]
     z500, t2m = lines[at + 2].split(), lines[at + 3].split()
-    assert (z500[0], z500[1::2]) == ("z500", ["+", "=", "="])
-    assert (t2m[0], t2m[1::2]) == ("t2m", ["=", "=", "-"])
+    assert (z500[0], z500[1::2]) == ("z500", ["B", "=", "="])
+    assert (t2m[0], t2m[1::2]) == ("t2m", ["=", "=", "W"])
     assert -11 < float(z500[2]) < -9 and 9 < float(t2m[6]) < 11
 
 

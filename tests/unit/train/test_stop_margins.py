@@ -12,6 +12,7 @@ from thread_group import on_ranks
 
 from hpc_bnn.group import Group
 from hpc_bnn.lock import LockError, hold
+from hpc_bnn.train.run.restarts import recovery_facts
 from hpc_bnn.train.run.stop import Interrupted, NotBegun, Stop
 
 
@@ -133,3 +134,17 @@ def test_a_further_attempt_of_a_job_takes_over(tmp_path: Path) -> None:
     with pytest.raises(LockError, match="has taken this run folder over"):
         further.require_own()
     requeued.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "facts"),
+    [
+        ('{"why": "node lost: n2", "since": 90.5}', {"why": "node lost: n2", "down_s": 9.5}),
+        ("", {}),
+        ("{", {}),
+        ("[]", {}),
+        ('{"why": "x"}', {}),
+    ],
+)
+def test_what_a_job_script_says_of_a_fault(said: str, facts: dict[str, object]) -> None:
+    assert recovery_facts({"HPC_BNN_RECOVERY": said}, now=100.0) == facts
