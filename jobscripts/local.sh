@@ -99,6 +99,7 @@ if [[ $target == check ]] && command -v apt-get >/dev/null &&
   [[ -x /usr/sbin/slurmctld && -e /usr/lib/$(uname -m)-linux-gnu/pmix2/lib/libpmix.so ]] ||
     missing+=(slurm-wlm munge libpmix-dev)
   command -v shellcheck >/dev/null || missing+=(shellcheck)
+  { command -v mksquashfs && command -v squashfuse; } >/dev/null || missing+=(squashfs-tools squashfuse)
   # lmod and environment-modules exclude each other.
   [[ -e /etc/profile.d/lmod.sh || -e /etc/profile.d/modules.sh ]] || missing+=(lmod)
   ((${#missing[@]} == 0)) || (install_packages "for some tests" "${missing[@]}") ||

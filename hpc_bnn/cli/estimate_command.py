@@ -11,6 +11,7 @@ from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
 from hpc_bnn.parallel.launcher import node_name, split_by_node
 from hpc_bnn.train.plan.estimate import GIB, host_bytes, largest, told, verdict
+from hpc_bnn.train.plan.evaluation_memory import evaluation_memory, told_evaluation
 from hpc_bnn.train.plan.step_time import step_time, told_time
 from hpc_bnn.train.run.build import read_source
 
@@ -31,6 +32,10 @@ def estimate_command(
     if settings.grid.mode == "auto":
         every = ", ".join(f"{each.sample_ranks} x {each.data_ranks}" for each in grids)
         lines.insert(0, f"grid.mode = auto may choose {every}; of these, what needs most:")
+    evaluation = evaluation_memory(settings, source, ranks)
+    if evaluation is not None:
+        held = found.parameters + found.optimizer + (0 if gpu else found.process)
+        lines.append(told_evaluation(evaluation, held, gpu=gpu))
     capacity = _capacity(options.device_memory, gpu=gpu, on_gpu=on_gpu, per_node=per_node)
     line, fits = verdict(found, gpu=gpu, capacity=capacity)
     times = _times(settings, source, grid, all_ranks, here=fits and gpu == on_gpu)

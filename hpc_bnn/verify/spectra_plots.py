@@ -17,7 +17,7 @@ from hpc_bnn.verify.spectrum import Spectra
 from hpc_bnn.verify.weather_plots import channels_to_draw, lead_text, pretty
 
 DAY_H = 24.0
-FLOOR = 1e-14  # of the largest power: below it there is round-off only
+FLOOR = 1e-13  # of the whole power, mean included: below it there is round-off of float32 only
 
 
 def plot_spectra(
@@ -49,7 +49,8 @@ def plot_spectra(
             axes.loglog(waves, _positive(power[1:]), style, color=colour, label=label)
         axes.set_title(f"{name}, {lead_text(lead_hours[lead])}", loc="left", fontsize=10)
         share = highest_ratio(held)
-        told = f"members / truth, k $\\geq$ {_highest(held.truth)}: {share:.3g}"
+        ratio = "truth has none" if math.isnan(share) else f"{share:.3g}"
+        told = f"members / truth, k $\\geq$ {_highest(held.truth)}: {ratio}"
         axes.set_title(told, loc="right", fontsize=9)
         axes.tick_params(labelsize=8)
         if at % len(leads) == 0:
@@ -66,7 +67,7 @@ def highest_ratio(spectra: Spectra) -> float:
     """Return the power of members over that of the truth (K,) in the highest quarter of
     wavenumbers; NaN where the truth has none but round-off.
     """
-    first, whole = _highest(spectra.truth), float(spectra.truth[1:].sum())
+    first, whole = _highest(spectra.truth), float(spectra.truth.sum())
     truth = float(spectra.truth[first:].sum())
     if not truth > FLOOR * whole:
         return math.nan

@@ -13,7 +13,7 @@ from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.world import start
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
-from hpc_bnn.train.score.forecast import forecast
+from hpc_bnn.train.score.forecast import forecast, plan_forecast
 from hpc_bnn.train.score.trained import load_trained
 from hpc_bnn.train.score.weather import score_weather
 
@@ -73,7 +73,8 @@ def test_weather_is_scored_and_forecast_alike(
             world = start(ranks, mode="data", device="cpu")
             try:
                 trained = load_trained(world, RunFolder(folder))
-                forecast(trained, world, path, start_s=994_809_600, steps=3, members=5)
+                plan = plan_forecast(trained, [994_809_600], steps=3, members=5)
+                forecast(trained, world, path, plan)
                 record = trained.parts.source.fields
                 assert record is not None
                 return dict(score_weather(trained, world).by_channel)

@@ -7,7 +7,7 @@ import torch
 from mpi4py import MPI
 
 from hpc_bnn.group import ALONE, Group, RankError
-from hpc_bnn.parallel import mpi_group
+from hpc_bnn.parallel import mpi_group, objects
 from hpc_bnn.parallel.mpi_group import MPIGroup
 from hpc_bnn.parallel.world import World
 
@@ -50,6 +50,18 @@ def test_exchanges(world: World, name: str, dtype: torch.dtype) -> None:
     received = group.all_to_all(parts, name="test.blocks")
     assert torch.equal(received, torch.stack([other + 1000 * group.rank for other in held]))
     assert torch.equal(mine, held[group.rank])
+
+
+def test_large_tensors_of_an_object(all_ranks: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts of 1000 bytes, beside the message; of every rank but the first a copy of its own."""
+    monkeypatch.setattr(mpi_group, "PART_BYTES", 1000)
+    monkeypatch.setattr(objects, "LARGE", 100)
+    held = torch.arange(3001).to(torch.int16).view(-1, 1)
+    value = {"x": held, "again": held, "flags": held % 2 == 0} if all_ranks.rank == 0 else None
+    got = all_ranks.broadcast(value, name="test.object")
+    assert got is not None
+    assert torch.equal(got["x"], held) and got["again"] is got["x"]
+    assert torch.equal(got["flags"], held % 2 == 0)
 
 
 class Engine:

@@ -50,7 +50,7 @@ def shape(site: str) -> dict[str, str]:
 def cmake(*arguments: str) -> str:
     """Run CMake in the source folder and return its output."""
     done = subprocess.run(
-        [CMAKE, *arguments], cwd=SOURCE, capture_output=True, text=True, timeout=120
+        [CMAKE, *arguments], cwd=SOURCE, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

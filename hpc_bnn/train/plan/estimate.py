@@ -171,7 +171,7 @@ def largest(
 def told(found: Estimate, settings: Settings, grid: Grid, *, gpu: bool) -> list[str]:
     """Return the estimate as lines of text."""
     samples, batch = settings.posterior.samples, settings.train.batch_size
-    ahead = f" (with those prepared ahead: {_size((ON_GPU if gpu else AHEAD) * found.batch)})"
+    ahead = f" (with those prepared ahead: {size_text((ON_GPU if gpu else AHEAD) * found.batch)})"
     head = (
         f"one rank of {grid.sample_ranks} x {grid.data_ranks}: {samples // grid.sample_ranks} of "
         f"{samples} samples, {settings.posterior.samples_per_pass} a pass; "
@@ -179,31 +179,31 @@ def told(found: Estimate, settings: Settings, grid: Grid, *, gpu: bool) -> list[
     )
     lines = [
         head,
-        f"  parameters, means and log sigmas   {_size(found.parameters)}",
-        f"  optimizer                          {_size(found.optimizer)}",
-        *([f"  moving average of the weights      {_size(found.ema)}"] if found.ema else []),
-        f"  gradients, weights, activations    {_size(found.step)}",
+        f"  parameters, means and log sigmas   {size_text(found.parameters)}",
+        f"  optimizer                          {size_text(found.optimizer)}",
+        *([f"  moving average of the weights      {size_text(found.ema)}"] if found.ema else []),
+        f"  gradients, weights, activations    {size_text(found.step)}",
         f"  validation, in place of a step     {_validation(found, gpu=gpu)}",
-        f"  batch                              {_size(found.batch)}{ahead}",
-        f"  exchange of gradients              {_size(found.exchange)}",
+        f"  batch                              {size_text(found.batch)}{ahead}",
+        f"  exchange of gradients              {size_text(found.exchange)}",
     ]
     if found.snapshots:
-        lines.append(f"  snapshots, in a node's own memory  {_size(found.snapshots)}")
+        lines.append(f"  snapshots, in a node's own memory  {size_text(found.snapshots)}")
     if gpu:
-        return [*lines, f"  on the GPU                         {_size(found.gpu_bytes)}"]
+        return [*lines, f"  on the GPU                         {size_text(found.gpu_bytes)}"]
     return [
         *lines,
-        f"  process without a network          {_size(found.process)}",
-        f"  lost by malloc (help results)      {_size(found.lost)}",
-        f"  in all                             {_size(found.cpu_bytes)}",
+        f"  process without a network          {size_text(found.process)}",
+        f"  lost by malloc (help results)      {size_text(found.lost)}",
+        f"  in all                             {size_text(found.cpu_bytes)}",
     ]
 
 
 def _validation(found: Estimate, *, gpu: bool) -> str:
     if not gpu:
-        return _size(found.validation_cpu_bytes)
-    on_host = _size(found.validation.scores)
-    return f"{_size(found.validation_gpu_bytes)} (and on the host: {on_host})"
+        return size_text(found.validation_cpu_bytes)
+    on_host = size_text(found.validation.scores)
+    return f"{size_text(found.validation_gpu_bytes)} (and on the host: {on_host})"
 
 
 def verdict(found: Estimate, *, gpu: bool, capacity: int) -> tuple[str, bool]:
@@ -252,7 +252,8 @@ def host_bytes(environment: Mapping[str, str] = os.environ) -> int:
     return min([*limits, int(group)] if group.isdigit() else limits)
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Return a number of bytes in MiB or GiB."""
     if count < GIB:
         return f"{count / (1 << 20):9.1f} MiB"
     return f"{count / GIB:9.2f} GiB"

@@ -43,7 +43,7 @@ def step_bytes(parts: Parts, settings: Settings, grid: Grid) -> int:
         one = parts.unroll.lengthened(*one, settings.train.longest_rollout)
     examples = len(grid.own_examples(settings.train.batch_size))
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # the mask of fields
-    _forget_numbers(parts, mode)
+    forget_numbers(parts, mode)
     with mode:  # not in the step: rows are counted as parameters
         posterior.initialise()
     # The first pass makes the gradients that the second has to hold; the later ones are like it.
@@ -91,7 +91,7 @@ def validation_bytes(parts: Parts, settings: Settings, grid: Grid) -> Validation
     at_once = min(at_once, -(-len(source.validation) // grid.data_ranks))
     one_x, one_y = source.validation.batch(torch.tensor([0]))
     mode = FakeTensorMode()
-    _forget_numbers(parts, mode)
+    forget_numbers(parts, mode)
     with mode:
         posterior.initialise()
     scale = None if source.scale is None else _without_numbers(source.scale, mode)
@@ -141,7 +141,7 @@ def _without_numbers(scale: Scale, mode: FakeTensorMode) -> Scale:
     return dataclasses.replace(scale, mean=mean, std=std)
 
 
-def _forget_numbers(parts: Parts, mode: FakeTensorMode) -> None:
+def forget_numbers(parts: Parts, mode: FakeTensorMode) -> None:
     """Replace parameters and buffers by ones of the same shape that hold nothing."""
     for layer in (*parts.posterior.modules(), *parts.loss.modules()):
         for name, parameter in layer._parameters.items():

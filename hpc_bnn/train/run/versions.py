@@ -20,9 +20,14 @@ def versions() -> dict[str, str]:
 
     For one rank: in a checkout of this package git looks at all of its files.
     """
+    commit = commit_of(CHECKOUT)
+    return {**versions_here(), **({"commit": commit} if commit else {})}
+
+
+def versions_here() -> dict[str, str]:
+    """Return the versions of what this process has loaded, which reads no checkout."""
     known = {
         "hpc_bnn": hpc_bnn.__version__,
-        "commit": commit_of(CHECKOUT),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,

@@ -27,7 +27,7 @@ def fit_climatology(
     """
     times = rollout.fields.train_times
     chosen = times[spread_evenly(len(times), most)]
-    annual, daily = harmonics(int(times[0]), int(times[-1]), _spacing_hours(times))
+    annual, daily = harmonics(int(times[0]), int(times[-1]), spacing_hours(times))
     sums = HarmonicSums(annual, daily, shape)
     turn = in_turn(len(chosen), data_rank=world.grid.world_rank, data_ranks=world.grid.world_size)
     at_once = states_at_once(shape)
@@ -64,6 +64,7 @@ def spread_evenly(number: int, most: int) -> Tensor:
     return edges[:-1] + (place * edges.diff()).long()
 
 
-def _spacing_hours(times: Tensor) -> int:
+def spacing_hours(times: Tensor) -> int:
+    """Return the hours between neighbouring times (n,), a day of one time."""
     gaps = times.diff()
     return max(1, int(gaps.min()) // HOUR_S) if len(gaps) else 24
