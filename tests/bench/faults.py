@@ -120,7 +120,7 @@ def meet(
     folder.mkdir()
     run = folder / "run"
     words = (script, config, STEPS_OF_A_RUN, *OPTIONS, "--run", run)
-    job = submit(cluster, folder, *TWO_BY_TWO, *words)
+    job = submit(cluster, folder, "--no-kill", *TWO_BY_TWO, *words)
     wait_for(lambda: made(run) >= step, job, f"step {step} did not come")
     began = time.monotonic()
     undo = act(cluster, job)

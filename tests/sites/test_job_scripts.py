@@ -142,7 +142,7 @@ def test_training_ends_and_goes_on_as_the_program_does(rendered: dict[str, Path]
     for status in (REQUEUE, STALLED):
         assert f"$rc != {status} ]]" in text
     assert '-m hpc_bnn.parallel.regrid "$run" ' in text
-    assert "#SBATCH --no-kill" in text
+    assert "#SBATCH --no-kill" not in text  # a job whose first node dies would wait for its end
 
 
 @pytest.mark.parametrize("site", slurm_sites())

@@ -41,7 +41,7 @@ def test_goes_on_with_what_is_left(
     grid: tuple[int, int, int],
 ) -> None:
     run = tmp_path / "run"
-    job = train(TWO_BY_TWO, run, STEPS, *OPTIONS, "train.log_every=1")
+    job = train(("--no-kill", *TWO_BY_TWO), run, STEPS, *OPTIONS, "train.log_every=1")
     job.said("step 5 of")
     undo = fault(cluster, job)
     try:
