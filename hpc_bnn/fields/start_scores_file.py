@@ -17,7 +17,7 @@ import netCDF4
 import numpy as np
 import torch
 
-from hpc_bnn.fields.forecast_header import SINCE
+from hpc_bnn.fields.forecast_layout import SINCE
 from hpc_bnn.fields.ingest.netcdf import library_lock
 from hpc_bnn.files import write_whole
 from hpc_bnn.verify.start_scores import COLUMNS, EVENT_COLUMNS, StartScores
