@@ -12,8 +12,9 @@ from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
 from hpc_bnn.parallel.launcher import node_name, split_by_node
 from hpc_bnn.train.plan.estimate import GIB, host_bytes, largest, told, verdict
 from hpc_bnn.train.plan.evaluation_memory import evaluation_memory, told_evaluation
+from hpc_bnn.train.plan.forecast_memory import forecast_line, forecast_memory
 from hpc_bnn.train.plan.step_time import step_time, told_time
-from hpc_bnn.train.run.build import read_source
+from hpc_bnn.train.run.build import build, read_source
 
 
 def estimate_command(
@@ -36,6 +37,10 @@ def estimate_command(
     if evaluation is not None:
         held = found.parameters + found.optimizer + (0 if gpu else found.process)
         lines.append(told_evaluation(evaluation, held, gpu=gpu))
+    if source.fields is not None:
+        forecast = forecast_memory(build(settings, source), settings, source.fields)
+        held = found.parameters + (0 if gpu else found.process)
+        lines.append(forecast_line(forecast, held))
     capacity = _capacity(options.device_memory, gpu=gpu, on_gpu=on_gpu, per_node=per_node)
     line, fits = verdict(found, gpu=gpu, capacity=capacity)
     times = _times(settings, source, grid, all_ranks, here=fits and gpu == on_gpu)

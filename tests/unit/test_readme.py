@@ -80,7 +80,8 @@ def test_the_guide_names_each_loss_and_messages_that_there_are() -> None:
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row[:60])}
     assert set(LOSSES) <= named
     said = re.findall(r"^\| (`[^|]+`)", GUIDE["troubleshooting.md"], re.MULTILINE)
-    sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("hpc_bnn/**/*.py"))
+    code = (*ROOT.glob("hpc_bnn/**/*.py"), *ROOT.glob("jobscripts/parts/*"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in code)
     words = re.sub(r'"\s*f?"', "", sources)  # of messages that go on in the next line
     of_open_mpi = {"attempt to run mpirun as root", "not enough slots"}
     for message in {m for cell in said for m in re.findall("`([^`]+)`", cell)} - of_open_mpi:

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hpc_bnn.bayes.noise import Purpose
 from hpc_bnn.config import Settings
 from hpc_bnn.data.source import Fields
+from hpc_bnn.train.plan.estimate import size_text
 from hpc_bnn.train.plan.live_memory import LiveMemory
 from hpc_bnn.train.plan.traced import forget_numbers
 from hpc_bnn.train.run.build import Parts
@@ -67,11 +68,10 @@ def forecast_memory(parts: Parts, settings: Settings, fields: Fields) -> Forecas
     )
 
 
-def forecast_line(found: ForecastMemory) -> str:
-    """Return it as a line of text."""
+def forecast_line(found: ForecastMemory, held: int) -> str:
+    """Return it as a line of the estimate. held: the parameters, on CPUs the process, too."""
     starts = "one start" if found.at_once == 1 else f"{found.at_once} starts"
     return (
-        f"  forecasts: {found.work / (1 << 20):.1f} MiB beside the parameters, {starts} a pass; a "
-        f"start of {found.members} members x {found.steps} steps: {found.file / (1 << 20):.1f} MiB "
-        "of file"
+        f"  hpc-bnn forecast, by itself        {size_text(held + found.work)} ({starts} a pass; a "
+        f"file of {found.members} members x {found.steps} steps: {size_text(found.file).strip()})"
     )

@@ -31,7 +31,7 @@ def test_the_file_is_as_large_and_memory_does_not_grow(tmp_path: Path) -> None:
     settings = trained.settings.model_copy(update={"posterior": more})
     larger = forecast_memory(build(settings, source), settings, fields)
     assert larger == replace(found, members=60, file=20 * found.file)
-    assert "a start of 60 members x 3 steps: " in forecast_line(larger)
+    assert "a file of 60 members x 3 steps: " in forecast_line(larger, held=0)
 
 
 def test_large_states_go_through_one_by_one() -> None:
