@@ -42,6 +42,7 @@ def test_a_new_folder_gets_the_resolved_settings(tmp_path: Path) -> None:
     assert folder.settings() == settings("train.lr=0.5")
     assert folder.checkpoints.is_dir()
     assert sorted(path.name for path in folder.path.iterdir()) == [
+        ".run",
         "checkpoints",
         "config.yaml",
         "lock",
