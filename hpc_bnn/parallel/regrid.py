@@ -118,7 +118,7 @@ def main(words: Sequence[str]) -> int:
     run, nodes, ranks_per_node = Path(words[0]), int(words[1]), int(words[2])
     try:
         settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        facts = run / "checkpoints" / ".run"
+        facts = run / ".run"
         grid = json.loads(facts.read_text(encoding="utf-8")).get("grid") if facts.exists() else None
         layout = layout_of_run(settings, grid, nodes, ranks_per_node)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:

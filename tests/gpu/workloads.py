@@ -103,7 +103,7 @@ def _fields(
         "train.guard_every": 0,
     }
     if tiny:
-        changes |= {"model.width": 16, "model.depths": [2, 2, 2, 2]}
+        changes |= {"model.width": 16, "model.depths": [2, 2, 2, 2], "model.window": [2, 2]}
         changes |= {"posterior.samples": 2, "train.batch_size": 1}
     settings = load_settings(CONFIGS / f"{name}.yaml", [f"{k}={v}" for k, v in changes.items()])
     shapes = without_files("era5")

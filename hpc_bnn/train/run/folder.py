@@ -40,7 +40,7 @@ class RunFolder:
         self.lock = path / "lock"
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
-        self.facts_of_run = self.checkpoints / ".run"
+        self.facts_of_run = path / ".run"
         self.evaluation = path / "evaluation.json"
         self.evaluation_starts = path / "evaluation_starts.nc"
         self.evaluation_spectra = path / "evaluation_spectra.nc"

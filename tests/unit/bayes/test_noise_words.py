@@ -172,6 +172,8 @@ def test_purposes_keep_their_published_numbers() -> None:
         "PREDICTION_DROPOUT": 13,
         "FACTOR": 14,
         "LAPLACE": 15,
+        "PERTURBATION": 16,
+        "PERTURBED_INPUT": 17,
     }
 
 

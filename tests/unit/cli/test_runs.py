@@ -60,6 +60,7 @@ def settings_of(run: Path) -> Path:
 
 def test_train_writes_what_other_tools_rely_on(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
+        ".run",
         "checkpoints",
         "config.yaml",
         "data.json",
@@ -213,7 +214,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_not_the_answer(
     assert hpc_bnn("train", config, "--run", run, "--resume") == 0
     err = capsys.readouterr().err
     assert f"WARNING rank 0 {newest}: damaged or truncated checkpoint" in err
-    assert "falling back" in err
+    assert "taking the next one" in err
     assert "at step 2" in err
     assert_equal_runs(run, finished)
 

@@ -32,7 +32,7 @@ def run(folder: Path, *, stop_at: int = 0) -> int:
     """Train; the run is asked to stop at so many looks. Return how many looks there were."""
     looks = itertools.count(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stop, "due", lambda self: "signal SIGTERM" if next(looks) == stop_at else "")
+        patch.setattr(Stop, "_agree", lambda *_: "signal SIGTERM" if next(looks) == stop_at else "")
         train(Settings.model_validate(SERIES), ALONE, RunFolder(folder), resume=True)
     return next(looks) - 1
 
