@@ -36,6 +36,7 @@ def results(folder: Path) -> dict[str, bytes]:
 def test_scores_on_other_data_leave_those_of_the_run_alone(run: Path, tmp_path: Path) -> None:
     assert hpc_bnn("evaluate", run) == 0
     own = results(run)
+    assert read_json(run / RESULTS[0])["perturb"] is None
     other = write_small_toy(tmp_path / "other")
     command = ("evaluate", run, f"data.path={other}", "data.test=['2001-06-01','2001-06-12']")
     assert hpc_bnn(*command) == 0
@@ -48,15 +49,10 @@ def test_scores_on_other_data_leave_those_of_the_run_alone(run: Path, tmp_path: 
 
 def test_an_evaluation_tells_the_noise_on_its_initial_states(run: Path) -> None:
     """In each of its files, so that two evaluations of a run can be told apart."""
-    for override, expected in (
-        (
-            "perturb={name: gaussian, scale: {t2m: 0.5}, unit: state}",
-            {"name": "gaussian", "scale": {"t2m": 0.5}, "unit": "state", "at": "forecasts"},
-        ),
-        ("perturb=null", None),
-    ):
-        assert hpc_bnn("evaluate", run, override) == 0
-        assert read_json(run / RESULTS[0])["perturb"] == expected
-        for name in RESULTS[1:]:
-            with xarray.open_dataset(run / name, decode_timedelta=False) as file:
-                assert json.loads(file.attrs["perturb"]) == expected
+    expected = {"name": "gaussian", "scale": {"t2m": 0.5}, "unit": "state", "at": "forecasts"}
+    override = "perturb={name: gaussian, scale: {t2m: 0.5}, unit: state}"
+    assert hpc_bnn("evaluate", run, override) == 0
+    assert read_json(run / RESULTS[0])["perturb"] == expected
+    for name in RESULTS[1:]:
+        with xarray.open_dataset(run / name, decode_timedelta=False) as file:
+            assert json.loads(file.attrs["perturb"]) == expected
