@@ -16,6 +16,7 @@ from hpc_bnn.train.score.rollout import HOUR_S, time_text
 
 LATEST = "latest"
 STEP_S = {"min": 60, "h": HOUR_S, "d": 24 * HOUR_S}
+MOST_STARTS = 1_000_000
 
 
 def parse_starts(text: str) -> list[int]:
@@ -53,7 +54,13 @@ def parse_starts(text: str) -> list[int]:
             f"{where}: FIRST = {times.text(first)} lies behind LAST = {times.text(last)}: exchange "
             "them"
         )
-    return list(range(first, last + 1, step))
+    starts = range(first, last + 1, step)
+    if len(starts) > MOST_STARTS:  # a list of them would fill the memory
+        raise ValueError(
+            f"{where}: {len(starts)} starts: expected at most {MOST_STARTS}; give a longer "
+            "STEP, or ask for FIRST to LAST in parts"
+        )
+    return list(starts)
 
 
 def start_times(fields: Fields, asked: Sequence[str]) -> list[int]:

@@ -1,5 +1,6 @@
 """What ``evaluate`` writes of weather forecasts: ``evaluation.json`` and pictures."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
     assert fields is not None
     drawn = channels_to_draw(fields.names)
     scored = score_weather(trained, world, drawn=[fields.names.index(name) for name in drawn])
+    perturb = trained.settings.perturb
     result = {
         "data": trained.parts.source.name,
         "split": "test",
@@ -37,6 +39,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
         "members": trained.predict_samples,
         "ema": trained.settings.train.ema,
         "redraw": trained.settings.forecast.redraw,
+        "perturb": None if perturb is None else perturb.model_dump(),
         "starts": len(scored.starts),
         "first_start": time_text(int(scored.starts[0])),
         "last_start": time_text(int(scored.starts[-1])),
@@ -48,6 +51,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
     def write() -> None:
         write_json(folder.evaluation, result)
         texts = {name: str(result[name]) for name in ("data", "split", "ema", "redraw")}
+        texts["perturb"] = json.dumps(result["perturb"])
         attributes: dict[str, str | int] = {**texts, "step": trained.step}
         write_start_scores(folder.evaluation_starts, scored.of_starts, attributes=attributes)
         note = _note(result)

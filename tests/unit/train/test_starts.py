@@ -35,6 +35,7 @@ def test_starts_up_to_the_last(text: str, hours: list[float]) -> None:
         ("2001-01-01/2001-01-02", r"expected FIRST/LAST/STEP such as 2020-01-01/2020-12-31/12h"),
         ("2001-01-01/2001-01-02/0h", r"STEP = 0h: expected more than 0"),
         ("2001-01-01/2001-01-02/-12h", r"STEP = -12h: expected more than 0"),
+        ("0001-01-01/9999-12-31/1min", r"5258964960 starts: expected at most 1000000"),
         ("2001-01-01/2001-01-02/12", r"STEP = '12': expected a whole number of minutes"),
         ("2001-01-01/2002-01-01/1mo", r"STEP = '1mo': expected a whole number"),
         ("2001-01-03/2001-01-01/1d", r"FIRST = 2001-01-03T00:00 lies behind LAST = 2001-01-01T23"),
