@@ -156,8 +156,8 @@ def test_ranks_meet_once_more_only_where_they_differ(world: World) -> None:
             by_turns(run, i)
             run.one(i)
         several = world.grid.world_size > 1
-        once = ["guards", "check of the network"]  # at the first step
-        assert calls == [*once, *["batch sizes and gradients", "loss"] * 3] * several
+        once = ["guards"] * several + ["check of the network"]  # at the first step
+        assert calls == once + ["batch sizes and gradients", "loss"] * 3 * several
         if several:
             run.network.choose = lambda first: int(is_last(world))
             run.one(3)
