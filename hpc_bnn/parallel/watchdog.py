@@ -96,7 +96,12 @@ class Watchdog:
             if self._also is not None:
                 self._also()
             is_waiting, seconds = self.state()
-            if is_waiting and seconds > self._limit_s and not self._is_paused and self.count != expired:
+            if (
+                is_waiting
+                and seconds > self._limit_s
+                and not self._is_paused
+                and self.count != expired
+            ):
                 expired = self.count
                 self._expire(seconds)
 
