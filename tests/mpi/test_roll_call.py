@@ -56,7 +56,7 @@ def test_a_rank_that_does_not_answer_is_named_once(place: Place) -> None:
 
 @pytest.mark.parametrize("answers", [True, False], ids=["busy", "silent"])
 def test_a_rank_that_comes_late_ends_nothing(place: Place, answers: bool) -> None:
-    """It comes before all have answered; nobody speaks then or later, until somebody waits again."""
+    """It comes before all have answered; nobody speaks until somebody waits again."""
     if RANK == ASKER:
         place.call.ask("gradients", 600.0)
     place.turns(0.15, answers=answers or RANK != LATE)
