@@ -85,9 +85,7 @@ def leave_uncompiled() -> None:
 
 
 def restart_calls() -> None:
-    """Let the calls from now on have the masks of the first ones of the pass, where one runs under
-    a ``KeyedDropout`` that does not draw anew.
-    """
+    """Let the next calls have the masks of the first ones of the pass, unless it draws anew."""
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     if any(isinstance(mode, KeyedDropout) and not mode.draws_anew for mode in modes):
         _CALLS.manual_seed(0)

@@ -64,7 +64,7 @@ class Pass:
         """Return ``output`` of a lead time, at which backward will say that it comes there."""
         if len(self.weights) > 1 and len(self.part) == 1 and output.requires_grad:
             held = self._held  # not this pass, which has the outputs: they would hold one another
-            output.register_hook(lambda _: held.switch(lead))
+            output.register_hook(lambda _: held.switch(lead))  # type: ignore[no-untyped-call]
         return output
 
     @property

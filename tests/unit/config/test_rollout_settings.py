@@ -76,8 +76,8 @@ def test_members_that_are_trained_are_not_drawn(method: str) -> None:
     options = ["train.redraw=each_step", "train.rollout={0: 2}", f"posterior={{name: {method}}}"]
     assert problems_of(*options) == (
         (
-            f"x: train.redraw = 'each_step': the samples of posterior.name = '{method}' are members "
-            "that are trained, so there are no others to draw; leave it out"
+            f"x: train.redraw = 'each_step': the samples of posterior.name = '{method}' are "
+            "members that are trained, so there are no others to draw; leave it out"
         ),
     )
 
