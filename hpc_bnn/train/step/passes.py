@@ -194,14 +194,18 @@ class Passes:
         ``views`` (S, B, ...).
         """
         dropout = one.dropout
+        # The first pass shows what a compiled one hides. Its steps run again as they ran.
+        call = None if self._reentrant is None else self._compiled
+
+        def network(x: Inputs, views: bool, lead: int) -> Tensor:
+            return one.watch(as_samples(self._apply(x, views, one, lead, call)), lead)
+
         with dropout or _NOTHING:
             if self.settings.unroll is None:
-                return self._apply(x, views, one, 0)
+                return self._apply(x, views, one, 0, call)
             return self.settings.unroll(
                 x,
-                lambda x, views, lead: one.watch(
-                    as_samples(self._apply(x, views, one, lead)), lead
-                ),
+                network,
                 views=views,
                 contexts=lambda: (_NOTHING, _NOTHING if dropout is None else dropout.again()),
             )
@@ -219,14 +223,14 @@ class Passes:
         outputs = noise_of.outputs(each, noise)
         return outputs if len(one.part) > 1 else (outputs[0],)
 
-    def _apply(self, x: Inputs, views: bool, one: Pass, lead: int) -> Tensor | tuple[Tensor]:
+    def _apply(
+        self, x: Inputs, views: bool, one: Pass, lead: int, call: Callable[[Inputs], object] | None
+    ) -> Tensor | tuple[Tensor]:
         weights = one.weights_at(lead)
         with self._autocast():
             if len(one.part) > 1:
                 return self._posterior.apply_weights(x, weights, views=views)
             x = map_tensors(lambda view: view[0], x) if views else x
-            # The first pass shows what a compiled one hides.
-            call = None if self._reentrant is None else self._compiled
             return (self._posterior.apply_single(x, weights, call),)
 
     def first_draw(self, step: int) -> Tensor:

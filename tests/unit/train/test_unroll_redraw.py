@@ -239,6 +239,19 @@ def test_captured_passes(method: str, name: str, monkeypatch: pytest.MonkeyPatch
     assert runs[0] == pytest.approx(runs[1], rel=1e-11, abs=1e-11)
 
 
+def test_compiled_passes() -> None:
+    """Also the first, which is not compiled while the steps that backward runs again would be."""
+    torch._dynamo.reset()
+    batch = batch_of(STEPS)
+    compiled, plain = toy(compile=True), toy()
+    for _ in range(2):
+        value, gradients = compiled.run(*batch)
+        expected, others = plain.run(*batch)
+        assert value == pytest.approx(expected, rel=1e-12)
+        for gradient, other in zip(gradients, others, strict=True):
+            torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-12)
+
+
 def test_keys_of_draws_differ() -> None:
     key = Key(1, 2, (0, 5), Purpose.WEIGHTS)
     assert key.redrawn(0) == key
