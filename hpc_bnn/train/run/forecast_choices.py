@@ -3,6 +3,7 @@
 import inspect
 
 from hpc_bnn.bayes import POSTERIORS
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings, SettingsError, check_options, choose
 from hpc_bnn.config.perturb_settings import PerturbSettings
 from hpc_bnn.data import DATA_SETS, Source, data_set
@@ -16,6 +17,8 @@ def forecast_problems(settings: Settings) -> list[str]:
     wishes: list[tuple[str, object]] = []
     if settings.train.longest_rollout > 1:
         wishes.append(("train.rollout", settings.train.rollout))
+    if settings.train.redraw != "never":
+        wishes.append(("train.redraw", settings.train.redraw))
     if settings.forecast.redraw != "never":
         wishes.append(("forecast.redraw", settings.forecast.redraw))
     if settings.perturb is not None:
@@ -34,6 +37,8 @@ def forecast_problems(settings: Settings) -> list[str]:
             f"{settings.posterior.name!r} are members that were trained, so there are no others to "
             "draw; leave it out"
         )
+    if settings.train.redraw != "never":
+        problems += _redraw_problems(settings, method)
     if settings.perturb is not None:
         wrong = choose("perturb", settings.perturb.name, PATTERNS)
         problems += [wrong] if wrong else _option_problems(settings.perturb)
@@ -71,6 +76,24 @@ def _option_problems(chosen: PerturbSettings) -> list[str]:
     keys = type(chosen).model_fields
     pattern = PATTERNS[chosen.name]
     return check_options("perturb", pattern, chosen.options, given=GIVEN_TO_PATTERNS, beside=keys)
+
+
+def _redraw_problems(settings: Settings, method: type[Posterior] | None) -> list[str]:
+    """Return what is wrong with weights or masks that rollouts of training draw anew."""
+    wish, problems = f"train.redraw = {settings.train.redraw!r}", []
+    if settings.train.longest_rollout == 1:
+        problems.append(
+            f"{wish}: forecasts of one step have nothing to draw anew; set train.rollout, such as "
+            "{0: 1, 10: 4}, or leave it out"
+        )
+    if method is not None and (
+        not method.draws or "samples" in inspect.signature(method).parameters
+    ):
+        problems.append(
+            f"{wish}: the samples of posterior.name = {settings.posterior.name!r} are members that "
+            "are trained, so there are no others to draw; leave it out"
+        )
+    return problems
 
 
 def _has_states(name: str) -> bool:

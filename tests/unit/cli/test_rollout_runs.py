@@ -18,6 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "batch_size": 24,
         "lr": 0.003,
         "rollout": {0: 1, 1: 3, 2: 2},
+        "redraw": "each_step",
         "checkpoint_every": 2,
         "validate_every": 4,
     },
@@ -76,6 +77,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert all(bool((own[key] == other[key]).all()) for key in other)
 
 
+def test_kept_samples_are_another_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    options = ["train.redraw=never", "--run", finished, "--resume"]
+    assert hpc_bnn("train", config_of(finished), *options) == 2
+    assert "train.redraw = 'each_step' in the run of this" in capsys.readouterr().err
+
+
 def test_another_schedule_is_another_run(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,7 +94,8 @@ def test_another_schedule_is_another_run(
 
 
 def test_parameters_have_the_names_of_a_run_of_single_steps(finished: Path, tmp_path: Path) -> None:
-    options = ["train.rollout={0: 1}", "train.steps=1", "--run", tmp_path / "run"]
+    options = ["train.rollout={0: 1}", "train.redraw=never", "train.steps=1"]
+    options += ["--run", tmp_path / "run"]
     assert hpc_bnn("train", config_of(finished), *options) == 0
     plain = load(tmp_path / "run" / "checkpoints" / "step-00000001.pt").posterior
     rolled = load(finished / "checkpoints" / LAST).posterior
