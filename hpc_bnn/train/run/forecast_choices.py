@@ -37,8 +37,12 @@ def forecast_problems(settings: Settings) -> list[str]:
             f"{settings.posterior.name!r} are members that were trained, so there are no others to "
             "draw; leave it out"
         )
-    if settings.train.redraw != "never":
-        problems += _redraw_problems(settings, method)
+    if settings.train.redraw != "never" and method is not None and not _draws_in_training(method):
+        problems.append(
+            f"train.redraw = {settings.train.redraw!r}: the samples of posterior.name = "
+            f"{settings.posterior.name!r} are members that are trained, so there are no others to "
+            "draw; leave it out"
+        )
     if settings.perturb is not None:
         wrong = choose("perturb", settings.perturb.name, PATTERNS)
         problems += [wrong] if wrong else _option_problems(settings.perturb)
@@ -78,22 +82,9 @@ def _option_problems(chosen: PerturbSettings) -> list[str]:
     return check_options("perturb", pattern, chosen.options, given=GIVEN_TO_PATTERNS, beside=keys)
 
 
-def _redraw_problems(settings: Settings, method: type[Posterior] | None) -> list[str]:
-    """Return what is wrong with weights or masks that rollouts of training draw anew."""
-    wish, problems = f"train.redraw = {settings.train.redraw!r}", []
-    if settings.train.longest_rollout == 1:
-        problems.append(
-            f"{wish}: forecasts of one step have nothing to draw anew; set train.rollout, such as "
-            "{0: 1, 10: 4}, or leave it out"
-        )
-    if method is not None and (
-        not method.draws or "samples" in inspect.signature(method).parameters
-    ):
-        problems.append(
-            f"{wish}: the samples of posterior.name = {settings.posterior.name!r} are members that "
-            "are trained, so there are no others to draw; leave it out"
-        )
-    return problems
+def _draws_in_training(method: type[Posterior]) -> bool:
+    """Tell whether the weight samples of training are drawn, not members that are trained."""
+    return method.draws and "samples" not in inspect.signature(method).parameters
 
 
 def _has_states(name: str) -> bool:

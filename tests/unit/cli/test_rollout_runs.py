@@ -94,8 +94,7 @@ def test_another_schedule_is_another_run(
 
 
 def test_parameters_have_the_names_of_a_run_of_single_steps(finished: Path, tmp_path: Path) -> None:
-    options = ["train.rollout={0: 1}", "train.redraw=never", "train.steps=1"]
-    options += ["--run", tmp_path / "run"]
+    options = ["train.rollout={0: 1}", "train.steps=1", "--run", tmp_path / "run"]
     assert hpc_bnn("train", config_of(finished), *options) == 0
     plain = load(tmp_path / "run" / "checkpoints" / "step-00000001.pt").posterior
     rolled = load(finished / "checkpoints" / LAST).posterior
