@@ -81,6 +81,16 @@ AGREED = {
     "driver": ("1", "train.device=auto", "CUDA driver initialization failed"),
     "horovod": ("1", "train.device=cpu", "rank 1 cannot: Horovod cannot be imported"),
     "engine": ("1", "grid.engine=horovod", "grid.engine = horovod on world rank 0 and torch on"),
+    "words": (
+        "1",
+        "train.device=cpu",
+        "'train.lr=9'] on world rank 1; start all ranks by the same command",
+    ),
+    "version": (
+        "1",
+        "train.device=cpu",
+        "and '0.0.1' on world rank 1; use one environment on all nodes",
+    ),
     "network": (
         "1",
         "grid.engine=torch",
