@@ -58,7 +58,7 @@ def agree(
         return
     first = group.broadcast(dict(values), name=name)
     found = None
-    for key in sorted(set(first) | set(values)):
+    for key in {**first, **values}:
         theirs, here = first.get(key, "missing"), values.get(key, "missing")
         if theirs != here:
             found = (

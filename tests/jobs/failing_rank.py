@@ -9,6 +9,7 @@ others go on into their next exchange:
     horovod    Horovod is not installed on its node
     engine     it asks for another engine
     network    it reaches no port of rank 0
+    command    it is started with another command
     words      it is started with other words
     version    it has another version of this package
     data       it may not read the pack of its data set
@@ -181,6 +182,7 @@ def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
         "network": lambda: patch.multiple(
             "hpc_bnn.parallel.torch_dist", MEET_S=1.0, _store=unreachable
         ),
+        "command": lambda: patch("hpc_bnn.cli.program.parse", lambda _: parse(["evaluate", "x"])),
         "words": lambda: patch("hpc_bnn.cli.program.parse", started_otherwise),
         "version": lambda: patch.object(
             loop, "versions_here", lambda: {**versions_here(), "hpc_bnn": "0.0.1"}

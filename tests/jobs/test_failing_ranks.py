@@ -81,6 +81,11 @@ AGREED = {
     "driver": ("1", "train.device=auto", "CUDA driver initialization failed"),
     "horovod": ("1", "train.device=cpu", "rank 1 cannot: Horovod cannot be imported"),
     "engine": ("1", "grid.engine=horovod", "grid.engine = horovod on world rank 0 and torch on"),
+    "command": (
+        "1",
+        "train.device=cpu",
+        "command is 'train' on world rank 0 and 'evaluate' on world rank 1; start all ranks",
+    ),
     "words": (
         "1",
         "train.device=cpu",
