@@ -1,7 +1,6 @@
 """Faults of a run on a private Slurm: a rank is killed, a node is set down, a node freezes.
 
-The node is never the one that runs the batch script: where that fails, Slurm itself starts the job
-again.
+The node is not the one that runs the batch script, where nothing else is said.
 """
 
 import os
@@ -72,7 +71,21 @@ def set_down(cluster: Cluster, job: Job) -> Callable[[], None]:
 
 def freeze(cluster: Cluster, job: Job) -> Callable[[], None]:
     """Stop everything on a node; return what lets it go on."""
-    node = lost_node(cluster, job)
+    return _freeze(cluster, lost_node(cluster, job))
+
+
+def lose_script(cluster: Cluster, job: Job) -> Callable[[], None]:
+    """Have the node die that runs the batch script; return what brings it back.
+
+    It cannot hear that it is down, as one without power; one that hears it ends the job itself.
+    """
+    node = job.facts()["BatchHost"]
+    thaw = _freeze(cluster, node)
+    cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=fault")
+    return thaw
+
+
+def _freeze(cluster: Cluster, node: str) -> Callable[[], None]:
     pids = below_node(cluster, node)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from cluster import Cluster
-from node_faults import OPTIONS, Fault, freeze, kill_rank, set_down
+from node_faults import OPTIONS, Fault, freeze, kill_rank, lose_script, set_down
 from tiny_train import TWO_BY_TWO, Train, restarts, summary
 
 STEPS = "train.steps=16"
@@ -62,6 +62,26 @@ def test_goes_on_with_what_is_left(
         assert got == whole
     for key, value in whole.items():
         assert got[key] == pytest.approx(value, rel=1e-8)
+
+
+def test_the_node_of_the_script(
+    cluster: Cluster, train: Train, tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    """Nothing is left there to go on: another node requeues the job, and its snapshot is taken."""
+    run = tmp_path / "run"
+    words = ("--no-kill", *TWO_BY_TWO)
+    job = train(words, run, STEPS, *OPTIONS, "train.log_every=1", given={"HPC_BNN_WATCH_S": "1"})
+    job.said("step 5 of")
+    undo = lose_script(cluster, job)
+    try:
+        ended = job.ended(400)
+    finally:
+        undo()
+    assert (ended["ExitCode"], ended["Restarts"]) == ("0:0", "1"), job.report()
+    (row,) = restarts(run)
+    assert row["lost_steps"] <= 1, row
+    for key, value in expected["parameter_checksum"].items():
+        assert summary(run)["parameter_checksum"][key] == pytest.approx(value, rel=1e-8)
 
 
 def test_no_more_often_than_max_restarts(train: Train, tmp_path: Path, cluster: Cluster) -> None:
