@@ -113,12 +113,19 @@ def cut_first_node(nodes: Nodes) -> None:
     nodes.files(0)[-1].write_bytes(content[: len(content) // 2])
 
 
+def open_first_node(nodes: Nodes) -> None:
+    """Anybody could have put these files there."""
+    (nodes.folder / "node0").chmod(0o755)
+
+
 def lose_all(nodes: Nodes) -> None:
     for node in range(len(nodes.first)):
         shutil.rmtree(nodes.folder / f"node{node}", ignore_errors=True)
 
 
-@pytest.mark.parametrize("damage", [nothing, lose_first_node, cut_first_node, lose_all])
+@pytest.mark.parametrize(
+    "damage", [nothing, lose_first_node, cut_first_node, open_first_node, lose_all]
+)
 @pytest.mark.parametrize("method", list(METHODS))
 def test_the_newest_whole_state_is_taken(
     nodes: Nodes,
@@ -151,6 +158,7 @@ def test_the_newest_whole_state_is_taken(
         nothing: DIES_AT,
         lose_first_node: DIES_AT if on_second else 4,
         cut_first_node: DIES_AT if on_second else DIES_AT - 1,
+        open_first_node: DIES_AT if on_second else 4,
         lose_all: 4,
     }[damage]
     (restart,) = read_metrics(run.restarts)
@@ -161,6 +169,8 @@ def test_the_newest_whole_state_is_taken(
     broken = [text for text in caplog.messages if "damaged or truncated" in text]
     owner = all_ranks.rank == 0 and damage is cut_first_node
     assert len(broken) == owner
+    refused = [text for text in caplog.messages if "are not read" in text]
+    assert len(refused) == (all_ranks.rank == 0 and damage is open_first_node)
     steps = [row["step"] for row in read_metrics(run.metrics) if "loss" in row]
     assert steps == [*range(STEPS)]
     grid = {"sample_ranks": s, "data_ranks": nodes.world.grid.data_ranks, "nodes": 1}
