@@ -14,6 +14,7 @@ import torch
 
 from hpc_bnn.config import Settings
 from hpc_bnn.group import Group
+from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.checkpoint import available
 from hpc_bnn.train.run.folder import RunFolder
@@ -209,3 +210,19 @@ def test_a_node_that_is_behind_is_waited_for_by_none(
     writer_is_last = last in nodes.first  # only one that writes can be busy
     assert len(taken) == (0 if writer_is_last or not writes else STEPS - 2)
     assert torch.equal(torch.tensor(taken), torch.tensor(sorted(taken)))
+
+
+def test_another_copy_of_the_code_on_one_node(
+    nodes: Nodes, all_ranks: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would add other gradients to the sum, and no parameter would differ."""
+    code = {"losses/nll.py": f"of node {nodes.node}"}
+    monkeypatch.setattr("hpc_bnn.train.run.loop.code_here", lambda: code)
+    if len(nodes.first) < 2:
+        pytest.skip("one rank is on one node")
+    said = (
+        f"losses/nll.py is 'of node 0' on world rank 0 and 'of node 1' on world rank "
+        f"{nodes.first[1]}; use one environment on all nodes"
+    )
+    with pytest.raises(GuardError, match=said):
+        train(settings("shared"), nodes.world, RunFolder(nodes.folder / "run"))
