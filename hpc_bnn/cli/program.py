@@ -44,6 +44,7 @@ USER_ERRORS = (
     FloatingPointError,
     LaunchError,
 )
+MAKE_STEPS = ("train", "scan", "forecast")
 SAVES_MEMORY = (
     "out of memory: lower train.batch_size or posterior.samples_per_pass, set "
     "posterior.keep_... to false, or use more data ranks; swin: model.recompute=true"
@@ -74,7 +75,7 @@ def _run(options: argparse.Namespace, all_ranks: Group) -> int:
         action = COMMANDS.get(options.command) or COMMANDS[options.command.partition(" ")[0]]
         words = {key: value for key, value in vars(options).items() if key != "began"}
         advice = "start all ranks by the same command"
-        with listening():
+        with listening(makes_steps=options.command in MAKE_STEPS):
             agree(all_ranks, words, name="command line", advice=advice)
             return action(options, all_ranks)
     except (*USER_ERRORS, RankError) as error:
