@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from hpc_bnn.config.forecast_settings import ForecastSettings
+from hpc_bnn.config.forecast_settings import ForecastSettings, Redraw
 from hpc_bnn.config.perturb_settings import PerturbSettings
 from hpc_bnn.config.posterior_settings import PosteriorSettings
 from hpc_bnn.config.section import Choice, Section
@@ -103,6 +103,11 @@ class TrainSettings(Section):
         {0: 1},
         description="fields: steps of the forecasts that are trained on, by first epoch, such as "
         "{0: 1, 10: 4}",
+    )
+    redraw: Redraw = Field(
+        "never",
+        description="fields: weights, or masks, of such a forecast: never: kept through it; "
+        "each_step: drawn anew at every lead time, as forecast.redraw draws them",
     )
     start_from: str = Field(
         "",

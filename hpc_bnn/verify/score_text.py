@@ -9,24 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-# Of scores by name: the text behind the value; "{units}" are those of the data.
-MEANINGS = {
-    "points": "scored",
-    "examples": "scored",
-    **dict.fromkeys(("rmse", "crps", "fair_crps", "pinball"), "{units}"),
-    **dict.fromkeys(("spread_epistemic", "spread_aleatoric"), "{units}"),
-    **dict.fromkeys(("nll", "nll_per_point", "entropy", "mutual_information"), "nats"),
-    "accuracy": "(1 at best)",
-    "brier": "(0 at best)",
-    "expected_calibration_error": "(0 if calibrated)",
-    "adaptive_calibration_error": "(0 if calibrated)",
-    "coverage_50": "(0.5 asked)",
-    "coverage_90": "(0.9 asked)",
-    "spread_skill_ratio": "(1 if calibrated)",
-    "pit_distance": "(0 if calibrated)",
-    "auroc": "(0.5: not told apart, 1: always)",
-}
-NOT_PRINTED = ("pit_chi_square", "pit_degrees_of_freedom")
+from hpc_bnn.verify.vocabulary import COUNTS, NOT_SHOWN, OF_DATA, score_of
+
 NAME_WIDTH = 38
 
 
@@ -35,7 +19,7 @@ def score_lines(scores: Mapping[str, float], units: str = "", *, of: str = "") -
 
     units: of the data, such as "MW"; empty where unknown. of: what was scored, in front of names.
     """
-    shown = {name: value for name, value in scores.items() if name not in NOT_PRINTED}
+    shown = {name: value for name, value in scores.items() if name not in NOT_SHOWN}
     if scores.get("points") and "pit_chi_square" in scores:
         shown["pit_distance"] = math.sqrt(scores["pit_chi_square"] / scores["points"])
     return [
@@ -46,6 +30,8 @@ def score_lines(scores: Mapping[str, float], units: str = "", *, of: str = "") -
 
 
 def _in_words(name: str, value: float, units: str) -> str:
-    meaning = MEANINGS.get(name, "").format(units=units)
-    number = f"{value:.0f}" if meaning == "scored" else f"{value:.4g}"
-    return f"{number} {meaning}"
+    if name in COUNTS:
+        return f"{value:.0f} scored"
+    score = score_of(name)
+    unit = units if score.unit == OF_DATA else score.unit
+    return f"{value:.4g} {unit or (score.says and f'({score.says})')}"

@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from markupsafe import Markup
 
+from hpc_bnn.verify.vocabulary import OF_DATA, Score
+
 DASH = "-"  # what is not known
 EXPONENTS = str.maketrans(
     "-0123456789",
@@ -139,6 +141,13 @@ def number_cell(value: object, *, digits: int = 4, is_best: bool = False) -> Cel
 def unit_text(units: str) -> str:
     """Write the powers of units, as in "m2 s-2", as exponents."""
     return re.sub(r"(?<=[A-Za-z])-?[0-9]+", lambda power: power[0].translate(EXPONENTS), units)
+
+
+def score_title(score: Score, of_data: str) -> str:
+    """Return what a score is called, the value that it should have, and its unit."""
+    unit = unit_text(of_data) if score.unit == OF_DATA else score.unit
+    wish = f", nominal {score.nominal:g}" if score.better == "nearer" else ""
+    return f"{score.label}{wish}{f' [{unit}]' if unit else ''}"
 
 
 def size_text(count: object) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from hpc_bnn.study.report.blocks import Charts, number
+from hpc_bnn.study.report.blocks import Charts, number, score_title
 from hpc_bnn.study.report.chart import Curve, colour, line_chart, running_mean
 from hpc_bnn.study.report.folders import Row, Run
-from hpc_bnn.study.report.vocabulary import LEFT_OUT, score_of
+from hpc_bnn.verify.vocabulary import COUNTS, NOT_SHOWN, score_of
 
 OF_STEPS = {
     "loss": "objective, of an example",
@@ -14,7 +14,7 @@ OF_STEPS = {
     "lr": "learning rate",
 }
 PREFIX = "validation_"
-NOT_DRAWN = (*LEFT_OUT, "points", "examples")
+NOT_DRAWN = (*NOT_SHOWN, *COUNTS)
 MANY = 100  # steps from which a running mean is drawn over them
 
 
@@ -58,7 +58,7 @@ def validation_charts(runs: Sequence[Run], units: str) -> list[Charts]:
         legend |= {curve.name: curve.look for curve in curves}
         score = score_of(key)
         level = score.nominal if score.better == "nearer" else None
-        charts.append(line_chart(score.in_unit(units), curves, x_label="step", level=level))
+        charts.append(line_chart(score_title(score, units), curves, x_label="step", level=level))
     return [Charts(charts, legend, "Validation split")] if charts else []
 
 

@@ -11,10 +11,10 @@ from hpc_bnn.fields.start_scores_file import read_start_scores
 from hpc_bnn.study.report.blocks import Block, Cell, Notes, Table, number_text, unit_text
 from hpc_bnn.study.report.folders import Run
 from hpc_bnn.study.report.scores import is_of_fields
-from hpc_bnn.study.report.vocabulary import SCORES
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.verify import comparison
 from hpc_bnn.verify.comparison import RATE, Comparison, compare
+from hpc_bnn.verify.vocabulary import SCORES
 
 MARKS = {"better": "B", "worse": "W", "no difference": "=", "unknown": "?"}
 SIGNS = {"better": "\u25b2", "worse": "\u25bc", "no difference": "\u2248", "unknown": "?"}

@@ -14,17 +14,18 @@ from hpc_bnn.study.report.blocks import (
     number_cell,
     number_text,
     numbers,
+    score_title,
 )
 from hpc_bnn.study.report.chart import Curve, colour, line_chart
 from hpc_bnn.study.report.folders import Run
-from hpc_bnn.study.report.vocabulary import LEFT_OUT, SCORES, SKILL, best, score_of
+from hpc_bnn.verify.ranking import best
+from hpc_bnn.verify.vocabulary import COUNTS, NOT_SHOWN, SCORES, SKILL, score_of
 
 # Of a forecast of fields, in the table and as charts.
 OF_FIELDS = ("rmse", "crps", "acc", "spread_skill_ratio", "coverage_90")
 DRAWN = ("rmse", "crps", "acc")
 NAIVE_LOOKS = ("grey dashed", "grey dotted", "grey line")
 MOST_CHANNELS = 6
-COUNTS = ("points", "examples")
 DAY_H = 24.0
 
 Column = tuple[str, Mapping[str, Any]]
@@ -143,7 +144,7 @@ def _table(
         values = [number(held.get(key)) for _, held in columns]
         if key in COUNTS:
             values = [None if value is None else int(value) for value in values]
-        if key in LEFT_OUT or all(value is None for value in values):
+        if key in NOT_SHOWN or all(value is None for value in values):
             continue
         score = score_of(key)
         marks = best(score, values[:num_runs]) if compared else [False] * num_runs
@@ -151,7 +152,7 @@ def _table(
         cells = [
             number_cell(value, is_best=mark) for value, mark in zip(values, marks, strict=True)
         ]
-        rows.append([Cell(score.in_unit(units)), *cells])
+        rows.append([Cell(score_title(score, units)), *cells])
     head = ("score", *(name for name, _ in columns))
     return Table(head, rows, caption)
 
@@ -191,7 +192,7 @@ def _over_lead_time(scored: Sequence[Run], runs: Sequence[Run], units: str) -> l
             if not curves:
                 continue
             legend |= {curve.name: curve.look for curve in curves}
-            title = f"{name}: {SCORES[key].in_unit(units)}"
+            title = f"{name}: {score_title(SCORES[key], units)}"
             charts.append(line_chart(title, curves, x_label="lead time [h]", has_zero=True))
     return [Charts(charts, legend)] if charts else []
 
@@ -232,7 +233,7 @@ def _of_fields(scored: Sequence[Run], runs: Sequence[Run]) -> list[Block]:
                 curves.append(_curve(naive, look, hours, values))
             curves = [curve for curve in curves if curve.points()]
             legend |= {curve.name: curve.look for curve in curves}
-            title = f"{name}: {SCORES[key].in_unit(_unit(scored[0], name))}"
+            title = f"{name}: {score_title(SCORES[key], _unit(scored[0], name))}"
             charts.append(line_chart(title, curves, x_label="lead time [h]", has_zero=key != "acc"))
     return [*tables, Charts(charts, legend)]
 
@@ -251,7 +252,7 @@ def _fields_table(scored: Sequence[Run], names: Sequence[str], lead: int, captio
                 continue
             score = SCORES[key]
             marks = best(score, values) if compared else [False] * len(values)
-            label = score.in_unit(_unit(scored[0], name))
+            label = score_title(score, _unit(scored[0], name))
             rows.append(
                 [
                     Cell(name),

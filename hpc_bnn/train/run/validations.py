@@ -16,7 +16,7 @@ from hpc_bnn.train.run.log import StepProgress, read_metrics
 from hpc_bnn.train.run.record import Record
 from hpc_bnn.train.run.validation import validate
 from hpc_bnn.train.step.step import Step
-from hpc_bnn.verify.ranking import HIGHER_IS_BETTER, LOWER_IS_BETTER, best_of, decisive
+from hpc_bnn.verify.ranking import JUDGED, best_of, decisive
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Course:
         """Take up a validation; None stands for what is no number."""
         self.score = self.score or decisive(scores)
         if self.score not in scores:
-            judged = [n for n in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER) if n in scores]
+            judged = [name for name in JUDGED if name in scores]
             raise ValueError(
                 f"train.judge_by = {self.score!r}: no score of this validation; expected one of "
                 f"{', '.join(judged) or 'none: leave out train.keep_best and train.patience'}"

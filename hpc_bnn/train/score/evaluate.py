@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hpc_bnn.config import Settings
@@ -109,6 +110,7 @@ def evaluate(
         foreign = {name: scored(made(source.test), None) for name, made in FOREIGN.items()}
         result["foreign"] = {name: _told_apart(tally, of) for name, of in foreign.items()}
 
+    @torch.no_grad()  # the noise of a loss is a parameter
     def forecast(x: Tensor) -> tuple[Tensor, Tensor | None]:
         posterior = trained.parts.posterior
         x = as_input(posterior, x, world.device)

@@ -1,19 +1,9 @@
-"""The command line logs to standard error; each test of it leaves the logger as it was."""
+"""Commands that must fail, and their messages."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from tiny_run import hpc_bnn
-
-
-@pytest.fixture(autouse=True)
-def logger_as_before() -> Iterator[None]:
-    logger = logging.getLogger("hpc_bnn")
-    handlers, level = logger.handlers, logger.level
-    yield
-    logger.handlers = handlers
-    logger.setLevel(level)
 
 
 @pytest.fixture

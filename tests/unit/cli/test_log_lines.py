@@ -7,16 +7,6 @@ from thread_group import ThreadGroup, on_ranks
 
 from hpc_bnn.cli.log_lines import log_to_stderr
 
-OF_PACKAGE = logging.getLogger("hpc_bnn")
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> object:
-    handlers, level = OF_PACKAGE.handlers, OF_PACKAGE.level
-    yield
-    OF_PACKAGE.handlers = handlers
-    OF_PACKAGE.setLevel(level)
-
 
 @pytest.mark.parametrize(
     ("rank", "verbosity", "environment", "level"),
@@ -38,4 +28,4 @@ def test_levels(rank: int, verbosity: int, environment: dict[str, str], level: i
             log_to_stderr(group, verbosity, environment)
 
     on_ranks(2, work)
-    assert OF_PACKAGE.level == level
+    assert logging.getLogger("hpc_bnn").level == level

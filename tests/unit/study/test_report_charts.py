@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hpc_bnn.study.report.axis import Axis, make_axis, tick_step, tick_text
 from hpc_bnn.study.report.blocks import number_text, size_text, unit_text
 from hpc_bnn.study.report.chart import Curve, histogram, line_chart, running_mean, stacked_bars
-from hpc_bnn.study.report.vocabulary import SCORES, best
+from hpc_bnn.verify.ranking import best
+from hpc_bnn.verify.vocabulary import SCORES
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Which validation was the best, and how long a better one is waited for."""
 
 import math
+from typing import get_args
 
 import pytest
 
+from hpc_bnn.config.settings import TrainSettings
 from hpc_bnn.train.run.validations import Course
-from hpc_bnn.verify.ranking import best_of, decisive
+from hpc_bnn.verify.ranking import JUDGED, best_of, decisive
 
 
 def course(values: list[float], score: str = "crps") -> Course:
@@ -53,3 +55,8 @@ def test_what_is_told() -> None:
 def test_a_score_that_is_not_there_says_which_are() -> None:
     with pytest.raises(ValueError, match=r"train\.judge_by = 'accuracy': .* expected one of crps"):
         Course("accuracy").add(1, {"crps": 1.0, "points": 3})
+
+
+def test_the_setting_offers_what_can_be_judged() -> None:
+    offered = get_args(TrainSettings.model_fields["judge_by"].annotation)
+    assert offered == ("", *JUDGED)

@@ -6,8 +6,9 @@ import torch
 
 from hpc_bnn.train.score.weather_report import weather_table
 from hpc_bnn.verify.class_tally import ClassificationTally
-from hpc_bnn.verify.score_text import MEANINGS, NOT_PRINTED, score_lines
+from hpc_bnn.verify.score_text import score_lines
 from hpc_bnn.verify.tally import RegressionTally
+from hpc_bnn.verify.vocabulary import NOT_SHOWN, SCORES
 
 
 def test_units_and_reference_values() -> None:
@@ -59,7 +60,7 @@ def test_every_score_of_the_tallies_has_a_meaning() -> None:
     ensemble.add(x, None, x[0])
     classes.add(x, None, torch.arange(20) % 4)
     for tally in (regression, ensemble, classes):
-        assert set(tally.result()) <= {*MEANINGS, *NOT_PRINTED}
+        assert set(tally.result()) <= {*SCORES, *NOT_SHOWN}
 
 
 def test_a_table_of_fields_has_no_nan() -> None:
