@@ -85,11 +85,9 @@ def leave_uncompiled() -> None:
 
 
 def restart_calls() -> None:
-    """Let the calls from now on have the masks of the first ones of the pass, where one runs under
-    ``KeyedDropout``.
-    """
+    """Let the next calls have the masks of the first ones of the pass, unless it draws anew."""
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    if any(isinstance(mode, KeyedDropout) for mode in modes):
+    if any(isinstance(mode, KeyedDropout) and not mode.draws_anew for mode in modes):
         _CALLS.manual_seed(0)
 
 
@@ -107,6 +105,11 @@ class KeyedDropout(TorchFunctionMode):
     first_call
         Dropout calls of the forward pass before the mode is entered.
 
+    Attributes
+    ----------
+    draws_anew
+        Whether each step of a forecast drops something else where others would drop the same.
+
     Raises
     ------
     ValueError
@@ -121,6 +124,7 @@ class KeyedDropout(TorchFunctionMode):
         super().__init__()
         self._stream, self._examples, self._first = stream, examples, first_example
         self._first_call = first_call
+        self.draws_anew = False
         self._outer: Tensor | None = None
         self._end: int | None = None  # calls of the forward pass, known when it has ended
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from hpc_bnn.bayes.dropout import KeyedDropout, dropping_layers, restart_calls
 from hpc_bnn.bayes.held import Weights as Given
 from hpc_bnn.bayes.inputs import Inputs
-from hpc_bnn.bayes.noise import Key, Purpose, Stream, bits
+from hpc_bnn.bayes.noise import REDRAWN, Key, Purpose, Stream, bits
 from hpc_bnn.bayes.posterior import Posterior, Weights
 from hpc_bnn.bayes.prior import PriorSigma, negative_log_prior, taus
 from hpc_bnn.bayes.selection import names_of_linear_maps, refuse_changing_layers
@@ -38,7 +38,6 @@ from hpc_bnn.bayes.selection import names_of_linear_maps, refuse_changing_layers
 MaskOwner = Literal["example", "sample"]
 Probability = Annotated[float, Interval(gt=0, lt=1)]
 BLOCK = 1 << 8  # examples of a prediction whose masks are one stream
-REDRAWN = 1 << 16  # samples of a prediction whose masks can be drawn anew, as those of later ones
 
 
 class Dropout(Posterior):
@@ -54,8 +53,8 @@ class Dropout(Posterior):
         ``"example"``: each weight sample drops something else for each example. In a prediction
         these are told apart by their ``positions``, forecasts by their start times. ``"sample"``: a
         weight sample drops the same for all examples, so it is one network. Either way a forecast
-        of many steps drops the same at all of them in training, and in prediction unless masks are
-        drawn anew (``forecast.redraw``).
+        of many steps drops the same at all of them, unless masks are drawn anew (``train.redraw``
+        and ``forecast.redraw``).
     prior_sigma
         tau, or ``"fan_in"``: ``1 / sqrt(fan_in)`` of each layer. The prior is over the weights of
         linear, convolution, recurrent and attention layers (``selection``).
@@ -129,7 +128,9 @@ class Dropout(Posterior):
     def apply_single(
         self, x: Inputs, weights: Given, call: Callable[[Inputs], object] | None = None
     ) -> Tensor:
-        """Return the outputs (B, ...) of the module, each time with the masks of the first."""
+        """Return the outputs (B, ...) of the module, each time with the masks of the first, unless
+        the pass draws masks anew.
+        """
         restart_calls()
         return super().apply_single(x, weights, call)
 

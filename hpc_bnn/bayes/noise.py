@@ -37,6 +37,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 SEED_LIMIT = 1 << 48
 COUNTER_LIMIT = 1 << 32
+REDRAWN = 1 << 16  # samples that can be drawn anew, which they are as those so many further on
 
 
 class Purpose(IntEnum):
@@ -136,6 +137,19 @@ class Key:
         step, sample = self.shift.tolist()
         samples = tuple(each + sample for each in self.samples)
         return replace(self, step=self.step + step, samples=samples, shift=None)
+
+    def redrawn(self, times: int) -> "Key":
+        """Return the key of the same samples, drawn anew so many times within the step.
+
+        Raises
+        ------
+        ValueError
+            If there are too many samples for that.
+        """
+        last = max(self.samples)
+        if times and last >= REDRAWN:
+            raise ValueError(f"weight sample {last}: 0 to {REDRAWN - 1} can be drawn anew")
+        return replace(self, samples=tuple(each + REDRAWN * times for each in self.samples))
 
 
 WORDS, NORMALS, DRAW, PULL = range(4)  # what ``fill`` fills with

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from hpc_bnn.config.forecast_settings import ForecastSettings
+from hpc_bnn.config.forecast_settings import ForecastSettings, Redraw
 from hpc_bnn.config.perturb_settings import PerturbSettings
 from hpc_bnn.config.posterior_settings import PosteriorSettings
 from hpc_bnn.config.section import Choice, Section
@@ -104,6 +104,11 @@ class TrainSettings(Section):
         description="fields: steps of the forecasts that are trained on, by first epoch, such as "
         "{0: 1, 10: 4}",
     )
+    redraw: Redraw = Field(
+        "never",
+        description="fields: weights, or masks, of such a forecast: never: kept through it; "
+        "each_step: drawn anew at every lead time, as forecast.redraw draws them",
+    )
     start_from: str = Field(
         "",
         description="a run folder, its newest checkpoint, or a checkpoint file: its weights are "
@@ -160,6 +165,7 @@ class TrainSettings(Section):
     keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints that are kept")
     mtbf_hours: PositiveFloat = Field(
         4000.0,
+        le=1e9,
         description="hours between two failures of one node, on average, from which the interval "
         "between checkpoints follows that summary.json and the log suggest",
     )

@@ -4,7 +4,8 @@ A rank that has waited too long asks the first rank to lead a roll call, and if 
 next one, and so on to itself. The leader asks all ranks how many exchanges they have come to: all
 ranks come to the same ones. Who does not answer is stopped, or its node hangs; who answers, from
 the thread of its watchdog, with the smallest number is the one that the others wait for. So one
-rank speaks, once.
+rank speaks, once. A rank that need not wait any more takes its question back: one that was only
+slow has come, and nobody speaks.
 
 Messages are small, on a communicator of their own, and there are none before a rank has waited too
 long. Everything is done by the thread of the watchdog and nothing blocks.
@@ -16,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ASK, QUERY, STATE = 1, 2, 3  # tags
+ASK, QUERY, STATE, WITHDRAW = 1, 2, 3, 4  # tags
 TEXT_BYTES = 200
 SETTLE_S = 1.0  # before the query: others may be about to come, or to give up too
-ANSWER_S = 10.0  # a thread answers five times a second, unless its process is stopped
+ANSWER_S = 5.0  # a thread answers five times a second, unless its process is stopped
 PATIENCE_S = 20.0  # with a leader that has begun
 MOST_NAMED = 8
 
@@ -61,9 +62,10 @@ class RollCall:
         self._state, self._speak = state, speak
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
         self._sent: list[Any] = []  # requests and what they send, until the end
-        self._complaint = ""  # of this rank, or of the one that asked it to lead
+        self._complaint, self._asked_in = "", State(0, 0.0)  # of this rank, and where it asked
         self._candidate = -1  # whom this rank has asked to lead
         self._again_at = 0.0
+        self._complaints: dict[int, str] = {}  # for which this rank leads, by rank
         self._leads_since: float | None = None
         self._queried_at: float | None = None
         self._states: dict[int, State] = {}
@@ -72,18 +74,21 @@ class RollCall:
     def ask(self, name: str, waited_s: float) -> None:
         """Ask for a roll call, because this rank has waited too long."""
         self._complaint = f"rank {self._rank} of {self._size} has waited {waited_s:.0f} s in {name}"
-        self._candidate, self._again_at = -1, 0.0
+        self._candidate, self._again_at, self._asked_in = -1, 0.0, self._state()
         self._ask_next(time.monotonic())
 
     def turn(self) -> None:
         """Answer what has come, and take the next step; call it often."""
         now = time.monotonic()
+        if self._candidate >= 0 and self._waits_no_more():
+            self._withdraw()
         for source, _ in self._received(QUERY, 1, np.float64):
             self._again_at = now + PATIENCE_S
             self._send(np.array(self._state(), np.float64), source, STATE)
-        for _, content in self._received(ASK, TEXT_BYTES, np.uint8):
-            self._complaint = self._complaint or content.tobytes().rstrip(b"\0").decode()
-            self._leads_since = self._leads_since or now
+        for source, content in self._received(ASK, TEXT_BYTES, np.uint8):
+            self._lead(source, content.tobytes().rstrip(b"\0").decode(), now)
+        for source, _ in self._received(WITHDRAW, 1, np.float64):
+            self._drop(source)
         for source, content in self._received(STATE, 2, np.float64):
             self._states[source] = State(int(content[0]), float(content[1]))
         if self._leads_since is not None:
@@ -94,11 +99,31 @@ class RollCall:
     def _ask_next(self, now: float) -> None:
         self._candidate += 1
         if self._candidate >= self._rank:
-            self._leads_since = self._leads_since or now
+            self._lead(self._rank, self._complaint, now)
             return
         text = self._complaint.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
         self._send(np.frombuffer(text, np.uint8).copy(), self._candidate, ASK)
         self._again_at = now + ANSWER_S + SETTLE_S
+
+    def _waits_no_more(self) -> bool:
+        exchanges, seconds = self._state()  # the seconds grow while it waits
+        return exchanges != self._asked_in.exchanges or seconds < self._asked_in.seconds
+
+    def _withdraw(self) -> None:
+        for rank in range(min(self._candidate + 1, self._rank)):
+            self._send(np.zeros(1), rank, WITHDRAW)
+        self._candidate = -1
+        self._drop(self._rank)
+
+    def _lead(self, complainer: int, complaint: str, now: float) -> None:
+        self._complaints[complainer] = complaint
+        self._leads_since = self._leads_since or now
+
+    def _drop(self, complainer: int) -> None:
+        self._complaints.pop(complainer, None)
+        if not self._complaints:
+            self._leads_since = self._queried_at = None
+            self._states.clear()
 
     def _go_on_leading(self, now: float, led_s: float) -> None:
         if self._queried_at is None:
@@ -112,7 +137,8 @@ class RollCall:
         if not self._has_spoken and (everyone or now - self._queried_at > ANSWER_S):
             self._has_spoken = True
             self._states[self._rank] = self._state()
-            self._speak(f"{self._complaint}: {self._findings()}")
+            complaint = next(iter(self._complaints.values()))
+            self._speak(f"{complaint}: {self._findings()}")
 
     def _findings(self) -> str:
         silent = [rank for rank in range(self._size) if rank not in self._states]

@@ -91,13 +91,18 @@ class Watchdog:
             self._thread.join()
 
     def _watch(self) -> None:
-        has_expired = False
+        expired = 0  # the last block that took too long; the first is 1
         while not self._ended.wait(POLL_S):
             if self._also is not None:
                 self._also()
             is_waiting, seconds = self.state()
-            if is_waiting and seconds > self._limit_s and not (self._is_paused or has_expired):
-                has_expired = True
+            if (
+                is_waiting
+                and seconds > self._limit_s
+                and not self._is_paused
+                and self.count != expired
+            ):
+                expired = self.count
                 self._expire(seconds)
 
 

@@ -1,6 +1,7 @@
 """A run as ``hpc-bnn train`` does it from settings, on a given grid, without its files."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from hpc_bnn.data import Batches, Source
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.run.build import build
+from hpc_bnn.train.run.build import build, step_settings
 from hpc_bnn.train.step.schedule import rollout_steps
 from hpc_bnn.train.step.step import Step
 
@@ -19,22 +20,9 @@ from hpc_bnn.train.step.step import Step
 def run_settings(chosen: Settings, source: Source, world: World) -> Outcome:
     """Collective over the world: train and return what came out."""
     parts = build(chosen, source)
-    step = Step(
-        parts.posterior,
-        parts.loss,
-        parts.optimizer(chosen.train.lr),
-        world,
-        samples=chosen.posterior.samples,
-        num_examples=len(source.train),
-        samples_per_pass=chosen.posterior.samples_per_pass,
-        keep_graphs=chosen.posterior.keep_graphs,
-        augment=parts.augment,
-        views=chosen.data.augmentation,
-        unroll=parts.unroll,
-        precision=chosen.train.precision,
-        reduction=chosen.train.reduction,
-        guard_every=1,
-    )
+    optimizer = parts.optimizer(chosen.train.lr)
+    options = replace(step_settings(chosen, parts), guard_every=1)
+    step = Step(parts.posterior, parts.loss, optimizer, world, options)
     rollout = partial(rollout_steps, rollout=chosen.train.rollout)
     batches = Batches(
         source.train,

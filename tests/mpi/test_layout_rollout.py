@@ -72,6 +72,34 @@ CASES: dict[str, dict[str, Any]] = {
         "perturb": {"name": "spherical", "scale": 0.5, "length_km": 6000.0, "at": "both"},
         "samples_per_pass": 3,
     },
+    "crps, drawn anew": {
+        "loss": {"name": "almost_fair_crps", "layout": "transposed"},
+        "redraw": "each_step",
+    },
+    "crps, drawn anew, graphs kept": {
+        "loss": {"name": "crps", "layout": "gather"},
+        "keep_graphs": True,
+        "antithetic": True,
+        "redraw": "each_step",
+    },
+    "nll, drawn anew, several a pass": {
+        "loss": {"name": "gaussian_nll", "variance": "predicted", "predictive": True},
+        "samples_per_pass": 3,
+        "redraw": "each_step",
+    },
+    "nll, dropout of samples drawn anew": {
+        "loss": {"name": "gaussian_nll", "variance": "predicted"},
+        "model": {**SWIN, "dropout": 0.2, "recompute": True},
+        "name": "dropout",
+        "masks": "sample",
+        "redraw": "each_step",
+    },
+    "crps, low rank drawn anew": {
+        "loss": {"name": "almost_fair_crps", "layout": "transposed"},
+        "name": "low_rank",
+        "rank": 2,
+        "redraw": "each_step",
+    },
     "nll, masked": {
         "loss": {"name": "gaussian_nll", "variance": "predicted", "predictive": True},
         "missing": "mean",
@@ -82,6 +110,7 @@ CASES: dict[str, dict[str, Any]] = {
 def settings(folder: Path, case: str, **train: Any) -> Settings:
     chosen = dict(CASES[case])
     missing, perturb = chosen.pop("missing", "error"), chosen.pop("perturb", None)
+    train = {"redraw": chosen.pop("redraw", "never"), **train}
     posterior = {} if "name" in chosen else {"initial_sigma": 0.1}
     return Settings.model_validate(
         {
@@ -152,6 +181,12 @@ def test_the_third_step_is_of_three(
     rolled = references["nll"]
     assert torch.equal(plain.losses[:2], rolled.losses[:2])
     assert abs(float(plain.losses[2] - rolled.losses[2])) > 1e-3
+
+
+def test_draws_of_each_lead_time_are_others(references: dict[str, Outcome]) -> None:
+    drawn, kept = references["crps, drawn anew"], references["crps"]
+    assert torch.equal(drawn.losses[:2], kept.losses[:2])
+    assert abs(float(drawn.losses[2] - kept.losses[2])) > 1e-3
 
 
 @pytest.mark.parametrize("case", ["crps", "nll"])

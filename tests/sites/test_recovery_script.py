@@ -22,6 +22,7 @@ for option in "${options[@]}"; do
   [[ $option != --nodelist=* ]] || export NODES=${option#--nodelist=}
 done
 [[ $* == *hpc_bnn* || -z $NODES ]] || ! grep -qx "$NODES" frozen 2>/dev/null || exec sleep 60
+[[ $* == *hpc_bnn* || -z $NODES || ! -f slow ]] || sleep "$(grep -oP "$NODES \\K.*" slow)"
 exec "$@"
 """
 PYTHON = r"""#!/bin/bash
@@ -125,6 +126,42 @@ def test_a_node_that_does_not_answer(desk: Desk) -> None:
     assert desk.starts()[1].startswith("1 n1 ")
 
 
+def test_nodes_that_are_all_slow_are_not_taken_for_dead(desk: Desk) -> None:
+    """The one that answers first is the measure: it runs this script, and waits for Slurm, too."""
+    (desk.folder / "slow").write_text("n1 4\nn2 8\n", encoding="utf-8")
+    desk.program("((attempt > 0)) || kill -KILL $$\nexit 0\n")
+    status, output = desk.run()
+    assert status == 0, output
+    assert desk.starts()[1].startswith("1 n1,n2 "), output
+
+
+def test_a_busy_slurm_is_asked_again(desk: Desk) -> None:
+    """``squeue`` times out twice at each question, ``scontrol requeue`` once."""
+    late = """#!/bin/bash
+echo >>asked-$1
+(($(wc -l <asked-$1) % 3 == 0)) || { echo "error: Socket timed out" >&2; exit 1; }
+[[ $* != *%N* ]] || echo nodes
+"""
+    desk.script("squeue", late)
+    desk.program("((attempt > 0)) && exit 85; kill -KILL $$\n")
+    requeue = "[[ -f asked-requeue ]] && exec touch requeued\ntouch asked-requeue; exit 1\n"
+    desk.script("scontrol", f"#!/bin/bash\n[[ $1 == show ]] && exec cat nodes\n{requeue}")
+    status, output = desk.run()
+    assert status == 0, output
+    assert desk.starts()[1].startswith("1 n1,n2 "), output
+    assert desk.requeued()
+    assert "error: Socket timed out" in output
+
+
+def test_a_slurm_that_says_nothing_is_no_lost_node(desk: Desk) -> None:
+    """Those that the job began with are asked themselves."""
+    desk.script("squeue", "#!/bin/bash\nexit 1\n")
+    desk.program("((attempt > 0)) || kill -KILL $$\nexit 0\n")
+    status, output = desk.run()
+    assert status == 0, output
+    assert desk.starts()[1].startswith("1 n1,n2 "), output
+
+
 def test_a_traceback_counts_where_a_node_is_lost(desk: Desk) -> None:
     """Ranks that lose the connection to it fail so; with all nodes there it is the program's."""
     desk.program("((attempt > 0)) || { echo n1 >nodes; exit 1; }\nexit 0\n")
@@ -144,11 +181,25 @@ def test_what_the_program_refuses_is_not_tried_again(desk: Desk, status: int) ->
 
 
 def test_a_stuck_rank_whose_node_holds_srun(desk: Desk) -> None:
-    desk.program('((attempt > 0)) || { echo 86 >"$HPC_BNN_NOTE"; exec sleep 60; }\nexit 0\n')
+    desk.program('((attempt > 0)) || { echo 86 >"$HPC_BNN_NOTE"; exec sleep 25; }\nexit 0\n')
     status, output = desk.run()
     assert status == 0, output
     assert "srun waits for a node that does not answer: ended" in output
+    assert not list((desk.folder / "runs" / "x").glob(".requeue*"))
     assert "a rank was stuck: going on in this allocation" in output
+
+
+def test_a_node_that_froze_is_asked_once(desk: Desk) -> None:
+    """While srun still waits for it: what that takes is the larger part of the pause."""
+    freeze = 'echo n2 >frozen; echo 86 >"$HPC_BNN_NOTE"; exec sleep 25'
+    desk.program(f"((attempt > 0)) || {{ {freeze}; }}\nexit 0\n")
+    status, output = desk.run()
+    assert status == 0, output
+    second = desk.starts()[1]
+    assert second.startswith("1 n1 "), output
+    assert json.loads(second.split(" ", 2)[2])["why"] == "node lost: n2"
+    asked = (desk.folder / "srun.log").read_text(encoding="utf-8").count("nvidia-smi -L")
+    assert asked == 2, output
 
 
 def test_no_node_that_answers(desk: Desk) -> None:

@@ -80,6 +80,7 @@ def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Desk:
         "scontrol",
         '#!/bin/bash\n[[ $1 != show ]] || exec printf "%s\\n" n1\necho "$@" >>scontrol.log\n',
     )
+    desk.script("squeue", "#!/bin/bash\necho n1\n")
     desk.script("python", "#!/bin/bash\nexit 0\n")
     return desk
 

@@ -21,6 +21,9 @@ from configuration import Shape, configure
 NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged", "unshare", "setpriv")
 SBIN = ("/usr/sbin", "/sbin")  # often not on a plain user's PATH
 START_S = 60.0
+# A controller that is busy says so of a command that may have been obeyed, or not.
+BUSY = ("Socket timed out", "Unable to contact slurm controller", "Zero Bytes were transmitted")
+TRIES = 6
 END_S = 10.0
 # What launchers around this process say must not reach the jobs.
 LEFT_OUT = ("SLURM_", "SBATCH_", "SRUN_", "PMI", "OMPI_", "PRTE_", "MPIEXEC_", "HOROVOD_")
@@ -80,8 +83,14 @@ class Cluster:
         return self.shape.names
 
     def run(self, *command: str | Path) -> str:
-        """Run one of Slurm's commands to its end and return what it printed."""
-        done = self.attempt(*command)
+        """Run one of Slurm's commands to its end and return what it printed; again where the
+        controller is busy, so it must be one that may be obeyed twice.
+        """
+        for _ in range(TRIES):
+            done = self.attempt(*command)
+            if done.returncode == 0 or not any(text in done.stderr for text in BUSY):
+                break
+            time.sleep(1.0)
         if done.returncode:
             raise AssertionError(f"{command}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -103,7 +112,13 @@ class Cluster:
             check=False,
         )
 
-    def _start_node(self, name: str) -> None:
+    def lose_node(self, name: str) -> None:
+        """End a node with all of its processes, as a power cut does."""
+        self._daemons[name].kill()
+        self._daemons.pop(name).wait(END_S)
+
+    def start_node(self, name: str) -> None:
+        """Start the daemon of a node, in namespaces of its own."""
         mounts = (
             "mount -t tmpfs -o mode=1777 shm /dev/shm; "
             f"mount --bind '{self.folder}/hosts' /etc/hosts"
@@ -136,7 +151,7 @@ class Cluster:
         self._until("munged", (munge / "socket").exists)
         self._spawn("slurmctld", "slurmctld", "-D", "-c", "-f", self._conf)
         for name in self.nodes:
-            self._start_node(name)
+            self.start_node(name)
         self._until("the nodes", self._all_idle)
 
     def _spawn(self, name: str, *command: str | Path) -> None:

@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "sites"))  # site_files, last: i
 from cluster import Cluster, Unavailable
 from configuration import Shape
 from jobs import Job, submit
+from node_faults import hand_back
 from site_files import render
 from tiny_train import SETTINGS, Train, Uninterrupted, summary
 
@@ -85,7 +86,7 @@ def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Uni
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """End the jobs of a test that failed before their end."""
+    """Have all nodes back, also of a test that failed: the next one needs them."""
     yield
     if "cluster" in request.fixturenames:
-        request.getfixturevalue("cluster").attempt("scancel", "--quiet", "--me")
+        hand_back(request.getfixturevalue("cluster"))

@@ -1,8 +1,9 @@
 """Faults of a run on a private Slurm: a rank is killed, a node is set down, a node freezes.
 
-The node is not the one that runs the batch script, where nothing else is said.
+The node is never the one that runs the batch script: without that there is nobody to go on.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -71,43 +72,44 @@ def set_down(cluster: Cluster, job: Job) -> Callable[[], None]:
 
 def freeze(cluster: Cluster, job: Job) -> Callable[[], None]:
     """Stop everything on a node; return what lets it go on."""
-    return _freeze(cluster, lost_node(cluster, job))
-
-
-def lose_script(cluster: Cluster, job: Job) -> Callable[[], None]:
-    """Have the node die that runs the batch script; return what brings it back.
-
-    It cannot hear that it is down, as one without power; one that hears it ends the job itself.
-    """
-    node = job.facts()["BatchHost"]
-    thaw = _freeze(cluster, node)
-    cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=fault")
-    return thaw
-
-
-def _freeze(cluster: Cluster, node: str) -> Callable[[], None]:
-    pids = below_node(cluster, node)
-    for pid in pids:
+    node = lost_node(cluster, job)
+    for pid in below_node(cluster, node):
         os.kill(pid, signal.SIGSTOP)
 
-    def thaw() -> None:
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                continue
+    def undo() -> None:
+        thaw(cluster, node)
         resume(cluster, node)
 
-    return thaw
+    return undo
+
+
+def thaw(cluster: Cluster, node: str) -> None:
+    """Let everything on a node go on."""
+    for pid in below_node(cluster, node):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def resume(cluster: Cluster, node: str) -> None:
     """Bring a node back and wait until it is idle."""
     limit = time.monotonic() + BACK_S
-    while time.monotonic() < limit:
-        state = cluster.attempt("sinfo", "-h", "-N", "-n", node, "-o", "%T").stdout.split()
-        if state[:1] == ["idle"]:
-            return
-        cluster.attempt("scontrol", "update", f"nodename={node}", "state=resume")
-        time.sleep(1.0)
-    raise RuntimeError(f"{node} does not come back")
+    while (state := state_of(cluster, node)) != "idle":
+        if time.monotonic() > limit:
+            raise RuntimeError(f"{node} does not come back: {state}")
+        if "down" in state or "drain" in state:
+            cluster.attempt("scontrol", "update", f"nodename={node}", "state=resume")
+        time.sleep(0.5)
+
+
+def state_of(cluster: Cluster, node: str) -> str:
+    """Return what Slurm says of a node: idle, down*, ..."""
+    return cluster.run("sinfo", "-h", "-N", "-n", node, "-o", "%T").split()[0]
+
+
+def hand_back(cluster: Cluster) -> None:
+    """End all jobs and bring all nodes back, whatever a test has left of them."""
+    cluster.run("scancel", "--quiet", "--me")
+    for node in cluster.nodes:
+        if state_of(cluster, node) != "idle":
+            thaw(cluster, node)
+            resume(cluster, node)

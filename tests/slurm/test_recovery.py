@@ -64,24 +64,26 @@ def test_goes_on_with_what_is_left(
         assert got[key] == pytest.approx(value, rel=1e-8)
 
 
-def test_the_node_of_the_script(
+def test_the_first_node_dies(
     cluster: Cluster, train: Train, tmp_path: Path, expected: dict[str, Any]
 ) -> None:
-    """Nothing is left there to go on: another node requeues the job, and its snapshot is taken."""
+    """It runs the script: Slurm lets the job be, and another node has it requeued."""
     run = tmp_path / "run"
-    words = ("--no-kill", *TWO_BY_TWO)
-    job = train(words, run, STEPS, *OPTIONS, "train.log_every=1", given={"HPC_BNN_WATCH_S": "1"})
-    job.said("step 5 of")
-    undo = lose_script(cluster, job)
+    words = (("--no-kill", *TWO_BY_TWO), run, STEPS, *OPTIONS, "train.log_every=1")
+    job = train(*words, given={"HPC_BNN_WATCH_S": "1"})
+    job.said("step 6 of")
+    first = job.facts()["BatchHost"]
+    cluster.lose_node(first)
     try:
         ended = job.ended(400)
     finally:
-        undo()
+        cluster.start_node(first)
     assert (ended["ExitCode"], ended["Restarts"]) == ("0:0", "1"), job.report()
+    assert ended["NodeList"] == "n[2-3]"
     (row,) = restarts(run)
     assert row["lost_steps"] <= 1, row
-    for key, value in expected["parameter_checksum"].items():
-        assert summary(run)["parameter_checksum"][key] == pytest.approx(value, rel=1e-8)
+    assert row["from"].startswith("/dev/shm/hpc_bnn-")
+    assert summary(run)["parameter_checksum"] == expected["parameter_checksum"]
 
 
 def test_no_more_often_than_max_restarts(train: Train, tmp_path: Path, cluster: Cluster) -> None:

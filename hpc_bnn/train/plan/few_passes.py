@@ -5,6 +5,7 @@ learns of one holds for all of its length.
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -45,12 +46,12 @@ class FewPasses(Passes):
             for part in dict.fromkeys([*alike[: real - 1], alike[-1] if real > 1 else alike[0]]):
                 self._weights[part] = len(alike) / min(real, len(alike))
 
-    def draw(self, step: int, parts: Sequence[range]) -> Draw:
+    def draw(self, x: Inputs, step: int, parts: Sequence[range]) -> Draw:
         weight = self._weight_of(parts)
         if not weight:
-            return Draw(step, parts, {})
+            return Draw(step, parts, [{}])
         with self.clock(weight):
-            return super().draw(step, parts)
+            return super().draw(x, step, parts)
 
     def run(self, x: Inputs, draw: Draw, part: range) -> Pass:
         weight = self._weights[part]
@@ -72,7 +73,7 @@ class FewPasses(Passes):
             if weight:
                 super().backward(one, root, gradient)
                 return
-            for tensor in one.weights.values():
+            for tensor in chain.from_iterable(weights.values() for weights in one.weights):
                 tensor.grad = torch.zeros_like(tensor) if tensor.requires_grad else None
 
     def pull(self, draw: Draw) -> None:

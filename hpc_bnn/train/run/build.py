@@ -248,6 +248,7 @@ def step_settings(settings: Settings, parts: Parts) -> StepSettings:
         augment=parts.augment,
         views=settings.data.augmentation,
         unroll=parts.unroll,
+        redraw=chosen.redraw,
         input_noise=parts.input_noise,
         clip_norm=chosen.clip_norm or None,
         ema=chosen.ema,

@@ -3,6 +3,7 @@
 import inspect
 
 from hpc_bnn.bayes import POSTERIORS
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.config import Settings, SettingsError, check_options, choose
 from hpc_bnn.config.perturb_settings import PerturbSettings
 from hpc_bnn.data import DATA_SETS, Source, data_set
@@ -16,6 +17,8 @@ def forecast_problems(settings: Settings) -> list[str]:
     wishes: list[tuple[str, object]] = []
     if settings.train.longest_rollout > 1:
         wishes.append(("train.rollout", settings.train.rollout))
+    if settings.train.redraw != "never":
+        wishes.append(("train.redraw", settings.train.redraw))
     if settings.forecast.redraw != "never":
         wishes.append(("forecast.redraw", settings.forecast.redraw))
     if settings.perturb is not None:
@@ -32,6 +35,12 @@ def forecast_problems(settings: Settings) -> list[str]:
         problems.append(
             f"forecast.redraw = {settings.forecast.redraw!r}: the samples of posterior.name = "
             f"{settings.posterior.name!r} are members that were trained, so there are no others to "
+            "draw; leave it out"
+        )
+    if settings.train.redraw != "never" and method is not None and not _draws_in_training(method):
+        problems.append(
+            f"train.redraw = {settings.train.redraw!r}: the samples of posterior.name = "
+            f"{settings.posterior.name!r} are members that are trained, so there are no others to "
             "draw; leave it out"
         )
     if settings.perturb is not None:
@@ -71,6 +80,11 @@ def _option_problems(chosen: PerturbSettings) -> list[str]:
     keys = type(chosen).model_fields
     pattern = PATTERNS[chosen.name]
     return check_options("perturb", pattern, chosen.options, given=GIVEN_TO_PATTERNS, beside=keys)
+
+
+def _draws_in_training(method: type[Posterior]) -> bool:
+    """Tell whether the weight samples of training are drawn, not members that are trained."""
+    return method.draws and "samples" not in inspect.signature(method).parameters
 
 
 def _has_states(name: str) -> bool:

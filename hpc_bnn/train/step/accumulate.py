@@ -68,7 +68,7 @@ def accumulate(loss: Loss, passes: Passes, axis: Group, share: Share) -> Tensor:
         return _joint(loss, passes, axis, share)
     values: list[Tensor] = []
     for parts in passes.draws:
-        draw = passes.draw(share.step, parts)
+        draw = passes.draw(share.x, share.step, parts)
         values += [_separable(loss, passes, share, draw, part) for part in parts]
         passes.pull(draw)
         del draw  # before the next one
@@ -94,7 +94,7 @@ def _joint(loss: JointLoss, passes: Passes, axis: Group, share: Share) -> Tensor
     first: list[Tensor] = []
     for parts in passes.draws:
         with torch.set_grad_enabled(keeps_draw):
-            draw = passes.draw(share.step, parts)
+            draw = passes.draw(share.x, share.step, parts)
         for part in parts:
             with torch.set_grad_enabled(keep):
                 one = passes.run(share.x, draw, part)
@@ -110,7 +110,7 @@ def _joint(loss: JointLoss, passes: Passes, axis: Group, share: Share) -> Tensor
     assert outputs.grad is not None
     gradients = iter(torch.split(outputs.grad, [len(part) for part in passes.parts]))
     for parts in passes.draws:
-        draw = draws.pop(0) or passes.draw(share.step, parts)
+        draw = draws.pop(0) or passes.draw(share.x, share.step, parts)
         for part in parts:
             one = kept.pop(0) or passes.run(share.x, draw, part)
             if part == passes.parts[-1]:

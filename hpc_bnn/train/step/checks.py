@@ -25,6 +25,11 @@ def check_sizes(
     if num_examples < 1:
         raise ValueError(f"num_examples = {num_examples}: must be the size of the training set")
     posterior.check_samples(samples, samples_per_pass=len(parts[0]))
+    if settings.redraw != "never" and (posterior.members is not None or not posterior.draws):
+        raise ValueError(
+            f"train.redraw = {settings.redraw!r}: the samples of {type(posterior).__name__} are "
+            "members that are trained, so there are no others to draw; leave it out"
+        )
     if settings.ema and posterior.predicts_collected:
         raise ValueError(
             f"train.ema = {settings.ema}: {type(posterior).__name__} predicts with what it "

@@ -10,6 +10,9 @@ A single pass takes leaves, too, where activation checkpointing of the older, *r
 a backward pass of its own for each block: drawn weights of several blocks come from one autograd
 function, which can go backward only once.
 
+A forecast of several steps may have weights of its own at each lead time: a draw holds those of all
+of them, and pulls them back at once, so that a parameter gets one gradient of a draw.
+
 Letters: S samples of a pass, C samples of the draw.
 """
 
@@ -29,13 +32,16 @@ class Draw:
     Parameters
     ----------
     drawn
-        The weights (C, *shape) by name, with the graph of their draw.
+        The weights (C, *shape) by name, with the graph of their draw, of each lead time; of one
+        where they are kept.
     """
 
-    def __init__(self, step: int, parts: Sequence[range], drawn: dict[str, Tensor]) -> None:
+    def __init__(
+        self, step: int, parts: Sequence[range], drawn: Sequence[dict[str, Tensor]]
+    ) -> None:
         self.step, self.parts = step, parts
         self._drawn = drawn
-        self._leaves: dict[range, dict[str, Tensor]] = {}
+        self._leaves: list[dict[range, dict[str, Tensor]]] = []
         if len(parts) > 1:
             self.cut()
 
@@ -46,32 +52,39 @@ class Draw:
 
     def cut(self) -> None:
         """Let passes compute with leaves."""
-        self._leaves = {part: {} for part in self.parts}
-        lengths = [len(part) for part in self.parts]
-        for name, drawn in self._drawn.items():
-            rows = drawn.detach()
-            pieces = rows.unbind() if max(lengths) == 1 else _split(rows, lengths)
-            for leaves, piece in zip(self._leaves.values(), pieces, strict=True):
-                leaves[name] = piece.requires_grad_(drawn.requires_grad)
+        self._leaves = [self._cut(drawn) for drawn in self._drawn]
 
-    def weights(self, part: range) -> Weights:
-        """Return what a pass computes with, (S, *shape) by name, or (*shape) of one sample."""
+    def _cut(self, drawn: dict[str, Tensor]) -> dict[range, dict[str, Tensor]]:
+        cut: dict[range, dict[str, Tensor]] = {part: {} for part in self.parts}
+        lengths = [len(part) for part in self.parts]
+        for name, weight in drawn.items():
+            rows = weight.detach()
+            pieces = rows.unbind() if max(lengths) == 1 else _split(rows, lengths)
+            for leaves, piece in zip(cut.values(), pieces, strict=True):
+                leaves[name] = piece.requires_grad_(weight.requires_grad)
+        return cut
+
+    def weights(self, part: range) -> list[Weights]:
+        """Return what a pass computes with at each lead time, (S, *shape) by name, or (*shape) of
+        one sample.
+        """
         if self._leaves:
-            return self._leaves[part]
+            return [leaves[part] for leaves in self._leaves]
         if len(part) > 1:
-            return self._drawn
-        return {name: drawn.squeeze(0) for name, drawn in self._drawn.items()}
+            return list(self._drawn)
+        return [{name: w.squeeze(0) for name, w in drawn.items()} for drawn in self._drawn]
 
     def pull(self) -> None:
         """Add what gathered in leaves to the gradients of the parameters."""
         roots: list[Tensor] = []
         gradients: list[Tensor] = []
-        for name, drawn in self._drawn.items() if self._leaves else ():
-            leaves = [weights.pop(name) for weights in self._leaves.values()]
-            if any(leaf.grad is not None for leaf in leaves):
-                roots.append(drawn)
-                gradients.append(_joined([_gradient(leaf) for leaf in leaves], drawn))
-        self._leaves.clear()
+        for drawn, cut in zip(self._drawn, self._leaves, strict=False):  # there may be no leaves
+            for name, weight in drawn.items():
+                leaves = [weights.pop(name) for weights in cut.values()]
+                if any(leaf.grad is not None for leaf in leaves):
+                    roots.append(weight)
+                    gradients.append(_joined([_gradient(leaf) for leaf in leaves], weight))
+        self._leaves = []
         if roots:
             _Handover.apply(gradients, *roots).backward()  # type: ignore[no-untyped-call]
 

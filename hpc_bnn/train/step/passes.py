@@ -84,17 +84,21 @@ class Passes:
 
             self._compiled = Compiled(posterior.module)
 
-    def draw(self, step: int, parts: Sequence[range]) -> Draw:
-        """Draw the weights of passes that share a draw."""
+    def draw(self, x: Inputs, step: int, parts: Sequence[range]) -> Draw:
+        """Draw the weights of passes over ``x`` that share a draw."""
         with self.phases.within("draw"):
             samples = range(parts[0].start, parts[-1].stop)
             key = replace(
                 self._posterior.key(step, samples), preceding=samples.start - self.parts[0].start
             )
-            return self._drawn(key, parts)
+            return self._drawn(x, key, parts)
 
-    def _drawn(self, key: Key, parts: Sequence[range]) -> Draw:
-        draw = Draw(key.step, parts, self._posterior.sample(key))
+    def _drawn(self, x: Inputs, key: Key, parts: Sequence[range]) -> Draw:
+        unroll, draws = self.settings.unroll, 1
+        if unroll is not None and self.settings.redraw == "each_step":
+            draws = unroll.steps(x)
+        drawn = [self._posterior.sample(key.redrawn(lead)) for lead in range(draws)]
+        draw = Draw(key.step, parts, drawn)
         if self._reentrant and not draw.has_leaves:
             draw.cut()
         return draw
@@ -147,7 +151,7 @@ class Passes:
         part = range(key.samples[0], key.samples[-1] + 1)
         drops = self._drops and len(part) == 1
         dropout = self._dropout(key, examples) if drops else None
-        one = Pass(self._posterior, self._drawn(key, [part]), part, dropout)
+        one = Pass(self._posterior, self._drawn(x, key, [part]), part, dropout)
         one.each = self._forward(x, views, one)
         return one
 
@@ -177,7 +181,7 @@ class Passes:
         handle = self._posterior.module.register_forward_pre_hook(seize)
         try:
             with torch.no_grad():
-                one = Pass(self._posterior, self.draw(step, [part]), part, None)
+                one = Pass(self._posterior, self.draw(x, step, [part]), part, None)
                 self._forward(*self.augmented(x, step, part), one)
         except _Seized as seized:
             return seized.x
@@ -190,12 +194,18 @@ class Passes:
         ``views`` (S, B, ...).
         """
         dropout = one.dropout
+        # The first pass shows what a compiled one hides. Its steps run again as they ran.
+        call = None if self._reentrant is None else self._compiled
+
+        def network(x: Inputs, views: bool, lead: int) -> Tensor:
+            return one.watch(as_samples(self._apply(x, views, one, lead, call)), lead)
+
         with dropout or _NOTHING:
             if self.settings.unroll is None:
-                return self._apply(x, views, one)
+                return self._apply(x, views, one, 0, call)
             return self.settings.unroll(
                 x,
-                lambda x, views: as_samples(self._apply(x, views, one)),
+                network,
                 views=views,
                 contexts=lambda: (_NOTHING, _NOTHING if dropout is None else dropout.again()),
             )
@@ -213,14 +223,15 @@ class Passes:
         outputs = noise_of.outputs(each, noise)
         return outputs if len(one.part) > 1 else (outputs[0],)
 
-    def _apply(self, x: Inputs, views: bool, one: Pass) -> Tensor | tuple[Tensor]:
+    def _apply(
+        self, x: Inputs, views: bool, one: Pass, lead: int, call: Callable[[Inputs], object] | None
+    ) -> Tensor | tuple[Tensor]:
+        weights = one.weights_at(lead)
         with self._autocast():
             if len(one.part) > 1:
-                return self._posterior.apply_weights(x, one.weights, views=views)
+                return self._posterior.apply_weights(x, weights, views=views)
             x = map_tensors(lambda view: view[0], x) if views else x
-            # The first pass shows what a compiled one hides.
-            call = None if self._reentrant is None else self._compiled
-            return (self._posterior.apply_single(x, one.weights, call),)
+            return (self._posterior.apply_single(x, weights, call),)
 
     def first_draw(self, step: int) -> Tensor:
         """Return the first weights that this rank draws at ``step``, of more than one value where
@@ -257,7 +268,10 @@ class Passes:
 
     def _dropout(self, key: Key, examples: int) -> KeyedDropout | None:
         first = self._world.grid.data_rank * examples
-        return self._posterior.dropout(key, examples=examples, first_example=first)
+        dropout = self._posterior.dropout(key, examples=examples, first_example=first)
+        if dropout is not None:
+            dropout.draws_anew = self.settings.redraw == "each_step"
+        return dropout
 
     def _autocast(self) -> _Context:
         if self.settings.precision != "bf16":

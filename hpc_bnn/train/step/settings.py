@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.inputs import Inputs, map_tensors
+from hpc_bnn.config.forecast_settings import Redraw
 from hpc_bnn.data.augment import Augmentation
 from hpc_bnn.losses.objective import kl_factor
 from hpc_bnn.parallel.engine import Compression, GradientReduction
@@ -25,6 +26,7 @@ CHOICES = {
     "reduction": GradientReduction,
     "compression": Compression,
     "capture": CaptureMode,
+    "redraw": Redraw,
 }
 # Neither objective nor exchanges.
 OF_ONE_RANK = ("samples_per_pass", "keep_graphs", "unroll", "capture", "compile")
@@ -55,6 +57,9 @@ class StepSettings:
     unroll
         Fields: runs the network along the steps of a forecast that a batch has targets for; None:
         inputs are of one step.
+    redraw
+        Fields: ``each_step``: weights, or masks, of a rollout are drawn anew at each lead time;
+        ``never``: kept.
     input_noise
         Fields: noise on the states of inputs (``hpc_bnn.train.step.input_noise``); None: none. Such
         passes are not captured.
@@ -91,6 +96,7 @@ class StepSettings:
     augment: Augmentation | None = None
     views: Views = "per_sample"
     unroll: Unroll | None = None
+    redraw: Redraw = "never"
     input_noise: InputNoise | None = None
     clip_norm: float | None = None
     ema: float = 0.0

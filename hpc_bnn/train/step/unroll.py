@@ -3,7 +3,8 @@
     state_l = state_(l-1) + ratio * tendency_l,      tendency_l = first C channels of the network's
     y_l     = tendency_1 + ... + tendency_l          output on states up to l - 1 and forcing_(l-1)
 
-as ``Rollout`` steps a forecast, with the same drawn weights at every step. At points that never
+as ``Rollout`` steps a forecast, with the same drawn weights at every step or with weights of each
+step (``StepSettings.redraw``). At points that never
 have a value every state is 0, as in the windows, whatever the network says there. y_l is the change
 since the start, which the windows hold as the target of lead time l; further channels of the
 output, such as a predicted variance, are those of step l. States and changes are sums: they add up
@@ -27,7 +28,8 @@ from torch.utils.checkpoint import checkpoint
 from hpc_bnn.data.source import Fields
 from hpc_bnn.losses.base import to_float
 
-Network = Callable[[Tensor, bool], Tensor]  # x, whether it holds one batch a sample -> (S, B, ...)
+# x, whether it holds one batch a sample, steps made so far -> (S, B, ...)
+Network = Callable[[Tensor, bool, int], Tensor]
 Contexts = Callable[[], tuple[AbstractContextManager[object], AbstractContextManager[object]]]
 
 
@@ -63,7 +65,7 @@ class Unroll:
         """
         steps = self.steps(x)
         if steps == 1:
-            return network(x, views)
+            return network(x, views, 0)
         states = to_float(x[..., : self._states, :, :])
         ratio = self._ratio = self._ratio.to(states)
         if self._absent is not None and self._absent.device != x.device:
@@ -77,12 +79,13 @@ class Unroll:
                     network,
                     inputs,
                     own_states,
+                    step,
                     use_reentrant=False,
                     preserve_rng_state=False,  # the noise is keyed
                     context_fn=contexts,
                 )
             else:
-                output = network(inputs, own_states)
+                output = network(inputs, own_states, step)
             # A sum of two types has the smaller one where the other is a scalar, as ``change`` is.
             tendency, further = output.to(states.dtype).tensor_split([self._channels], 2)
             change = change + tendency

@@ -18,6 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "batch_size": 24,
         "lr": 0.003,
         "rollout": {0: 1, 1: 3, 2: 2},
+        "redraw": "each_step",
         "checkpoint_every": 2,
         "validate_every": 4,
     },
@@ -74,6 +75,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert_equal_runs(run, finished)
     own, other = (load(f / "checkpoints" / LAST).posterior for f in (run, finished))
     assert all(bool((own[key] == other[key]).all()) for key in other)
+
+
+def test_kept_samples_are_another_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    options = ["train.redraw=never", "--run", finished, "--resume"]
+    assert hpc_bnn("train", config_of(finished), *options) == 2
+    assert "train.redraw = 'each_step' in the run of this" in capsys.readouterr().err
 
 
 def test_another_schedule_is_another_run(

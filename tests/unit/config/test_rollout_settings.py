@@ -49,6 +49,34 @@ def test_what_is_no_schedule(value: str) -> None:
     )
 
 
+WEATHER = CONFIGS / "swin_era5_5.625.yaml"
+
+
+def problems_of(*overrides: str) -> tuple[str, ...]:
+    try:
+        check_choices(load_settings(WEATHER, overrides), "x")
+    except SettingsError as error:
+        return error.problems
+    return ()
+
+
+def test_what_rollouts_draw_anew() -> None:
+    assert load_settings(WEATHER).train.redraw == "never"
+    assert not problems_of("train.redraw=each_step", "train.rollout={0: 1, 5: 2}")
+    assert not problems_of("train.redraw=each_step", "train.rollout={0: 1}")  # as ever
+
+
+@pytest.mark.parametrize("method", ["ensemble", "sgld", "swag"])
+def test_members_that_are_trained_are_not_drawn(method: str) -> None:
+    options = ["train.redraw=each_step", "train.rollout={0: 2}", f"posterior={{name: {method}}}"]
+    assert problems_of(*options) == (
+        (
+            f"x: train.redraw = 'each_step': the samples of posterior.name = '{method}' are "
+            "members that are trained, so there are no others to draw; leave it out"
+        ),
+    )
+
+
 def test_data_without_fields_take_one_step_only() -> None:
     check_choices(load_settings(CONFIG, ["train.rollout={0: 1, 7: 1}"]), "here")
     with pytest.raises(SettingsError, match=r"here: train\.rollout = \{0: 2\}: data\.name = "):

@@ -21,6 +21,16 @@ def test_a_block_that_hangs_is_reported_once() -> None:
     assert told[0] > 0.01
 
 
+def test_the_next_block_that_hangs_is_reported_too() -> None:
+    """The first may have been only slow."""
+    over = threading.Event()
+    watchdog = Watchdog(0.01, lambda seconds: over.set())
+    for _ in range(2):
+        over.clear()
+        with watchdog.watching():
+            assert over.wait(30)
+
+
 def test_a_block_that_ends_is_left_alone() -> None:
     over = threading.Event()
     watchdog = Watchdog(3600, lambda seconds: over.set())

@@ -265,7 +265,7 @@ def outputs_of(network: nn.Module) -> list[Tensor]:
     nn.init.normal_(cast(nn.Parameter, network.get_parameter("linear.weight")))
     nn.init.zeros_(cast(nn.Parameter, network.get_parameter("linear.bias")))
     passes = passes_of(Gaussian(network, seed=4), Grid(1, 1, 0))
-    draw = passes.draw(5, passes.parts)
+    draw = passes.draw(batch()[0], 5, passes.parts)
     return [passes.run(batch()[0], draw, part).outputs for part in passes.parts]
 
 

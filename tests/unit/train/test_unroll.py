@@ -17,6 +17,7 @@ from toy_step import alone
 
 from hpc_bnn import losses
 from hpc_bnn.bayes.gaussian import Gaussian
+from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.data.source import Fields
 from hpc_bnn.group import ALONE
 from hpc_bnn.losses.base import Loss
@@ -88,6 +89,7 @@ class Toy:
         unroll: bool = True,
         net: dict[str, Any] | None = None,
         network: nn.Module | None = None,
+        posterior: Posterior | None = None,
         present: Tensor | None = None,
         precision: Precision = "float64",
         **options: Any,
@@ -99,7 +101,7 @@ class Toy:
         inputs = history * CHANNELS + (FORCING if forced else 0)
         outputs = loss.output_shape((CHANNELS, ROWS, COLUMNS))[0]
         network = network or Net(inputs, outputs, **(net or {}))
-        self.posterior = Gaussian(network.to(dtype), initial_sigma=0.1, seed=4)
+        self.posterior = posterior or Gaussian(network.to(dtype), initial_sigma=0.1, seed=4)
         self.parameters = [*self.posterior.parameters(), *self.loss.parameters()]
         self.step = Step(
             self.posterior,
@@ -256,7 +258,7 @@ def test_steps_are_those_of_a_forecast() -> None:
     history, network = rollout.history(starts), posterior.network(0)
     forcing = [fields.record.forcing(starts + lead * STEP_S) for lead in range(3)]
     x, start = torch.cat([history.flatten(1, 2), *forcing], 1), history[:, -1]
-    got = Unroll(fields)(x, lambda x, views: network(x[0] if views else x)[None],
+    got = Unroll(fields)(x, lambda x, views, lead: network(x[0] if views else x)[None],
                          views=False, contexts=none)  # fmt: skip
     got = got.unflatten(1, (2, 3))[0]
     ratio = (fields.state_std / fields.tendency_std)[:, None, None].float()
@@ -365,7 +367,7 @@ def test_forty_small_steps_of_a_network_in_half_precision(dtype: torch.dtype) ->
     tendency = (0.0625 / ratio).to(torch.bfloat16)
     seen: list[Tensor] = []
 
-    def network(x: Tensor, views: bool) -> Tensor:
+    def network(x: Tensor, views: bool, lead: int) -> Tensor:
         seen.append(x)
         return tendency.expand(1, 1, CHANNELS, ROWS, COLUMNS)
 
