@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from cluster import Cluster
-from node_faults import OPTIONS, Fault, freeze, kill_rank, lose_script, set_down
+from node_faults import OPTIONS, Fault, freeze, kill_rank, set_down
 from tiny_train import TWO_BY_TWO, Train, restarts, summary
 
 STEPS = "train.steps=16"
