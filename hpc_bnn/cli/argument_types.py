@@ -4,6 +4,9 @@ Of any other text argparse shows the message and ends with status 2.
 """
 
 import argparse
+import re
+from pathlib import Path
+from typing import Any
 
 
 def positive(text: str) -> int:
@@ -48,6 +51,43 @@ def numbers(text: str) -> list[float]:
         return [float(number) for number in names(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected numbers such as 500,850") from None
+
+
+def file_path(text: str) -> Path:
+    """Read the path of a file that is written."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty: expected that of a file")
+    if text.endswith("/"):
+        raise argparse.ArgumentTypeError(f"{text!r}: is a folder: expected the path of a file")
+    return Path(text)
+
+
+def output_path(text: str) -> Path:
+    """Read the path of a file or a folder that is written; a slash may follow a folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty: expected that of a file or a folder")
+    suffix = Path(text).suffix
+    if text.endswith("/") and re.fullmatch(r"\.[A-Za-z]\w*", suffix):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: ends as a folder does and is called {suffix} as a file is: leave the slash "
+            f"out, or give a folder without {suffix}"
+        )
+    return Path(text)
+
+
+class Once(argparse.Action):
+    """Keeps the text of an option that may be given once: of two, the first would not count."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest):
+            raise argparse.ArgumentError(self, f"is given twice: give one {self.metavar}")
+        setattr(namespace, self.dest, values)
 
 
 def add_checkpoint(command: argparse.ArgumentParser) -> None:

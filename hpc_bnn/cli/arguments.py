@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hpc_bnn
-from hpc_bnn.cli.argument_types import above_zero, add_checkpoint, points, positive
+from hpc_bnn.cli.argument_types import (
+    Once,
+    above_zero,
+    add_checkpoint,
+    file_path,
+    output_path,
+    points,
+    positive,
+)
 from hpc_bnn.cli.data_arguments import add_data_tools
 from hpc_bnn.cli.parser import Parser
 from hpc_bnn.cli.scaling_arguments import add_scaling_tools
@@ -155,7 +163,7 @@ def new_parser() -> Parser:
     command.add_argument(
         "folders", type=Path, nargs="+", metavar="DIR", help="of a run; or of one study"
     )
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html")
+    command.add_argument("-o", "--output", type=file_path, required=True, metavar="FILE.html")
 
     command = commands.add_parser("export", help="a run for TensorBoard, MLflow or as CSV")
     command.add_argument("run_folder", type=Path, metavar="RUN")
@@ -209,7 +217,7 @@ def new_parser() -> Parser:
     command.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=output_path,
         required=True,
         metavar="FILE.csv",
         help="a series: also FILE-samples.csv and FILE.png",
@@ -227,6 +235,7 @@ def new_parser() -> Parser:
     )
     starts.add_argument(
         "--starts",
+        action=Once,
         default="",
         metavar="FIRST/LAST/STEP",
         help="many, such as 2002-01-01/2002-12-31/12h; the same command again goes on",
@@ -250,7 +259,7 @@ def new_parser() -> Parser:
     command.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=output_path,
         required=True,
         metavar="FILE.nc|DIR",
         help="one file, or a folder with a file of each start",

@@ -10,7 +10,14 @@ from hpc_bnn.data import Source, without_files
 from hpc_bnn.group import Group
 from hpc_bnn.parallel.grid import Grid, choose_sample_ranks, fitting_grids
 from hpc_bnn.parallel.launcher import node_name, split_by_node
-from hpc_bnn.train.plan.estimate import GIB, host_bytes, largest, told, verdict
+from hpc_bnn.train.plan.estimate import (
+    GIB,
+    host_bytes,
+    largest,
+    told,
+    verdict,
+    verdict_by_themselves,
+)
 from hpc_bnn.train.plan.evaluation_memory import evaluation_memory, told_evaluation
 from hpc_bnn.train.plan.forecast_memory import forecast_line, forecast_memory
 from hpc_bnn.train.plan.step_time import step_time, told_time
@@ -20,7 +27,9 @@ from hpc_bnn.train.run.build import build, read_source
 def estimate_command(
     options: argparse.Namespace, settings: Settings, all_ranks: Group
 ) -> tuple[list[str], int]:
-    """Collective: return the estimate as lines, and status 1 where it does not fit the device."""
+    """Collective: return the estimate as lines, and status 1 where the training, or evaluation or
+    forecasts by themselves, do not fit the device.
+    """
     node = split_by_node(all_ranks, node_name(os.environ))[0].size
     ranks, per_node = options.ranks or all_ranks.size, options.ranks_per_node
     per_node = per_node or (node if ranks == all_ranks.size else min(ranks, max(node, 1)))
@@ -33,18 +42,22 @@ def estimate_command(
     if settings.grid.mode == "auto":
         every = ", ".join(f"{each.sample_ranks} x {each.data_ranks}" for each in grids)
         lines.insert(0, f"grid.mode = auto may choose {every}; of these, what needs most:")
+    needs = {}
     evaluation = evaluation_memory(settings, source, ranks)
     if evaluation is not None:
         held = found.parameters + found.optimizer + (0 if gpu else found.process)
+        needs["evaluate"] = held + (evaluation.device if gpu else evaluation.cpu)
         lines.append(told_evaluation(evaluation, held, gpu=gpu))
     if source.fields is not None:
         forecast = forecast_memory(build(settings, source), settings, source.fields)
         held = found.parameters + (0 if gpu else found.process)
+        needs["forecast"] = held + forecast.work
         lines.append(forecast_line(forecast, held))
     capacity = _capacity(options.device_memory, gpu=gpu, on_gpu=on_gpu, per_node=per_node)
     line, fits = verdict(found, gpu=gpu, capacity=capacity)
+    misfits = verdict_by_themselves(needs, gpu=gpu, capacity=capacity)
     times = _times(settings, source, grid, all_ranks, here=fits and gpu == on_gpu)
-    return [*lines, line, *times], 0 if fits else 1
+    return [*lines, line, *misfits, *times], 0 if fits and not misfits else 1
 
 
 def _times(

@@ -44,6 +44,7 @@ USER_ERRORS = (
     FloatingPointError,
     LaunchError,
 )
+MAKE_STEPS = ("train", "scan", "forecast")
 SAVES_MEMORY = (
     "out of memory: lower train.batch_size or posterior.samples_per_pass, set "
     "posterior.keep_... to false, or use more data ranks; swin: model.recompute=true"
@@ -72,8 +73,10 @@ def _run(options: argparse.Namespace, all_ranks: Group) -> int:
     """Collective: run the command and return the status, where all ranks end with the same."""
     try:
         action = COMMANDS.get(options.command) or COMMANDS[options.command.partition(" ")[0]]
-        with listening():
-            _agree_on_words(options, all_ranks)
+        words = {key: value for key, value in vars(options).items() if key != "began"}
+        advice = "start all ranks by the same command"
+        with listening(makes_steps=options.command in MAKE_STEPS):
+            agree(all_ranks, words, name="command line", advice=advice)
             return action(options, all_ranks)
     except (*USER_ERRORS, RankError) as error:
         if options.verbosity > 0:
@@ -237,14 +240,6 @@ def _data_request(options: argparse.Namespace, all_ranks: Group) -> int:
 
     settings = _settings(options.config, options.overrides)
     return _print(request_command(options, settings.data.name, settings.data.options), all_ranks)
-
-
-def _agree_on_words(options: argparse.Namespace, all_ranks: Group) -> None:
-    """Collective: refuse ranks that were started by different commands: their exchanges, which
-    follow, are others.
-    """
-    words = {key: value for key, value in vars(options).items() if key != "began"}
-    agree(all_ranks, words, name="command line", advice="start all ranks by the same command")
 
 
 def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = ()) -> Settings:

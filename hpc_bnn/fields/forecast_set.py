@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import netCDF4
+
 from hpc_bnn.fields import times
 from hpc_bnn.fields.forecast_file import (
     create_forecast,
@@ -26,8 +28,9 @@ from hpc_bnn.fields.forecast_file import (
     written_starts,
 )
 from hpc_bnn.fields.forecast_plan import ForecastPlan, OtherForecastError
-from hpc_bnn.fields.ingest.netcdf import SUFFIXES
+from hpc_bnn.fields.ingest.netcdf import SUFFIXES, library_lock
 
+FOREIGN = (".zarr", ".grib", ".grib1", ".grib2", ".grb", ".grb2", ".h5", ".hdf5")
 NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d)(\d\d)(\d\d)?\.nc(\.partial)?")
 
 
@@ -85,6 +88,7 @@ class ForecastSet:
         if plan.forecast.is_set and self.path.exists():
             _require_whole(self.path, plan)
             return []
+        _require_one_start(self.path)
         if partial.exists():
             plan.require_in(partial)
             if plan.forecast.is_set:
@@ -156,7 +160,14 @@ def require_output(path: Path, sources: Sequence[str] = ()) -> None:
 
 
 def require_folder(path: Path) -> None:
-    """Raise OSError unless there is nothing at ``path``, or a folder of forecasts."""
+    """Raise OSError unless there is nothing at ``path``, or a folder of forecasts; ValueError where
+    its name is that of another format.
+    """
+    if path.suffix.lower() in FOREIGN:
+        raise ValueError(
+            f"{path}: forecasts are written as netCDF: expected a path that ends in "
+            f"{', '.join(SUFFIXES)}, or that of a folder for a file of each start"
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"{path}: the folder {path.parent} does not exist: make it first, or give another path"
@@ -175,8 +186,25 @@ def require_folder(path: Path) -> None:
     ]
     if others:
         raise FileExistsError(
-            f"{path}: is a folder that holds {', '.join(others[:3])}, no forecasts: give a new "
-            "folder"
+            f"-o {path}: is a folder that holds {', '.join(others[:3])}, no forecasts: give the "
+            f"path of a new folder, such as {path / 'forecasts'}, or of a file, such as "
+            f"{path / 'forecast.nc'}"
+        )
+
+
+def _require_one_start(path: Path) -> None:
+    """Raise OtherForecastError where a finished file holds more: one start is no reason to lose
+    them.
+    """
+    if not path.exists():
+        return
+    with library_lock(), netCDF4.Dataset(path) as there:
+        time = there.dimensions.get("time")
+        starts = 1 if time is None else len(time)
+    if starts > 1:
+        raise OtherForecastError(
+            f"{path}: holds forecasts from {starts} starts, which one start would replace: give "
+            "another output, or remove it"
         )
 
 

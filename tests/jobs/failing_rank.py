@@ -9,8 +9,8 @@ others go on into their next exchange:
     horovod    Horovod is not installed on its node
     engine     it asks for another engine
     network    it reaches no port of rank 0
-    command    it is started with another command
-    words      it is started with other words
+    words      it was started with one more word
+    command    it was started with another command
     version    it has another version of this package
     data       it may not read the pack of its data set
     apart      it takes itself for a machine of its own, on a network of the one interface lo
@@ -35,7 +35,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -45,7 +45,8 @@ import torch
 from mpi4py import MPI
 
 from hpc_bnn.bayes import Gaussian
-from hpc_bnn.cli.program import main, parse
+from hpc_bnn.cli.arguments import parse
+from hpc_bnn.cli.program import main
 from hpc_bnn.data import Batches
 from hpc_bnn.parallel.torch_dist import _store as store
 from hpc_bnn.parallel.world import start
@@ -124,16 +125,16 @@ def unreachable(ranks: Any, where: tuple[str, int], **options: Any) -> Any:
     return store(ranks, (where[0], 1), **options)
 
 
+def started_with(words: Callable[[Sequence[str]], Sequence[str]]) -> Any:
+    return patch("hpc_bnn.cli.program.parse", lambda given: parse(words(given)))
+
+
 def apart() -> contextlib.ExitStack:
     both = contextlib.ExitStack()
     name = f"machine {RANK}"
     both.enter_context(patch("hpc_bnn.parallel.torch_dist.machine_name", lambda: name))
     both.enter_context(patch.dict(os.environ, {"NCCL_SOCKET_IFNAME": "lo"}))
     return both
-
-
-def started_otherwise(words: Any) -> Any:
-    return parse([*words, "train.lr=9"])
 
 
 def unreadable() -> contextlib.ExitStack:
@@ -182,12 +183,12 @@ def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
         "network": lambda: patch.multiple(
             "hpc_bnn.parallel.torch_dist", MEET_S=1.0, _store=unreachable
         ),
-        "command": lambda: patch("hpc_bnn.cli.program.parse", lambda _: parse(["evaluate", "x"])),
-        "words": lambda: patch("hpc_bnn.cli.program.parse", started_otherwise),
         "version": lambda: patch.object(
             loop, "versions_here", lambda: {**versions_here(), "hpc_bnn": "0.0.1"}
         ),
         "data": unreadable,
+        "words": lambda: started_with(lambda words: [*words, "evaluation.starts=3"]),
+        "command": lambda: started_with(lambda words: ["doctor"]),
         "apart": apart,
         "file": lambda: before(Batches, "at", lambda: fail(GONE), call=4),
         "stuck": stuck,

@@ -51,6 +51,11 @@ class Spherical:
             )
         if not 0 < length_km < math.inf:
             raise ValueError(f"perturb.length_km = {length_km!r}: must be positive")
+        if length_km > math.pi * RADIUS_KM:
+            raise ValueError(
+                f"perturb.length_km = {length_km:g}: is longer than half the way round the globe: "
+                f"expected at most {math.pi * RADIUS_KM:.0f}"
+            )
         rows, self._columns = len(latitude), len(longitude)
         most = min(rows - 1, (self._columns - 1) // 2)
         scales = _scales(length_km / RADIUS_KM, most)

@@ -217,6 +217,23 @@ def verdict(found: Estimate, *, gpu: bool, capacity: int) -> tuple[str, bool]:
     return f"does not fit: {share}; {SMALLER}", False
 
 
+def verdict_by_themselves(needs: Mapping[str, int], *, gpu: bool, capacity: int) -> list[str]:
+    """Tell which commands, by the bytes that a rank of each needs by itself, do not fit the bytes
+    there are for a rank, 0 if unknown.
+    """
+    # A GPU holds one member at a time, a host those of a start time.
+    advice = dict.fromkeys(needs, "use a device with more memory")
+    if not gpu:
+        advice = dict.fromkeys(needs, "start fewer ranks on a node")
+        advice["evaluate"] = "lower posterior.predict_samples, or start fewer ranks on a node"
+    return [
+        f"hpc-bnn {name} does not fit: {need / capacity:.0%} of the {capacity / GIB:.1f} GiB there "
+        f"are for a rank; {advice[name]}"
+        for name, need in needs.items()
+        if 0 < capacity < need
+    ]
+
+
 def resident_bytes() -> int:
     """Return what this process holds in memory now."""
     try:

@@ -27,6 +27,13 @@ RESUMABLE_PREFIXES = ("grid.", "forecast.", "evaluation.", "posterior.keep_")
 MAY_GROW = ("train.steps", "train.epochs")
 
 
+# What ``evaluate`` draws, beside the course of the training.
+PICTURES = (
+    *("map_*", "events", "ranks", "scores", "spectra", "spread_skill"),
+    *("forecast", "pit", "reliability"),
+)
+
+
 class RunFolder:
     """Paths of a run and the rules of its folder. Only world rank 0 checks it and writes."""
 
@@ -125,6 +132,14 @@ class RunFolder:
             what = f"holds {', '.join(foreign)} but no config.yaml, so no run"
             advice = "they are not overwritten; use another --run folder, or remove them"
             raise SettingsError([f"{self.path}: {what}: {advice}"])
+
+    def remove_pictures(self) -> None:
+        """Remove the pictures of an earlier evaluation: of other lead times, or of scores that
+        there are no more.
+        """
+        for name in PICTURES:
+            for path in self.plots.glob(f"{name}.png"):
+                path.unlink(missing_ok=True)
 
     def facts(self) -> dict[str, Any] | None:
         """Return what the run keeps of its data set, None where it keeps nothing: a run of an

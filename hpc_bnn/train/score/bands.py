@@ -65,12 +65,16 @@ class HeldForecasts:
         for out, member in zip(members, self.members, strict=True):
             out.copy_(of_states(member))
         expected = self.climatology.mean_of(self.valid, channel, rows)
+        std_there = self.climatology.std[channel, rows]
+        # Where the training never changed, its state to the bit, which is float32 in a pack: a
+        # truth that lies above by the rounding of a sum alone is no event.
+        expected = torch.where(std_there == 0, expected.float().double(), expected)
         return FieldForecasts(
             members=members,
             truth=truth,
             persistence=of_states(self.persistence),
             climatology=physical(expected.to(self.device)),
-            climatology_std=(self.climatology.std[channel, rows] * std).to(self.device),
+            climatology_std=(std_there * std).to(self.device),
             uniforms=self._ties(channel, rows).to(self.device),
         )
 

@@ -198,6 +198,7 @@ def _draw(
     folder: RunFolder, settings: Settings, tally: ClassificationTally | RegressionTally
 ) -> None:
     folder.plots.mkdir(parents=True, exist_ok=True)
+    folder.remove_pictures()
     draw_curves(folder, settings)
     if isinstance(tally, ClassificationTally):
         plot_reliability(tally.reliability(), folder.plots / "reliability.png")

@@ -28,6 +28,7 @@ def report_spectra(
         at for at in range(len(fields.channels)) if not bool(spectra.truth[:, at].isnan().all())
     ]
     if not kept:
+        file.unlink(missing_ok=True)  # those of an earlier evaluation
         return
     spectra = Spectra(*(power[:, kept] for power in spectra))
     units = {fields.channels[at].name: fields.channels[at].units for at in kept}

@@ -49,6 +49,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
     }
 
     def write() -> None:
+        folder.remove_pictures()
         write_json(folder.evaluation, result)
         texts = {name: str(result[name]) for name in ("data", "split", "ema", "redraw")}
         texts["perturb"] = json.dumps(result["perturb"])

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,35 @@ def test_what_may_have_been_meant(
     words: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refused(capsys, *words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ("forecast", "run", "-o", "y.nc/"),
+            "'y.nc/': ends as a folder does and is called .nc as a file is: leave the slash out",
+        ),
+        (("predict", "run", "-o", "out.csv/"), "'out.csv/': ends as a folder does"),
+        (("report", "run", "-o", "pages/"), "'pages/': is a folder: expected the path of a file"),
+        (("report", "run", "-o", ""), "the path is empty: expected that of a file"),
+        (("forecast", "run", "-o", ""), "the path is empty: expected that of a file or a folder"),
+    ],
+)
+def test_an_output_is_a_file_or_a_folder(
+    words: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(capsys, *words)
+
+
+def test_a_folder_may_have_a_slash_behind_it() -> None:
+    assert parse(("forecast", "run", "-o", "forecasts/")).output == Path("forecasts")
+    assert parse(("forecast", "run", "-o", "v1.2/")).output == Path("v1.2")
+
+
+def test_starts_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("forecast", "run", "-o", "x.nc", "--starts", "a/b/1d", "--starts", "c/d/1d")
+    assert "--starts: is given twice: give one FIRST/LAST/STEP" in refused(capsys, *words)
 
 
 def test_a_misspelt_command(capsys: pytest.CaptureFixture[str]) -> None:

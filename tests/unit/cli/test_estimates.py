@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from tiny_run import SERIES, hpc_bnn, written
 
+from hpc_bnn.train.plan.estimate import GIB, verdict_by_themselves
+
 WEATHER = (
     "swin_era5.yaml",
     "model={name: swin, width: 8, depths: [2, 0, 0, 0], heads: [1, 1, 1, 1], window: [2, 4]}",
@@ -39,6 +41,36 @@ def test_an_estimate_for_files_and_gpus_that_are_not_here(
     assert "time: not measured, as the run would not go on this device" in out
     assert hpc_bnn("train", *WEATHER, *asked, "--device-memory", "0.001") == 1
     assert "does not fit" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_beside_the_training_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--estimate", "--points", "361x720", "--ranks", 1, "train.device=cpu")
+    few = ("train.batch_size=1", "posterior.samples=2", "posterior.predict_samples=2000")
+    monkeypatch.setattr("hpc_bnn.cli.estimate_command.host_bytes", lambda: 1 << 40)
+    assert hpc_bnn("train", *WEATHER, *asked, *few) == 0
+    assert "does not fit" not in capsys.readouterr().out
+    monkeypatch.setattr("hpc_bnn.cli.estimate_command.host_bytes", lambda: 2 << 30)
+    assert hpc_bnn("train", *WEATHER, *asked, *few) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("fits: ")], "the training"
+    (line,) = [line for line in lines if "does not fit" in line]
+    assert line.startswith("hpc-bnn evaluate does not fit: ")
+    assert line.endswith(
+        "% of the 2.0 GiB there are for a rank; lower posterior.predict_samples, or start fewer "
+        "ranks on a node"
+    )
+
+
+def test_forecasts_that_do_not_fit_a_gpu_are_named() -> None:
+    needs = {"evaluate": GIB, "forecast": 3 * GIB}
+    (line,) = verdict_by_themselves(needs, gpu=True, capacity=2 * GIB)
+    assert line == (
+        "hpc-bnn forecast does not fit: 150% of the 2.0 GiB there are for a rank; use a device "
+        "with more memory"
+    )
+    assert verdict_by_themselves(needs, gpu=True, capacity=0) == []
 
 
 def test_an_estimate_of_a_grid_that_is_chosen_later_is_that_of_the_largest(

@@ -87,6 +87,23 @@ def test_a_folder_of_data_is_no_output_of_forecasts(
     assert sorted((work / "toy").iterdir()) == before
 
 
+def test_the_folder_of_the_moment_is_no_output_of_forecasts(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    assert hpc_bnn(*COMMANDS["forecast"](work, Path())) == 2
+    err = capsys.readouterr().err
+    assert "-o .: is a folder that holds run, toy, toy.yaml, no forecasts" in err
+    assert "give the path of a new folder, such as forecasts, or of a file, such as" in err
+
+
+@pytest.mark.parametrize("name", ["x.zarr", "x.grib2", "x.h5"])
+def test_forecasts_are_netcdf(work: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hpc_bnn(*COMMANDS["forecast"](work, work / name)) == 2
+    assert f"{work / name}: forecasts are written as netCDF: expected" in capsys.readouterr().err
+    assert not (work / name).exists()
+
+
 @pytest.mark.parametrize("command", [name for name in FILES if name != "forecast"])
 def test_a_folder_is_no_output(
     work: Path, command: str, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,7 @@
 """A toy atmosphere from its files to scores and a forecast file, all by the command line."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,18 @@ def test_one_member_is_scored_without_a_spread(
     assert not {"spread", "spread_skill_ratio", "coverage_90"} & set(scores)
     assert scores["crps"][0] > 0
     assert not (trained / "plots" / "spread_skill.png").exists()
+
+
+def test_pictures_are_those_of_the_last_evaluation(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "plots").mkdir(exist_ok=True)
+    (run / "plots" / "mine.png").write_bytes(b"a picture of somebody")
+    assert hpc_bnn("evaluate", run, "posterior.predict_samples=2") == 0
+    before = {path.name for path in (run / "plots").iterdir()}
+    assert {"map_t2m_24h.png", "spread_skill.png"} <= before
+    assert hpc_bnn("evaluate", run, "evaluation.steps=1") == 0
+    after = {path.name for path in (run / "plots").iterdir()}
+    assert after == before - {"map_t2m_24h.png", "spread_skill.png"}
 
 
 ONE: tuple[object, ...] = ("--steps", 1, "--members", 1)

@@ -73,6 +73,10 @@ def test_harmonics_are_those_of_scipy() -> None:
 def test_what_a_grid_cannot_hold_is_refused() -> None:
     with pytest.raises(ValueError, match=r"perturb\.length_km = 200: the grid of 30 x 60 points"):
         Spherical(LATITUDE, LONGITUDE, True, length_km=200.0)
+    with pytest.raises(ValueError, match=r"perturb\.length_km = 1e\+09: .* at most 20015$"):
+        Spherical(LATITUDE, LONGITUDE, True, length_km=1e9)
+    longest = Spherical(LATITUDE, LONGITUDE, True, length_km=20000.0)
+    assert bool(linear_map(longest).isfinite().all())
     with pytest.raises(
         ValueError, match=r"perturb\.name = 'spherical': .* the grid is of a region"
     ):

@@ -266,6 +266,19 @@ def test_other_starts_belong_to_a_folder_and_not_to_a_file(
         make(ALONE_WORLD, tmp_path / "set.nc", trained, starts=STARTS[1:3])
 
 
+def test_one_start_does_not_replace_many(
+    made: dict[str, Path], tmp_path: Path, folder: Path, source: Source
+) -> None:
+    path = shutil.copy(made["set.nc"], tmp_path / "set.nc")
+    before = path.read_bytes()
+    trained = toy_trained(folder, source, **FLOAT32)
+    with pytest.raises(OtherForecastError, match=r"set.nc: holds forecasts from 2 starts"):
+        make(ALONE_WORLD, path, trained, starts=STARTS[:1])
+    assert path.read_bytes() == before
+    make(ALONE_WORLD, tmp_path / "one.nc", trained, starts=STARTS[:1])
+    make(ALONE_WORLD, tmp_path / "one.nc", trained, starts=STARTS[1:2])
+
+
 def test_a_file_that_was_cut_is_refused(
     made: dict[str, Path], tmp_path: Path, folder: Path, source: Source
 ) -> None:

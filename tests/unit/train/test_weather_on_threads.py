@@ -87,13 +87,15 @@ def by_hand(trained: Trained, starts: Tensor, steps: int) -> tuple[WeatherTally,
     for lead in range(steps):
         valid = starts + (lead + 1) * STEP_S
         truth = fields.physical(states(valid))
+        expected = climatology.mean(valid)
+        expected = torch.where(climatology.std == 0, expected.float().double(), expected)
         ties = [uniforms(Stream(0, Purpose.OBSERVATION, t // 3600), truth.shape[1:])
                 for t in valid.tolist()]  # fmt: skip
         whole = (
             members[:, lead],
             truth,
             fields.physical(states(starts)),
-            fields.physical(climatology.mean(valid)),
+            fields.physical(expected),
             std,
             torch.stack(ties),
         )
