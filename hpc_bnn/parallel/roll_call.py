@@ -137,8 +137,8 @@ class RollCall:
         if not self._has_spoken and (everyone or now - self._queried_at > ANSWER_S):
             self._has_spoken = True
             self._states[self._rank] = self._state()
-            complaint = next(iter(self._complaints.values()))
-            self._speak(f"{complaint}: {self._findings()}")
+            first = min(self._complaints)  # of the ranks that wait, whoever asked before
+            self._speak(f"{self._complaints[first]}: {self._findings()}")
 
     def _findings(self) -> str:
         silent = [rank for rank in range(self._size) if rank not in self._states]
