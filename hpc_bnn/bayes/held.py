@@ -218,10 +218,12 @@ class Held(nn.Module):
             yield
         finally:
             for layer, mode in modes:
-                layer.training = mode
+                if layer.training != mode:  # most are as they were, and a module is slow to change
+                    layer.training = mode
 
     def _switch_to_prediction(self) -> None:
-        self.module.eval()
+        if any(layer.training for layer in self.module.modules()):
+            self.module.eval()
 
 
 def _itself(tensor: Tensor) -> Tensor:

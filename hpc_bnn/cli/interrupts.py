@@ -16,7 +16,6 @@ from hpc_bnn.parallel.control import END, leave_note
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.stop import REQUEUE, SIGNAL, Unfinished
 
-TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -25,22 +24,31 @@ class Asked(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.status = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+        self.status = 128 + number
 
 
 @contextmanager
-def listening(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+def listening(
+    environment: Mapping[str, str] = os.environ, *, makes_steps: bool = False
+) -> Iterator[None]:
     """Raise ``Asked`` in the main thread where a signal asks the command to end.
 
-    USR2 counts where ``hpc-bnn run`` has started this rank: mpirun and srun pass that one on. Job
-    scripts let ranks ignore it until a training listens.
+    USR2 counts as an interrupt where ``hpc-bnn run`` has started this rank: mpirun and srun pass
+    that one on. Job scripts let ranks ignore it until a training listens. Where USR1 and USR2, as
+    of ``sbatch --signal``, would end the process without a word, they count, too.
+
+    makes_steps: the command listens to these two itself, while it makes steps.
     """
-    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if environment.get(END) else [])]
+    is_started = bool(environment.get(END))
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if is_started else [])]
+    for number in () if makes_steps else (signal.SIGUSR1, signal.SIGUSR2):
+        if number not in numbers and signal.getsignal(number) is signal.SIG_DFL:
+            numbers.append(number)
 
     def ask(number: int, frame: FrameType | None) -> None:
         for other in numbers:
             signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else signal.SIG_IGN)
-        raise Asked(number)
+        raise Asked(signal.SIGINT if is_started and number == signal.SIGUSR2 else number)
 
     before = {}
     for number in numbers if threading.current_thread() is threading.main_thread() else ():

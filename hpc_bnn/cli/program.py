@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -35,8 +34,6 @@ from hpc_bnn.train.run.loop import train
 from hpc_bnn.train.run.stop import REQUEUE, NotBegun, Unfinished
 from hpc_bnn.verify.score_text import score_lines
 
-T = TypeVar("T")
-
 USER_ERRORS = (
     SettingsError,
     ValueError,
@@ -47,6 +44,7 @@ USER_ERRORS = (
     FloatingPointError,
     LaunchError,
 )
+MAKE_STEPS = ("train", "scan", "forecast")
 SAVES_MEMORY = (
     "out of memory: lower train.batch_size or posterior.samples_per_pass, set "
     "posterior.keep_... to false, or use more data ranks; swin: model.recompute=true"
@@ -75,7 +73,10 @@ def _run(options: argparse.Namespace, all_ranks: Group) -> int:
     """Collective: run the command and return the status, where all ranks end with the same."""
     try:
         action = COMMANDS.get(options.command) or COMMANDS[options.command.partition(" ")[0]]
-        with listening():
+        words = {key: value for key, value in vars(options).items() if key != "began"}
+        advice = "start all ranks by the same command"
+        with listening(makes_steps=options.command in MAKE_STEPS):
+            agree(all_ranks, words, name="command line", advice=advice)
             return action(options, all_ranks)
     except (*USER_ERRORS, RankError) as error:
         if options.verbosity > 0:
@@ -177,8 +178,8 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
     if config is None and folder is not None:
         all_ranks.on_first(folder.require_run, name="settings")
         config = folder.config
-    settings = _common(
-        all_ranks, options, lambda: _settings(config, options.overrides, options.defaults)
+    settings = all_ranks.on_first(
+        lambda: _settings(config, options.overrides, options.defaults), name="settings"
     )
     if folder is None:
         from hpc_bnn.cli.estimate_command import estimate_command
@@ -204,12 +205,11 @@ def _train(options: argparse.Namespace, all_ranks: Group) -> int:
 def _scan(options: argparse.Namespace, all_ranks: Group) -> int:
     from hpc_bnn.study.scan import report, runs_of, scan
 
-    runs = _common(
-        all_ranks,
-        options,
+    runs = all_ranks.on_first(
         lambda: runs_of(
             options.tries, lambda more: _settings(options.config, options.overrides + more)
         ),
+        name="settings",
     )
     world = _start(runs[0][1], all_ranks)
     with leaving(world):
@@ -240,13 +240,6 @@ def _data_request(options: argparse.Namespace, all_ranks: Group) -> int:
 
     settings = _settings(options.config, options.overrides)
     return _print(request_command(options, settings.data.name, settings.data.options), all_ranks)
-
-
-def _common(all_ranks: Group, options: argparse.Namespace, read: Callable[[], T]) -> T:
-    """Collective: return what the first rank reads for all, which were started by one command."""
-    words = {key: value for key, value in vars(options).items() if key != "began"}
-    agree(all_ranks, words, name="command line", advice="start all ranks by the same command")
-    return all_ranks.on_first(read, name="settings")
 
 
 def _settings(config: Path, overrides: Sequence[str], defaults: Sequence[str] = ()) -> Settings:

@@ -165,6 +165,7 @@ class TrainSettings(Section):
     keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints that are kept")
     mtbf_hours: PositiveFloat = Field(
         4000.0,
+        le=1e9,
         description="hours between two failures of one node, on average, from which the interval "
         "between checkpoints follows that summary.json and the log suggest",
     )

@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # which is made of what is here
 
 Numbers = npt.NDArray[np.int64]
 
+LEAST = -(1 << 63)  # of 64 bits: no maximum is that of a rank that gives it
+
 _CHANGED = (
     "; something changed it on some ranks only (an update outside hb.Step, a seed per rank, a load "
     "on one rank)"
@@ -46,19 +48,23 @@ class GuardError(RuntimeError):
 
 
 def agree(
-    group: Group, values: Mapping[str, object], *, name: str, advice: str = _SAME_START
+    group: Group, values: Mapping[str, object] | None, *, name: str, advice: str = _SAME_START
 ) -> None:
-    """Collective: prove that every rank holds the same ``values``; the error names key, ranks and
+    """Collective: prove that every rank holds the same ``values``; the error names a key, ranks and
     both values, and ends with ``advice``.
 
     The values are plain ones, whose ``repr`` says all of them: two numbers are reduced where they
-    are equal, and else those of the first rank travel.
+    are equal, and else those of the first rank travel. None: this rank, not the first, has nothing
+    to say.
     """
-    if equal_on_all_ranks(group, digest(sorted(values.items())), name=name):
+    number = None if values is None else digest(sorted(values.items()))
+    if equal_on_all_ranks(group, number, name=name):
         return
-    first = group.broadcast(dict(values), name=name)
+    first = group.broadcast(dict(values or {}), name=name)
+    values = first if values is None else values
     found = None
-    for key in sorted(set(first) | set(values)):
+    # What both have tells more.
+    for key in [*sorted(first.keys() & values.keys()), *sorted(first.keys() ^ values.keys())]:
         theirs, here = first.get(key, "missing"), values.get(key, "missing")
         if theirs != here:
             found = (
@@ -71,9 +77,12 @@ def agree(
         raise GuardError(said[1])
 
 
-def equal_on_all_ranks(group: Group, number: int, *, name: str) -> bool:
-    """Collective: tell whether every rank holds the same number of 64 bits."""
-    both = group.all_reduce(torch.tensor([number, ~number]), reduction="max", name=name)
+def equal_on_all_ranks(group: Group, number: int | None, *, name: str) -> bool:
+    """Collective: tell whether every rank holds the same number of 64 bits; None: this one holds
+    none.
+    """
+    mine = [LEAST, LEAST] if number is None else [number, ~number]
+    both = group.all_reduce(torch.tensor(mine), reduction="max", name=name)
     return _are_equal(*both.tolist())
 
 

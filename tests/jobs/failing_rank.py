@@ -9,6 +9,8 @@ others go on into their next exchange:
     horovod    Horovod is not installed on its node
     engine     it asks for another engine
     network    it reaches no port of rank 0
+    words      it was started with one more word
+    command    it was started with another command
     apart      it takes itself for a machine of its own, on a network of the one interface lo
     file       a file of its batch is gone at the fourth step
     step       its fourth step raises a user's error that names the rank
@@ -30,7 +32,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -40,6 +42,7 @@ import torch
 from mpi4py import MPI
 
 from hpc_bnn.bayes import Gaussian
+from hpc_bnn.cli.arguments import parse
 from hpc_bnn.cli.program import main
 from hpc_bnn.data import Batches
 from hpc_bnn.parallel.torch_dist import _store as store
@@ -118,6 +121,10 @@ def unreachable(ranks: Any, where: tuple[str, int], **options: Any) -> Any:
     return store(ranks, (where[0], 1), **options)
 
 
+def started_with(words: Callable[[Sequence[str]], Sequence[str]]) -> Any:
+    return patch("hpc_bnn.cli.program.parse", lambda given: parse(words(given)))
+
+
 def apart() -> contextlib.ExitStack:
     both = contextlib.ExitStack()
     name = f"machine {RANK}"
@@ -157,6 +164,8 @@ def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
         "network": lambda: patch.multiple(
             "hpc_bnn.parallel.torch_dist", MEET_S=1.0, _store=unreachable
         ),
+        "words": lambda: started_with(lambda words: [*words, "evaluation.starts=3"]),
+        "command": lambda: started_with(lambda words: ["doctor"]),
         "apart": apart,
         "file": lambda: before(Batches, "at", lambda: fail(GONE), call=4),
         "stuck": stuck,

@@ -89,6 +89,12 @@ AGREED = {
 }
 
 
+STARTED_APART = {
+    "words": "overrides is [] on world rank 0 and ['evaluation.starts=3'] on world rank 1",
+    "command": "command is 'evaluate' on world rank 0 and 'doctor' on world rank 1",
+}
+
+
 def test_all_ranks_hear_of_a_fault_and_end_together(config: Path, tmp_path: Path) -> None:
     """Before the first step, or because all fail: one command after the other in one job."""
     commands = {
@@ -96,6 +102,8 @@ def test_all_ranks_hear_of_a_fault_and_end_together(config: Path, tmp_path: Path
         for fault, (at, option, _) in AGREED.items()
     }
     commands["step"] = ("fault", "step", "0,1", "train", config, "--run", tmp_path / "step")
+    for fault in STARTED_APART:
+        commands[fault] = ("fault", fault, "1", "evaluate", tmp_path / "step")
     jobs = dict(zip(commands, run_commands(*commands.values(), ranks=2, cwd=tmp_path), strict=True))
     for fault, (_, _, message) in AGREED.items():
         (said,) = messages(jobs[fault])
@@ -104,6 +112,9 @@ def test_all_ranks_hear_of_a_fault_and_end_together(config: Path, tmp_path: Path
     assert messages(jobs["step"]) == [
         f"hpc-bnn train: rank {rank}: rank {rank} lost its data" for rank in (0, 1)
     ]
+    for fault, message in STARTED_APART.items():
+        same = "start all ranks by the same command"
+        assert messages(jobs[fault]) == [f"hpc-bnn evaluate: command line: {message}; {same}"]
     for ended in jobs.values():
         assert ended.status == 2, ended.text
         assert "Traceback" not in ended.err, ended.text

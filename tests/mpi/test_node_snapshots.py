@@ -14,6 +14,7 @@ import torch
 
 from hpc_bnn.config import Settings
 from hpc_bnn.group import Group
+from hpc_bnn.parallel.guards import GuardError
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.checkpoint import available
 from hpc_bnn.train.run.folder import RunFolder
@@ -113,12 +114,19 @@ def cut_first_node(nodes: Nodes) -> None:
     nodes.files(0)[-1].write_bytes(content[: len(content) // 2])
 
 
+def open_first_node(nodes: Nodes) -> None:
+    """Anybody could have put these files there."""
+    (nodes.folder / "node0").chmod(0o755)
+
+
 def lose_all(nodes: Nodes) -> None:
     for node in range(len(nodes.first)):
         shutil.rmtree(nodes.folder / f"node{node}", ignore_errors=True)
 
 
-@pytest.mark.parametrize("damage", [nothing, lose_first_node, cut_first_node, lose_all])
+@pytest.mark.parametrize(
+    "damage", [nothing, lose_first_node, cut_first_node, open_first_node, lose_all]
+)
 @pytest.mark.parametrize("method", list(METHODS))
 def test_the_newest_whole_state_is_taken(
     nodes: Nodes,
@@ -151,6 +159,7 @@ def test_the_newest_whole_state_is_taken(
         nothing: DIES_AT,
         lose_first_node: DIES_AT if on_second else 4,
         cut_first_node: DIES_AT if on_second else DIES_AT - 1,
+        open_first_node: DIES_AT if on_second else 4,
         lose_all: 4,
     }[damage]
     (restart,) = read_metrics(run.restarts)
@@ -161,6 +170,8 @@ def test_the_newest_whole_state_is_taken(
     broken = [text for text in caplog.messages if "damaged or truncated" in text]
     owner = all_ranks.rank == 0 and damage is cut_first_node
     assert len(broken) == owner
+    refused = [text for text in caplog.messages if "are not read" in text]
+    assert len(refused) == (all_ranks.rank == 0 and damage is open_first_node)
     steps = [row["step"] for row in read_metrics(run.metrics) if "loss" in row]
     assert steps == [*range(STEPS)]
     grid = {"sample_ranks": s, "data_ranks": nodes.world.grid.data_ranks, "nodes": 1}
@@ -199,3 +210,19 @@ def test_a_node_that_is_behind_is_waited_for_by_none(
     writer_is_last = last in nodes.first  # only one that writes can be busy
     assert len(taken) == (0 if writer_is_last or not writes else STEPS - 2)
     assert torch.equal(torch.tensor(taken), torch.tensor(sorted(taken)))
+
+
+def test_another_copy_of_the_code_on_one_node(
+    nodes: Nodes, all_ranks: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would add other gradients to the sum, and no parameter would differ."""
+    code = {"losses/nll.py": f"of node {nodes.node}"}
+    monkeypatch.setattr("hpc_bnn.train.run.loop.code_here", lambda: code)
+    if len(nodes.first) < 2:
+        pytest.skip("one rank is on one node")
+    said = (
+        f"losses/nll.py is 'of node 0' on world rank 0 and 'of node 1' on world rank "
+        f"{nodes.first[1]}; use one environment on all nodes"
+    )
+    with pytest.raises(GuardError, match=said):
+        train(settings("shared"), nodes.world, RunFolder(nodes.folder / "run"))

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hpc_bnn.group import Group, RankError
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.mpi import connect
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.run.checkpoint import CheckpointError
+from hpc_bnn.train.run.checkpoint import CheckpointError, load, write
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.loop import train
 
@@ -105,6 +106,38 @@ def test_weights_of_another_run(
     scale = expected["parameter_checksum"]["sum_of_squares"]
     for key, value in expected["parameter_checksum"].items():
         assert got["parameter_checksum"][key] == pytest.approx(value, abs=1e-10 * scale)
+
+
+def test_the_code_of_another_run_is_not_run(
+    world: World, folder: Path, first: tuple[Path, dict[str, Any]]
+) -> None:
+    """A checkpoint may come from anybody: it must not name what is imported here."""
+    path, summary = first
+    file = folder / "given" / "step-00000004.pt"
+
+    def give() -> None:
+        state = load(path / "first" / "checkpoints" / file.name)
+        settings = state.settings.replace("name: mlp", "name: module_of_somebody_else:Net")
+        assert settings != state.settings
+        write(file, replace(state, settings=settings))
+
+    world.all_ranks.on_first(give, name="given")
+    got = run(world, folder / "run", start_from=str(file), lr=STILL, steps=1)
+    assert got["parameter_checksum"] == pytest.approx(summary["parameter_checksum"], rel=1e-15)
+
+
+def test_a_file_of_a_script(world: World, folder: Path, first: tuple[Path, dict[str, Any]]) -> None:
+    """``hb.save`` knows no settings."""
+    file = folder / "script.pt"
+
+    def give() -> None:
+        state = load(first[0] / "first" / "checkpoints" / "step-00000004.pt")
+        write(file, replace(state, settings=""))
+
+    world.all_ranks.on_first(give, name="given")
+    expected = CheckpointError if world.is_first else RankError
+    with pytest.raises(expected, match=r"script\.pt: hb\.save wrote it, .* with hb\.load"):
+        run(world, folder / "run", start_from=str(file))
 
 
 def test_nothing_to_start_from(world: World, folder: Path) -> None:

@@ -128,7 +128,7 @@ def available(folder: Path) -> list[Path]:
     """Return the checkpoint files of a folder, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if PATTERN.fullmatch(path.name))
+    return sorted(p for p in folder.iterdir() if PATTERN.fullmatch(p.name) and p.is_file())
 
 
 def newest_good(folder: Path, *, moments: bool = True) -> tuple[Path, Checkpoint] | None:

@@ -65,13 +65,18 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a metrics file; a last line that was cut short is left out."""
+    """Return the objects of a metrics file up to the first line that is none: one that was cut
+    short, or what a node that lost its power left behind the last one.
+    """
     rows = []
     for line in _lines(path):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows
 
 
@@ -181,14 +186,14 @@ class StepProgress:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a row; a line that was cut short counts as after every step, so that it
-    goes.
+    """Return the step of a row; what is no row, such as a line that was cut short, counts as after
+    every step, so that it goes.
     """
     try:
         return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
+    except (json.JSONDecodeError, KeyError, TypeError):
         return math.inf

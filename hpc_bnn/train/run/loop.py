@@ -14,7 +14,7 @@ from hpc_bnn.train.run.checkpoint import available
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.stop import Stop
 from hpc_bnn.train.run.training import Training
-from hpc_bnn.train.run.versions import versions_here
+from hpc_bnn.train.run.versions import code_here, versions_here
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,12 @@ def _train(
 ) -> dict[str, Any]:
     world.watchdog.pause()
     agree(world.all_ranks, {"settings": dump_settings(settings), "resume": resume}, name="settings")
-    agree(
-        world.all_ranks,
-        versions_here(),
-        name="versions",
-        advice="use one environment on all nodes",
+    same_environment = "use one environment on all nodes"
+    agree(world.all_ranks, versions_here(), name="versions", advice=same_environment)
+    code = world.all_ranks.together(
+        lambda: None if world.node_rank else code_here(), name="reading the code"
     )
+    agree(world.all_ranks, code, name="code of hpc_bnn", advice=same_environment)
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
     world.all_ranks.on_first(lambda: folder.check(settings, resume=resume), name="run folder")

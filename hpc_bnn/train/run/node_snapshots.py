@@ -22,7 +22,12 @@ from hpc_bnn.parallel.launcher import node_name, split_by_node
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.checkpoint import Checkpoint, available
 from hpc_bnn.train.run.folder import RunFolder
-from hpc_bnn.train.run.snapshot_writer import SnapshotWriter, computed_steps, snapshot_folder
+from hpc_bnn.train.run.snapshot_writer import (
+    SnapshotWriter,
+    computed_steps,
+    require_private,
+    snapshot_folder,
+)
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +75,17 @@ class NodeSnapshots:
 
     def files(self) -> list[Path]:
         """Collective over the world: return the snapshots that this rank is to offer, oldest first:
-        those of its node, on the first rank there.
+        those of its node, on the first rank there, unless somebody else could have put them there.
         """
         place = self._place()
         if not self._every or self._world.node_rank:
+            return []
+        try:
+            require_private(self._base)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            log.warning("the snapshots of this node are not read: %s", error)
             return []
         return available(place)
 

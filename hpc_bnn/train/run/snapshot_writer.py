@@ -55,6 +55,17 @@ def make_private(folder: Path) -> None:
         If that cannot be, or the folder is somebody else's, or open to others.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    require_private(folder)
+
+
+def require_private(folder: Path) -> None:
+    """Check that a folder is one that only this user can enter.
+
+    Raises
+    ------
+    OSError
+        If it is somebody else's, open to others, or not there.
+    """
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise OSError(

@@ -136,12 +136,20 @@ class Snapshots:
         Raises
         ------
         CheckpointError
-            If there is none, or it is of another network or of members that have no place here.
+            If there is none, or it is of another network or of members that have no place here, or
+            ``hb.save`` wrote it, which knows no settings.
         """
 
         def read() -> tuple[Path, Checkpoint]:
             if given.is_file():
-                return given, checkpoint.load(given, moments=False)
+                state = checkpoint.load(given, moments=False)
+                if not state.settings:
+                    raise CheckpointError(
+                        f"{given}: hb.save wrote it, so it does not say of which method it is: "
+                        "expected a checkpoint of hpc-bnn train; a script goes on from this one "
+                        "with hb.load"
+                    )
+                return given, state
             found = checkpoint.newest_good(RunFolder(given).checkpoints, moments=False)
             if found is None:
                 raise CheckpointError(
@@ -174,8 +182,13 @@ class Snapshots:
         return path
 
     def _as_saved(self, state: Checkpoint) -> tuple[Posterior, Loss]:
-        """Return what a checkpoint is of, with the rows that are held here."""
+        """Return what a checkpoint is of, with the rows that are held here.
+
+        Its network is made as this run makes its own: a file of somebody else must not choose which
+        code runs here (``model.name = package.module:Class``).
+        """
         settings = Settings.model_validate(parse(state.settings))
+        settings = settings.model_copy(update={"model": self._settings.model})
         parts, here = build(settings, self._parts.source), self._parts.posterior
         if parts.posterior.members == here.members:
             parts.posterior.hold(here.own_samples)

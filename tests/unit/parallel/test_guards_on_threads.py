@@ -341,6 +341,19 @@ def test_agree_sees_keys_that_one_rank_lacks() -> None:
     )
 
 
+def test_agree_among_those_that_have_something_to_say() -> None:
+    """One rank a node, such as of a file that it has read."""
+
+    def work(group: Group, last: str) -> None:
+        values = {0: {"code": "a"}, 2: {"code": "a"}, 4: {"code": last}}
+        agree(group, values.get(group.rank), name="node")
+
+    assert on_ranks(5, lambda group: work(group, "a")) == [None] * 5
+    assert common_message(outcomes(5, lambda group: work(group, "b"))).startswith(
+        "node: code is 'a' on world rank 0 and 'b' on world rank 4"
+    )
+
+
 def test_agree_passes_where_all_agree() -> None:
     """One reduction of two numbers, whatever the order and the size of the values."""
 

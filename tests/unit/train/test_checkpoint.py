@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, never silently changed, readable by plain torch."""
 
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -444,6 +445,16 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
         "step-00000002.pt",
         "step-1.pt",
     ]
+
+
+def test_what_is_no_file_is_no_checkpoint(tmp_path: Path) -> None:
+    """Reading a pipe would wait for ever."""
+    path = save(tmp_path, some(1), keep=1)
+    (tmp_path / "step-00000002.pt").mkdir()
+    os.mkfifo(tmp_path / "step-00000003.pt")
+    found = newest_good(tmp_path)
+    assert found is not None
+    assert found[0] == path
 
 
 def test_no_folder_and_no_file_give_no_checkpoint(tmp_path: Path) -> None:

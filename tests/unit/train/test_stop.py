@@ -281,6 +281,17 @@ def test_made_steps_are_those_with_a_loss(tmp_path: Path) -> None:
     assert made_steps(metrics) == 7
 
 
+@pytest.mark.parametrize("left", [b"\0\0\0", b"\xff\xfe\x00of another file", b"[1]\n5\n"])
+def test_what_a_loss_of_power_leaves_behind_the_rows(tmp_path: Path, left: bytes) -> None:
+    """It counts for nothing, and the run that goes on cuts it off."""
+    path = tmp_path / "metrics.jsonl"
+    rows = b"".join(b'{"step": %d, "loss": 1.0}\n' % step for step in range(5))
+    path.write_bytes(rows + left)
+    assert made_steps(path) == 5
+    Metrics(path, first_step=5).close()
+    assert path.read_bytes() == rows
+
+
 def test_made_steps_of_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     child = os.fork()

@@ -10,7 +10,7 @@ import torch
 
 import hpc_bnn as hb
 from hpc_bnn.train.run import versions as module
-from hpc_bnn.train.run.versions import commit_of, versions
+from hpc_bnn.train.run.versions import PACKAGE, code_here, commit_of, versions
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 
@@ -100,3 +100,17 @@ def test_without_git_there_is_no_commit(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit_of(broken) is None
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_computes_counts(tmp_path: Path) -> None:
+    """By its content, wherever the package lies; the time of a copy does not."""
+    here = code_here()
+    assert {"bayes/noise.py", "losses/nll.py", "train/step/step.py"} < here.keys()
+    copy = tmp_path / "hpc_bnn"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    assert code_here(copy) == here
+    file = copy / "losses" / "nll.py"
+    file.write_text(file.read_text().replace("0.5", "0.6", 1))
+    (copy / "cli" / "program.py").write_text("other words\n")
+    changed = code_here(copy)
+    assert [name for name in here if changed[name] != here[name]] == ["losses/nll.py"]
