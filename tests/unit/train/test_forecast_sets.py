@@ -186,8 +186,9 @@ class Asked(Stop):
 
 @pytest.mark.parametrize("target", ["set", "set.nc"])
 def test_a_stop_leaves_what_goes_on(
-    tmp_path: Path, folder: Path, source: Source, target: str
+    tmp_path: Path, folder: Path, source: Source, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hpc_bnn.train.score.dealt_starts.AT_ONCE", 8)  # two batches of five
     trained = toy_trained(folder, source, **FLOAT32)
     (tmp_path / "whole").mkdir()
     make(ALONE_WORLD, tmp_path / "whole" / target, trained)
