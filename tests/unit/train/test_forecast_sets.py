@@ -23,6 +23,7 @@ from hpc_bnn.fields.forecast_set import file_name
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.stop import Stop
+from hpc_bnn.train.score import dealt_starts
 from hpc_bnn.train.score.forecast import UnfinishedForecast, forecast, plan_forecast
 from hpc_bnn.train.score.rollout import Rollout
 from hpc_bnn.train.score.starts import parse_starts
@@ -186,8 +187,13 @@ class Asked(Stop):
 
 @pytest.mark.parametrize("target", ["set", "set.nc"])
 def test_a_stop_leaves_what_goes_on(
-    tmp_path: Path, folder: Path, source: Source, target: str
+    tmp_path: Path,
+    folder: Path,
+    source: Source,
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(dealt_starts, "AT_ONCE", 5)  # two batches
     trained = toy_trained(folder, source, **FLOAT32)
     (tmp_path / "whole").mkdir()
     make(ALONE_WORLD, tmp_path / "whole" / target, trained)
