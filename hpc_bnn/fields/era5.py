@@ -20,6 +20,7 @@ from hpc_bnn.fields.outline import source_without_files
 from hpc_bnn.fields.pack.automatic import LIMIT_GIB, Request, pack_of
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import Missing, PackReader, read
+from hpc_bnn.fields.pack.same_files import require_same_files
 from hpc_bnn.fields.statistics import within_range
 from hpc_bnn.fields.statistics_file import read_statistics
 from hpc_bnn.fields.windows import CALENDAR_CHANNELS, Atmosphere, ForecastWindows, window_steps
@@ -107,6 +108,7 @@ def era5(
     """
     request = Request(path, variables, levels, static, member, stale, pack, pack_limit)
     archive = pack_of(request, ranks)
+    require_same_files(archive, ranks)
     given = ranks.on_first(
         lambda: None if statistics is None else read_statistics(statistics), name="statistics"
     )

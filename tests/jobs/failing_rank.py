@@ -11,6 +11,8 @@ others go on into their next exchange:
     network    it reaches no port of rank 0
     words      it was started with one more word
     command    it was started with another command
+    version    it has another version of this package
+    data       it may not read the pack of its data set
     apart      it takes itself for a machine of its own, on a network of the one interface lo
     file       a file of its batch is gone at the fourth step
     step       its fourth step raises a user's error that names the rank
@@ -28,6 +30,7 @@ others go on into their next exchange:
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -49,6 +52,7 @@ from hpc_bnn.parallel.torch_dist import _store as store
 from hpc_bnn.parallel.world import start
 from hpc_bnn.train.run import loop
 from hpc_bnn.train.run.log import Metrics
+from hpc_bnn.train.run.versions import versions_here
 from hpc_bnn.train.step.step import Step
 
 RANK = MPI.COMM_WORLD.rank
@@ -133,6 +137,21 @@ def apart() -> contextlib.ExitStack:
     return both
 
 
+def unreadable() -> contextlib.ExitStack:
+    def refusing(read: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(file: Any, *arguments: Any, **options: Any) -> Any:
+            if ".pack/" in str(file):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+            return read(file, *arguments, **options)
+
+        return refused
+
+    both = contextlib.ExitStack()
+    for module in (io, os):
+        both.enter_context(patch.object(module, "open", refusing(module.open)))
+    return both
+
+
 def validating() -> None:
     print("validating", flush=True)
     time.sleep(1.0)
@@ -164,6 +183,10 @@ def provoked(fault: str, ranks: str) -> AbstractContextManager[object]:
         "network": lambda: patch.multiple(
             "hpc_bnn.parallel.torch_dist", MEET_S=1.0, _store=unreachable
         ),
+        "version": lambda: patch.object(
+            loop, "versions_here", lambda: {**versions_here(), "hpc_bnn": "0.0.1"}
+        ),
+        "data": unreadable,
         "words": lambda: started_with(lambda words: [*words, "evaluation.starts=3"]),
         "command": lambda: started_with(lambda words: ["doctor"]),
         "apart": apart,

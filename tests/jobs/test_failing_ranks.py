@@ -81,6 +81,11 @@ AGREED = {
     "driver": ("1", "train.device=auto", "CUDA driver initialization failed"),
     "horovod": ("1", "train.device=cpu", "rank 1 cannot: Horovod cannot be imported"),
     "engine": ("1", "grid.engine=horovod", "grid.engine = horovod on world rank 0 and torch on"),
+    "version": (
+        "1",
+        "train.device=cpu",
+        "and '0.0.1' on world rank 1; use one environment on all nodes",
+    ),
     "network": (
         "1",
         "grid.engine=torch",

@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "train": {"device": "cpu", "steps": 6, "batch_size": 10, "checkpoint_every": 0},
 }
 SOON_S = 60.0
+FAILING = Path(__file__).with_name("failing_rank.py")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,25 @@ def test_a_value_that_is_missing(toy: Path, tmp_path: Path) -> None:
     assert ended.seconds < SOON_S
     assert "damaged.pack/2001.f32: 't2m' at 2001-01-11T00" in ended.err, ended.text
     assert ended.err.count("hpc-bnn train: ") == 1, ended.text
+
+
+@pytest.mark.parametrize("at", ["0", "1", "1,2"])
+def test_a_rank_that_cannot_read_the_data(toy: Path, tmp_path: Path, at: str) -> None:
+    """Its node has not mounted the file system, or not for this user: it says which file, once."""
+    made = run_here(
+        "data", "ingest", toy.parent / "files", "-o", tmp_path / "toy.pack", cwd=tmp_path
+    )
+    assert made.status == 0, made.text
+    ended = run(FAILING, "data", at, "train", toy, f"data.path={tmp_path / 'toy.pack'}",
+        "grid.sample_ranks=1", "train.batch_size=9", "--run", tmp_path / "run", ranks=3,
+        cwd=tmp_path)  # fmt: skip
+    assert ended.status == 2, ended.text
+    assert ended.seconds < SOON_S
+    assert "Traceback" not in ended.err, ended.text
+    said = [line for line in ended.err.splitlines() if line.startswith("hpc-bnn train: ")]
+    assert len(said) == 1, ended.text
+    assert f"{tmp_path}/toy.pack" in said[0] and "Permission denied" in said[0], ended.text
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])

@@ -205,8 +205,13 @@ class Step:
 
     def _check_numbers(self, x: Inputs, y: Tensor) -> None:
         """Raise ValueError where a loss that is not finite follows from the batch."""
-        check_finite_inputs(x)
-        self.loss.check_target(y)
+        try:
+            check_finite_inputs(x)
+            self.loss.check_target(y)
+        except ValueError as error:
+            ranks = self.world.all_ranks
+            where = f"world rank {ranks.rank}, " if ranks.size > 1 else ""
+            raise ValueError(f"{where}step {self.step}: {error}") from error
 
     def _check_network(self, x: Inputs) -> None:
         """Collective over the world: prove that the network is pure, or raise on every rank."""

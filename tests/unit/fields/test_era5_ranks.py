@@ -4,6 +4,8 @@ Ranks are threads of one process here, so the files are netCDF-3: HDF5 2.2.0 cra
 with texts in it (expver) is open twice, the first of both is closed, and it is opened once more.
 """
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from hpc_bnn.fields.catalogue import Catalogue
 from hpc_bnn.fields.era5 import era5
 from hpc_bnn.fields.pack.pack import Pack
 from hpc_bnn.fields.pack.reader import read
+from hpc_bnn.fields.pack.same_files import require_same_files
 from hpc_bnn.fields.statistics import BLOCK, statistics
 from hpc_bnn.fields.statistics_file import Statistics
 from hpc_bnn.group import ALONE, Group, RankError
@@ -151,3 +154,29 @@ def test_a_range_without_times_is_an_error_on_every_rank(pack: Pack) -> None:
     for error in ended:
         assert isinstance(error, ValueError)
         assert "has no value in the range" in str(error)
+
+
+def test_another_pack_on_one_rank_ends_every_rank(folder: Path, tmp_path: Path) -> None:
+    """A copy on a node's own disk, of the same size: one year is an older version."""
+    pack = packed(folder)
+    copy = tmp_path / "copy"
+    shutil.copytree(pack.folder, copy)
+    file = copy / "2017.f32"
+    values = np.fromfile(file, "<f4")
+    values[values.size // 2 :] += 0.5
+    values.tofile(file)
+
+    def work(ranks: Group) -> None:
+        require_same_files(pack if ranks.rank < 2 else replace(pack, folder=copy), ranks)
+
+    ended = outcomes(3, work)
+    assert {type(error) for error in ended} == {ValueError}
+    (said,) = {str(error) for error in ended}
+    assert "2017.f32: 2017-" in said
+    assert "other values on world rank 2 than on world rank 0: all nodes must read the" in said
+    file.unlink()
+    ended = outcomes(3, work)
+    assert [type(error) for error in ended] == [RankError, RankError, FileNotFoundError]
+    assert all("2017.f32: cannot be read on world rank 2" in str(error) for error in ended)
+    assert on_ranks(3, lambda ranks: require_same_files(pack, ranks)) == [None] * 3
+    assert on_ranks(1, lambda ranks: require_same_files(pack, ranks)) == [None]
