@@ -200,9 +200,10 @@ class Held(nn.Module):
 
     def _require_layers(self, names: Iterable[str]) -> None:
         """Refuse a module of which a layer was replaced."""
+        layers = dict(self.module.named_modules(remove_duplicate=False))
         for name in names:
             path, _, leaf = name.rpartition(".")
-            if (self.module.get_submodule(path), leaf) not in self._places[name]:
+            if (layers.get(path), leaf) not in self._places[name]:
                 raise ValueError(
                     f"the layer of {name} was replaced after the posterior was made, which knows "
                     "the old one: change the network first, then make the posterior"

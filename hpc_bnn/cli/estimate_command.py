@@ -46,7 +46,7 @@ def estimate_command(
     evaluation = evaluation_memory(settings, source, ranks)
     if evaluation is not None:
         held = found.parameters + found.optimizer + (0 if gpu else found.process)
-        needs["evaluate"] = held + (evaluation.device if gpu else evaluation.cpu)
+        needs["evaluate"] = held + (evaluation.device if gpu else evaluation.cpu + evaluation.lost)
         lines.append(told_evaluation(evaluation, held, gpu=gpu))
     if source.fields is not None:
         forecast = forecast_memory(build(settings, source), settings, source.fields)

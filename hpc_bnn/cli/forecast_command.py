@@ -9,7 +9,7 @@ from hpc_bnn.cli.interrupts import leaving
 from hpc_bnn.fields import times
 from hpc_bnn.fields.forecast_set import is_folder, lock_path, require_output
 from hpc_bnn.group import Group
-from hpc_bnn.lock import Lock, hold, require_lock_file
+from hpc_bnn.lock import Lock, LockError, hold, require_lock_file
 from hpc_bnn.parallel.world import World, start
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.score.forecast import (
@@ -110,7 +110,16 @@ def _locked(path: Path, world: World) -> Iterator[None]:
 
     def lock() -> None:
         require_lock_file(file)
-        held.append(hold(file, takes_over=False, instead="give another path"))
+        try:
+            held.append(hold(file, takes_over=False, instead="give another path"))
+        except LockError:
+            raise
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{path}: nothing can be written into {path.parent}: {error.strerror}; make it "
+                "writable, or give another path",
+            ) from error
 
     world.all_ranks.on_first(lock, name="lock of the output")
     try:

@@ -164,7 +164,9 @@ def _holds(tree: object, path: Sequence[str]) -> bool:
 
 def _assign(tree: dict[str, Any], path: Sequence[str], value: object) -> bool:
     for part in path[:-1]:
-        tree = tree.setdefault(part, {})
+        if tree.get(part) is None:  # left out, or null
+            tree[part] = {}
+        tree = tree[part]
         if not isinstance(tree, dict):
             return False
     tree[path[-1]] = value

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,36 +72,39 @@ class ForecastSet:
         OSError
             If something else is in the way, or there is less space than what is missing takes.
         """
-        pending = self._in_folder() if self.is_folder else self._in_file()
+        pending, create = self._in_folder() if self.is_folder else self._in_file()
         one = self.plan.end // len(self.plan.forecast.starts_s)
         need, free = one * len(pending), shutil.disk_usage(self.path.parent).free
-        if need > free:
+        if need > free:  # nothing is left of what cannot be
             raise OSError(
-                f"{self.path}: {len(pending)} forecasts take {need / 1e9:.2f} GB, {free / 1e9:.2f} "
+                f"{self.path}: {len(pending)} forecasts take {need / 1e9:.3g} GB, {free / 1e9:.3g} "
                 "GB are free there: free space, or give another path"
             )
+        create()
         return pending
 
-    def _in_file(self) -> list[int]:
+    def _in_file(self) -> tuple[list[int], Callable[[], None]]:
+        """Return the starts that are not finished, and what makes room for them."""
         plan, partial = self.plan, partial_path(self.path)
         require_writable(self.path, self.sources)
         if plan.forecast.is_set and self.path.exists():
             _require_whole(self.path, plan)
-            return []
+            return [], _nothing
         _require_one_start(self.path)
         if partial.exists():
             plan.require_in(partial)
             if plan.forecast.is_set:
                 done = set(written_starts(self.path, plan))
-                return [at for at in range(len(plan.forecast.starts_s)) if at not in done]
-        create_forecast(self.path, plan)
-        return list(range(len(plan.forecast.starts_s)))
+                left = [at for at in range(len(plan.forecast.starts_s)) if at not in done]
+                return left, _nothing
+        every = list(range(len(plan.forecast.starts_s)))
+        return every, lambda: create_forecast(self.path, plan)
 
-    def _in_folder(self) -> list[int]:
+    def _in_folder(self) -> tuple[list[int], Callable[[], None]]:
+        """Return the starts that are not finished, and what makes the folder."""
         require_folder(self.path)
-        self.path.mkdir(exist_ok=True)
         finished = set()
-        for path in sorted(self.path.iterdir()):
+        for path in sorted(self.path.iterdir()) if self.path.exists() else ():
             found = NAME.fullmatch(path.name)
             if found is None:
                 continue
@@ -112,7 +115,8 @@ class ForecastSet:
             else:
                 _require_whole(path, plan)
                 finished.add(start_s)
-        return [at for at, s in enumerate(self.plan.forecast.starts_s) if s not in finished]
+        left = [at for at, s in enumerate(self.plan.forecast.starts_s) if s not in finished]
+        return left, lambda: self.path.mkdir(exist_ok=True)
 
     def create(self, starts: Iterable[int]) -> None:
         """Create the files of some starts; for one process, no two of the same start."""
@@ -134,6 +138,10 @@ class ForecastSet:
         if not self.is_folder and partial_path(self.path).exists():
             require_writable(self.path, self.sources)  # hours may have passed since the first look
             finish(self.path, self.plan)
+
+
+def _nothing() -> None:
+    """Make nothing: it is there."""
 
 
 def is_folder(path: Path) -> bool:

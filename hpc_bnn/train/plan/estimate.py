@@ -135,7 +135,7 @@ def estimate(settings: Settings, source: Source, grid: Grid) -> Estimate:
         step=step,
         batch=one * len(grid.own_examples(settings.train.batch_size)),
         exchange=_exchange_bytes(trained, settings) if grid.world_size > 1 else 0,
-        lost=step // LOST if _loses(os.environ) else 0,
+        lost=lost_by_malloc(step),
         validation=validation,
         ema=averages if settings.train.ema else 0,
         moments=moments,
@@ -241,6 +241,11 @@ def resident_bytes() -> int:
     except OSError:  # not Linux: the most it has held
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return pages * resource.getpagesize()
+
+
+def lost_by_malloc(work: int) -> int:
+    """Return what glibc's heap loses between tensors that take so many bytes."""
+    return work // LOST if _loses(os.environ) else 0
 
 
 def _loses(environment: Mapping[str, str]) -> bool:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hpc_bnn.bayes.noise import Purpose
 from hpc_bnn.config import Settings
 from hpc_bnn.data.source import Fields, Source
-from hpc_bnn.train.plan.estimate import size_text
+from hpc_bnn.train.plan.estimate import lost_by_malloc, size_text
 from hpc_bnn.train.plan.live_memory import LiveMemory
 from hpc_bnn.train.plan.traced import forget_numbers
 from hpc_bnn.train.run.build import Parts, build
@@ -33,6 +33,8 @@ from hpc_bnn.verify.weather import LEVELS
 from hpc_bnn.verify.weather_plots import channels_to_draw
 
 YEAR_S = 366 * DAY_S
+# glibc gives larger blocks pages of their own, which it loses nothing of (mallopt(3)).
+MOST_ON_HEAP = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class EvaluationMemory:
     members: states of all members, where they start and the truth. forecast: a member as it is
     computed. band: a band of a channel and what scoring it takes. climatology: its coefficients and
     scatter. reading: states that it is being fitted to. kept: scores of every start, and pictures.
+    lost: between tensors, where the host is the device; no tensors.
     """
 
     members: int
@@ -50,6 +53,7 @@ class EvaluationMemory:
     climatology: int
     reading: int
     kept: int
+    lost: int = 0
 
     @property
     def device(self) -> int:
@@ -88,10 +92,15 @@ def evaluation_memory(settings: Settings, source: Source, ranks: int) -> Evaluat
     pictures = 3 * len(channels_to_draw(fields.names)) * min(MAPS, steps) * 4 * points
     waves = _basis_functions(fields)
     read = states_at_once((channels, height, width))
+    held = at_once * ((members + 1) * fields.history + 1) * state
+    forecast = _forecast_bytes(parts, fields, at_once, dtype)
+    band = _band_bytes(members, at_once, (height, width))
+    on_heap = held if at_once * fields.history * state < MOST_ON_HEAP else 0
     return EvaluationMemory(
-        members=at_once * ((members + 1) * fields.history + 1) * state,
-        forecast=_forecast_bytes(parts, fields, at_once, dtype),
-        band=_band_bytes(members, at_once, (height, width)),
+        members=held,
+        forecast=forecast,
+        band=band,
+        lost=lost_by_malloc(on_heap + max(forecast, band)),
         climatology=(waves + 1) * channels * points * 8,
         reading=read * (state + channels * points * 4) + min(read, waves) * channels * points * 8,
         kept=pictures + 2 * starts * steps * channels * row * 8,  # twice as they are added up
@@ -105,7 +114,7 @@ def told_evaluation(found: EvaluationMemory, held: int, *, gpu: bool) -> str:
     line = "  hpc-bnn evaluate, by itself        "
     if gpu:
         return f"{line}{size_text(held + found.device)} (and on the host: {size_text(found.host)})"
-    return line + size_text(held + found.cpu)
+    return line + size_text(held + found.cpu + found.lost)
 
 
 def _basis_functions(fields: Fields) -> int:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -192,6 +193,11 @@ def load(path: Path, *, moments: bool = True) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
+    except UnpicklingError as error:  # torch would advise to read it with all that it may run
+        raise CheckpointError(
+            f"{path}: damaged or truncated checkpoint, or none (it holds other things than "
+            "numbers, texts and tensors, which are not read)"
+        ) from error
     except Exception as error:  # a damaged archive fails in many ways
         text = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: damaged or truncated checkpoint ({text})") from error

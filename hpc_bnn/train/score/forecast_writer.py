@@ -75,6 +75,7 @@ class ForecastWriter:
         networks = self._rollout.networks(member, starts)
         at = [self._output.file(self._pending[i]) for i in batch]
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._rollout.evaluating())  # once, not for every state
             opened: dict[Path, ForecastFile] = {}
             for path, plan, _ in at:
                 if path not in opened:

@@ -15,6 +15,7 @@ longitude.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -95,6 +96,10 @@ class Rollout:
         seed, kind = self._posterior.seed, Purpose.PERTURBATION
         streams = [Stream(seed, kind, start, member) for start in noise_keys(starts)]
         return history + self._perturbation.draw(streams, history)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Return a block in which the network stays in the mode that it predicts in."""
+        return self._posterior.evaluating()
 
     def networks(self, member: int, starts: Tensor) -> Callable[[int], Network]:
         """Return which network steps a member from start times (B,) forward, by the steps made so

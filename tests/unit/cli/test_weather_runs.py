@@ -226,6 +226,18 @@ def test_a_folder_for_the_forecast_that_is_not_there(
     assert not path.parent.exists()
 
 
+def test_a_folder_that_cannot_be_written_to(
+    trained: Path, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("hpc_bnn.cli.forecast_command.hold", denied)
+    message = told("forecast", trained, *START, *ONE, "-o", tmp_path / "f.nc")
+    assert f"{tmp_path / 'f.nc'}: nothing can be written into {tmp_path}: Permission" in message
+    assert message.rstrip().endswith("make it writable, or give another path")
+
+
 def test_a_partial_file_in_the_way(trained: Path, tmp_path: Path, told: Any) -> None:
     (tmp_path / "out.nc.partial").write_bytes(b"something")
     message = told("forecast", trained, *START, *ONE, "-o", tmp_path / "out.nc")

@@ -217,6 +217,14 @@ def test_one_of_steps_and_epochs(good: Path, override: str) -> None:
     assert "set one of steps and epochs to a positive number, the other to 0" in found
 
 
+def test_override_inside_nothing(good: Path) -> None:
+    """A run that was dumped without noise on its inputs has `perturb: null`."""
+    good.write_text(good.read_text() + "\nperturb: null\n")
+    perturb = load_settings(good, ["perturb.name=gaussian", "perturb.scale.t2m=0.1"]).perturb
+    assert perturb is not None
+    assert perturb.scale == {"t2m": 0.1}
+
+
 def test_override_inside_a_value(good: Path) -> None:
     (found,) = problems(good, "train.steps.most=3")
     assert found == "command line: train.steps.most: train.steps holds a value, not a section"

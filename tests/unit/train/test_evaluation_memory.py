@@ -72,6 +72,21 @@ def test_it_does_not_grow_with_starts_and_little_with_bands(
     assert small < 24 * STATE + narrow.climatology + 10 * STATE + narrow.forecast
 
 
+def test_small_states_lose_some_of_the_heap_and_large_ones_do_not(
+    folder: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"posterior": {"predict_samples": 24}, "train": {"batch_size": 1}}
+    settings = Settings.model_validate(toy_settings(folder, **changes))
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setattr("hpc_bnn.train.plan.estimate._loses", lambda _: True)
+    found = evaluation_memory(settings, source, ranks=1)
+    assert found is not None
+    assert found.lost == (found.members + found.device) // 3
+    monkeypatch.setattr("hpc_bnn.train.plan.evaluation_memory.MOST_ON_HEAP", 1)
+    large = evaluation_memory(settings, source, ranks=1)
+    assert large is not None and large.lost == found.device // 3 and large.cpu == found.cpu
+
+
 def test_other_data_are_scored_as_in_a_validation(folder: Path, source: Source) -> None:
     settings = Settings.model_validate(toy_settings(folder))
     assert evaluation_memory(settings, replace(source, fields=None), ranks=1) is None

@@ -186,8 +186,9 @@ class Asked(Stop):
 
 @pytest.mark.parametrize("target", ["set", "set.nc"])
 def test_a_stop_leaves_what_goes_on(
-    tmp_path: Path, folder: Path, source: Source, target: str
+    tmp_path: Path, folder: Path, source: Source, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hpc_bnn.train.score.dealt_starts.AT_ONCE", 8)  # two batches of five
     trained = toy_trained(folder, source, **FLOAT32)
     (tmp_path / "whole").mkdir()
     make(ALONE_WORLD, tmp_path / "whole" / target, trained)
@@ -264,6 +265,19 @@ def test_other_starts_belong_to_a_folder_and_not_to_a_file(
         make(ALONE_WORLD, tmp_path / "set.nc", trained, starts=STARTS[:3])
     with pytest.raises(OtherForecastError, match=r"time: other values than asked"):
         make(ALONE_WORLD, tmp_path / "set.nc", trained, starts=STARTS[1:3])
+
+
+@pytest.mark.parametrize("target", ["set", "set.nc"])
+def test_nothing_is_left_where_there_is_no_space(
+    tmp_path: Path, folder: Path, source: Source, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=20_000)
+    monkeypatch.setattr("hpc_bnn.fields.forecast_set.shutil.disk_usage", lambda _: usage)
+    trained = toy_trained(folder, source, **FLOAT32)
+    text = r"10 forecasts take 0\.000\d+ GB, 2e-05 GB are free there: free space, or give another"
+    with pytest.raises(OSError, match=text):
+        make(ALONE_WORLD, tmp_path / target, trained)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_start_does_not_replace_many(
