@@ -20,24 +20,26 @@ def require_same_files(pack: Pack, ranks: Group) -> None:
     Raises
     ------
     ValueError
-        On every rank, if one holds another file; ``RankError`` or OSError if one cannot read its
-        own.
+        On every rank, if one holds another file.
+    OSError
+        On every rank, if one cannot read its own; it names the first.
     """
     if ranks.size == 1:
         return
     count = min(PIECES, len(pack.times))
     places = [(i, i * len(pack.times) // count) for i in range(count)]
 
-    def read() -> list[bytes]:
+    def read() -> list[bytes] | OSError:
         try:
             return [_piece(pack, *place) for place in places]
         except OSError as error:
-            raise type(error)(
-                f"{error.filename}: cannot be read on world rank {ranks.rank}: {error.strerror}; "
-                "put the pack where all nodes see it"
-            ) from error
+            return error
 
     mine = ranks.together(read, name="pack")
+    failed = ranks.first_text(_told(mine) if isinstance(mine, OSError) else None, name="pack")
+    if failed is not None:  # several may fail alike: one says so
+        raise OSError(f"{failed[1]} on world rank {failed[0]}: put the pack where all nodes see it")
+    assert not isinstance(mine, OSError)
     first = ranks.broadcast(mine, name="pack")
     other = [at for (_, at), a, b in zip(places, first, mine, strict=True) if a != b]
     text = f"{pack.path(other[0])}: {times.text(int(pack.times[other[0]]))}" if other else None
@@ -47,6 +49,10 @@ def require_same_files(pack: Pack, ranks: Group) -> None:
             f"{said[1]}: other values on world rank {said[0]} than on world rank 0: all nodes must "
             "read the same pack; copy it again, or put it where all nodes see it"
         )
+
+
+def _told(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}"
 
 
 def _piece(pack: Pack, number: int, time: int) -> bytes:
