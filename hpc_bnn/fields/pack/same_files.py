@@ -36,9 +36,13 @@ def require_same_files(pack: Pack, ranks: Group) -> None:
             return error
 
     mine = ranks.together(read, name="pack")
-    failed = ranks.first_text(_told(mine) if isinstance(mine, OSError) else None, name="pack")
-    if failed is not None:  # several may fail alike: one says so
-        raise OSError(f"{failed[1]} on world rank {failed[0]}: put the pack where all nodes see it")
+    problem = None
+    if isinstance(mine, OSError):
+        where = f"cannot be read on world rank {ranks.rank}"
+        problem = f"{mine.filename}: {where}: {mine.strerror}; put the pack where all nodes see it"
+    failed = ranks.first_text(problem, name="pack")
+    if failed is not None:  # the others may fail alike: one of them is told
+        raise OSError(failed[1])
     assert not isinstance(mine, OSError)
     first = ranks.broadcast(mine, name="pack")
     other = [at for (_, at), a, b in zip(places, first, mine, strict=True) if a != b]
@@ -49,10 +53,6 @@ def require_same_files(pack: Pack, ranks: Group) -> None:
             f"{said[1]}: other values on world rank {said[0]} than on world rank 0: all nodes must "
             "read the same pack; copy it again, or put it where all nodes see it"
         )
-
-
-def _told(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}"
 
 
 def _piece(pack: Pack, number: int, time: int) -> bytes:
