@@ -34,7 +34,7 @@ def test_a_label_of_one_data_rank_ends_all_ranks(
     words = rf"target {label} \(int64, example 2 .*expected classes 0 to 2"
     if not last:
         first = world.grid.world_size - world.grid.sample_ranks
-        words = f"batch: rank {first} failed: ValueError: {words}"
+        words = f"batch: rank {first} failed: ValueError: world rank {first}, step 1: {words}"
     with pytest.raises(ValueError if last else RankError, match=words):
         step(x, y)
     assert all(torch.equal(a, b) for a, b in zip(before, posterior.parameters(), strict=True))
