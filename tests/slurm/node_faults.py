@@ -20,7 +20,7 @@ OPTIONS = (
     "train.checkpoint_every=1000",
     "train.stall_timeout=5",
     "train.precision=float64",
-    "posterior.samples=24",
+    "posterior.samples=96",
     "model.hidden=[64,64]",
 )
 
