@@ -30,9 +30,8 @@ def test_killed_twice_and_gone_on_with(tmp_path: Path) -> None:
     assert run_here(*words("whole.nc"), cwd=tmp_path).status == 0
     moment, notes = random.Random(7), STARTS * MEMBERS * STEPS
     for _ in range(2):
-        # A rank writes 80 states, 20 at a time (a member from ten starts), which are noted
-        # together; no start is finished before it has written 40.
-        writes = str(moment.randrange(21, 39))
+        # A rank writes half of what is missing: at most 80 states at first, 40 at least then.
+        writes = str(moment.randrange(10, 39))
         job = Job(KILLED, writes, *words("killed.nc"), ranks=2, cwd=tmp_path)
         ended = job.wait(LIMIT_S)
         assert ended.status != 0, ended.text

@@ -67,10 +67,10 @@ def test_one_rank_where_batches_give_other_bits_decides_for_all() -> None:
             tried.append(sizes)
             return all_ranks.rank != 1
 
-        return len(deal(31, 4, all_ranks, state_bytes=1, is_neutral=trial).batches)
+        return len(deal(15, 4, all_ranks, state_bytes=1, is_neutral=trial).batches)
 
-    assert on_ranks(3, work) == [31, 31, 31]
-    assert tried == [[15, 16]] * 3
+    assert on_ranks(3, work) == [15, 15, 15]
+    assert tried == [[7, 8]] * 3
 
 
 def test_bits_of_batches_are_compared_with_single_starts() -> None:
