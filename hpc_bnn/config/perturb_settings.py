@@ -1,9 +1,10 @@
-"""The section ``perturb`` of the settings: noise on the initial states of fields."""
+"""The section ``perturb`` of the settings: noise on states of fields."""
 
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from hpc_bnn.config.forecast_settings import Redraw
 from hpc_bnn.config.section import Choice
 from hpc_bnn.config.values import Scale
 
@@ -24,4 +25,9 @@ class PerturbSettings(Choice):
         "forecasts",
         description="forecasts: members start with noise; training: inputs have it, another for "
         "each weight sample, and the change that is learned leads back to what is true; or both",
+    )
+    redraw: Redraw = Field(
+        "never",
+        description="never: the states that a forecast, or a rollout of training, starts from have "
+        "noise; each_step: those of every lead time, each with noise of its own",
     )

@@ -72,6 +72,22 @@ CASES: dict[str, dict[str, Any]] = {
         "perturb": {"name": "spherical", "scale": 0.5, "length_km": 6000.0, "at": "both"},
         "samples_per_pass": 3,
     },
+    "crps, each step perturbed": {
+        "loss": {"name": "almost_fair_crps", "layout": "transposed"},
+        "perturb": {"name": "gaussian", "scale": 0.5, "at": "training", "redraw": "each_step"},
+    },
+    "nll, each step perturbed on the sphere and drawn anew, several a pass": {
+        "loss": {"name": "gaussian_nll", "variance": "predicted"},
+        "perturb": {
+            "name": "spherical",
+            "scale": 0.5,
+            "length_km": 6000.0,
+            "at": "both",
+            "redraw": "each_step",
+        },
+        "samples_per_pass": 3,
+        "redraw": "each_step",
+    },
     "crps, drawn anew": {
         "loss": {"name": "almost_fair_crps", "layout": "transposed"},
         "redraw": "each_step",

@@ -91,12 +91,16 @@ def forecast_by_hand(trained: Trained, starts: Tensor, steps: int, *, members: i
         when = [starts - k * STEP_HOURS * 3600 for k in reversed(range(fields.history))]
         at = [torch.searchsorted(fields.record.times, seconds) for seconds in when]
         past = [fields.record.states(indices).double() for indices in at]
-        if trained.settings.perturb is not None:  # gaussian, in units of the state
-            keys = [start // 3600 + 719_162 * 24 for start in starts.tolist()]
-            streams = [Stream(posterior.seed, Purpose.PERTURBATION, key, member) for key in keys]
-            noise = torch.stack([normals(stream, past[0].shape[1:]) for stream in streams])
-            past = [state + trained.settings.perturb.scale * noise.double() for state in past]
+        perturb = trained.settings.perturb  # gaussian, in units of the state
         for lead in range(steps):
+            own = past  # of which later histories are made
+            if perturb is not None and (lead == 0 or perturb.redraw == "each_step"):
+                keys = [start // 3600 + 719_162 * 24 for start in starts.tolist()]
+                streams = [Stream(posterior.seed, Purpose.PERTURBATION, k, member) for k in keys]
+                shape = past[0].shape[1:]
+                noise = [normals(each, shape, offset=lead * shape.numel()) for each in streams]
+                past = [state + perturb.scale * torch.stack(noise).double() for state in past]
+                own = own if perturb.redraw == "each_step" else past
             forcing = fields.record.forcing(starts + lead * STEP_HOURS * 3600)
             x = torch.cat([*past, forcing], 1).to(dtype)
             if trained.settings.forecast.redraw == "each_step":
@@ -112,7 +116,7 @@ def forecast_by_hand(trained: Trained, starts: Tensor, steps: int, *, members: i
                 tendency[b] += sigma[0, b] * normals(stream, shape, offset=lead * shape.numel())
             now = fields.physical(past[-1]) + fields.tendency_std[:, None, None] * tendency
             forecasts.append(now)
-            past = [*past[1:], (now - normal[0]) / normal[1]]
+            past = [*own[1:], (now - normal[0]) / normal[1]]
     return torch.stack(forecasts).unflatten(0, (members, steps))
 
 

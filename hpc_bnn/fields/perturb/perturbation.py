@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hpc_bnn.bayes.noise import Stream, normals
+from hpc_bnn.config.forecast_settings import Redraw
 from hpc_bnn.data.source import Fields
 from hpc_bnn.fields.perturb import PATTERNS
 from hpc_bnn.spelling import nearest
@@ -37,6 +38,8 @@ class Perturbation:
         state.
     options
         Of the pattern.
+    redraw
+        ``"each_step"``: states of every lead time have noise of their own; ``"never"``: the first.
 
     Raises
     ------
@@ -52,7 +55,9 @@ class Perturbation:
         scale: float | Mapping[str, float],
         unit: Unit,
         options: Mapping[str, Any],
+        redraw: Redraw = "never",
     ) -> None:
+        self.each_step = redraw == "each_step"
         scales = torch.tensor(_scales(scale, fields.names), dtype=torch.float64)
         size = fields.tendency_std / fields.state_std if unit == "change" else 1.0
         self._scale = (scales * size)[:, None, None]

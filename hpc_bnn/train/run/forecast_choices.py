@@ -1,4 +1,4 @@
-"""How forecasts are made: what is wrong with their settings, and the noise on initial states."""
+"""How forecasts are made: what is wrong with their settings, and the noise on states."""
 
 import inspect
 
@@ -46,11 +46,18 @@ def forecast_problems(settings: Settings) -> list[str]:
     if settings.perturb is not None:
         wrong = choose("perturb", settings.perturb.name, PATTERNS)
         problems += [wrong] if wrong else _option_problems(settings.perturb)
+        is_of_one = settings.perturb.at == "training" and settings.train.longest_rollout == 1
+        if settings.perturb.redraw != "never" and is_of_one:
+            problems.append(
+                f"perturb.redraw = {settings.perturb.redraw!r}: perturb.at = 'training' and "
+                "train.rollout has one step, so there are no later states; leave it out, or set "
+                "perturb.at to both"
+            )
     return problems
 
 
 def noise_of(settings: Settings, source: Source) -> tuple[Perturbation | None, InputNoise | None]:
-    """Return the noise of initial states of forecasts and of training inputs, where there is any.
+    """Return the noise on states of forecasts and of training inputs, where there is any.
 
     Raises
     ------
@@ -67,6 +74,7 @@ def noise_of(settings: Settings, source: Source) -> tuple[Perturbation | None, I
             scale=chosen.scale,
             unit=chosen.unit,
             options=chosen.options,
+            redraw=chosen.redraw,
         )
     except ValueError as error:
         raise SettingsError([str(error)]) from error

@@ -24,6 +24,7 @@ from torch import Tensor
 from hpc_bnn.bayes.noise import Purpose, Stream, normals
 from hpc_bnn.config.forecast_settings import Redraw
 from hpc_bnn.data.source import Fields
+from hpc_bnn.fields.perturb.perturbation import Perturbation
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.score.noise_times import HOUR_S, noise_times
 
@@ -88,15 +89,21 @@ class Rollout:
 
     def first(self, history: Tensor, starts: Tensor, member: int) -> Tensor:
         """Return the history (B, h, C, H, W) that a member starts from: with noise of its own where
-        initial states are perturbed.
+        initial states alone are perturbed.
         """
-        if self._perturbation is None:
+        if self._perturbation is None or self._perturbation.each_step:
             return history
+        return history + self._drawn(self._perturbation, starts, member, history, 0)
+
+    def _drawn(
+        self, noise: Perturbation, starts: Tensor, member: int, history: Tensor, lead: int
+    ) -> Tensor:
+        """Return the noise (B, 1, C, H, W) on a history at a lead time."""
         seed, kind = self._posterior.seed, Purpose.PERTURBATION
         times = noise_times(starts)
         streams = [Stream(seed, kind, time.hour, member) for time in times]
         offsets = [time.offset for time in times]
-        return history + self._perturbation.draw(streams, history, offsets=offsets)
+        return noise.draw(streams, history, first=lead, offsets=offsets)
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Return a block in which the network stays in the mode that it predicts in."""
@@ -121,6 +128,9 @@ class Rollout:
         """
         seconds = starts + lead * self.step_s
         forcing = self.fields.record.forcing(seconds).to(self.device, self._dtype)
+        older = history[:, 1:]
+        if self._perturbation is not None and self._perturbation.each_step:
+            history = history + self._drawn(self._perturbation, starts, member, history, lead)
         inputs = torch.cat([history.flatten(1, 2), forcing], 1)
         output = network(inputs.to(self._network_dtype)).to(self._dtype)
         mean, sigma = self._loss.forecast(output[None])
@@ -130,7 +140,7 @@ class Rollout:
         newest = history[:, -1] + self._ratio * tendency
         if self._absent is not None:
             newest = newest.masked_fill(self._absent, 0.0)
-        return torch.cat([history[:, 1:], newest[:, None]], 1)
+        return torch.cat([older, newest[:, None]], 1)
 
     def _noise(self, starts: Tensor, lead: int, member: int, shape: torch.Size) -> Tensor:
         """Return the observation noise (B, C, H, W) of a member at one lead time."""

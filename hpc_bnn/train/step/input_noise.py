@@ -4,21 +4,25 @@
     y' = y + noise * state_std / tendency_std
 
 y' is the output on x' plus what the start is wrong by, in units of the change: so the change that
-is learned leads from a wrong state to the true one, at every lead time of a rollout.
+is learned leads from a wrong state to the true one, at every lead time of a rollout. Where every
+step of a rollout has noise of its own, that is so at each: the noise is part of the state after
+the step, not of the one before it.
 
 Letters: S samples of one pass, B examples, n steps, h states of the history, C channels, C'
 channels of the output, H latitude, W longitude.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hpc_bnn.bayes.noise import Purpose, Stream
+from hpc_bnn.bayes.noise import Key, Purpose, Stream
 from hpc_bnn.data.source import Fields
 from hpc_bnn.fields.perturb.perturbation import Perturbation
+
+OnSamples = Callable[[Tensor], Tensor]  # of a batch of each sample
 
 
 class InputNoise:
@@ -28,14 +32,24 @@ class InputNoise:
         self._perturbation, self._history = perturbation, fields.history
         self._per_change = (fields.state_std / fields.tendency_std)[:, None, None]
 
-    def draw(
-        self, seed: int, step: int, samples: Sequence[int], *, like: Tensor, first: int
-    ) -> Tensor:
+    @property
+    def each_step(self) -> bool:
+        """Whether the states of every lead time have noise of their own, else the first only."""
+        return self._perturbation.each_step
+
+    def around(self, network: OnSamples, x: Tensor, key: Key, *, first: int) -> Tensor:
+        """Return the outputs (S, B n, C', H, W) of ``network``, which takes (S, B, channels, H, W),
+        on states with noise, as changes of the states without; ``first``: see ``draw``.
+        """
+        noise = self.draw(key, like=x, first=first)
+        return self.outputs(network(self.inputs(x, noise)), noise)
+
+    def draw(self, key: Key, *, like: Tensor, first: int) -> Tensor:
         """Return the noise (S, B, C, H, W) of a pass over inputs ``like`` (..., B, channels, H, W),
         the first of which is ``first`` of the global batch.
         """
         kind, examples = Purpose.PERTURBED_INPUT, like.shape[-4]
-        streams = [Stream(seed, kind, step, sample) for sample in samples]
+        streams = [Stream(key.seed, kind, key.step, sample) for sample in key.samples]
         return self._perturbation.draw(streams, like, first=first, number=examples)
 
     def inputs(self, x: Tensor, noise: Tensor) -> Tensor:

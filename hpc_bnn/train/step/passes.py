@@ -19,6 +19,7 @@ from hpc_bnn.bayes.noise import Key, Purpose, Stream, uniforms
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.step.draw import Draw
+from hpc_bnn.train.step.input_noise import OnSamples
 from hpc_bnn.train.step.one_pass import Pass, as_samples, has_reentrant_checkpoint
 from hpc_bnn.train.step.phases import Phases
 from hpc_bnn.train.step.settings import StepSettings
@@ -133,7 +134,7 @@ class Passes:
         looks = self.looks_for_dropout and len(part) == 1 and not self._drops
         before = generator_states(self._world.device) if looks else None
         one = Pass(self._posterior, draw, part, dropout)
-        one.each = self._noisy(*self.augmented(x, draw.step, part), one)
+        one.each = self._perturbed(*self.augmented(x, draw.step, part), one)
         if before is not None and generator_states(self._world.device) != before:
             self._drops = True
             return None
@@ -198,7 +199,12 @@ class Passes:
         call = None if self._reentrant is None else self._compiled
 
         def network(x: Inputs, views: bool, lead: int) -> Tensor:
-            return one.watch(as_samples(self._apply(x, views, one, lead, call)), lead)
+            def applied(x: Inputs, views: bool = True) -> Tensor:
+                return as_samples(self._apply(x, views, one, lead, call))
+
+            anew = self.settings.noise_each_step
+            each = self._noisy(applied, x, one, lead) if anew else applied(x, views)
+            return one.watch(each, lead)
 
         with dropout or _NOTHING:
             if self.settings.unroll is None:
@@ -210,18 +216,18 @@ class Passes:
                 contexts=lambda: (_NOTHING, _NOTHING if dropout is None else dropout.again()),
             )
 
-    def _noisy(self, x: Inputs, views: bool, one: Pass) -> Tensor | tuple[Tensor]:
-        """Do what ``_forward`` does, on states with noise of each sample where there is any."""
-        noise_of = self.settings.input_noise
-        if noise_of is None:
+    def _perturbed(self, x: Inputs, views: bool, one: Pass) -> Tensor | tuple[Tensor]:
+        """Do what ``_forward`` does, on a start with noise of each sample where there is any."""
+        if self.settings.input_noise is None or self.settings.noise_each_step:
             return self._forward(x, views, one)
-        assert isinstance(x, Tensor)
-        first = self._world.grid.data_rank * x.shape[-4]
-        seed, step = self._posterior.seed, one.draw.step
-        noise = noise_of.draw(seed, step, one.part, like=x, first=first)
-        each = as_samples(self._forward(noise_of.inputs(x, noise), True, one))
-        outputs = noise_of.outputs(each, noise)
+        outputs = self._noisy(lambda x: as_samples(self._forward(x, True, one)), x, one, 0)
         return outputs if len(one.part) > 1 else (outputs[0],)
+
+    def _noisy(self, network: OnSamples, x: Inputs, one: Pass, lead: int) -> Tensor:
+        noise = self.settings.input_noise
+        assert noise is not None and isinstance(x, Tensor)
+        key = self._posterior.key(one.draw.step, one.part).redrawn(lead)
+        return noise.around(network, x, key, first=self._world.grid.data_rank * x.shape[-4])
 
     def _apply(
         self, x: Inputs, views: bool, one: Pass, lead: int, call: Callable[[Inputs], object] | None

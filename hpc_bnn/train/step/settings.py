@@ -159,6 +159,13 @@ class StepSettings:
         y = placed(y)
         return map_tensors(placed, x), y if self.unroll is None else self.unroll.targets(y)
 
+    @property
+    def noise_each_step(self) -> bool:
+        """Whether inputs of every step of a rollout have noise of their own."""
+        return (
+            self.unroll is not None and self.input_noise is not None and self.input_noise.each_step
+        )
+
     def guards_at(self, step: int) -> bool:
         """Tell whether the guards run at ``step``."""
         return step == 0 or bool(self.guard_every and step % self.guard_every == 0)

@@ -49,7 +49,8 @@ def test_scores_on_other_data_leave_those_of_the_run_alone(run: Path, tmp_path: 
 
 def test_an_evaluation_tells_the_noise_on_its_initial_states(run: Path) -> None:
     """In each of its files, so that two evaluations of a run can be told apart."""
-    expected = {"name": "gaussian", "scale": {"t2m": 0.5}, "unit": "state", "at": "forecasts"}
+    chosen = {"name": "gaussian", "scale": {"t2m": 0.5}, "unit": "state"}
+    expected = {**chosen, "at": "forecasts", "redraw": "never"}
     override = "perturb={name: gaussian, scale: {t2m: 0.5}, unit: state}"
     assert hpc_bnn("evaluate", run, override) == 0
     assert read_json(run / RESULTS[0])["perturb"] == expected

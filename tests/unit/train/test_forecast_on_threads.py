@@ -40,11 +40,16 @@ PERTURBED: dict[str, Any] = {
     "data": {"history": 2},
     "perturb": {"name": "gaussian", "scale": 0.2, "unit": "state"},
 }
+STEPS_PERTURBED: dict[str, Any] = {
+    **PERTURBED,
+    "perturb": {**PERTURBED["perturb"], "redraw": "each_step"},
+}
 CASES = {
     "members": FLOAT32,
     "observation noise and history": PREDICTED,
     "drawn anew": ANEW,
     "perturbed starts": PERTURBED,
+    "perturbed steps": STEPS_PERTURBED,
 }
 ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
 

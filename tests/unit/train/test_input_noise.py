@@ -2,6 +2,7 @@
 settings of noise are refused.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from field_source import CHANNELS, COLUMNS, FORCING, ROWS, field_source
 from toy_weather import toy_settings, toy_source, write_small_toy
 
+from hpc_bnn.bayes.noise import Key
 from hpc_bnn.config import CONFIGS, Settings, SettingsError, load_settings
 from hpc_bnn.data.source import Fields
 from hpc_bnn.fields.perturb.perturbation import Perturbation
@@ -17,6 +19,7 @@ from hpc_bnn.train.run.build import build, check_choices, step_settings
 from hpc_bnn.train.step.input_noise import InputNoise
 
 S, B, STEPS = 3, 4, 2
+KEY = Key(1, 2, tuple(range(S)))
 
 
 def noise_and_fields() -> tuple[InputNoise, Fields]:
@@ -30,7 +33,7 @@ def noise_and_fields() -> tuple[InputNoise, Fields]:
 def test_states_are_wrong_and_the_forcing_is_not(views: bool) -> None:
     noise_of, _ = noise_and_fields()
     x = torch.randn(B, 2 * CHANNELS + FORCING, ROWS, COLUMNS, dtype=torch.float64)
-    noise = noise_of.draw(1, 2, range(S), like=x, first=0)
+    noise = noise_of.draw(KEY, like=x, first=0)
     assert noise.shape == (S, B, CHANNELS, ROWS, COLUMNS)
     made = noise_of.inputs(torch.stack([x] * S) if views else x, noise) - x
     torch.testing.assert_close(made[:, :, :CHANNELS], noise, rtol=0, atol=1e-12)
@@ -46,7 +49,7 @@ def test_a_network_that_knows_the_truth_is_right() -> None:
     true = torch.randn(B, STEPS + 1, CHANNELS, ROWS, COLUMNS, dtype=torch.float64)
     ratio = (fields.state_std / fields.tendency_std)[:, None, None]
     y = (true[:, 1:] - true[:, :1]) * ratio
-    noise = noise_of.draw(1, 2, range(S), like=true[:, 0], first=0)
+    noise = noise_of.draw(KEY, like=true[:, 0], first=0)
     start = true[:, 0] + noise
     change = (true[None, :, 1:] - start[:, :, None]) * ratio
     outputs = torch.cat([change, torch.ones_like(change)], 3).flatten(1, 2)
@@ -58,12 +61,15 @@ def test_a_network_that_knows_the_truth_is_right() -> None:
 def test_noise_belongs_to_sample_and_place_in_the_batch() -> None:
     noise_of, _ = noise_and_fields()
     like = torch.zeros(B, 1, ROWS, COLUMNS, dtype=torch.float64)
-    whole = noise_of.draw(1, 7, range(S), like=like, first=0)
+    whole = noise_of.draw(replace(KEY, step=7), like=like, first=0)
     for sample in range(S):
         for place in range(B):
-            alone = noise_of.draw(1, 7, [sample], like=like[:1], first=place)[0, 0]
+            alone = noise_of.draw(Key(1, 7, (sample,)), like=like[:1], first=place)[0, 0]
             torch.testing.assert_close(alone, whole[sample, place], rtol=0, atol=0)
-    drawn = [*whole.flatten(0, 1), *noise_of.draw(1, 8, range(S), like=like, first=0).flatten(0, 1)]
+    drawn = [
+        *whole.flatten(0, 1),
+        *noise_of.draw(replace(KEY, step=8), like=like, first=0).flatten(0, 1),
+    ]
     for i, one in enumerate(drawn):
         assert all(bool((one != other).all()) for other in drawn[:i])
 
@@ -105,6 +111,18 @@ def test_noise_that_cannot_be_is_refused(value: str) -> None:
         check_choices(load_settings(CONFIGS / "demo.yaml", [f"perturb={value}"]), "command line")
     (problem,) = caught.value.problems
     assert problem.startswith(f"command line: {REFUSED[value]}")
+
+
+def test_later_states_that_there_are_not_are_refused() -> None:
+    override = "perturb={name: gaussian, scale: 0.1, at: training, redraw: each_step}"
+    with pytest.raises(SettingsError) as caught:
+        check_choices(load_settings(CONFIGS / "demo.yaml", [override]), "x")
+    (problem,) = caught.value.problems
+    assert problem.startswith(
+        "x: perturb.redraw = 'each_step': perturb.at = 'training' and train.r"
+    )
+    for more in ("train.rollout={0: 2}", "perturb.at=both"):
+        check_choices(load_settings(CONFIGS / "demo.yaml", [override, more]), "x")
 
 
 def test_data_without_states_are_refused() -> None:

@@ -38,6 +38,7 @@ from hpc_bnn.verify.spectrum import Spectra, ensemble_spectra
 from hpc_bnn.verify.weather import WeatherTally
 
 STEP_S = STEP_HOURS * 3600
+GAUSSIAN = {"name": "gaussian", "scale": 0.2, "unit": "state"}
 PREDICTED = {"name": "gaussian_nll", "variance": "predicted"}
 ONE_AT_A_TIME = Lock()  # initial weights come from torch's generator, which threads share
 
@@ -151,9 +152,16 @@ def flat(scores: Any, name: str = "") -> dict[str, list[float]]:
         {},
         {"loss": PREDICTED, "data": {"history": 2}},
         {"forecast": {"redraw": "each_step"}},
-        {"perturb": {"name": "gaussian", "scale": 0.2, "unit": "state"}, "data": {"history": 2}},
+        {"perturb": GAUSSIAN, "data": {"history": 2}},
+        {"perturb": {**GAUSSIAN, "redraw": "each_step"}, "data": {"history": 2}},
     ],
-    ids=["members", "observation noise and history", "drawn anew", "perturbed starts"],
+    ids=[
+        "members",
+        "observation noise and history",
+        "drawn anew",
+        "perturbed starts",
+        "perturbed steps",
+    ],
 )
 def test_they_equal_a_computation_on_all_starts_at_once(
     folder: Path, changes: dict[str, Any]
