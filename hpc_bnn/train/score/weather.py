@@ -21,7 +21,8 @@ from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.score.bands import HeldForecasts
 from hpc_bnn.train.score.climatology_fit import fit_climatology
-from hpc_bnn.train.score.rollout import DEFAULT_HOURS, HOUR_S, Rollout
+from hpc_bnn.train.score.noise_times import HOUR_S
+from hpc_bnn.train.score.rollout import DEFAULT_HOURS, Rollout
 from hpc_bnn.train.score.scoring import examples_at_once
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.verify.channel_scores import ChannelScores
