@@ -7,6 +7,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import hpc_bnn
@@ -41,6 +42,14 @@ def versions_here() -> dict[str, str]:
         "horovod": _horovod(),
     }
     return {name: version for name, version in known.items() if version}
+
+
+def history_line(command: str) -> str:
+    """Return the attribute ``history`` of the netCDF files that a command writes."""
+    return (
+        f"hpc_bnn {hpc_bnn.__version__} {command}, torch {torch.__version__}, numpy "
+        f"{np.__version__}"
+    )
 
 
 def code_here(package: Path = PACKAGE) -> dict[str, str]:
