@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpc_bnn.cli.interrupts import leaving
 from hpc_bnn.fields import times
-from hpc_bnn.fields.forecast_set import is_folder, lock_path, require_output
+from hpc_bnn.fields.forecast_set import file_name, is_folder, lock_path, require_output
 from hpc_bnn.group import Group
 from hpc_bnn.lock import Lock, LockError, hold, require_lock_file
 from hpc_bnn.parallel.world import World, start
@@ -90,8 +90,9 @@ def forecast_into(
     lines = [f"{path}: {members} members, {steps} steps from {_text(starts_s)}"]
     if drawn is not None:
         assert fields is not None
+        file = path / file_name(starts_s[0]) if is_folder(path) else path
         pictures = world.all_ranks.on_first(
-            lambda: draw_forecast(fields, drawn, path, start_s=starts_s[0], members=members),
+            lambda: draw_forecast(fields, drawn, file, start_s=starts_s[0], members=members),
             name="pictures",
         )
         lines.append(f"pictures: {', '.join(map(str, pictures))}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpc_bnn.fields import times
 from hpc_bnn.fields.catalogue import Catalogue, Channel, amplification, levels_in_words
-from hpc_bnn.fields.values import Values, impossible
+from hpc_bnn.fields.values import Values, impossible, undeclared
 
 SAMPLE_BYTES = 1 << 30  # inflated at most for a sample, but for one variable of one file
 FIRST_BYTES = 1 << 28  # for the first look, which every catalogue takes
@@ -138,14 +138,10 @@ def _step_problem(
         what = _impossible(catalogue, one, field)
         if what:
             return f"{where}: {what}"
+        what = undeclared(catalogue, one, time, field)
+        if what:
+            return f"{where}: {what}"
         missing = np.isnan(field)
-        if missing.any() and not catalogue.parts[int(one.part[time])].packing.declared:
-            return (
-                f"{where}: {int(missing.sum())} of {field.size} values of {one.name} are NaN or "
-                "were never written, and the file declares no missing values: repair it, leave "
-                "the variable out, or declare them (`ncatted -a "
-                f"_FillValue,{one.variable},o,f,NaN FILE`)"
-            )
         absent, first = gaps.setdefault(channel, (missing, time))
         if not np.array_equal(absent, missing):
             more, less = int((missing & ~absent).sum()), int((absent & ~missing).sum())

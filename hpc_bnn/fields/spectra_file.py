@@ -16,6 +16,11 @@ from hpc_bnn.fields.ingest.netcdf import library_lock
 from hpc_bnn.files import write_whole
 from hpc_bnn.verify.spectrum import Spectra
 
+AXES = {
+    "lead_time": {"standard_name": "forecast_period", "long_name": "lead time", "units": "hours"},
+    "wavenumber": {"long_name": "waves round a circle of latitude", "units": "1"},
+}
+WORDS = {"variable": "name of the variable", "units_of": "unit of the variable"}
 TITLE = "zonal power spectra of forecasts and truth by hpc-bnn evaluate"
 LONG_NAMES = {
     "members": "power of a member, mean over members and start times",
@@ -45,13 +50,15 @@ def write_spectra(
         dataset = netCDF4.Dataset("spectra", "w", memory=1)
         dataset.setncatts({"title": TITLE, "Conventions": "CF-1.8", **attributes})
         dataset.createDimension("variable", len(units))
-        for name, words in (("variable", list(units)), ("units_of", list(units.values()))):
-            dataset.createVariable(name, str, ("variable",))[:] = np.array(words, object)
+        for (name, long_name), words in zip(WORDS.items(), (units, units.values()), strict=True):
+            made = dataset.createVariable(name, str, ("variable",))
+            made.long_name = long_name
+            made[:] = np.array(list(words), object)
         waves = range(spectra.truth.shape[-1])
-        for name, unit, values in (("lead_time", "hours", lead_hours), ("wavenumber", "1", waves)):
+        for (name, says), values in zip(AXES.items(), (lead_hours, waves), strict=True):
             dataset.createDimension(name, len(values))
             made = dataset.createVariable(name, "f8", (name,))
-            made.units = unit
+            made.setncatts(says)
             made[:] = np.asarray(values, np.float64)
         for name, power in zip(LONG_NAMES, spectra, strict=True):
             made = dataset.createVariable(

@@ -219,6 +219,23 @@ def impossible(
     return time, position, _describe(channels[position], field, grid)
 
 
+def undeclared(
+    catalogue: Catalogue, channel: Channel, time: int, field: NDArray[np.float32]
+) -> str:
+    """Say which values of a field (H, W) at a time are missing though its file declares that none
+    are, and what to do; empty if there are none.
+    """
+    missing = int(np.isnan(field).sum())
+    index = int(channel.part[time])
+    if not missing or index < 0 or catalogue.parts[index].packing.declared:
+        return ""
+    return (
+        f"{missing} of {field.size} values of {channel.name} are NaN or were never written, and "
+        "the file declares no missing values: repair it, leave the variable out, or declare them "
+        f"(`ncatted -a _FillValue,{channel.variable},o,f,NaN FILE`)"
+    )
+
+
 def _describe(channel: Channel, field: NDArray[np.float64], grid: Grid) -> str:
     """Say which values (H, W) of a channel cannot be, and what to do."""
     infinite = int(np.isinf(field).sum())

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -84,6 +85,28 @@ def make_network(
             f"model.name = {name!r}: expected a torch.nn.Module, got {type(network).__name__}"
         )
     return network
+
+
+def model_files(name: str) -> dict[str, Path]:
+    """Return the files that a network of a user's own is made of, by their names: the module, and
+    what lies in its package beside it and below; none for one in MODELS.
+
+    Raises
+    ------
+    ValueError
+        As ``find_model``.
+    """
+    if not is_path(name):
+        return {}
+    find_model(name)
+    module = sys.modules[name.partition(":")[0]]
+    if module.__file__ is None:
+        return {}
+    file, package = Path(module.__file__), module.__package__
+    if not package:
+        return {file.name: file}
+    beside = {file, *file.parent.rglob("*.py")}
+    return {f"{package}/{each.relative_to(file.parent)}": each for each in sorted(beside)}
 
 
 def _imported(name: str, module_name: str) -> Any:

@@ -33,6 +33,10 @@ function(join result separator pattern replacement)
 endfunction()
 
 function(render_site out)
+  if(ARGC GREATER 1)   # CMake parts a list there
+    message(FATAL_ERROR "${ARGV}: a path with a semicolon: CMake takes it for several; choose another "
+      "folder (OUT, --prefix, -B)")
+  endif()
   # Between double quotes of bash, where a path may hold what bash would expand.
   string(REGEX REPLACE "([\"$`\\])" "\\\\\\1" HPC_BNN_ROOT_IN_QUOTES "${out}")
   file(STRINGS ${HPC_BNN_SOURCE}/hpc_bnn/__init__.py version REGEX "^__version__")

@@ -45,6 +45,12 @@ def settings(method: str) -> Settings:
     )  # fmt: skip
 
 
+NET = """
+class Net:
+    def __init__(self, shape_in, shape_out): ...
+"""
+
+
 class Nodes:
     """The first half of the ranks is on node 0, the others are on node 1."""
 
@@ -226,3 +232,21 @@ def test_another_copy_of_the_code_on_one_node(
     )
     with pytest.raises(GuardError, match=said):
         train(settings("shared"), nodes.world, RunFolder(nodes.folder / "run"))
+
+
+def test_another_copy_of_a_network_of_ones_own_on_one_node(
+    nodes: Nodes, all_ranks: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if len(nodes.first) < 2:
+        pytest.skip("one rank is on one node")
+    own = nodes.folder / f"of_node{nodes.node}"
+    if all_ranks.rank in nodes.first:  # they read it
+        own.mkdir()
+        (own / "own_net_of_nodes.py").write_text(f"{NET}    node = {nodes.node}\n")
+    monkeypatch.syspath_prepend(own)
+    chosen = settings("shared")
+    model = type(chosen.model).model_validate({"name": "own_net_of_nodes:Net"})
+    chosen = chosen.model_copy(update={"model": model})
+    said = r"code of model.name = own_net_of_nodes:Net: own_net_of_nodes.py is '.*' on world rank 0"
+    with pytest.raises(GuardError, match=f"{said} and .*; use one copy of it on all nodes"):
+        train(chosen, nodes.world, RunFolder(nodes.folder / "run"))

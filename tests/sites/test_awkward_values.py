@@ -128,3 +128,10 @@ def test_of_a_planned_study(site: Path, tmp_path: Path) -> None:
     overrides = noted[first + 2 : noted.index("--default")]
     assert overrides == list(plan.points[0].overrides)
     assert load_settings(folder / "settings.yaml", overrides).train.start_from == path
+
+
+def test_a_path_with_a_semicolon_is_refused(tmp_path: Path) -> None:
+    """CMake takes it for two, and would write into the first."""
+    with pytest.raises(AssertionError, match=r"one;two:\s+a\s+path\s+with\s+a\s+semicolon"):
+        render("generic_slurm", tmp_path / "one;two")
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster import Cluster
+from cluster import START_S, Cluster
 from jobs import Job
 
 BACK_S = 400.0
@@ -29,7 +29,19 @@ Fault = Callable[[Cluster, Job], Callable[[], None]]
 
 
 def below_node(cluster: Cluster, node: str) -> list[int]:
-    """Return all processes of a node of our cluster, its slurmd first: those with its host name."""
+    """Return all processes of a node of our cluster, its slurmd first: those with its host name.
+
+    The slurmd of a node that was started a moment ago is waited for.
+    """
+    limit = time.monotonic() + START_S
+    while not (found := _below(cluster, node)):
+        if time.monotonic() > limit:
+            raise RuntimeError(f"no slurmd of {node} in {START_S:g} s")
+        time.sleep(0.05)
+    return found
+
+
+def _below(cluster: Cluster, node: str) -> list[int]:
     conf = cluster.environment["SLURM_CONF"]
     places: dict[int, str] = {}
     slurmd = 0
@@ -43,8 +55,8 @@ def below_node(cluster: Cluster, node: str) -> list[int]:
             continue
         if words[0] == "slurmd" and conf in words and words[-2] == node:
             slurmd = int(entry.name)
-    assert slurmd, f"no slurmd of {node}"
-    return [slurmd, *(pid for pid, at in places.items() if at == places[slurmd] and pid != slurmd)]
+    here = [pid for pid, at in places.items() if at == places.get(slurmd) and pid != slurmd]
+    return [slurmd, *here] if slurmd else []
 
 
 def kill_rank(rank: int) -> Fault:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from cluster import Cluster
-from node_faults import OPTIONS, Fault, freeze, kill_rank, set_down
+from node_faults import OPTIONS, Fault, freeze, kill_rank, resume, set_down
 from tiny_train import TWO_BY_TWO, Train, restarts, summary
 
 STEPS = "train.steps=16"
@@ -80,6 +80,28 @@ def test_the_first_node_dies(
         cluster.start_node(first)
     assert (ended["ExitCode"], ended["Restarts"]) == ("0:0", "1"), job.report()
     assert ended["NodeList"] == "n[2-3]"
+    (row,) = restarts(run)
+    assert row["lost_steps"] <= 1, row
+    assert row["from"].startswith("/dev/shm/hpc_bnn-")
+    assert summary(run)["parameter_checksum"] == expected["parameter_checksum"]
+
+
+def test_the_first_node_is_set_down(
+    cluster: Cluster, train: Train, tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    """Its slurmd lives, and kills the script; this Slurm would take the node back at once."""
+    run = tmp_path / "run"
+    words = (("--no-kill", *TWO_BY_TWO), run, STEPS, *OPTIONS, "train.log_every=1")
+    job = train(*words, given={"HPC_BNN_WATCH_S": "1"})
+    job.said("step 6 of")
+    first = job.facts()["BatchHost"]
+    for state in ("down", "drain"):
+        cluster.run("scontrol", "update", f"nodename={first}", f"state={state}", "reason=fault")
+    try:
+        ended = job.ended(240)
+    finally:
+        resume(cluster, first)
+    assert (ended["ExitCode"], ended["Restarts"]) == ("0:0", "1"), job.report()
     (row,) = restarts(run)
     assert row["lost_steps"] <= 1, row
     assert row["from"].startswith("/dev/shm/hpc_bnn-")

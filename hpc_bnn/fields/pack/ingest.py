@@ -27,7 +27,7 @@ from hpc_bnn.fields.pack.folder import Done, Place, Plan, begin, clear
 from hpc_bnn.fields.pack.header import HEADER, STATIC, Header, load_header, to_json
 from hpc_bnn.fields.pack.pack import OtherPackError
 from hpc_bnn.fields.pack.sources import changes, listed, touched
-from hpc_bnn.fields.values import Values, chunk_steps, impossible
+from hpc_bnn.fields.values import Values, chunk_steps, impossible, undeclared
 from hpc_bnn.files import open_shared, put, unwritable, write_whole
 from hpc_bnn.group import ALONE, Group
 from hpc_bnn.progress import Progress
@@ -93,6 +93,7 @@ class _Job:
         self._block_bytes, self._ranks = block_bytes, ranks
         self._step_bytes = len(catalogue.channels) * plan.header.field_bytes
         self._open: dict[str, int] = {}
+        self._told: set[int] = set()  # channels whose gaps were named
 
     def run(self) -> Header:
         """Collective: write what is not done."""
@@ -166,6 +167,7 @@ class _Job:
             channels = range(first, min(first + together, count))
             block = values.read(channels, span.start, span.stop)
             self._require_possible(block, channels, span.start)
+            self._warn_of_gaps(block, channels, span.start)
             for at, (year, slot) in enumerate(places):
                 raw = np.ascontiguousarray(block[at], "<f4")
                 crc32[at] = zlib.crc32(raw.data, crc32[at])
@@ -190,6 +192,28 @@ class _Job:
         if problem is not None:
             time, position, what = problem
             raise ValueError(f"{self._catalogue.place(channels[position], start + time)}: {what}")
+
+    def _warn_of_gaps(
+        self, block: NDArray[np.float32], channels: Sequence[int], start: int
+    ) -> None:
+        """Name the first field of each channel that lacks values (T, C, H, W) which no file
+        declares missing: a pack may hold them, training refuses them unless it is to fill them in.
+        """
+        with np.errstate(over="ignore"):  # a sum is NaN where any value is
+            lacking = np.isnan(block.reshape(*block.shape[:2], -1).sum(2))
+        for time, position in np.argwhere(lacking).tolist():
+            channel, at = channels[position], start + time
+            if channel in self._told:
+                continue
+            one = self._catalogue.channels[channel]
+            what = undeclared(self._catalogue, one, at, block[time, position])
+            if what:
+                self._told.add(channel)
+                logger.warning(
+                    "%s: %s; packed as it is: training refuses it, but with data.missing = mean",
+                    self._catalogue.place(channel, at),
+                    what,
+                )
 
     def _path(self, year: str) -> Path:
         return self._folder / f"{year}.f32"

@@ -62,14 +62,25 @@ class Perturbation:
         self._absent = None if fields.present is None else ~fields.present
 
     def draw(
-        self, streams: Sequence[Stream], like: Tensor, *, first: int = 0, number: int = 1
+        self,
+        streams: Sequence[Stream],
+        like: Tensor,
+        *,
+        first: int = 0,
+        number: int = 1,
+        offsets: Sequence[int] | None = None,
     ) -> Tensor:
         """Return the noise (N, number, C, H, W) of N streams, on the device and of the dtype of
         ``like``: of the states that lie in a stream one after the other, those from ``first`` on.
+
+        offsets: (N,), where in its stream the first state lies; None: at its beginning.
         """
         channels, count = len(self._scale), self._pattern.count
-        shape, offset = (number * channels, count), first * channels * count
-        eps = [normals(s, shape, offset=offset, device=like.device) for s in streams]
+        shape, skipped = (number * channels, count), first * channels * count
+        eps = [
+            normals(stream, shape, offset=offset + skipped, device=like.device)
+            for stream, offset in zip(streams, offsets or [0] * len(streams), strict=True)
+        ]
         scale = self._scale = self._scale.to(like.device)
         fields = self._pattern(torch.cat(eps))
         fields = fields.view(len(streams), number, channels, *fields.shape[-2:])

@@ -24,6 +24,7 @@ from hpc_bnn.study.report.study_page import study_sections
 
 HERE = Path(__file__).parent
 MARK = '<meta name="generator" content="hpc_bnn report'
+SUFFIXES = (".html", ".htm")
 HEAD_BYTES = 2000  # of a page, in which its mark stands
 
 
@@ -37,10 +38,16 @@ def write_report(
     Raises
     ------
     ValueError
-        If a folder is neither a run nor a study, or runs and studies are mixed.
+        If a folder is neither a run nor a study, runs and studies are mixed, or the output has the
+        name of another format.
     OSError
         If a folder is not there, or the output cannot be written or is no report.
     """
+    if output.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"-o {output}: a report is a page of HTML: expected a path that ends in "
+            f"{' or '.join(SUFFIXES)}, such as {output.with_suffix('.html')}"
+        )
     refuse_foreign(output, "report", is_report)
     kinds = {folder: kind_of(folder) for folder in folders}
     studies = [folder for folder, kind in kinds.items() if kind == "study"]

@@ -5,27 +5,14 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from hpc_bnn.config import Settings, SettingsError, difference, dump_settings, load_settings
+from hpc_bnn.config import Settings, SettingsError, dump_settings, load_settings
 from hpc_bnn.data.facts import facts_of, source_of
 from hpc_bnn.data.source import Source
 from hpc_bnn.files import whole_file, write_json
 from hpc_bnn.lock import Lock, LockError, hold, require_lock_file
-from hpc_bnn.train.run.build import resolved
 from hpc_bnn.train.run.old_options import with_old_options
+from hpc_bnn.train.run.resumable import MAY_GROW, changes, grows
 from hpc_bnn.train.run.track import require_trackers
-
-# May change when a run is resumed: none of them changes the answer.
-RESUMABLE = {
-    "train.reduction", "train.guard_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "train.validate_every", "train.log_every", "train.stall_timeout", "train.device",
-    "train.keep_best", "train.patience", "train.judge_by", "train.profile", "train.capture",
-    "train.compile", "train.track", "train.mtbf_hours", "train.snapshot_every",
-    "train.snapshot_dir",
-    "posterior.predict_samples", "posterior.samples_per_pass", "train.max_time", "data.stale",
-}  # fmt: skip
-RESUMABLE_PREFIXES = ("grid.", "forecast.", "evaluation.", "posterior.keep_")
-MAY_GROW = ("train.steps", "train.epochs")
-
 
 # What ``evaluate`` draws, beside the course of the training.
 PICTURES = (
@@ -90,17 +77,7 @@ class RunFolder:
             raise SettingsError([f"{self.config}: {what}: it is not overwritten; {advice}"])
         require_lock_file(self.lock)
         if self.config.is_file():
-            differences = difference(resolved(self.settings()), resolved(settings))
-            # Where another method was chosen, its options tell nothing more.
-            others = {key.removesuffix(".name") for key in differences if key.endswith(".name")}
-            changed = {
-                key: values
-                for key, values in differences.items()
-                if key not in RESUMABLE
-                and not key.startswith(RESUMABLE_PREFIXES)
-                and not (resume and _grows(key, *values))
-                and (key.endswith(".name") or key.rpartition(".")[0] not in others)
-            }
+            changed = changes(self.settings(), settings, may_grow=resume)
             if changed:
                 raise SettingsError(
                     [
@@ -232,14 +209,8 @@ class RunFolder:
             self._held.require_own()
 
 
-def _grows(key: str, old: object, new: object) -> bool:
-    """Tell whether a run only goes on for longer, counted as before."""
-    lengths = isinstance(old, int) and isinstance(new, int)
-    return key in MAY_GROW and lengths and 0 < old < new  # type: ignore[operator]
-
-
 def _advice(key: str, old: object, new: object) -> str:
-    if _grows(key, old, new):
+    if grows(key, old, new):
         return "a run goes on for longer with --resume"
     if key in MAY_GROW:
         return f"it may only grow, with --resume; use another --run folder, or {key}={old}"

@@ -14,7 +14,7 @@ from hpc_bnn.train.run.checkpoint import available
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.stop import Stop
 from hpc_bnn.train.run.training import Training
-from hpc_bnn.train.run.versions import code_here, versions_here
+from hpc_bnn.train.run.versions import code_here, code_of_model, versions_here
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,12 @@ def _train(
         lambda: None if world.node_rank else code_here(), name="reading the code"
     )
     agree(world.all_ranks, code, name="code of hpc_bnn", advice=same_environment)
+    model = settings.model.name
+    code = world.all_ranks.together(
+        lambda: None if world.node_rank else code_of_model(model), name="reading the model"
+    )
+    same_model = "use one copy of it on all nodes"
+    agree(world.all_ranks, code, name=f"code of model.name = {model}", advice=same_model)
     world.grid.own_samples(settings.posterior.samples)
     world.grid.own_examples(settings.train.batch_size)
     world.all_ranks.on_first(lambda: folder.check(settings, resume=resume), name="run folder")

@@ -17,6 +17,7 @@ from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.handover import gathered, require_finite, take
 from hpc_bnn.train.run.newest import led_by, newest
+from hpc_bnn.train.run.resumable import require_same_run
 from hpc_bnn.train.run.versions import versions
 from hpc_bnn.train.step.ema import EMA
 
@@ -93,8 +94,8 @@ class Snapshots:
         Raises
         ------
         CheckpointError
-            If there are checkpoints and all states are damaged, or the examples would come in
-            another order.
+            If there are checkpoints and all states are damaged, the newest is of another run, or
+            the examples would come in another order.
         """
         ranks, first = self._world.all_ranks, self._world.is_first
         own = checkpoint.available(self._folder.checkpoints) if first else []
@@ -108,6 +109,7 @@ class Snapshots:
                 )
             if found is not None:
                 self._require_same_order(*found)
+                self._require_same_run(*found, self._settings)
             return found
 
         whole = (self._parts.posterior, self._parts.loss)
@@ -120,10 +122,18 @@ class Snapshots:
         none.
 
         which: ``last``, the newest good one; ``best``; or the number of its steps.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such checkpoint, or it is damaged or of another run.
         """
 
         def read() -> tuple[Path, Checkpoint] | None:
-            return checkpoint.chosen(self._folder.checkpoints, which, moments=False)
+            found = checkpoint.chosen(self._folder.checkpoints, which, moments=False)
+            if found is not None:  # the run's own settings: these may name other data
+                self._require_same_run(*found, self._folder.settings())
+            return found
 
         whole = (self._parts.posterior, self._parts.loss)
         return take(self._world, read, lambda _: whole)
@@ -203,6 +213,14 @@ class Snapshots:
             "batch_size": self._settings.train.batch_size,
             "examples": len(self._parts.source.train),
         }
+
+    def _require_same_run(self, path: Path, state: Checkpoint, run: Settings) -> None:
+        config = self._folder.config
+        for key, (old, new) in require_same_run(path, state, run, config).items():
+            log.warning(
+                "%s: %s = %r there, %r in %s: taken for the same files in another place",
+                *(path, key, old, new, config),
+            )
 
     def _require_same_order(self, path: Path, state: Checkpoint) -> None:
         before = state.position

@@ -7,9 +7,11 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import hpc_bnn
+from hpc_bnn.models.find import model_files
 from hpc_bnn.parallel.mpi import library_version
 
 PACKAGE = Path(hpc_bnn.__file__).resolve().parent
@@ -42,6 +44,14 @@ def versions_here() -> dict[str, str]:
     return {name: version for name, version in known.items() if version}
 
 
+def history_line(command: str) -> str:
+    """Return the attribute ``history`` of the netCDF files that a command writes."""
+    return (
+        f"hpc_bnn {hpc_bnn.__version__} {command}, torch {torch.__version__}, numpy "
+        f"{np.__version__}"
+    )
+
+
 def code_here(package: Path = PACKAGE) -> dict[str, str]:
     """Return a digest of each source file of what computes a step, by its name.
 
@@ -49,10 +59,18 @@ def code_here(package: Path = PACKAGE) -> dict[str, str]:
     gradients to the sum, and no parameter would differ.
     """
     files = [file for folder in COMPUTES for file in (package / folder).rglob("*.py")]
-    return {
-        file.relative_to(package).as_posix(): sha256(file.read_bytes()).hexdigest()[:12]
-        for file in sorted(files)
-    }
+    return {file.relative_to(package).as_posix(): _digest(file) for file in sorted(files)}
+
+
+def code_of_model(name: str) -> dict[str, str]:
+    """Return a digest of each file of a network of a user's own (``model_files``), for one rank a
+    node.
+    """
+    return {known_as: _digest(file) for known_as, file in model_files(name).items()}
+
+
+def _digest(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()[:12]
 
 
 @cache

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hpc_bnn.bayes.noise import Purpose, Stream, uniforms
 from hpc_bnn.data.source import Fields
-from hpc_bnn.train.score.rollout import HOUR_S
+from hpc_bnn.train.score.noise_times import HOURS_BEFORE_1970, noise_times
 from hpc_bnn.verify.climatology import Climatology
 from hpc_bnn.verify.field_sums import FieldForecasts
 
@@ -83,5 +83,8 @@ class HeldForecasts:
         height, width = self.truth.shape[2:]
         offset = (channel * height + rows.start) * width
         shape = (rows.stop - rows.start, width)
-        streams = [Stream(0, Purpose.OBSERVATION, int(t) // HOUR_S % 2**32) for t in self.valid]
-        return torch.stack([uniforms(stream, shape, offset=offset) for stream in streams])
+        drawn = []
+        for time in noise_times(self.valid):
+            stream = Stream(0, Purpose.OBSERVATION, (time.hour - HOURS_BEFORE_1970) % 2**32)
+            drawn.append(uniforms(stream, shape, offset=time.offset + offset))
+        return torch.stack(drawn)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.parallel.world import World
-from hpc_bnn.train.score.rollout import HOUR_S, Rollout
+from hpc_bnn.train.score.noise_times import HOUR_S
+from hpc_bnn.train.score.rollout import Rollout
 from hpc_bnn.verify.climatology import Climatology, HarmonicSums, harmonics
 
 READ_AT_ONCE = 16  # states, at most

@@ -9,9 +9,6 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
 import hpc_bnn
 from hpc_bnn.config import dump_settings
 from hpc_bnn.data.source import Fields
@@ -21,6 +18,7 @@ from hpc_bnn.fields.forecast_set import ForecastSet
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.checkpoint import digest
 from hpc_bnn.train.run.stop import Stop, Unfinished
+from hpc_bnn.train.run.versions import history_line
 from hpc_bnn.train.score.forecast_writer import Drawn, ForecastWriter
 from hpc_bnn.train.score.kept_draws import KEPT_BYTES
 from hpc_bnn.train.score.rollout import DEFAULT_HOURS, DRAWN, Rollout
@@ -183,8 +181,7 @@ def _attributes(trained: Trained) -> dict[str, str]:
         "title": "Ensemble forecast of a Bayesian neural network",
         "source": f"hpc_bnn {hpc_bnn.__version__}, {trained.settings.model.name} after "
         f"{trained.step} training steps on {source.name}",
-        "history": f"hpc_bnn {hpc_bnn.__version__} forecast, torch {torch.__version__}, numpy "
-        f"{np.__version__}",
+        "history": history_line("forecast"),
         "comment": f"each member is one sample of the weights, {kept}",
         "checkpoint": f"step {trained.step}, sha256 {parameters}",
         "config": dump_settings(trained.settings),

@@ -89,8 +89,8 @@ class ForecastWriter:
                 self._note(lead, states[0])
 
     def drawn(self, world: World) -> Drawn | None:
-        """Collective: return what can be drawn."""
-        if not self._leads:
+        """Collective: return what can be drawn; None: nothing, or all was done before."""
+        if not self._leads or not self._pending:
             return None
         members = self._members
         total, squares = world.all_ranks.all_reduce(self._sums, reduction="sum", name="maps")

@@ -26,10 +26,9 @@ from hpc_bnn.config.forecast_settings import Redraw
 from hpc_bnn.data.source import Fields
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.score.kept_draws import KeptDraws
+from hpc_bnn.train.score.noise_times import HOUR_S, noise_times
 
-HOUR_S = 3600
 DEFAULT_HOURS = 120  # of a forecast: five days
-HOURS_BEFORE_1970 = 17_259_888  # since the year 0001: keys of noise are not negative
 
 DRAWN: dict[Redraw, str] = {
     "never": "kept through the forecast",
@@ -106,8 +105,10 @@ class Rollout:
         if self._perturbation is None:
             return history
         seed, kind = self._posterior.seed, Purpose.PERTURBATION
-        streams = [Stream(seed, kind, start, member) for start in noise_keys(starts)]
-        return history + self._perturbation.draw(streams, history)
+        times = noise_times(starts)
+        streams = [Stream(seed, kind, time.hour, member) for time in times]
+        offsets = [time.offset for time in times]
+        return history + self._perturbation.draw(streams, history, offsets=offsets)
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Return a block in which the network stays in the mode that it predicts in."""
@@ -117,7 +118,7 @@ class Rollout:
         """Return which network steps a member from start times (B,) forward, by the steps made so
         far. What is drawn once is drawn here.
         """
-        positions = noise_keys(starts)
+        positions = [time.position for time in noise_times(starts)]
 
         def network(redraw: int) -> Network:
             weights = self._draws.weights(member, redraw)
@@ -155,19 +156,14 @@ class Rollout:
         points = shape[1:]
         drawn = [
             normals(
-                Stream(self._posterior.seed, Purpose.OBSERVATION, start, member),
+                Stream(self._posterior.seed, Purpose.OBSERVATION, time.hour, member),
                 points,
-                offset=lead * points.numel(),
+                offset=time.offset + lead * points.numel(),
                 device=self.device,
             )
-            for start in noise_keys(starts)
+            for time in noise_times(starts)
         ]
         return torch.stack(drawn).to(self._dtype)
-
-
-def noise_keys(starts: Tensor) -> list[int]:
-    """Return what keys the noise of forecasts from start times (B,): hours since the year 0001."""
-    return [int(start) // HOUR_S + HOURS_BEFORE_1970 for start in starts]
 
 
 def time_text(seconds: int | Tensor) -> str:

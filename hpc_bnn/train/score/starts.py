@@ -12,7 +12,8 @@ import torch
 
 from hpc_bnn.data.source import Fields
 from hpc_bnn.fields import times
-from hpc_bnn.train.score.rollout import HOUR_S, time_text
+from hpc_bnn.train.score.noise_times import HOUR_S
+from hpc_bnn.train.score.rollout import time_text
 
 LATEST = "latest"
 STEP_S = {"min": 60, "h": HOUR_S, "d": 24 * HOUR_S}

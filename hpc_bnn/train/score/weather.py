@@ -21,7 +21,8 @@ from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.score.bands import HeldForecasts
 from hpc_bnn.train.score.climatology_fit import fit_climatology
-from hpc_bnn.train.score.rollout import DEFAULT_HOURS, HOUR_S, Rollout
+from hpc_bnn.train.score.noise_times import HOUR_S
+from hpc_bnn.train.score.rollout import DEFAULT_HOURS, Rollout
 from hpc_bnn.train.score.scoring import examples_at_once
 from hpc_bnn.train.score.trained import Trained
 from hpc_bnn.verify.channel_scores import ChannelScores
@@ -190,6 +191,7 @@ def _score(
             network = rollout.networks(member, starts)(lead)
             history = histories[member].to(rollout.device)
             histories[member] = rollout.advance(history, starts, lead, member, network).cpu()
+        del history  # that of the last member, before its step
         valid = starts + (lead + 1) * rollout.step_s
         held = HeldForecasts(
             fields=rollout.fields,
@@ -206,6 +208,7 @@ def _score(
         if drawn.start_s in starts.tolist() and lead in drawn.leads:
             at = starts.tolist().index(drawn.start_s)
             pictures.append(_picture(held, at, lead, drawn))
+        del held  # the states of all members, beside which those of the next lead time would stand
     return pictures
 
 

@@ -10,6 +10,7 @@ from hpc_bnn.fields.start_scores_file import write_start_scores
 from hpc_bnn.files import write_json
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.versions import history_line
 from hpc_bnn.train.score.curves import draw_curves
 from hpc_bnn.train.score.rollout import time_text
 from hpc_bnn.train.score.spectra_report import report_spectra
@@ -53,6 +54,7 @@ def report_weather(world: World, folder: RunFolder, trained: Trained) -> dict[st
         write_json(folder.evaluation, result)
         texts = {name: str(result[name]) for name in ("data", "split", "ema", "redraw")}
         texts["perturb"] = json.dumps(result["perturb"])
+        texts["history"] = history_line("evaluate")
         attributes: dict[str, str | int] = {**texts, "step": trained.step}
         write_start_scores(folder.evaluation_starts, scored.of_starts, attributes=attributes)
         note = _note(result)

@@ -50,6 +50,15 @@ def test_the_latest_state_with_steps_and_members_of_the_run(
     assert pictures == [f"{n}-{c}.png" for n in ("latest", "predicted") for c in ("t2m", "u10")]
 
 
+def test_into_a_folder_with_the_pictures(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "latest"
+    assert hpc_bnn("predict", run, "-o", folder) == 0
+    pictures = [f"2001-12-31T1200-{name}.png" for name in ("t2m", "u10")]
+    assert sorted(path.name for path in folder.iterdir()) == [*pictures, "2001-12-31T1200.nc"]
+    assert [path.name for path in tmp_path.iterdir()] == ["latest"]
+    assert hpc_bnn("predict", run, "-o", folder) == 0  # the pictures are those of forecasts
+
+
 def test_what_is_drawn_is_the_mean_and_spread_of_the_file(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,9 +130,13 @@ def test_what_is_undisturbed_leaves_no_trace() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_an_interrupt_while_torch_is_imported(tmp_path: Path) -> None:
-    """A line as well; here the import itself is what is interrupted."""
-    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+@pytest.mark.parametrize("outcome", ["raised", "swallowed"])
+def test_an_interrupt_while_torch_is_imported(tmp_path: Path, outcome: str) -> None:
+    """A line as well; here the import itself is what is interrupted, and it may drop exceptions."""
+    lines = ["import os, signal, time", "try:", "    os.kill(os.getpid(), signal.SIGINT)"]
+    lines += ["    time.sleep(1.0)", "except KeyboardInterrupt:"]
+    lines += ["    raise"] if outcome == "raised" else ["    pass", "raise ImportError('goes on')"]
+    (tmp_path / "torch.py").write_text("\n".join(lines) + "\n")
     config = written(tmp_path / "tiny.yaml", SERIES)
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     program = "import sys; from hpc_bnn.__main__ import main; sys.exit(main())"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from packs import everything, packed
 
 from hpc_bnn.fields.assemble import catalogue
+from hpc_bnn.fields.check import sample_problems
 from hpc_bnn.fields.gaps import Gaps
 from hpc_bnn.fields.pack import reader as reader_module
 from hpc_bnn.fields.pack.pack import Pack
@@ -97,7 +98,9 @@ def test_missing_values_are_dealt_with_as_asked(tmp_path: Path) -> None:
         reader.read(0, out)
 
 
-def test_undeclared_missing_values_are_refused(tmp_path: Path) -> None:
+def test_undeclared_missing_values_are_named_and_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As where nothing was ever written; "keep" takes them all the same."""
 
     write_new(tmp_path / "a.nc", hours(3))
@@ -110,8 +113,12 @@ def test_undeclared_missing_values_are_refused(tmp_path: Path) -> None:
             made.setncatts({k: variable.getncattr(k) for k in variable.ncattrs()
                             if k != "_FillValue"})  # fmt: skip
             made[...] = variable[...]
-        new["t2m"][1, 0, 0] = np.nan
+        new["t2m"][1:, 0, 0] = np.nan
     pack = packed(tmp_path / "b.nc")
+    (named,) = caplog.messages  # once, as the check does
+    (found,), _ = sample_problems(catalogue(tmp_path / "b.nc"))
+    assert named.startswith(found) and "b.nc" in found
+    assert "1 of 84 values of t2m are NaN or were never written, and the file declares" in found
     out = np.empty(pack.shape, np.float32)
     PackReader(pack, missing="keep").read(1, out)
     assert int(np.isnan(out).sum()) == 1

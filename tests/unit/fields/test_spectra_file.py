@@ -31,6 +31,18 @@ def test_xarray_reads_it_as_it_is(tmp_path: Path) -> None:
             torch.testing.assert_close(got, power, rtol=0, atol=0, equal_nan=True)
 
 
+def test_every_variable_says_what_it_is(tmp_path: Path) -> None:
+    """As the CF conventions want it of coordinates, too."""
+    path = tmp_path / "evaluation_spectra.nc"
+    units = {"t2m": "K", "z500": "m2 s-2", "u10": "m s-1"}
+    write_spectra(path, spectra(), units=units, lead_hours=(24.0, 48.0), attributes={})
+    with xarray.open_dataset(path, decode_timedelta=False) as read:
+        for name, variable in read.variables.items():
+            assert {"standard_name", "long_name"} & variable.attrs.keys(), name
+        assert read.lead_time.standard_name == "forecast_period"
+        assert read.lead_time.units == "hours"
+
+
 def test_a_file_that_cannot_be_written_leaves_none(tmp_path: Path) -> None:
     path = tmp_path / "absent" / "evaluation_spectra.nc"
     units = {"t2m": "K", "z500": "m2 s-2", "u10": "m s-1"}

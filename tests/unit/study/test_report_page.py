@@ -309,6 +309,17 @@ def test_folders_that_are_neither_are_refused_by_name(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_a_report_has_the_name_of_a_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for name in ("page.txt", "page", "page.pdf"):
+        with pytest.raises(
+            ValueError, match=rf"-o .*{name}: a report is a page of HTML.*page\.html"
+        ):
+            write_report([run], tmp_path / name)
+        assert not (tmp_path / name).exists()
+    write_report([run], tmp_path / "page.HTM")
+
+
 def test_only_a_report_is_replaced(tmp_path: Path) -> None:
     run, output = write_run(tmp_path / "run"), tmp_path / "page.html"
     write_report([run], output)

@@ -10,7 +10,8 @@ import yaml
 from hpc_bnn.config import Settings, SettingsError, dump_settings
 from hpc_bnn.lock import LockError, hold, release
 from hpc_bnn.train.run.build import resolved
-from hpc_bnn.train.run.folder import RESUMABLE, RunFolder
+from hpc_bnn.train.run.folder import RunFolder
+from hpc_bnn.train.run.resumable import RESUMABLE
 from hpc_bnn.train.score.away import settings_with
 
 BASE = {

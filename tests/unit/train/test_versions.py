@@ -10,7 +10,7 @@ import torch
 
 import hpc_bnn as hb
 from hpc_bnn.train.run import versions as module
-from hpc_bnn.train.run.versions import PACKAGE, code_here, commit_of, versions
+from hpc_bnn.train.run.versions import PACKAGE, code_here, code_of_model, commit_of, versions
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 
@@ -114,3 +114,29 @@ def test_a_file_that_computes_counts(tmp_path: Path) -> None:
     (copy / "cli" / "program.py").write_text("other words\n")
     changed = code_here(copy)
     assert [name for name in here if changed[name] != here[name]] == ["losses/nll.py"]
+
+
+NET = """
+class Net:
+    def __init__(self, shape_in, shape_out): ...
+"""
+
+
+def test_the_files_of_a_network_of_ones_own_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module; in a package what lies beside it and below, and no other package."""
+    package = tmp_path / "nets_of_versions"
+    (package / "parts").mkdir(parents=True)
+    (tmp_path / "net_of_versions.py").write_text(NET)
+    for name in ("__init__.py", "net.py", "blocks.py", "parts/__init__.py", "parts/mixer.py"):
+        (package / name).write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert code_of_model("mlp") == {}
+    assert list(code_of_model("net_of_versions:Net")) == ["net_of_versions.py"]
+    here = code_of_model("nets_of_versions.net:Net")
+    names = ("__init__.py", "blocks.py", "net.py", "parts/__init__.py", "parts/mixer.py")
+    assert list(here) == [f"nets_of_versions/{name}" for name in names]
+    (package / "blocks.py").write_text("other words\n")
+    changed = code_of_model("nets_of_versions.net:Net")
+    assert [name for name in here if changed[name] != here[name]] == ["nets_of_versions/blocks.py"]
