@@ -113,6 +113,7 @@ class Held(nn.Module):
         self.module = module
         self._places = places_of(module, [name for name, _ in module.named_parameters()])
         self._writes_to_input: bool | None = None
+        self._held_mode: bool | None = None  # of the module, within ``evaluating``
 
     @property
     def writes_to_input(self) -> bool | None:
@@ -212,12 +213,18 @@ class Held(nn.Module):
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """Hold the module in the mode that it predicts in."""
+        before = self._held_mode
+        if before is not None and before == self.module.training:  # held so already
+            yield
+            return
         # Mode by mode: part of a network in training may be held in evaluation mode.
         modes = [(layer, layer.training) for layer in self.module.modules()]
         self._switch_to_prediction()
+        self._held_mode = self.module.training
         try:
             yield
         finally:
+            self._held_mode = before
             for layer, mode in modes:
                 if layer.training != mode:  # most are as they were, and a module is slow to change
                     layer.training = mode

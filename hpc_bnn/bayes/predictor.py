@@ -156,22 +156,35 @@ class Predictor(Held):
         return outputs
 
     @torch.no_grad()
+    def prediction_weights(self, sample: int, redraw: int = 0) -> Weights:
+        """Return the weights (1, *shape) by name of ``network``: of one sample of ``predict``,
+        drawn anew so many times.
+        """
+        self._require_layers(self.names)
+        return self.sample(self.key(redraw, (sample,), Purpose.PREDICTION))
+
+    @torch.no_grad()
     def network(
-        self, sample: int, *, positions: Sequence[int] | None = None, redraw: int = 0
+        self,
+        sample: int,
+        *,
+        positions: Sequence[int] | None = None,
+        redraw: int = 0,
+        weights: Weights | None = None,
     ) -> Callable[[Inputs], Tensor]:
         """Return the network of one sample of ``predict`` as a function (B, ...) -> (B, ...).
 
         Its weights are drawn here, once, for forecasts that apply it many times; whatever else is
         random in it is the same each time, too. ``redraw``: how many times it was drawn before;
-        each is another network, where the method draws (``draws``).
+        each is another network, where the method draws (``draws``). ``weights``: its
+        ``prediction_weights``, where they were drawn before.
         """
-        self._require_layers(self.names)
-        weights = self.sample(self.key(redraw, (sample,), Purpose.PREDICTION))
+        own = self.prediction_weights(sample, redraw) if weights is None else weights
 
         @torch.no_grad()
         def run(x: Inputs) -> Tensor:
             with self.predicting(sample, positions_of(x, positions), redraw):
-                return self.apply_weights(x, weights)[0]
+                return self.apply_weights(x, own)[0]
 
         return run
 

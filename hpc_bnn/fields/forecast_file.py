@@ -19,7 +19,7 @@ C channels, H latitude, W longitude.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -125,9 +125,10 @@ class ForecastFile:
         ):
             if not 0 <= index < length:
                 raise ValueError(f"{self._path}: {name} = {index}: expected 0 to {length - 1}")
-        where, variables = _where(self._plan, start, member, lead), forecast.variables
+        variables = forecast.variables
         shape = (len(variables), *self._plan.grid)
         if fields.shape != shape or fields.dtype != np.dtype(np.float32):
+            where = _where(self._plan, start, member, lead)
             raise ValueError(
                 f"{self._path}: {where}: fields of shape {fields.shape} and type {fields.dtype}: "
                 f"expected (channels, latitude, longitude) = {shape} and type float32"
@@ -136,23 +137,18 @@ class ForecastFile:
         if self._present is not None:
             checked = np.where(self._present, fields, np.float32(0))
             fields = np.where(self._present, fields, np.float32(np.nan))
-        for variable, field in zip(variables, checked, strict=True):
-            bad = field.size - int(np.count_nonzero(np.isfinite(field)))
-            if bad:
-                raise ValueError(
-                    f"{self._path}: variable '{variable.name}', {where}: {bad} of {field.size} "
-                    "values are not finite: the forecast blew up; forecast fewer steps, or train "
-                    "longer"
-                )
+        if not np.isfinite(checked).all():
+            raise self._blown_up(checked, _where(self._plan, start, member, lead))
         if self._plan.description.flips_rows:
             fields = fields[:, ::-1]
         for number, field in enumerate(fields.astype(">f4", order="C")):
             place = self._plan.place(number, start, member, lead)
             try:
-                put(self._file.fileno(), field.tobytes(), place)
+                put(self._file.fileno(), field.view(np.uint8), place)
             except OSError as error:
-                name = variables[number].name
-                raise self._failure(error, f"variable '{name}', {where}") from error
+                where = _where(self._plan, start, member, lead)
+                what = f"variable '{variables[number].name}', {where}"
+                raise self._failure(error, what) from error
         leads = len(forecast.lead_hours)
         self._written.add(start * self._plan.cells_of_start + member * leads + lead)
 
@@ -163,8 +159,8 @@ class ForecastFile:
         """
         try:
             os.fsync(self._file.fileno())
-            for cell in sorted(self._written):
-                put(self._file.fileno(), WRITTEN, self._plan.end + cell)
+            for first, count in _runs(sorted(self._written)):
+                put(self._file.fileno(), WRITTEN * count, self._plan.end + first)
         except OSError as error:
             some = _names(self._plan, sorted(self._written))
             raise self._failure(error, f"all variables, {some}") from error
@@ -185,6 +181,16 @@ class ForecastFile:
             self.close()
         else:
             self._file.close()
+
+    def _blown_up(self, fields: NDArray[np.float32], where: str) -> ValueError:
+        """Return what to raise of fields (C, H, W) with values that are not finite."""
+        bad = np.count_nonzero(~np.isfinite(fields), axis=(1, 2))
+        first = int(np.flatnonzero(bad)[0])
+        name = self._plan.forecast.variables[first].name
+        return ValueError(
+            f"{self._path}: variable '{name}', {where}: {bad[first]} of {fields[first].size} "
+            "values are not finite: the forecast blew up; forecast fewer steps, or train longer"
+        )
 
     def _failure(self, error: OSError, what: str) -> OSError:
         return OSError(
@@ -231,6 +237,15 @@ def _noted(path: Path, plan: ForecastPlan) -> NDArray[np.bool_]:
         file.seek(plan.end)
         noted: NDArray[np.bool_] = np.frombuffer(file.read(), "S1") == WRITTEN
         return noted
+
+
+def _runs(cells: list[int]) -> Iterator[tuple[int, int]]:
+    """Return the first and the number of cells, which are sorted, that follow on each other."""
+    first = 0
+    for at in range(1, len(cells) + 1):
+        if at == len(cells) or cells[at] != cells[at - 1] + 1:
+            yield cells[first], at - first
+            first = at
 
 
 def _where(plan: ForecastPlan, start: int, member: int, lead: int) -> str:

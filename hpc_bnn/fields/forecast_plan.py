@@ -105,7 +105,7 @@ class ForecastPlan:
         """Where the netCDF file ends."""
         return self.geometry.begin + self.rows * self.geometry.record
 
-    @property
+    @cached_property
     def grid(self) -> tuple[int, int]:
         """H, W."""
         return len(self.forecast.latitude), len(self.forecast.longitude)

@@ -87,6 +87,21 @@ def make_network(
     return network
 
 
+def describe_failure(name: str, error: Exception) -> str:
+    """Say in which line of a network of a user's own something failed; empty where it was not in
+    there, or where memory was short, which says itself what to do.
+    """
+    if not is_path(name) or isinstance(error, MemoryError) or "memory" in str(error):
+        return ""
+    file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    if not lines:
+        return ""
+    kind = type(error).__name__
+    return f"model.name = {name!r}: failed at {file}, line {lines[-1]}: {kind}: {error}"
+
+
 def model_files(name: str) -> dict[str, Path]:
     """Return the files that a network of a user's own is made of, by their names: the module, and
     what lies in its package beside it and below; none for one in MODELS.

@@ -2,7 +2,8 @@
 
 Tensors without numbers go through a pass of one member from as many starts as go through together
 (``hpc_bnn.train.score.dealt_starts``); members, lead times and the number of starts add nothing to
-it. What happens to states on their way into the file is counted.
+it. What happens to states on their way into the file is counted, and so are the weights that are
+kept for further starts (``hpc_bnn.train.score.kept_draws``), as if every rank drew all members.
 
 Letters: B starts, h states of the history, C channels, H latitude, W longitude.
 """
@@ -22,6 +23,7 @@ from hpc_bnn.train.plan.live_memory import LiveMemory
 from hpc_bnn.train.plan.traced import forget_numbers
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.score.dealt_starts import most_at_once
+from hpc_bnn.train.score.kept_draws import kept_bytes, size_of
 from hpc_bnn.train.score.rollout import DEFAULT_HOURS
 
 # Numbers of a state: float64 in physical units, float32 of it, and big-endian as they are written.
@@ -30,11 +32,13 @@ ON_ITS_WAY = 8 + 4 + 4
 
 @dataclass(frozen=True)
 class ForecastMemory:
-    """Bytes of a rank beyond the parameters: the ``work`` of a pass from so many starts at once,
-    and of the ``file`` of one start with so many members and lead times.
+    """Bytes of a rank beyond the parameters: the ``work`` of a pass from so many starts at once and
+    the weights that are ``kept`` for further starts; and those of the ``file`` of one start with so
+    many members and lead times.
     """
 
     work: int
+    kept: int
     at_once: int
     file: int
     members: int
@@ -56,22 +60,32 @@ def forecast_memory(parts: Parts, settings: Settings, fields: Fields) -> Forecas
     dtype = next(posterior.parameters()).dtype
     known = [*posterior.parameters(), *posterior.buffers()]
     one_sample = posterior.predicting(0, range(at_once))
+    key = posterior.key(0, (0,), Purpose.PREDICTION)
     with mode, torch.no_grad(), one_sample, LiveMemory(known) as live:
         x = torch.empty((at_once, *source.input_shape), dtype=dtype)
-        posterior(x, posterior.key(0, (0,), Purpose.PREDICTION))
+        posterior(x, key)
+    with mode, torch.no_grad():
+        weights_bytes = size_of(posterior.sample(key).values()) if posterior.draws else 0
     # The history that was read for all members, that of now and that of one step later.
     states = at_once * points * (3 * 4 * fields.history + ON_ITS_WAY)
     members = posterior.prediction_samples(settings.posterior.predict_samples)
     steps = settings.evaluation.steps or max(1, DEFAULT_HOURS // fields.step_hours)
+    draws = members * (steps if settings.forecast.redraw == "each_step" else 1)
     return ForecastMemory(
-        int(live.peak) + states, at_once, 4 * members * steps * points, members, steps
+        work=int(live.peak) + states,
+        kept=kept_bytes(weights_bytes, draws),
+        at_once=at_once,
+        file=4 * members * steps * points,
+        members=members,
+        steps=steps,
     )
 
 
 def forecast_line(found: ForecastMemory, held: int) -> str:
     """Return it as a line of the estimate. held: the parameters, on CPUs the process, too."""
     starts = "one start" if found.at_once == 1 else f"{found.at_once} starts"
+    total, file = size_text(held + found.work + found.kept), size_text(found.file).strip()
     return (
-        f"  hpc-bnn forecast, by itself        {size_text(held + found.work)} ({starts} a pass; a "
-        f"file of {found.members} members x {found.steps} steps: {size_text(found.file).strip()})"
+        f"  hpc-bnn forecast, by itself        {total} ({starts} a pass; a file of "
+        f"{found.members} members x {found.steps} steps: {file})"
     )

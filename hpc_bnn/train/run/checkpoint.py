@@ -38,6 +38,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, read or used; the message says what to do."""
 
 
+class OtherModelError(CheckpointError):
+    """A checkpoint of tensors that the model has not, or has in other shapes."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What is saved.

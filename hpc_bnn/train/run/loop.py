@@ -6,6 +6,7 @@ from typing import Any
 
 from hpc_bnn.config import Settings, dump_settings
 from hpc_bnn.lock import release
+from hpc_bnn.models.find import describe_failure
 from hpc_bnn.parallel.guards import agree
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.plan.auto_grid import AutoGrid
@@ -37,7 +38,7 @@ def train(
     Raises
     ------
     SettingsError, ValueError
-        If settings, grid, data and folder do not fit together.
+        If settings, grid, data and folder do not fit together, or a network of a user's own fails.
     CheckpointError
         If the run cannot be resumed or saved.
     FloatingPointError, GuardError
@@ -52,7 +53,13 @@ def train(
     began = time.monotonic() if began is None else began
     limit = settings.train.max_time
     with Stop(world.all_ranks, max_time_s=limit, began=began, at_once=True) as stop:
-        return _train(settings, world, folder, stop, auto, resume=resume, began=began)
+        try:
+            return _train(settings, world, folder, stop, auto, resume=resume, began=began)
+        except Exception as error:
+            failure = describe_failure(settings.model.name, error)
+            if not failure:
+                raise
+            raise ValueError(failure) from error
 
 
 def _train(

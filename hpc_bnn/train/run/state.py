@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.bayes.rows import Rows
 from hpc_bnn.group import ALONE, Group
-from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError
+from hpc_bnn.train.run.checkpoint import Checkpoint, CheckpointError, OtherModelError
 from hpc_bnn.train.run.transfer import collect_rows, hand_out
 from hpc_bnn.train.step.ema import EMA
 from hpc_bnn.train.step.parameters import parameters_of
@@ -120,7 +120,7 @@ def restore(
         for part, targets, state in parts:
             problem = _mismatch(targets, state, members)
             if problem:
-                raise CheckpointError(
+                raise OtherModelError(
                     f"{path}: checkpoint of another model: {part}.{problem}; use the settings it "
                     "was trained with (config.yaml beside its folder) or another run folder"
                 )

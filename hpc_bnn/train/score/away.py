@@ -48,6 +48,14 @@ def settings_with(folder: RunFolder, overrides: Sequence[str]) -> Settings:
     return resolved(after)
 
 
+def changed_by(folder: RunFolder, settings: Settings) -> str:
+    """Say which keys of a run's settings are others here."""
+    differences = difference(resolved(folder.settings()), resolved(settings))
+    return ", ".join(
+        f"{key} = {new!r}, where the run has {old!r}" for key, (old, new) in differences.items()
+    )
+
+
 def is_away(folder: RunFolder, settings: Settings) -> bool:
     """Tell whether settings name other data than those of the run."""
     before, now = resolved(folder.settings()), resolved(settings)

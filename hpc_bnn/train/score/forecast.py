@@ -20,6 +20,7 @@ from hpc_bnn.train.run.checkpoint import digest
 from hpc_bnn.train.run.stop import Stop, Unfinished
 from hpc_bnn.train.run.versions import history_line
 from hpc_bnn.train.score.forecast_writer import Drawn, ForecastWriter
+from hpc_bnn.train.score.kept_draws import KEPT_BYTES
 from hpc_bnn.train.score.rollout import DEFAULT_HOURS, DRAWN, Rollout
 from hpc_bnn.train.score.starts import require_states
 from hpc_bnn.train.score.trained import Trained
@@ -111,8 +112,9 @@ def forecast(
     ``draws`` return what can be drawn of a single start.
 
     path: a file, or a folder with a file of each start (``ForecastSet``). A rank holds the states
-    of one member from a few starts at a time and writes them to their places. One job at a time may
-    do it: the caller holds the lock.
+    of one member from a few starts at a time and writes them to their places; weights that it drew
+    are kept for the next starts, up to ``KEPT_BYTES``. One job at a time may do it: the caller
+    holds the lock.
 
     Raises
     ------
@@ -125,12 +127,14 @@ def forecast(
         file then has its final name.
     """
     redraw = trained.settings.forecast.redraw
+    total = len(plan.forecast.starts_s)
+    kept_bytes = KEPT_BYTES if total > 1 else 0
     rollout = world.all_ranks.together(
-        lambda: Rollout(trained.parts, world.device, redraw=redraw), name="rollout"
+        lambda: Rollout(trained.parts, world.device, redraw=redraw, kept_bytes=kept_bytes),
+        name="rollout",
     )
     output = ForecastSet(path, plan, rollout.fields.files)
     pending = world.all_ranks.on_first(output.prepare, name="output")
-    total = len(plan.forecast.starts_s)
     if len(pending) < total and world.is_first:
         log.info("%s: %d of %d starts are there already", path, total - len(pending), total)
     writer = ForecastWriter(rollout, world, output, pending, draws=draws)
@@ -144,18 +148,19 @@ def forecast(
 
     left = len(pending)
     world.all_ranks.together(lambda: files_of(turns.begun(0), ()), name="forecast files")
-    for turn in range(len(turns)):
-        world.all_ranks.together(lambda: writer.run(turn), name="forecast")  # noqa: B023
-        ended, begun = turns.ended(turn), turns.begun(turn + 1)
-        reason = "" if stop is None else stop.due()
-        begun = [] if reason else begun
-        if begun or ended:
-            world.all_ranks.together(lambda: files_of(begun, ended), name="forecast files")  # noqa: B023
-        left -= len(ended)
-        if ended:
-            log.info("%d of %d starts are written", total - left, total)
-        if reason and left:
-            raise UnfinishedForecast(reason, done=total - left, total=total)
+    with rollout.evaluating():  # once, not for every state
+        for turn in range(len(turns)):
+            world.all_ranks.together(lambda: writer.run(turn), name="forecast")  # noqa: B023
+            ended, begun = turns.ended(turn), turns.begun(turn + 1)
+            reason = "" if stop is None else stop.due()
+            begun = [] if reason else begun
+            if begun or ended:
+                world.all_ranks.together(lambda: files_of(begun, ended), name="forecast files")  # noqa: B023
+            left -= len(ended)
+            if ended:
+                log.info("%d of %d starts are written", total - left, total)
+            if reason and left:
+                raise UnfinishedForecast(reason, done=total - left, total=total)
     world.all_ranks.on_first(output.finish_file, name="forecast file")
     return writer.drawn(world)
 

@@ -64,6 +64,7 @@ class ForecastWriter:
         self._leads = _spread_out(self._steps) if draws else ()
         self._sums = torch.zeros(2, len(self._leads), *shape, dtype=torch.float64)
 
+    @torch.inference_mode()
     def run(self, turn: int) -> None:
         """Compute and write what this rank has to do in a turn."""
         task = self.turns.task(turn, self._rank)
@@ -75,7 +76,6 @@ class ForecastWriter:
         networks = self._rollout.networks(member, starts)
         at = [self._output.file(self._pending[i]) for i in batch]
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._rollout.evaluating())  # once, not for every state
             opened: dict[Path, ForecastFile] = {}
             for path, plan, _ in at:
                 if path not in opened:
@@ -113,6 +113,7 @@ class ForecastWriter:
             self._read = batch, self._rollout.history(starts)
         return self._read[1]
 
+    @torch.inference_mode()
     def _is_neutral(self, sizes: Sequence[int]) -> bool:
         def step(states: Tensor, which: slice) -> Tensor:
             starts = self._starts[which]

@@ -25,6 +25,7 @@ from hpc_bnn.bayes.noise import Purpose, Stream, normals
 from hpc_bnn.config.forecast_settings import Redraw
 from hpc_bnn.data.source import Fields
 from hpc_bnn.train.run.build import Parts
+from hpc_bnn.train.score.kept_draws import KeptDraws
 from hpc_bnn.train.score.noise_times import HOUR_S, noise_times
 
 DEFAULT_HOURS = 120  # of a forecast: five days
@@ -38,9 +39,19 @@ Network = Callable[[Tensor], Tensor]
 
 
 class Rollout:
-    """Reads states and steps them forward, all of them normalised."""
+    """Reads states and steps them forward, all of them normalised.
 
-    def __init__(self, parts: Parts, device: torch.device, *, redraw: Redraw = "never") -> None:
+    kept_bytes: of drawn weights, which are kept for the next start times.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        device: torch.device,
+        *,
+        redraw: Redraw = "never",
+        kept_bytes: int = 0,
+    ) -> None:
         if parts.source.fields is None:
             raise ValueError(
                 f"{parts.source.name}: forecasts are rolled out on data sets of fields only"
@@ -48,6 +59,7 @@ class Rollout:
         self.fields: Fields = parts.source.fields
         self._posterior, self._loss, self.device = parts.posterior, parts.loss, device
         self._redraw, self._perturbation = redraw, parts.perturbation
+        self._draws = KeptDraws(parts.posterior, kept_bytes)
         self._network_dtype = next(parts.posterior.parameters()).dtype
         self._dtype = torch.promote_types(self._network_dtype, torch.float32)
         ratio = self.fields.tendency_std / self.fields.state_std
@@ -107,10 +119,17 @@ class Rollout:
         far. What is drawn once is drawn here.
         """
         positions = [time.position for time in noise_times(starts)]
+
+        def network(redraw: int) -> Network:
+            weights = self._draws.weights(member, redraw)
+            return self._posterior.network(
+                member, positions=positions, redraw=redraw, weights=weights
+            )
+
         if self._redraw == "each_step":
-            return lambda lead: self._posterior.network(member, positions=positions, redraw=lead)
-        kept = self._posterior.network(member, positions=positions)
-        return lambda _: kept
+            return network
+        once = network(0)
+        return lambda _: once
 
     def advance(
         self, history: Tensor, starts: Tensor, lead: int, member: int, network: Network

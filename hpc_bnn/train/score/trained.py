@@ -13,10 +13,10 @@ from hpc_bnn.data.new_inputs import physical_inputs
 from hpc_bnn.data.source import Scale
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import Parts, build, read_source
-from hpc_bnn.train.run.checkpoint import BEST, CheckpointError
+from hpc_bnn.train.run.checkpoint import BEST, CheckpointError, OtherModelError
 from hpc_bnn.train.run.folder import RunFolder
 from hpc_bnn.train.run.snapshots import Snapshots
-from hpc_bnn.train.score.away import is_away, kept_facts, settings_with
+from hpc_bnn.train.score.away import changed_by, is_away, kept_facts, settings_with
 from hpc_bnn.train.score.prediction import Prediction, predict_inputs
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,13 @@ def load_trained(
     if not checkpoint:
         best = settings.train.keep_best and (folder.checkpoints / BEST).is_file()
         checkpoint = "best" if world.all_ranks.broadcast(best, name="checkpoint") else "last"
-    found = snapshots.restore(which=checkpoint)
+    try:
+        found = snapshots.restore(which=checkpoint)
+    except OtherModelError as error:  # on every rank
+        changed = world.all_ranks.on_first(lambda: changed_by(folder, settings), name="settings")
+        if not changed:
+            raise
+        raise OtherModelError(f"{error}; it was asked for with {changed}") from error
     if found is None:
         raise CheckpointError(
             f"{folder.checkpoints}: no checkpoint to evaluate or predict with; train first"

@@ -191,6 +191,7 @@ def _score(
             network = rollout.networks(member, starts)(lead)
             history = histories[member].to(rollout.device)
             histories[member] = rollout.advance(history, starts, lead, member, network).cpu()
+        del history  # that of the last member, before its step
         valid = starts + (lead + 1) * rollout.step_s
         held = HeldForecasts(
             fields=rollout.fields,
@@ -207,6 +208,7 @@ def _score(
         if drawn.start_s in starts.tolist() and lead in drawn.leads:
             at = starts.tolist().index(drawn.start_s)
             pictures.append(_picture(held, at, lead, drawn))
+        del held  # the states of all members, beside which those of the next lead time would stand
     return pictures
 
 

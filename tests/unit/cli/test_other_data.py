@@ -68,6 +68,7 @@ def test_what_was_trained_may_not_change(run: Path, capsys: pytest.CaptureFixtur
         ("data.name=digits", "data.name: the run was trained with another"),
         ("data.pathh=x.csv", "data.pathh: unknown key"),
         ("data.path=gone.csv", "gone.csv: no such file"),
+        ("data.history=8", "it was asked for with data.history = 8, where the run has 12"),
     ):
         assert hpc_bnn("evaluate", run, override) == 2
         assert told in capsys.readouterr().err

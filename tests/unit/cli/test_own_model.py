@@ -100,6 +100,28 @@ def test_where_making_it_fails_is_told(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ((".tanh()", ".tanh()[..., 99]"), "line 13: IndexError: "),
+        (("self.last(self", "{}['lost'] or self.last(self"), "line 13: KeyError: 'lost'"),
+        (("x.flatten(1)", "x"), "line 13: RuntimeError: mat1 and mat2 shapes"),
+    ],
+)
+def test_where_it_fails_in_training_is_told(
+    module: str,
+    tmp_path: Path,
+    change: tuple[str, str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / f"{module}.py").write_text(NET.replace(*change), encoding="utf-8")
+    assert hpc_bnn("train", config(tmp_path, name=f"{module}:Net"), "--run", "run") == 2
+    error = capsys.readouterr().err
+    assert f"model.name = '{module}:Net': failed at {tmp_path / module}.py, {told}" in error
+    assert "Traceback" not in error
+
+
 def test_what_is_made_must_be_a_module(
     module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,7 +43,7 @@ def both(folder: Path, source: Source, **changes: Any) -> tuple[int, EvaluationM
     return live.peak, found
 
 
-@pytest.mark.parametrize(("members", "batch"), [(24, 1), (24, 4), (3, 1)])
+@pytest.mark.parametrize(("members", "batch"), [(24, 1), (24, 4), (3, 1), (8, 8)])
 def test_it_is_what_an_evaluation_takes(
     folder: Path, source: Source, members: int, batch: int
 ) -> None:

@@ -30,7 +30,15 @@ def test_the_file_is_as_large_and_memory_does_not_grow(tmp_path: Path) -> None:
     more = trained.settings.posterior.model_copy(update={"predict_samples": 60})
     settings = trained.settings.model_copy(update={"posterior": more})
     larger = forecast_memory(build(settings, source), settings, fields)
-    assert larger == replace(found, members=60, file=20 * found.file)
+    assert found.kept > 0
+    expected = replace(found, members=60, file=20 * found.file, kept=20 * found.kept)
+    assert larger == expected
+    changed = {"redraw": "each_step"}
+    settings = trained.settings.model_copy(
+        update={"forecast": trained.settings.forecast.model_copy(update=changed)}
+    )
+    anew = forecast_memory(build(settings, source), settings, fields)
+    assert anew == replace(found, kept=3 * found.kept)
     assert "a file of 60 members x 3 steps: " in forecast_line(larger, held=0)
 
 
