@@ -62,5 +62,5 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         options = [word.partition("=")[0] for word in words if word.startswith("--") and word[2:]]
         unknown = [o for o in options if not any(name.startswith(o) for name in known)]
-        advice = [(option, nearest(option, known)) for option in unknown]
+        advice = [(option, nearest(option, known, prefix="--")) for option in unknown]
         return [(option, text) for option, text in advice if text]

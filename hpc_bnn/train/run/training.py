@@ -55,6 +55,7 @@ class Training:
         self._has_weights = False  # those of ``train.start_from``
         self._validations = Validations(settings, world, folder, parts, self._record)
         self._saved = 0  # steps of the newest checkpoint
+        self._first = 0  # steps made before this start
         training = settings.train
         self._cost = CheckpointCost(mtbf_hours=training.mtbf_hours, nodes=world.num_nodes)
         self._batches = Batches(
@@ -103,7 +104,7 @@ class Training:
                 world, self._folder, self._snapshots, self._nodes, self._settings, per_epoch
             )
             self._step.step = self._saved = self._resume_point.step if self._resume_point else 0
-        first = self._step.step
+        first = self._first = self._step.step
         self._stop.note_checkpoint(0.0, step=first)
         if first == 0:
             self.start_from()
@@ -258,8 +259,19 @@ class Training:
                 progress=self._progress,
             )
         except Interrupted as reason:
+            if done == self._first and done > 0 and self._world.is_first:
+                self._warn_of_no_step(done)
             self._save(done)
             raise Unfinished(str(reason), done=done, total=self._total) from None
+
+    def _warn_of_no_step(self, done: int) -> None:
+        log.warning(
+            "this start made no step: the validation after step %d did not end within its %.0f s, "
+            "and begins anew in the next start; give the job more time, raise train.validate_every "
+            "or lower posterior.predict_samples",
+            done,
+            time.monotonic() - self._began,
+        )
 
     def _note(self, report: Report, *, lr: float, data_wait_s: float) -> None:
         rollout = self._rollout(report.step // self._batches.steps_per_epoch)

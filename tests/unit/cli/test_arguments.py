@@ -33,6 +33,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             ("data", "statistics", "x", "--step-hour", "6", "--strat", "2001"),
             "hpc-bnn data statistics: error: unknown option --strat; did you mean --start?",
         ),
+        (  # nothing is near: two dashes make no options alike
+            ("evaluate", "--runs", "x"),
+            "hpc-bnn evaluate: error: unrecognized arguments: --runs",
+        ),
         (
             ("evaluate", "x", "--zzz"),
             "hpc-bnn evaluate: error: unrecognized arguments: --zzz",
