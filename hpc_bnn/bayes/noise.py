@@ -62,6 +62,7 @@ class Purpose(IntEnum):
     LAPLACE = 15
     PERTURBATION = 16  # of initial states of forecasts
     PERTURBED_INPUT = 17  # of training
+    PERTURBED_VALIDATION = 18
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import torch
 
 from hpc_bnn.bayes.inputs import Inputs
+from hpc_bnn.bayes.noise import Purpose
 from hpc_bnn.config import Settings
 from hpc_bnn.data.source import Source
 from hpc_bnn.losses.cell_area import cell_area
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.run.build import Parts
 from hpc_bnn.train.score.scoring import as_input, score
+from hpc_bnn.train.step.input_noise import InputNoise
 from hpc_bnn.verify.tally import RegressionTally
 
 FEW = 4  # examples by which a method may judge its weight samples
@@ -53,8 +55,17 @@ def validate(
         samples=settings.posterior.samples,
         batch_size=settings.train.batch_size,
         tally=field_tally(source),
+        noise=_noise(parts),
         interrupt=interrupt,
     ).result()
+
+
+def _noise(parts: Parts) -> InputNoise | None:
+    """Return the noise on states that forecasts have, for the single steps of a validation."""
+    made, fields = parts.perturbation, parts.source.fields
+    if made is None or fields is None:
+        return None
+    return InputNoise(made, fields, purpose=Purpose.PERTURBED_VALIDATION)
 
 
 def field_tally(source: Source) -> RegressionTally | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hpc_bnn.bayes.noise import Key
 from hpc_bnn.bayes.posterior import Posterior
 from hpc_bnn.data.sharding import in_turn
 from hpc_bnn.data.source import Examples, Scale
@@ -21,6 +22,7 @@ from hpc_bnn.losses.base import same_shape
 from hpc_bnn.parallel.grid import Grid
 from hpc_bnn.parallel.world import World
 from hpc_bnn.train.score.dealing import deal, own_part, slices
+from hpc_bnn.train.step.input_noise import InputNoise
 from hpc_bnn.verify.recalibration import RecalibratedTally, SpreadTally
 from hpc_bnn.verify.tally import TALLIES, ClassificationTally, RegressionTally
 
@@ -41,6 +43,7 @@ def score(
     samples: int,
     batch_size: int,
     tally: Filled | None = None,
+    noise: InputNoise | None = None,
     interrupt: Callable[[], None] | None = None,
 ) -> Filled:
     """Collective over the world: return the tally of ``examples`` under ``samples`` weight samples.
@@ -49,6 +52,7 @@ def score(
     ``output_shape``: of what is predicted for an example, as a ``Source`` tells it.
     ``batch_size``: most examples at a time over the whole grid.
     ``tally``: an empty one to fill, where that of the task is not enough.
+    ``noise``: on the states of inputs, of each sample and example.
     ``interrupt``: called by every rank equally often, between two batches; may be collective, and
     may raise on every rank.
     """
@@ -63,8 +67,11 @@ def score(
 
     def forecast(part: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         x, y = examples.batch(part)
-        x = as_input(posterior, x, world.device)
-        outputs = posterior.predict(x, samples=len(own), first=own.start, positions=part.tolist())
+        x, places = as_input(posterior, x, world.device), part.tolist()
+        if noise is None:
+            outputs = posterior.predict(x, samples=len(own), first=own.start, positions=places)
+        else:
+            outputs = torch.cat([_perturbed(posterior, noise, x, each, places) for each in own])
         return physical(*loss.forecast(outputs), y, scale)
 
     most = -(-len(examples) // world.grid.data_ranks)  # of any rank
@@ -77,6 +84,17 @@ def score(
             add_dealt(filled, *forecast(part), world.sample_axis)
     filled.sums = world.all_ranks.all_reduce(filled.sums, reduction="sum", name="scoring.sums")
     return filled
+
+
+def _perturbed(
+    posterior: Posterior, noise: InputNoise, x: Tensor, sample: int, places: list[int]
+) -> Tensor:
+    """Return what a sample predicts (1, B, ...) from states with noise, as changes of ``x``."""
+
+    def predict(wrong: Tensor) -> Tensor:
+        return posterior.predict(wrong[0], samples=1, first=sample, positions=places)
+
+    return noise.around_places(predict, x, Key(posterior.seed, 0, (sample,)), places)
 
 
 def examples_at_once(example_bytes: int, most: int) -> int:

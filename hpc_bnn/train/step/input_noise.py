@@ -12,7 +12,7 @@ Letters: S samples of one pass, B examples, n steps, h states of the history, C 
 channels of the output, H latitude, W longitude.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,10 +26,18 @@ OnSamples = Callable[[Tensor], Tensor]  # of a batch of each sample
 
 
 class InputNoise:
-    """Noise of its own for each weight sample and example of a training step."""
+    """Noise of its own for each weight sample and example of a training step, or of what else
+    ``purpose`` says.
+    """
 
-    def __init__(self, perturbation: Perturbation, fields: Fields) -> None:
-        self._perturbation, self._history = perturbation, fields.history
+    def __init__(
+        self,
+        perturbation: Perturbation,
+        fields: Fields,
+        *,
+        purpose: Purpose = Purpose.PERTURBED_INPUT,
+    ) -> None:
+        self._perturbation, self._history, self._purpose = perturbation, fields.history, purpose
         self._per_change = (fields.state_std / fields.tendency_std)[:, None, None]
 
     @property
@@ -44,11 +52,19 @@ class InputNoise:
         noise = self.draw(key, like=x, first=first)
         return self.outputs(network(self.inputs(x, noise)), noise)
 
+    def around_places(
+        self, network: OnSamples, x: Tensor, key: Key, places: Sequence[int]
+    ) -> Tensor:
+        """Do what ``around`` does, of examples (B,) anywhere in what the noise is of."""
+        each = [self.draw(key, like=x[i : i + 1], first=at) for i, at in enumerate(places)]
+        noise = torch.cat(each, 1)
+        return self.outputs(network(self.inputs(x, noise)), noise)
+
     def draw(self, key: Key, *, like: Tensor, first: int) -> Tensor:
         """Return the noise (S, B, C, H, W) of a pass over inputs ``like`` (..., B, channels, H, W),
         the first of which is ``first`` of the global batch.
         """
-        kind, examples = Purpose.PERTURBED_INPUT, like.shape[-4]
+        kind, examples = self._purpose, like.shape[-4]
         streams = [Stream(key.seed, kind, key.step, sample) for sample in key.samples]
         return self._perturbation.draw(streams, like, first=first, number=examples)
 

@@ -174,6 +174,7 @@ def test_purposes_keep_their_published_numbers() -> None:
         "LAPLACE": 15,
         "PERTURBATION": 16,
         "PERTURBED_INPUT": 17,
+        "PERTURBED_VALIDATION": 18,
     }
 
 
