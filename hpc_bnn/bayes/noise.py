@@ -41,9 +41,7 @@ REDRAWN = 1 << 16  # samples that can be drawn anew, which they are as those so 
 
 
 class Purpose(IntEnum):
-    """What a stream is for. A value, once released, never changes: it is part of every published
-    run.
-    """
+    """What a stream is for. A value, once released, never changes: published runs hang on it."""
 
     WEIGHTS = 0
     PREDICTION = 1
