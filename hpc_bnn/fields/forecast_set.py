@@ -32,7 +32,7 @@ from hpc_bnn.fields.ingest.netcdf import SUFFIXES, library_lock
 
 FOREIGN = (".zarr", ".grib", ".grib1", ".grib2", ".grb", ".grb2", ".h5", ".hdf5")
 NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d)(\d\d)(\d\d)?\.nc(\.partial)?")
-PICTURE = re.compile(r"\d{4}-\d\d-\d\dT\d{4}(\d\d)?-\w+\.png")  # of the forecast from one start
+PICTURE = re.compile(r"\d{4}-\d\d-\d\dT\d{4}(\d\d)?-.+\.png")  # of the forecast from one start
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,9 @@ from hpc_bnn.spelling import nearest
 
 CALLED = "called as Class(input_shape, output_shape, **options)"
 
+# In what torch says where a device or its memory fails.
+DEVICE_FAULTS = ("memory", "CUDA error", "CUBLAS", "cuDNN", "HIP error", "NCCL")
+
 
 def is_path(name: str) -> bool:
     """Tell whether a name is the path of a class."""
@@ -89,9 +92,11 @@ def make_network(
 
 def describe_failure(name: str, error: Exception) -> str:
     """Say in which line of a network of a user's own something failed; empty where it was not in
-    there, or where memory was short, which says itself what to do.
+    there, or where its device or memory failed, after which a job may go on.
     """
-    if not is_path(name) or isinstance(error, MemoryError) or "memory" in str(error):
+    if not is_path(name) or isinstance(error, MemoryError):
+        return ""
+    if any(text in str(error) for text in DEVICE_FAULTS):
         return ""
     file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
     frames = traceback.extract_tb(error.__traceback__)
@@ -120,7 +125,9 @@ def model_files(name: str) -> dict[str, Path]:
     file, package = Path(module.__file__), module.__package__
     if not package:
         return {file.name: file}
-    beside = {file, *file.parent.rglob("*.py")}
+    # Editors leave links to nowhere, such as .#net.py.
+    below = (each for each in file.parent.rglob("[!.]*.py") if each.is_file())
+    beside = {file, *below}
     return {f"{package}/{each.relative_to(file.parent)}": each for each in sorted(beside)}
 
 

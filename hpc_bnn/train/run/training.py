@@ -267,10 +267,10 @@ class Training:
     def _warn_of_no_step(self, done: int) -> None:
         log.warning(
             "this start made no step: the validation after step %d did not end within its %.0f s, "
-            "and begins anew in the next start; give the job more time, raise train.validate_every "
-            "or lower posterior.predict_samples",
+            "and begins anew in the next start; give the job more time or ranks%s",
             done,
             time.monotonic() - self._began,
+            ", or raise train.validate_every" if done < self._total else "",
         )
 
     def _note(self, report: Report, *, lr: float, data_wait_s: float) -> None:

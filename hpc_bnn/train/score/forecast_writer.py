@@ -64,7 +64,7 @@ class ForecastWriter:
         self._leads = _spread_out(self._steps) if draws else ()
         self._sums = torch.zeros(2, len(self._leads), *shape, dtype=torch.float64)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a network may differentiate in its forward pass
     def run(self, turn: int) -> None:
         """Compute and write what this rank has to do in a turn."""
         task = self.turns.task(turn, self._rank)
@@ -113,7 +113,7 @@ class ForecastWriter:
             self._read = batch, self._rollout.history(starts)
         return self._read[1]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a network may differentiate in its forward pass
     def _is_neutral(self, sizes: Sequence[int]) -> bool:
         def step(states: Tensor, which: slice) -> Tensor:
             starts = self._starts[which]

@@ -8,6 +8,7 @@ the points (``dealing``).
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def score(
         if noise is None:
             outputs = posterior.predict(x, samples=len(own), first=own.start, positions=places)
         else:
-            outputs = torch.cat([_perturbed(posterior, noise, x, each, places) for each in own])
+            outputs = _perturbed(posterior, noise, x, own, places)
         return physical(*loss.forecast(outputs), y, scale)
 
     most = -(-len(examples) // world.grid.data_ranks)  # of any rank
@@ -87,14 +88,23 @@ def score(
 
 
 def _perturbed(
-    posterior: Posterior, noise: InputNoise, x: Tensor, sample: int, places: list[int]
+    posterior: Posterior, noise: InputNoise, x: Tensor, own: range, places: list[int]
 ) -> Tensor:
-    """Return what a sample predicts (1, B, ...) from states with noise, as changes of ``x``."""
+    """Return what samples predict (S, B, ...) from states with noise, as changes of ``x``."""
 
-    def predict(wrong: Tensor) -> Tensor:
+    def one(sample: int) -> Tensor:
+        key = Key(posterior.seed, 0, (sample,))
+        return noise.around_places(partial(predict, sample), x, key, places)[0]
+
+    def predict(sample: int, wrong: Tensor) -> Tensor:
         return posterior.predict(wrong[0], samples=1, first=sample, positions=places)
 
-    return noise.around_places(predict, x, Key(posterior.seed, 0, (sample,)), places)
+    first = one(own.start)
+    outputs = first.new_empty(len(own), *first.shape)  # filled: a stack would hold all twice
+    outputs[0] = first
+    for row, sample in enumerate(own[1:], 1):
+        outputs[row] = one(sample)
+    return outputs
 
 
 def examples_at_once(example_bytes: int, most: int) -> int:

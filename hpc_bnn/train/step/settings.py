@@ -176,5 +176,5 @@ class StepSettings:
         """
         names = [field.name for field in fields(self) if field.name not in OF_ONE_RANK]
         values = {name: getattr(self, name) for name in names}
-        noise = self.input_noise is not None
+        noise = None if self.input_noise is None else self.input_noise.each_step
         return {**values, "augment": type(self.augment).__name__, "input_noise": noise}

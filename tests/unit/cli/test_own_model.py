@@ -165,3 +165,23 @@ def test_a_run_whose_model_a_script_registered_is_told_how_to_give_it(
     assert "give its path, of a trained run too, as model.name=package.module:Class" in error
     assert hpc_bnn("evaluate", "run", "model.name=hpc_bnn.models.mlp:MLP") == 0
     assert read_json(tmp_path / "run" / "evaluation.json")["step"] == 6
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA out of memory. Tried to allocate 2 GiB",
+        "CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm",
+    ],
+)
+def test_a_device_that_fails_in_it_is_not_taken_for_its_fault(
+    module: str, tmp_path: Path, fault: str
+) -> None:
+    """A job goes on after it; after status 2 it does not."""
+    fails = NET.replace(
+        "return self.last", f"raise RuntimeError({fault!r})\n        return self.last"
+    )
+    (tmp_path / f"{module}.py").write_text(fails, encoding="utf-8")
+    with pytest.raises(RuntimeError, match=fault[:10]):
+        hpc_bnn("train", config(tmp_path, name=f"{module}:Net"), "--run", "run")

@@ -134,6 +134,8 @@ def test_the_files_of_a_network_of_ones_own_count(
     monkeypatch.syspath_prepend(tmp_path)
     assert code_of_model("mlp") == {}
     assert list(code_of_model("net_of_versions:Net")) == ["net_of_versions.py"]
+    (package / ".#net.py").symlink_to("nobody@nowhere")  # as an editor leaves it
+    (package / "out.py").mkdir()
     here = code_of_model("nets_of_versions.net:Net")
     names = ("__init__.py", "blocks.py", "net.py", "parts/__init__.py", "parts/mixer.py")
     assert list(here) == [f"nets_of_versions/{name}" for name in names]
