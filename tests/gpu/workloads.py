@@ -97,6 +97,7 @@ def _fields(
 ) -> Workload:
     changes: dict[str, object] = {
         "posterior.samples": samples,
+        "perturb": "null",  # with noise on states no pass is captured
         "train.batch_size": batch,
         "train.precision": "float32",
         "train.check": False,
