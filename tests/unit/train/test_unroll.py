@@ -161,8 +161,23 @@ MASKED: dict[str, Callable[[Tensor | None], Loss]] = {
 }
 
 
+def objective_of(toy: Toy, outputs: Tensor, y: Tensor) -> Tensor:
+    """Return the objective of outputs (n, S, B, C', H, W) for targets (B, n, C, H, W): the mean
+    over lead times of the loss of one step.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for lead, members in enumerate(outputs):
+        truth = y[:, lead]
+        if isinstance(toy.loss, losses.SeparableLoss):
+            values = torch.stack([toy.loss(member, truth) for member in members]).mean(0)
+        else:
+            values = toy.loss(members, truth, ALONE)
+        total = total + values.mean() / len(outputs)
+    return total + toy.posterior.complexity() / NUM_EXAMPLES
+
+
 def plain_objective(toy: Toy, x: Tensor, y: Tensor, steps: int, history: int) -> Tensor:
-    """Return the objective by plain autograd: the mean over lead times of the loss of one step."""
+    """Return the objective by plain autograd."""
     weights = toy.posterior.sample(toy.posterior.key(0, range(SAMPLES)))
     outputs = torch.stack(
         [
@@ -178,15 +193,7 @@ def plain_objective(toy: Toy, x: Tensor, y: Tensor, steps: int, history: int) ->
             for s in range(SAMPLES)
         ]
     )  # (S, n, B, C', H, W)
-    total = torch.zeros((), dtype=torch.float64)
-    for lead in range(steps):
-        members, truth = outputs[:, lead], y[:, lead] if steps > 1 else y
-        if isinstance(toy.loss, losses.SeparableLoss):
-            values = torch.stack([toy.loss(member, truth) for member in members]).mean(0)
-        else:
-            values = toy.loss(members, truth, ALONE)
-        total = total + values.mean() / steps
-    return total + toy.posterior.complexity() / NUM_EXAMPLES
+    return objective_of(toy, outputs.transpose(0, 1), y if steps > 1 else y[:, None])
 
 
 @pytest.mark.parametrize("samples_per_pass", [1, 3, SAMPLES])

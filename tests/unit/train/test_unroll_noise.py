@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_unroll import LOSSES, NUM_EXAMPLES, SAMPLES, Toy, batch_of, fields_of
+from test_unroll import LOSSES, SAMPLES, Toy, batch_of, fields_of, objective_of
 from torch import Tensor
 from torch.func import functional_call
 
-from hpc_bnn import losses
 from hpc_bnn.bayes.noise import REDRAWN, Purpose, Stream, normals
 from hpc_bnn.config.forecast_settings import Redraw
 from hpc_bnn.fields.perturb.perturbation import Perturbation
-from hpc_bnn.group import ALONE
 from hpc_bnn.train.step.input_noise import InputNoise
 
 STEPS, SCALE = 3, 0.4
@@ -51,15 +49,7 @@ def objective(made: Toy, x: Tensor, y: Tensor, history: int) -> Tensor:
             outputs.append(torch.cat([(states[-1] - start) / ratio, output[:, channels:]], 1))
         return torch.stack(outputs)
 
-    members = torch.stack([outputs_of(sample) for sample in range(SAMPLES)], 1)
-    total = torch.zeros((), dtype=torch.float64)
-    for lead, outputs in enumerate(members):  # (S, B, C', H, W)
-        if isinstance(made.loss, losses.SeparableLoss):
-            values = torch.stack([made.loss(one, y[:, lead]) for one in outputs]).mean(0)
-        else:
-            values = made.loss(outputs, y[:, lead], ALONE)
-        total = total + values.mean() / STEPS
-    return total + posterior.complexity() / NUM_EXAMPLES
+    return objective_of(made, torch.stack([outputs_of(s) for s in range(SAMPLES)], 1), y)
 
 
 @pytest.mark.parametrize("history", [1, 2])

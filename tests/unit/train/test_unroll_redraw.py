@@ -10,7 +10,16 @@ import pytest
 import torch
 from field_source import CHANNELS, COLUMNS, FORCING, ROWS
 from tape import Tape, noise_on_tape
-from test_unroll import LOSSES, NUM_EXAMPLES, SAMPLES, Net, Toy, batch_of, fields_of, written_out
+from test_unroll import (
+    LOSSES,
+    SAMPLES,
+    Net,
+    Toy,
+    batch_of,
+    fields_of,
+    objective_of,
+    written_out,
+)
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -20,7 +29,6 @@ from toy_step import alone
 from hpc_bnn import bayes, losses
 from hpc_bnn.bayes.noise import REDRAWN, Key, Purpose, Stream, normals
 from hpc_bnn.bayes.posterior import Posterior
-from hpc_bnn.group import ALONE
 from hpc_bnn.models.swin import Swin
 from hpc_bnn.train.step import passes
 from hpc_bnn.train.step.step import Step
@@ -55,15 +63,7 @@ def objective(made: Toy, x: Tensor, y: Tensor) -> Tensor:
 
         return written_out(made, x, STEPS, network, 1)
 
-    members = [outputs_of(sample) for sample in range(SAMPLES)]
-    total = torch.zeros((), dtype=torch.float64)
-    for lead, outputs in enumerate(torch.stack(members, 1)):  # (n, S, B, C', H, W)
-        if isinstance(made.loss, losses.SeparableLoss):
-            values = torch.stack([made.loss(one, y[:, lead]) for one in outputs]).mean(0)
-        else:
-            values = made.loss(outputs, y[:, lead], ALONE)
-        total = total + values.mean() / STEPS
-    return total + posterior.complexity() / NUM_EXAMPLES
+    return objective_of(made, torch.stack([outputs_of(s) for s in range(SAMPLES)], 1), y)
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one draw", "a draw a pass"])
